@@ -1,0 +1,275 @@
+"""Writing mp4 files with sound: H.264 and AAC, constant memory, all or nothing.
+
+Place in the pipeline: the last thing `render` does. Public names are re-exported by
+`egs_jax.video`. Frame k is shown at k / fps seconds, sample n sounds at n / sample_rate seconds of
+the same clock.
+"""
+
+import contextlib
+import errno
+import itertools
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
+
+from egs_jax.errors import InputError
+
+PathLike = str | os.PathLike
+# Every player and site takes 48 kHz AAC; lower rates are refused by some.
+OUTPUT_RATE = 48_000
+
+
+class VideoWriter:
+    """Write an mp4 (H.264 yuv420p, AAC) that plays everywhere, constant memory, all or nothing.
+
+    A context manager: the file appears under its name only when the block ends without an error;
+        until then it lies beside it under
+    a temporary name, which is removed on any error. Give pictures and sound about alternately
+    (`write_video` does).
+
+    Args:
+        path: Where to write; its folder must exist.
+        width: Pixels across; an odd size is made even by repeating the last column.
+        height: Pixels down, likewise.
+        fps: Pictures a second.
+        sample_rate: Samples a second of the sound to come, None for a silent film.
+        crf: Constant quality of x264, 0 (lossless) to 51.
+
+    Raises:
+        InputError: The folder is missing or cannot be written.
+        OSError: The disk is full or fails (one line, with the system's number and the file's name).
+    """
+
+    def __init__(
+        self,
+        path: PathLike,
+        width: int,
+        height: int,
+        fps: float = 25.0,
+        sample_rate: int | None = None,
+        crf: int = 18,
+    ):
+        self._path = Path(os.path.abspath(path))
+        self._size, self._fps, self._rate, self._crf = (
+            (width, height),
+            Fraction(fps).limit_denominator(1001),
+            sample_rate,
+            crf,
+        )
+        self._frames = self._samples = 0
+
+    def __enter__(self) -> "VideoWriter":
+        try:
+            handle, name = tempfile.mkstemp(
+                suffix=".mp4", prefix=".partial-", dir=self._path.parent
+            )
+            os.close(handle)
+        except OSError as error:
+            raise InputError(
+                f"{self._path}: cannot write there ({error.strerror or error}); "
+                "choose a folder that exists and can be written"
+            ) from error
+        self._temporary = name
+        try:
+            with self._named_errors():
+                self._open()
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def _open(self) -> None:
+        self._container = av.open(
+            self._temporary, "w", format="mp4", options={"movflags": "+faststart"}
+        )
+        self._reformatter = VideoReformatter()
+        video = self._container.add_stream(
+            "libx264", rate=self._fps, options={"crf": str(self._crf), "preset": "fast"}
+        )
+        video.width, video.height = (size + size % 2 for size in self._size)
+        video.pix_fmt = "yuv420p"
+        context = video.codec_context
+        context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
+        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        self._video, self._audio = video, None
+        if self._rate is not None:
+            self._audio = self._container.add_stream("aac", rate=OUTPUT_RATE, layout="mono")
+            self._audio.bit_rate = 128_000
+            self._resampler = av.AudioResampler(format="fltp", layout="mono", rate=OUTPUT_RATE)
+
+    def write_frame(self, frame: np.ndarray) -> None:
+        """Append one picture, uint8 [H, W, 3] RGB."""
+        width, height = self._size
+        if frame.shape != (height, width, 3) or frame.dtype != np.uint8:
+            raise ValueError(
+                f"frame: got {frame.dtype} {frame.shape}, expected uint8 {(height, width, 3)}; "
+                "convert it first"
+            )
+        if width % 2 or height % 2:
+            frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")
+        picture = self._reformatter.reformat(
+            picture,
+            format="yuv420p",
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+        )
+        picture.pts, picture.time_base = self._frames, 1 / self._fps
+        self._frames += 1
+        with self._named_errors():
+            self._container.mux(self._video.encode(picture))
+
+    def write_audio(self, samples: np.ndarray) -> None:
+        """Append sound, float [n] mono in [-1, 1] at the writer's sample rate."""
+        if self._audio is None:
+            raise ValueError(
+                "write_audio: got sound, expected none; give sample_rate to VideoWriter"
+            )
+        samples = np.ascontiguousarray(np.clip(samples, -1.0, 1.0), np.float32)
+        if samples.size == 0:
+            return
+        chunk = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="fltp", layout="mono")
+        chunk.sample_rate, chunk.pts, chunk.time_base = (
+            self._rate,
+            self._samples,
+            Fraction(1, self._rate),
+        )
+        self._samples += samples.size
+        self._encode_audio(self._resampler.resample(chunk))
+
+    def _encode_audio(self, chunks: Iterable[av.AudioFrame | None]) -> None:
+        with self._named_errors():
+            for chunk in chunks:
+                self._container.mux(self._audio.encode(chunk))
+
+    def _finish(self) -> None:
+        if not self._frames:
+            raise ValueError(
+                "VideoWriter: got no frame, expected at least one; write one before leaving"
+            )
+        with self._named_errors():
+            self._container.mux(self._video.encode(None))
+            if self._audio is not None:
+                if self._samples:
+                    self._encode_audio(self._resampler.resample(None))
+                self._encode_audio([None])
+            self._container.close()
+            with open(self._temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.chmod(self._temporary, 0o666 & ~_umask())
+            os.replace(self._temporary, self._path)
+
+    def __exit__(self, kind, error, trace) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._discard()
+
+    def _discard(self) -> None:
+        """Close and remove what is left under the temporary name (nothing after a success)."""
+        with contextlib.suppress(Exception):
+            self._container.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._temporary)
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """Say in one line which file could not be written and why."""
+        try:
+            yield
+        except OSError as error:
+            number = error.errno if error.errno and error.errno > 0 else errno.EIO
+            hint = (
+                "; free some space" if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
+            )
+            raise OSError(
+                number, f"cannot write the video: {os.strerror(number)}{hint}", str(self._path)
+            ) from error
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def write_video(
+    path: PathLike,
+    frames: Iterable[np.ndarray],
+    fps: float = 25.0,
+    audio: np.ndarray | Iterable[np.ndarray] | None = None,
+    sample_rate: int | None = None,
+    crf: int = 18,
+) -> int:
+    """Write pictures and sound as an mp4, interleaved, in constant memory, all or nothing.
+
+    The film lasts as long as its pictures: sound beyond them is dropped, missing sound is silence.
+
+    Args:
+        path: Where to write.
+        frames: uint8 [H, W, 3] RGB pictures, all of one size.
+        fps: Pictures a second.
+        audio: float [n] mono samples in [-1, 1], or an iterable of such chunks, or None.
+        sample_rate: Samples a second of `audio`.
+        crf: Constant quality of x264.
+
+    Returns:
+        The number of frames written.
+
+    Raises:
+        InputError: The folder is missing or cannot be written.
+        OSError: The disk is full or fails.
+        ValueError: No frame, wrong shapes, or sound without a sample rate.
+    """
+    if (audio is None) != (sample_rate is None):
+        raise ValueError(
+            "write_video: got audio or sample_rate alone, expected both or neither; give both"
+        )
+    iterator = iter(frames)
+    first = next(iterator, None)
+    if first is None:
+        raise ValueError("write_video: got no frame, expected at least one; check the frame source")
+    sound = _SoundSource(audio)
+    height, width = first.shape[:2]
+    with VideoWriter(path, width, height, fps, sample_rate, crf) as writer:
+        count = written = 0
+        for frame in itertools.chain([first], iterator):
+            writer.write_frame(frame)
+            count += 1
+            if sample_rate is not None:
+                due = round(count * sample_rate / Fraction(fps).limit_denominator(1001))
+                writer.write_audio(sound.take(due - written))
+                written = due
+    return count
+
+
+class _SoundSource:
+    """Hand out sound in pieces of any length; silence once it has run out."""
+
+    def __init__(self, audio: np.ndarray | Iterable[np.ndarray] | None):
+        self._chunks = iter([audio] if isinstance(audio, np.ndarray) else (audio or ()))
+        self._rest = np.zeros(0, np.float32)
+
+    def take(self, count: int) -> np.ndarray:
+        """Return the next `count` samples, float32 [count]."""
+        parts, missing = [], count
+        while missing > 0:
+            if self._rest.size == 0:
+                chunk = next(self._chunks, None)
+                self._rest = (
+                    np.zeros(missing, np.float32)
+                    if chunk is None
+                    else np.asarray(chunk, np.float32).reshape(-1)
+                )
+                continue
+            parts.append(self._rest[:missing])
+            self._rest = self._rest[missing:]
+            missing -= parts[-1].size
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
