@@ -1,0 +1,170 @@
+"""The command line: one verb, one job. Heavy imports stay inside the verbs, so `--help` is quick.
+
+Exit status: 0 done; 2 the input is at fault (one line says what, where, what to do); 1 anything
+else. Every mistake on the command line is one line and 2 as well.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from egs_jax.errors import InputError
+
+EPILOG = (
+    "An avatar of a person needs that person's consent; disclose every video made with it as "
+    "synthetic."
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose mistakes are `InputError`s: one line, exit 2."""
+
+    def __init__(self, **settings: Any):
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and where the help is."""
+        raise InputError(f"{message}; see `{self.prog} --help`")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; returns the exit status."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        argv = sys.argv[1:] if argv is None else argv
+        arguments = _parser(argv).parse_args(argv)
+        arguments.run(arguments)
+    except InputError as error:
+        print(f"egs-jax: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "egs-jax: stopped; the same command goes on from the last checkpoint", file=sys.stderr
+        )
+        return 1
+    except OSError as error:
+        print(f"egs-jax: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser(argv: list[str]) -> Parser:
+    parser = Parser(prog="egs-jax", description="Audio-driven 3D Gaussian avatars.", epilog=EPILOG)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
+
+    verb = verbs.add_parser("preprocess", help="video of one person -> dataset folder")
+    verb.add_argument("video", type=Path, metavar="VIDEO")
+    verb.add_argument("dataset_dir", type=Path, metavar="DATASET_DIR")
+    verb.add_argument("--size", type=_positive, help="side of the square frames in pixels (512)")
+    verb.add_argument("--audio-features", choices=("whisper", "mel"), default="whisper")
+    verb.add_argument("--face-parser", type=Path, metavar="FILE.tflite")
+    verb.add_argument("--max-seconds", type=_seconds, help="use only this much of the video")
+    verb.add_argument("--val-seconds", type=_seconds, help="hold out this much (default 1/11)")
+    verb.set_defaults(run=_preprocess)
+
+    verb = verbs.add_parser("train", help="dataset folder -> avatar; resumes by itself")
+    verb.add_argument("preset", choices=("paper", "fast", "tiny"))
+    verb.add_argument("--data-dir", required=True)
+    verb.add_argument("--run-dir", required=True, type=Path)
+    if "train" in argv:
+        _add_settings(verb)
+    verb.set_defaults(run=_train)
+
+    verb = verbs.add_parser("render", help="avatar + speech of any length -> mp4 with sound")
+    verb.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    verb.add_argument("audio", type=Path, metavar="AUDIO")
+    verb.add_argument("--out", required=True, type=Path, metavar="OUT.mp4")
+    verb.set_defaults(run=_render)
+
+    verb = verbs.add_parser("evaluate", help="avatar -> eval.json, report.html, a table")
+    verb.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    verb.add_argument("--split", choices=("val", "train"), default="val")
+    verb.set_defaults(run=_evaluate)
+
+    verb = verbs.add_parser("demo", help="the whole way on a synthetic performer, or on your files")
+    verb.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="FOLDER")
+    verb.add_argument("--video", type=Path)
+    verb.add_argument("--audio", type=Path)
+    verb.set_defaults(run=_demo)
+    return parser
+
+
+def _add_settings(verb: Parser) -> None:
+    """Make every field of the config an option, by its dotted name."""
+    from egs_jax.config import PRESETS
+    from egs_jax.config_text import options
+
+    for name, (_, value, text) in options(PRESETS["tiny"]).items():
+        if name not in ("preset", "data_dir"):
+            flags = {f"--{name}", f"--{name.replace('_', '-')}"}
+            verb.add_argument(
+                *sorted(flags), dest=f"set:{name}", metavar="VALUE", help=f"{text} (tiny: {value})"
+            )
+
+
+def _preprocess(arguments: argparse.Namespace) -> None:
+    from egs_jax.preprocess import preprocess
+
+    preprocess(
+        arguments.video,
+        arguments.dataset_dir,
+        size=arguments.size,
+        audio_features=arguments.audio_features,
+        face_parser=arguments.face_parser,
+        max_seconds=arguments.max_seconds,
+        val_seconds=arguments.val_seconds,
+    )
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from egs_jax.config import preset
+    from egs_jax.config_text import override
+
+    changes = {
+        name.removeprefix("set:"): value
+        for name, value in vars(arguments).items()
+        if name.startswith("set:") and value is not None
+    }
+    config = override(preset(arguments.preset, data_dir=arguments.data_dir), changes)
+    from egs_jax.dataset import Dataset
+    from egs_jax.train import fit
+
+    fit(config, Dataset.open(config.data_dir), run_dir=arguments.run_dir)
+
+
+def _render(arguments: argparse.Namespace) -> None:
+    from egs_jax.infer import render_video
+
+    render_video(arguments.run_dir, arguments.audio, arguments.out)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from egs_jax.evaluate import evaluate
+
+    evaluate(arguments.run_dir, split=arguments.split)
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from egs_jax.demo import demo
+
+    demo(arguments.out, video=arguments.video, audio=arguments.audio)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if not 32 <= value <= 4096:
+        raise argparse.ArgumentTypeError(f"got {text}, expected 32 to 4096")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"got {text}, expected more than 0 seconds")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

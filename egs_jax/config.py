@@ -1,0 +1,284 @@
+"""Every setting of a run, as frozen nested dataclasses, and the three presets.
+
+A `Config` is a static PyTree: it is passed to jitted functions as an argument and two equal
+configs never retrace. Presets are schedules and sizes; the architecture is a field of its own.
+The text under a field is its help on the command line (`config_text` reads and writes them).
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax
+
+from egs_jax.errors import InputError
+
+Stage = Literal["static", "deform"]
+EXTENT = 1.0
+"""Size of the scene in world units, by which thresholds and learning rates are measured. A constant:
+the head spans about +-0.8, whatever the spread of the cameras (a still head has none)."""
+
+
+def _need(claim: bool, name: str, got: Any, expected: str) -> None:
+    """Raise `InputError` unless `claim` holds."""
+    if not claim:
+        raise InputError(f"{name}: got {got}, expected {expected}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Networks. Fields left at None follow `architecture` (see `resolved`)."""
+
+    architecture: Literal["paper", "parity"] = "paper"
+    """paper: hash tri-plane and KANs everywhere; parity: what the original code computes."""
+    encoder: Literal["hash", "dense"] | None = None
+    """Spatial encoder: three 2-D hash grids, or dense multi-resolution planes."""
+    decoder: Literal["taylor", "bspline", "mlp"] | None = None
+    """Per-Gaussian heads: a KAN with this basis, or a plain MLP."""
+    token_kan: Literal["taylor", "bspline"] = "taylor"
+    """Basis of the KANs that encode the condition tokens."""
+    agents: Literal["strided", "first"] | None = None
+    """Gaussians whose features become agents: spread over the cloud, or the first ones stored."""
+    ppe: Literal["temporal", "token", "off"] | None = None
+    """Periodic positional encoding: on the window's time index, one row per token type, or none."""
+    window_frames: int = 8
+    """Video frames whose sound a frame hears."""
+    ppe_period: int = 25
+    """Period of the positional encoding, in frames."""
+    d_model: int = 64
+    """Width of features, tokens and agents."""
+    agents_count: int = 200
+    """Agent tokens (capped by the number of live Gaussians)."""
+    heads: int = 16
+    """Sets the attention temperature sqrt(d_model / heads), as in the original."""
+    width: int = 128
+    """Hidden width of the per-Gaussian heads and of the feed-forward layer."""
+    dropout: float = 0.1
+    """Dropout in the deformation network while training."""
+    hash_levels: int = 12
+    """Levels of each 2-D hash grid."""
+    hash_base: int = 64
+    """Coarsest grid resolution."""
+    hash_top: int = 512
+    """Finest grid resolution per unit of `bound`."""
+    hash_table: int = 2**14
+    """Entries of each level's table."""
+    bound: float = 1.25
+    """Half side of the cube that the spatial encoder covers, world units."""
+    sh_degree: int = 3
+    """Highest spherical-harmonics degree."""
+
+    def __post_init__(self) -> None:
+        """Refuse values no network can be built from."""
+        _need(0 <= self.sh_degree <= 3, "model.sh_degree", self.sh_degree, "0, 1, 2 or 3")
+        _need(self.window_frames >= 2, "model.window_frames", self.window_frames, "at least 2")
+        _need(self.ppe_period >= 1, "model.ppe_period", self.ppe_period, "at least 1")
+        _need(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
+        for name in ("d_model", "agents_count", "heads", "width", "hash_levels", "hash_table"):
+            _need(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+
+    @property
+    def resolved(self) -> "ModelConfig":
+        """The same with every None replaced by what `architecture` says."""
+        parity = self.architecture == "parity"
+        defaults = {
+            "encoder": "dense" if parity else "hash",
+            "decoder": "mlp" if parity else "taylor",
+            "agents": "first" if parity else "strided",
+            "ppe": "token" if parity else "temporal",
+        }
+        chosen = {k: v for k, v in defaults.items() if getattr(self, k) is None}
+        return dataclasses.replace(self, **chosen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """How long and how much at a time."""
+
+    static_steps: int = 7_999
+    """Steps of the static stage."""
+    deform_steps: int = 10_000
+    """Steps of the deformation stage."""
+    static_batch: int = 1
+    """Frames per step in the static stage."""
+    batch: int = 8
+    """Frames per step in the deformation stage."""
+    sh_interval: int = 1_000
+    """Steps after which the active spherical-harmonics degree rises by one."""
+    silence_share: float = 0.1
+    """Share of deformation samples that pair a frame at rest with digital silence."""
+    log_every: int = 20
+    """Steps between logged lines."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 2
+    """Checkpoints kept on disk."""
+
+    def __post_init__(self) -> None:
+        """Refuse schedules that cannot run."""
+        for name in ("static_batch", "batch", "sh_interval", "log_every", "checkpoint_every"):
+            _need(getattr(self, name) >= 1, f"schedule.{name}", getattr(self, name), "at least 1")
+        _need(self.static_steps >= 0, "schedule.static_steps", self.static_steps, "at least 0")
+        _need(self.deform_steps >= 0, "schedule.deform_steps", self.deform_steps, "at least 0")
+        _need(0 <= self.silence_share < 1, "schedule.silence_share", self.silence_share, "in [0,1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Adam's learning rates (start -> end, log-linear over `decay_steps`, per stage)."""
+
+    means: tuple[float, float] = (1.6e-4, 1.6e-6)
+    """Centers; times the scene extent."""
+    networks: tuple[float, float] = (1e-4, 1e-5)
+    """Everything in the networks but the planes; times the scene extent."""
+    planes: tuple[float, float] = (1.6e-3, 1.6e-4)
+    """Tri-plane tables; times the scene extent."""
+    sh0: float = 2.5e-3
+    """Constant color."""
+    shN: float = 1.25e-4
+    """View-dependent color."""
+    logit_opacities: float = 0.05
+    """Opacity."""
+    log_scales: float = 0.005
+    """Scale."""
+    quats: float = 0.001
+    """Rotation."""
+    decay_steps: int = 20_000
+    """Steps over which the decaying rates reach their end."""
+    rate_scale: float = 1.0
+    """Multiplies every rate (short schedules learn faster)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DensifyConfig:
+    """Density control of the static stage (thresholds of the original code)."""
+
+    capacity: int = 50_000
+    """Slots for Gaussians; arrays have this length and never grow."""
+    points: int = 30_000
+    """Gaussians at the start (at most what the dataset's initial cloud holds)."""
+    start: int = 1_000
+    """First step that may clone or split."""
+    stop: int = 7_000
+    """Last step that may change the cloud."""
+    every: int = 100
+    """Steps between changes."""
+    grad_threshold: float = 0.001
+    """Mean screen-space gradient (pixels times half the image size) above which one grows."""
+    clone_scale: float = 0.01
+    """Clone below, split above this scale, as a share of the extent."""
+    prune_from: int = 500
+    """First step that may prune."""
+    prune_opacity: float = 0.005
+    """Remove below this opacity."""
+    prune_large_from: int = 3_000
+    """First step that may remove Gaussians too large on screen or in the world."""
+    prune_radius: float = 20.0
+    """Remove above this screen radius, pixels at 512 (scaled with the image)."""
+    prune_scale: float = 0.1
+    """Remove above this scale, as a share of the extent."""
+
+    def __post_init__(self) -> None:
+        """Refuse clouds that do not fit their slots."""
+        _need(self.capacity >= 1, "densify.capacity", self.capacity, "at least 1")
+        _need(
+            1 <= self.points <= self.capacity,
+            "densify.points", self.points, f"1 to densify.capacity ({self.capacity})",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of the training loss."""
+
+    l1: float = 0.8
+    """Absolute error."""
+    dssim: float = 0.2
+    """1 - SSIM."""
+    perceptual: float = 0.01
+    """VGG-16 feature distance; 0 leaves the network out."""
+    lips: float = 0.4
+    """Absolute error over the lips rectangle."""
+    mask: float = 0.4
+    """Absolute error of the rendered alpha against the head mask."""
+    perceptual_size: int = 224
+    """Side to which images are resized for the perceptual loss, pixels."""
+    perceptual_every: int = 1
+    """Steps between perceptual terms (its weight is multiplied to make up)."""
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole run."""
+
+    preset: str = "paper"
+    """The preset this config started from."""
+    data_dir: str = ""
+    """Dataset folder, made by `preprocess`."""
+    seed: int = 0
+    """Every random number comes from (seed, step)."""
+    size: int | None = None
+    """Side of the training images in pixels; None: the dataset's own."""
+    rasterizer: Literal["xla", "triton"] | None = None
+    """Rasterizer; None picks the best one that runs here."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    densify: DensifyConfig = field(default_factory=DensifyConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no network of the pipeline can see anything in."""
+        _need(self.size is None or 32 <= self.size <= 4096, "size", self.size, "32 to 4096")
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of both stages."""
+        return self.schedule.static_steps + self.schedule.deform_steps
+
+    def stage(self, step: int) -> Stage:
+        """The stage that `step` belongs to."""
+        return "static" if step < self.schedule.static_steps else "deform"
+
+
+PRESETS: dict[str, Config] = {
+    "paper": Config(),
+    "fast": Config(
+        preset="fast",
+        size=256,
+        schedule=ScheduleConfig(
+            static_steps=1_500, deform_steps=3_000, batch=4, sh_interval=500, checkpoint_every=250
+        ),
+        optim=OptimConfig(decay_steps=4_000, rate_scale=2.0),
+        densify=DensifyConfig(
+            capacity=25_000, points=20_000, start=300, stop=1_200, prune_from=200,
+            prune_large_from=600,
+        ),
+    ),
+    "tiny": Config(
+        preset="tiny",
+        size=160,
+        model=ModelConfig(width=64, sh_degree=1),
+        schedule=ScheduleConfig(
+            static_steps=400, deform_steps=1_200, batch=2, sh_interval=200, checkpoint_every=100
+        ),
+        optim=OptimConfig(decay_steps=1_600, rate_scale=4.0),
+        densify=DensifyConfig(
+            capacity=10_000, points=8_000, start=100, stop=350, every=50, prune_from=100,
+            prune_large_from=250,
+        ),
+        loss=LossConfig(perceptual_size=96, perceptual_every=4),
+    ),
+}  # fmt: skip
+
+
+def preset(name: str, **fields: Any) -> Config:
+    """Return the preset `name` ("paper", "fast", "tiny") with top-level `fields` replaced.
+
+    Raises:
+      InputError: if there is no such preset.
+    """
+    if name not in PRESETS:
+        raise InputError(f"preset: no {name!r}; choose one of {', '.join(PRESETS)}")
+    return dataclasses.replace(PRESETS[name], **fields)

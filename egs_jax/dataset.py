@@ -1,0 +1,251 @@
+"""Dataset folder -> batches. Arrays stay on disk (memory-mapped) until a frame is asked for.
+
+(4) of the data's way; before: preprocess, after: train. A batch is a function of (seed, step)
+alone, so a resumed run sees what an uninterrupted one would have seen. Times and files are those
+of `preprocess.py`, which writes the folder.
+"""
+
+import functools
+import json
+from pathlib import Path
+
+import cv2
+import jax.numpy as jnp
+import numpy as np
+
+from egs_jax.audio import feature_windows
+from egs_jax.config import Config
+from egs_jax.errors import InputError
+from egs_jax.perceptual import PerceptualParams, load_perceptual
+from egs_jax.types import Batch, Camera, Drive
+
+FORMAT_VERSION = 1
+ARRAYS = (
+    "frames", "backgrounds", "head_masks", "audio_features", "silence_features", "landmarks",
+    "viewmats", "K", "mean_shape", "blink", "lips_rects", "mouth_opening", "points",
+    "point_colors",
+)  # fmt: skip
+REST_SHARE = 0.15
+"""Share of the training frames, those with the least open mouth, that silence is paired with."""
+
+
+class Dataset:
+    """A preprocessed clip; open one with `Dataset.open`."""
+
+    def __init__(self, folder: Path, meta: dict, arrays: dict[str, np.ndarray], size: int | None):
+        self.folder, self.meta, self.arrays = folder, meta, arrays
+        self.num_frames, self.fps = int(meta["num_frames"]), float(meta["fps"])
+        self.source_width, self.source_height = int(meta["width"]), int(meta["height"])
+        self.splits: dict[str, tuple[int, int]] = {k: tuple(v) for k, v in meta["splits"].items()}
+        self.scale = 1.0 if size is None else size / self.source_width
+        self.width = size or self.source_width
+        self.height = round(self.source_height * self.scale)
+
+    @classmethod
+    def open(cls, folder: str | Path, size: int | None = None) -> "Dataset":
+        """Open a dataset folder; with `size`, as if it had been made at that many pixels.
+
+        Raises:
+          InputError: if the folder is not a complete dataset of this version.
+        """
+        folder = Path(folder)
+        try:
+            meta = json.loads((folder / "meta.json").read_text())
+            version = meta["format_version"]
+        except FileNotFoundError:
+            raise InputError(
+                f"{folder}: not a dataset folder (no meta.json); make one with "
+                f"`python -m egs_jax preprocess VIDEO {folder}`"
+            ) from None
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise InputError(
+                f"{folder}/meta.json: unreadable ({error}); preprocess again"
+            ) from None
+        if version != FORMAT_VERSION:
+            raise InputError(
+                f"{folder}: dataset format {version}, this version reads {FORMAT_VERSION}; "
+                "preprocess the video again"
+            )
+        arrays = {name: _open_array(folder / f"{name}.npy") for name in ARRAYS}
+        _check_lengths(folder, meta, arrays)
+        return cls(folder, meta, arrays, size)
+
+    def resized(self, size: int | None) -> "Dataset":
+        """The same dataset seen at another image side (None: as stored)."""
+        return Dataset(self.folder, self.meta, self.arrays, size)
+
+    @property
+    def audio_dim(self) -> int:
+        """Audio features per 50 Hz row."""
+        return self.arrays["audio_features"].shape[1]
+
+    def frame(self, i: int) -> np.ndarray:
+        """Video frame, uint8 [H,W,3]."""
+        return self._image("frames", i)
+
+    def background(self, i: int) -> np.ndarray:
+        """The frame with its head painted out, uint8 [H,W,3]."""
+        return self._image("backgrounds", i)
+
+    def head_mask(self, i: int) -> np.ndarray:
+        """Pixels of the head, bool [H,W]."""
+        packed = self.arrays["head_masks"][self._index(i)]
+        mask = np.unpackbits(packed, axis=-1, count=self.source_width)
+        if self.scale == 1:
+            return mask.astype(bool)
+        area = cv2.resize(mask * 255, (self.width, self.height), interpolation=cv2.INTER_AREA)
+        return area > 127
+
+    def target(self, i: int) -> np.ndarray:
+        """The composite to be reproduced: true head over painted background, uint8 [H,W,3]."""
+        return np.where(self.head_mask(i)[..., None], self.frame(i), self.background(i))
+
+    def camera(self, i: int) -> Camera:
+        """Camera of frame i (the head is the world)."""
+        return Camera(
+            viewmat=jnp.asarray(self.arrays["viewmats"][self._index(i)]),
+            K=jnp.asarray(self.intrinsics),
+            width=self.width,
+            height=self.height,
+        )
+
+    @property
+    def intrinsics(self) -> np.ndarray:
+        """K at this size, float32 [3,3]."""
+        scale = np.array([self.scale, self.height / self.source_height, 1], np.float32)
+        return self.arrays["K"] * scale[:, None]
+
+    def landmarks(self, i: int) -> np.ndarray:
+        """Landmarks in pixels of this size, float32 [478,3]."""
+        return self.arrays["landmarks"][self._index(i)] * np.float32(self.scale)
+
+    def lips_rect(self, i: int) -> np.ndarray:
+        """row_min, row_max, col_min, col_max of the lips, int32 [4]."""
+        rect = np.rint(self.arrays["lips_rects"][self._index(i)] * self.scale)
+        limits = (self.height, self.height, self.width, self.width)
+        return np.clip(rect, 0, limits).astype(np.int32)
+
+    @functools.cached_property
+    def rest_frames(self) -> np.ndarray:
+        """Training frames whose mouth is shut or nearly so, int [M]."""
+        start, stop = self.splits["train"]
+        opening = np.asarray(self.arrays["mouth_opening"][start:stop])
+        return start + np.flatnonzero(opening <= np.quantile(opening, REST_SHARE))
+
+    def drive(self, frames: np.ndarray, window_frames: int) -> Drive:
+        """What drove the clip's own `frames` (int [B])."""
+        frames = np.asarray(frames)
+        rows = self.arrays["audio_features"]
+        first = max(2 * int(frames.min()) - 64 - 2 * window_frames, 0)
+        last = 2 * int(frames.max()) + 64 + 2 * window_frames
+        del first, last
+        return Drive(
+            audio_windows=feature_windows(
+                rows, self.arrays["silence_features"], frames, window_frames
+            ),
+            eyes=np.asarray(self.arrays["blink"][frames], np.float32),
+            viewmats=np.asarray(self.arrays["viewmats"][frames]),
+            Ks=np.broadcast_to(self.intrinsics, (len(frames), 3, 3)),
+            backgrounds=np.stack([self.background(i) for i in frames]),
+        )
+
+    def audio_windows(self, frames: np.ndarray, window_frames: int) -> np.ndarray:
+        """Sound around the clip's `frames` (int [B]), float32 [B,W,16,F]."""
+        rows, silence = self.arrays["audio_features"], self.arrays["silence_features"]
+        return feature_windows(rows, silence, np.asarray(frames), window_frames)
+
+    def batch(self, config: Config, step: int) -> Batch:
+        """The batch of `step`: a function of (config.seed, step) alone.
+
+        In the deformation stage a share of the samples pairs a frame at rest with digital
+        silence, so that the mouth learns to close when nobody speaks.
+        """
+        data = self if config.size in (None, self.width) else self.resized(config.size)
+        frames, silent = self.batch_frames(config, step)
+        drive = data.drive(frames, config.model.window_frames)
+        if silent.any():
+            hush = self.silence(len(frames), config.model.window_frames)
+            windows = np.where(silent[:, None, None, None], hush, drive.audio_windows)
+            drive = drive.replace(audio_windows=windows)
+        loss = config.loss
+        perceptual = loss.perceptual > 0 and step % loss.perceptual_every == 0
+        return Batch(
+            drive=drive,
+            frames=np.stack([data.frame(i) for i in frames]),
+            head_masks=np.stack([data.head_mask(i) for i in frames]),
+            lips_rects=np.stack([data.lips_rect(i) for i in frames]),
+            vgg=_vgg() if perceptual else None,
+            stage=config.stage(step),
+        )
+
+    def batch_frames(self, config: Config, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Frames of a step's batch, int [B], and which of them hear silence, bool [B]."""
+        deform = config.stage(step) == "deform"
+        size = config.schedule.batch if deform else config.schedule.static_batch
+        frames = _draw(config.seed, step, size, *self.splits["train"])
+        rng = np.random.default_rng([config.seed, step, 1])
+        silent = (rng.random(size) < config.schedule.silence_share) & deform
+        return np.where(silent, rng.choice(self.rest_frames, size), frames), silent
+
+    def silence(self, count: int, window_frames: int) -> np.ndarray:
+        """Audio windows of digital silence, float32 [count,W,16,F]."""
+        hush = self.arrays["silence_features"]
+        return feature_windows(hush[:0], hush, np.arange(count), window_frames)
+
+    def _image(self, name: str, i: int) -> np.ndarray:
+        image = np.asarray(self.arrays[name][self._index(i)])
+        if self.scale == 1:
+            return image
+        return cv2.resize(image, (self.width, self.height), interpolation=cv2.INTER_AREA)
+
+    def _index(self, i: int) -> int:
+        if not 0 <= i < self.num_frames:
+            raise IndexError(f"frame {i}: the dataset has frames 0 to {self.num_frames - 1}")
+        return int(i)
+
+
+def _draw(seed: int, step: int, size: int, start: int, stop: int) -> np.ndarray:
+    """`size` frames of [start, stop): every epoch is a fresh permutation, int [size]."""
+    count = stop - start
+    places = np.arange(step * size, (step + 1) * size)
+    return np.array([start + _permutation(seed, p // count, count)[p % count] for p in places])
+
+
+@functools.cache
+def _vgg() -> PerceptualParams:
+    return load_perceptual("vgg16")
+
+
+@functools.lru_cache(maxsize=8)
+def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch, 0]).permutation(count)
+
+
+def _open_array(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing; preprocess the video again") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: damaged ({error}); preprocess the video again") from None
+
+
+def _check_lengths(folder: Path, meta: dict, arrays: dict[str, np.ndarray]) -> None:
+    """Refuse a folder whose arrays do not fit together."""
+    frames, height, width = meta["num_frames"], meta["height"], meta["width"]
+    expected = {
+        "frames": (frames, height, width, 3),
+        "backgrounds": (frames, height, width, 3),
+        "head_masks": (frames, height, -(-width // 8)),
+        "landmarks": (frames, 478, 3),
+        "viewmats": (frames, 4, 4),
+        "blink": (frames,),
+        "lips_rects": (frames, 4),
+        "mouth_opening": (frames,),
+    }
+    for name, shape in expected.items():
+        if arrays[name].shape != shape:
+            raise InputError(
+                f"{folder}/{name}.npy: shape {arrays[name].shape}, meta.json says {shape}; "
+                "preprocess the video again"
+            )

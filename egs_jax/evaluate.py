@@ -1,0 +1,256 @@
+"""A trained run -> `eval.json` and `report.html`: every figure on raw frames, before any encoding.
+
+What each figure means is said in the README; formulas are in `metrics.py`. A figure that could
+not be computed is null, with its reason under "notes".
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from egs_jax import metrics
+from egs_jax.audio import SAMPLE_RATE, read_audio
+from egs_jax.baselines import MeanFrame, NearestFrame
+from egs_jax.dataset import Dataset
+from egs_jax.face_mesh import eye_openness, mouth_opening
+from egs_jax.infer import Avatar, infer_step, pad_batch, to_uint8
+from egs_jax.landmarks import MIN_PRESENCE, FaceLandmarker, roi_of_landmarks
+from egs_jax.metrics import Figure, mean_figure
+from egs_jax.perceptual import PerceptualParams, load_perceptual, lpips
+from egs_jax.report import write_report
+from egs_jax.run_log import progress, write_atomically
+from egs_jax.types import Drive
+
+BATCH = 4
+"""Frames drawn at once; every batch is padded to it, so that one program runs."""
+SILENT_FRAMES = 32
+"""Training frames rendered under silence."""
+TRAIN_FRAMES = 200
+"""Training frames rendered as spoken, to which the silent ones are compared."""
+
+
+@dataclass
+class Measured:
+    """What was measured on every frame of a split, on the render and on the true composite."""
+
+    frames: np.ndarray
+    """Indices in the clip, int [T]."""
+    images: dict[str, np.ndarray]
+    """Image figures by name, float [T]; head_fraction too."""
+    landmarks: np.ndarray
+    """On the renders, float32 [T,478,3], NaN where no face was seen."""
+    true_landmarks: np.ndarray
+    """On the true composites, likewise."""
+
+
+def evaluate(run_dir: str | Path, split: str = "val") -> dict:
+    """Measure a run on one split; prints a table, writes `eval.json` and `report.html`.
+
+    Raises:
+      InputError: if the run or its dataset cannot be read.
+    """
+    run_dir = Path(run_dir)
+    avatar = Avatar.load(run_dir)
+    data = avatar.dataset
+    start, stop = data.splits[split]
+    frames = np.arange(start, stop)
+    landmarker = FaceLandmarker()
+    measured = _measure_split(avatar, frames, landmarker)
+    figures = (
+        {name: mean_figure(v, "undefined there") for name, v in measured.images.items()}
+        | _baseline_figures(avatar, frames)
+        | _mouth_figures(avatar, measured, landmarker)
+        | _sync_figures(avatar, measured)
+    )
+    jitter = data.meta.get("tracking", {}).get("jitter_px")
+    figures["jitter_px"] = Figure(jitter, None if jitter is not None else "not in the dataset")
+    figures["render_fps"] = Figure(_render_fps(avatar, frames))
+    values, notes = metrics.report(figures)
+    result = {
+        "split": split,
+        "frames": len(frames),
+        "width": data.width,
+        "height": data.height,
+        **values,
+        "num_gaussians": int(np.sum(avatar.alive)),
+        "device": jax.devices()[0].device_kind,
+        "notes": notes,
+    }
+    write_atomically(run_dir / "eval.json", json.dumps(result, indent=2))
+    write_report(run_dir, result, worst_frames(avatar, measured))
+    for name, value in result.items():
+        if name != "notes":
+            shown = f"{value:.4f}" if isinstance(value, float) else value
+            print(f"{name:28} {shown}" + (f"  ({notes[name]})" if name in notes else ""))
+    return result
+
+
+def draw(
+    avatar: Avatar, frames: np.ndarray, windows: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
+    """Renders of the clip's own `frames` (float32 [H,W,3] each), if given with other sound.
+
+    Args:
+      avatar: The avatar.
+      frames: Indices in the clip, int [T]; pose, eyes and background are those of the frame.
+      windows: Frames whose sound is heard instead, int [T], or audio windows [T,W,16,F].
+    """
+    data, window_frames = avatar.dataset, avatar.config.model.window_frames
+    for at in range(0, len(frames), BATCH):
+        part = slice(at, at + BATCH)
+        drive = data.drive(frames[part], window_frames)
+        if windows is not None:
+            heard = windows[part]
+            if heard.ndim == 1:
+                heard = data.audio_windows(heard, window_frames)
+            drive = drive.replace(audio_windows=heard)
+        yield from render_drive(avatar, drive)
+
+
+def render_drive(avatar: Avatar, drive: Drive) -> np.ndarray:
+    """Render a drive of at most BATCH frames, float32 [B,H,W,3]."""
+    count = len(drive.eyes)
+    return np.asarray(infer_step(avatar, pad_batch(drive, BATCH)).rgb)[:count]
+
+
+def worst_frames(
+    avatar: Avatar, measured: Measured, count: int = 4
+) -> list[tuple[str, np.ndarray]]:
+    """The frames with the lowest `psnr_head`: caption, and truth beside render, uint8 [H,2W,3]."""
+    order = np.argsort(measured.images["psnr_head"])[:count]
+    chosen = measured.frames[order]
+    return [
+        (
+            f"frame {i}: psnr_head {measured.images['psnr_head'][k]:.1f} dB",
+            np.hstack([avatar.dataset.target(i), to_uint8(image)]),
+        )
+        for i, k, image in zip(chosen, order, draw(avatar, chosen), strict=True)
+    ]
+
+
+def _measure_split(avatar: Avatar, frames: np.ndarray, landmarker: FaceLandmarker) -> Measured:
+    data, alexnet = avatar.dataset, load_perceptual("alexnet")
+    points = np.empty((len(frames), 478, 3), np.float32)
+    true = np.empty_like(points)
+    images: dict[str, list[float]] = {}
+    with progress(len(frames), "evaluate: frames", "frame") as bar:
+        for k, (i, image) in enumerate(zip(frames, draw(avatar, frames), strict=True)):
+            for name, value in _image_figures(data, int(i), image, alexnet).items():
+                images.setdefault(name, []).append(value)
+            points[k] = measure(landmarker, to_uint8(image), data.landmarks(i))
+            true[k] = measure(landmarker, data.target(i), data.landmarks(i))
+            bar.update(0, completed=k + 1)
+    return Measured(frames, {n: np.array(v) for n, v in images.items()}, points, true)
+
+
+def _image_figures(
+    data: Dataset, i: int, image: np.ndarray, alexnet: PerceptualParams
+) -> dict[str, float]:
+    """All image figures of one render, float32 [H,W,3]."""
+    image = np.clip(image, 0, 1)[None]
+    mask, rect = data.head_mask(i)[None], data.lips_rect(i)[None]
+    target = (data.target(i)[None] / 255).astype(np.float32)
+    values = {
+        "head_fraction": mask.mean(axis=(1, 2)),
+        "psnr": metrics.psnr(image, target),
+        "psnr_head": metrics.psnr_masked(image, target, mask),
+        "psnr_lips": metrics.psnr_rect(image, target, rect),
+        "psnr_frame": metrics.psnr(image, (data.frame(i)[None] / 255).astype(np.float32)),
+        "ssim": metrics.ssim(image, target),
+        "lpips": lpips(alexnet, jax.numpy.asarray(image), jax.numpy.asarray(target)),
+    }
+    return {name: float(value[0]) for name, value in values.items()}
+
+
+def measure(landmarker: FaceLandmarker, image: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Landmarks of the face that lies about where `near` does; NaN if there is none."""
+    face = landmarker.landmark(image, roi_of_landmarks(near))
+    return face.landmarks if face.score >= MIN_PRESENCE else np.full_like(near, np.nan)
+
+
+def _baseline_figures(avatar: Avatar, frames: np.ndarray) -> dict[str, Figure]:
+    """`psnr_head` of the mean training frame and of the nearest one."""
+    data = avatar.dataset
+    baselines = {
+        "baseline_mean_frame": MeanFrame(data),
+        "baseline_nearest_frame": NearestFrame(data),
+    }
+    figures = {}
+    for name, baseline in baselines.items():
+        values = []
+        for i in frames:
+            guess, mask = baseline(i)[None], data.head_mask(i)[None]
+            values.append(metrics.psnr_masked(guess, data.target(i)[None] / 255.0, mask)[0])
+        figures[name] = mean_figure(np.array(values), "no head pixels")
+    return figures
+
+
+def _mouth_figures(
+    avatar: Avatar, measured: Measured, landmarker: FaceLandmarker
+) -> dict[str, Figure]:
+    """Does the sound drive the mouth, and does silence close it?"""
+    data, frames = avatar.dataset, measured.frames
+    true = mouth_opening(measured.true_landmarks)
+
+    def openings(chosen: np.ndarray, heard: np.ndarray, tick: Callable[[], None]) -> np.ndarray:
+        values = []
+        for i, image in zip(chosen, draw(avatar, chosen, heard), strict=True):
+            points = measure(landmarker, to_uint8(image), data.landmarks(i))
+            values.append(float(mouth_opening(points)))
+            tick()
+        return np.array(values)
+
+    offsets = metrics.shift_offsets(len(frames), data.fps)
+    start, stop = data.splits["train"]
+    spoken = np.linspace(start, stop - 1, min(TRAIN_FRAMES, stop - start)).astype(int)
+    quiet = np.linspace(start, stop - 1, min(SILENT_FRAMES, stop - start)).astype(int)
+    total = len(offsets) * len(frames) + len(spoken) + len(quiet)
+    with progress(total, "evaluate: mouth", "frame") as bar:
+        tick = lambda: bar.advance(0)
+        shifted = [openings(frames, np.roll(frames, shift), tick) for shift in offsets]
+        loud = openings(spoken, spoken, tick)
+        hush = data.silence(len(quiet), avatar.config.model.window_frames)
+        silent = openings(quiet, hush, tick)
+    p95 = (
+        metrics.shift_percentile(np.stack(shifted), true)
+        if shifted
+        else Figure(None, "the split is too short to shift its sound by 1 s")
+    )
+    if 0 < len(shifted) < metrics.SHIFT_RUNS:
+        p95 = p95._replace(note=f"only {len(shifted)} shifts fit into the split")
+    return {
+        "lmd": mean_figure(
+            metrics.lmd(measured.landmarks, measured.true_landmarks), "no face seen"
+        ),
+        "mouth_r": metrics.correlation(mouth_opening(measured.landmarks), true),
+        "mouth_r_shift_p95": p95,
+        "mouth_silence_percentile": metrics.silence_percentile(silent, loud),
+    }
+
+
+def _sync_figures(avatar: Avatar, measured: Measured) -> dict[str, Figure]:
+    data, frames = avatar.dataset, measured.frames
+    sound = read_audio(data.folder / "audio.wav")
+    level = metrics.sound_energy(sound, SAMPLE_RATE, data.num_frames, data.fps)[frames]
+    lag, confidence = metrics.sync_lag(mouth_opening(measured.landmarks), level)
+    shut = lambda points: -eye_openness(points).mean(-1)
+    blink = metrics.correlation(shut(measured.landmarks), shut(measured.true_landmarks))
+    return {"sync_lag_frames": lag, "sync_conf": confidence, "blink_r": blink}
+
+
+def _render_fps(avatar: Avatar, frames: np.ndarray, repeats: int = 5) -> float:
+    """Frames per second of `infer_step`, sound features given, result on the host; median."""
+    drive = avatar.dataset.drive(
+        frames[np.arange(BATCH) % len(frames)], avatar.config.model.window_frames
+    )
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        render_drive(avatar, drive)
+        times.append(time.perf_counter() - began)
+    return BATCH / float(np.median(times))

@@ -1,0 +1,177 @@
+"""The training loop: the only place with a clock, files and a progress bar around the pure steps.
+
+Batches are prepared one step ahead by a thread. A run can be killed at any moment: the next one
+goes on from the last checkpoint and ends with the same bits as an uninterrupted run (on CPU).
+"""
+
+import concurrent.futures
+import functools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from rich.progress import Progress
+
+from egs_jax import train
+from egs_jax.checkpoint import Checkpoints, state_sha256
+from egs_jax.config import Config
+from egs_jax.dataset import Dataset
+from egs_jax.errors import InputError
+from egs_jax.run_log import CONSENT, RunLog, progress, start_run
+from egs_jax.types import Batch, Metrics, TrainState
+
+BAD_STEPS = 3
+"""Non-finite steps in a row after which the run goes back to its last checkpoint."""
+MAX_ROLLBACKS = 3
+"""Times a run may go back (each halves the learning rates) before it gives up."""
+
+
+def fit(config: Config, dataset: Dataset, *, run_dir: str | Path) -> TrainState:
+    """Train to the end of the schedule, resuming if `run_dir` holds a checkpoint.
+
+    Writes `config.json`, `metrics.jsonl`, `tensorboard/` and `checkpoints/` into `run_dir` and
+    prints the state's SHA-256.
+
+    Raises:
+      InputError: a run folder of other settings, a damaged checkpoint, a clip too short.
+      RuntimeError: the loss stayed non-finite after going back `MAX_ROLLBACKS` times.
+    """
+    run_dir = Path(run_dir)
+    _check_length(dataset)
+    print(CONSENT)
+    start_run(run_dir, config)
+    checkpoints = Checkpoints(run_dir, config.schedule.keep_checkpoints)
+    try:
+        state = _resume(config, dataset, checkpoints)
+        log = RunLog(run_dir, int(state.step))
+        try:
+            state = _loop(config, dataset, state, checkpoints, log)
+            digest = state_sha256(state)
+            log.write({"step": int(state.step), "state_sha256": digest})
+        finally:
+            log.close()
+    finally:
+        checkpoints.close()
+    print(f"state_sha256 {digest}")
+    return state
+
+
+def _loop(
+    config: Config, dataset: Dataset, state: TrainState, checkpoints: Checkpoints, log: RunLog
+) -> TrainState:
+    """Run the remaining steps; the device is waited for only where something is logged or saved."""
+    schedule, step, clock = config.schedule, int(state.step), _Clock()
+    with progress(config.total_steps, "train") as bar:
+        batches = prefetch(config, dataset, step)
+        while step < config.total_steps:
+            if config.stage(step) == "deform" and not bool(state.deforming):
+                state = train.hand_over(config, state)
+            state, metrics = train.train_step(config, state, next(batches))
+            if train.densifies(config, step):
+                state = train.densify_step(config, state)
+            step += 1
+            last = step == config.total_steps
+            logs = last or step % schedule.log_every == 0
+            saves = last or step % schedule.checkpoint_every == 0
+            if (logs or saves) and int(state.bad_streak):
+                _report_bad(config, dataset, state, bar)
+                if int(state.bad_streak) >= BAD_STEPS:
+                    state = _roll_back(config, dataset, state, checkpoints)
+                    step = int(state.step)
+                    batches = prefetch(config, dataset, step)
+                    continue
+            if logs:
+                record = _record(config, state, metrics, clock.rate(step))
+                log.write(record)
+                bar.update(0, note=f"loss {record['loss']:.4f} psnr {record['psnr']:.1f}")
+            bar.update(0, completed=step)
+            if saves:
+                checkpoints.save(step, state)
+    return state
+
+
+class _Clock:
+    """Steps per second since the last question."""
+
+    def __init__(self) -> None:
+        self._step, self._time = None, time.perf_counter()
+
+    def rate(self, step: int) -> float | None:
+        now = time.perf_counter()
+        rate = None if self._step is None else (step - self._step) / (now - self._time)
+        self._step, self._time = step, now
+        return rate
+
+
+def _record(
+    config: Config, state: TrainState, metrics: Metrics, rate: float | None
+) -> dict[str, float | int | str | None]:
+    """One line of `metrics.jsonl`."""
+    step = int(state.step)
+    return {
+        "step": step,
+        "stage": config.stage(step - 1),
+        **{name: float(value) for name, value in metrics.items()},
+        "num_gaussians": int(np.sum(state.alive)),
+        "densify_dropped": int(state.dropped),
+        "steps_per_second": rate,
+    }
+
+
+def _report_bad(config: Config, dataset: Dataset, state: TrainState, bar: Progress) -> None:
+    """Name the newest batch whose loss or gradient was not finite."""
+    step = int(state.step) - 1
+    frames = ", ".join(str(frame) for frame in dataset.batch_frames(config, step)[0])
+    bar.console.print(
+        f"step {step} (frames {frames}): loss or gradient not finite, update skipped; "
+        f"{int(state.bad_streak)} in a row"
+    )
+
+
+def prefetch(config: Config, dataset: Dataset, step: int) -> Iterator[Batch]:
+    """Batches from `step` on, the next one made while the current one is used."""
+    data = dataset.resized(config.size)
+    make = functools.partial(data.batch, config)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        upcoming = pool.submit(make, step)
+        while True:
+            batch, step = upcoming.result(), step + 1
+            upcoming = pool.submit(make, step)
+            yield jax.device_put(batch)
+
+
+def _resume(config: Config, dataset: Dataset, checkpoints: Checkpoints) -> TrainState:
+    if checkpoints.latest() is None:
+        return train.init_state(config, dataset)
+    state = checkpoints.load(train.abstract_state(config, dataset.audio_dim))
+    print(f"resuming at step {int(state.step)}")
+    return state
+
+
+def _roll_back(
+    config: Config, dataset: Dataset, state: TrainState, checkpoints: Checkpoints
+) -> TrainState:
+    """The last checkpoint with halved learning rates, so that the same steps may succeed."""
+    scale = float(state.rate_scale) / 2
+    if scale < 0.5**MAX_ROLLBACKS:
+        raise RuntimeError(
+            f"training diverged near step {int(state.step)} after {MAX_ROLLBACKS} attempts with "
+            "lower learning rates; lower --optim.rate-scale or look at the frames of these steps"
+        )
+    state = _resume(config, dataset, checkpoints)
+    print(f"going back to step {int(state.step)}, learning rates times {scale}")
+    return state.replace(rate_scale=jax.numpy.float32(scale))
+
+
+def _check_length(dataset: Dataset) -> None:
+    start, stop = dataset.splits["train"]
+    if stop - start < 2:
+        raise InputError(f"{dataset.folder}: {stop - start} training frames; use a longer video")
+    seconds = (stop - start) / dataset.fps
+    if seconds < 30:
+        print(
+            f"only {seconds:.0f} s of training video: expect a stiff mouth on new speech; "
+            "3 to 5 minutes are best"
+        )

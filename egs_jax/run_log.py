@@ -1,0 +1,152 @@
+"""A run's records: config.json, metrics.jsonl, TensorBoard events, and the progress bar."""
+
+import json
+import math
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import rich.progress
+
+from egs_jax.config import Config
+from egs_jax.config_text import from_json, to_json
+from egs_jax.errors import InputError
+
+CONSENT = (
+    "An avatar of a person needs that person's consent. Disclose every video made with it as "
+    "synthetic."
+)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace `path` by `text` so that a crash leaves the old or the new file, never half."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def start_run(run_dir: Path, config: Config) -> None:
+    """Make the run folder, or check that it belongs to the same config.
+
+    Raises:
+      InputError: if the folder holds a run with other settings, or cannot be made.
+    """
+    path = run_dir / "config.json"
+    if path.exists():
+        before = json.loads(to_json(from_json(path.read_text(), path)))
+        now = json.loads(to_json(config))
+        if before != now:
+            changed = sorted(_differences(before, now))
+            raise InputError(
+                f"{run_dir}: holds a run with other settings ({', '.join(changed)}); resume it "
+                "with the same command, or name a new --run-dir"
+            )
+        return
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, to_json(config))
+        write_atomically(run_dir / "environment.json", json.dumps(environment(), indent=2))
+    except OSError as error:
+        raise InputError(f"{run_dir}: cannot write there ({error}); name another folder") from None
+
+
+def load_config(run_dir: Path) -> Config:
+    """The config of a run folder.
+
+    Raises:
+      InputError: if it is not one.
+    """
+    path = Path(run_dir) / "config.json"
+    try:
+        return from_json(path.read_text(), path)
+    except OSError:
+        raise InputError(
+            f"{run_dir}: not a run folder (no config.json); make one with "
+            "`python -m egs_jax train tiny --data-dir DATASET --run-dir RUN`"
+        ) from None
+
+
+def environment() -> dict[str, str]:
+    """Versions and devices that a result depends on."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    device = jax.devices()[0]
+    return {
+        "python": platform.python_version(),
+        "device": f"{device.platform}: {device.device_kind}",
+        **{name: version(name) for name in packages},
+    }
+
+
+class RunLog:
+    """Metrics of a run: one JSON line and one TensorBoard point a logged step."""
+
+    def __init__(self, run_dir: Path, step: int):
+        """Open the log to go on at `step`; lines of later steps (lost in a crash) are dropped."""
+        from tensorboardX import SummaryWriter
+
+        self.path = run_dir / "metrics.jsonl"
+        kept = [line for line in self._lines() if line.get("step", 0) <= step]
+        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one record; non-finite numbers become null."""
+        clean = {k: None if _non_finite(v) else v for k, v in record.items()}
+        with self.path.open("a") as file:
+            file.write(json.dumps(clean) + "\n")
+        for name, value in clean.items():
+            if isinstance(value, float) and "step" in clean:
+                self._board.add_scalar(name, value, clean["step"])
+
+    def close(self) -> None:
+        """Flush everything."""
+        self._board.close()
+
+    def _lines(self) -> list[dict[str, Any]]:
+        if not self.path.exists():
+            return []
+        lines = []
+        for text in self.path.read_text().splitlines():
+            try:
+                lines.append(json.loads(text))
+            except ValueError:  # the line a crash cut off
+                continue
+        return lines
+
+
+def progress(total: int | None, description: str, unit: str = "step") -> rich.progress.Progress:
+    """A progress bar with rate and ETA on standard error; its one task is 0."""
+    from rich.console import Console
+
+    bar = rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(bar_width=24),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn(unit + "s"),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TextColumn("ETA"),
+        rich.progress.TimeRemainingColumn(),
+        rich.progress.TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+        refresh_per_second=2,
+    )
+    bar.add_task(description, total=total, note="")
+    return bar
+
+
+def _differences(before: dict, now: dict, prefix: str = "") -> set[str]:
+    names = set()
+    for key in before.keys() | now.keys():
+        left, right = before.get(key), now.get(key)
+        if isinstance(left, dict) and isinstance(right, dict):
+            names |= _differences(left, right, f"{prefix}{key}.")
+        elif left != right:
+            names.add(prefix + key)
+    return names
+
+
+def _non_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

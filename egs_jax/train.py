@@ -1,0 +1,207 @@
+"""The training step: pure, jitted functions of (config, state, batch).
+
+(11) of the data's way; `fit.py` runs them in a loop. The static stage learns the canonical cloud;
+`hand_over` bakes it into parameters; the deformation stage learns how speech moves it.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from egs_jax import density, losses, model, optimizer
+from egs_jax.config import EXTENT, Config
+from egs_jax.dataset import Dataset
+from egs_jax.gaussians import Gaussians, init_gaussians
+from egs_jax.types import Batch, Metrics, Params, TrainState
+
+INIT_KEY, DROPOUT_KEY, DENSITY_KEY = 0, 1, 2  # sub-streams of the seed's and the step's keys
+
+
+def init_state(config: Config, dataset: Dataset) -> TrainState:
+    """The state before the first step: the dataset's initial cloud and fresh networks."""
+    points, colors = dataset.arrays["points"], dataset.arrays["point_colors"]
+    key = jax.random.key(config.seed)
+    chosen = jax.random.permutation(key, len(points))[: config.densify.points]
+    gaussians, alive = init_gaussians(points[chosen], colors[chosen], config.densify.capacity)
+    networks = model.init_networks(
+        config.model, jax.random.fold_in(key, INIT_KEY), dataset.audio_dim
+    )
+    return _fresh_state({"gaussians": gaussians, "networks": networks}, jnp.asarray(alive))
+
+
+def abstract_state(config: Config, audio_dim: int) -> TrainState:
+    """Shapes and types of a state, for loading one without its dataset."""
+    n = config.densify.capacity
+
+    def build() -> TrainState:
+        gaussians = Gaussians(
+            means=jnp.zeros((n, 3)),
+            log_scales=jnp.zeros((n, 3)),
+            quats=jnp.zeros((n, 4)),
+            logit_opacities=jnp.zeros(n),
+            sh0=jnp.zeros((n, 1, 3)),
+            shN=jnp.zeros((n, 15, 3)),
+        )
+        networks = model.init_networks(config.model, jax.random.key(0), audio_dim)
+        return _fresh_state({"gaussians": gaussians, "networks": networks}, jnp.zeros(n, bool))
+
+    return jax.eval_shape(build)
+
+
+@functools.partial(jax.jit, donate_argnums=1)
+def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    """One optimisation step; the given state must not be used afterwards.
+
+    A step whose loss or gradient is not finite changes no parameter: it only counts, in
+    `bad_streak`.
+
+    Returns:
+      The next state, and loss, its parts and PSNR of this batch.
+    """
+    offset = jnp.zeros((batch.frames.shape[0], state.alive.shape[0], 2))
+    gradient = jax.value_and_grad(_loss, argnums=(0, 1), has_aux=True)
+    (loss, (metrics, radii)), (grads, offset_grad) = gradient(
+        state.params, offset, config, state, batch
+    )
+    finite = jnp.isfinite(loss) & _all_finite(grads)
+    params, opt_state = optimizer.update(
+        config.optim, grads, state.opt_state, state.params, state.rate_scale
+    )
+    stats = state.stats
+    if batch.stage == "static":
+        height, width = batch.frames.shape[1:3]
+        stats = density.accumulate(stats, offset_grad, radii, width, height)
+    params, opt_state, stats = jax.tree.map(
+        functools.partial(jnp.where, finite),
+        (params, opt_state, stats),
+        (state.params, state.opt_state, state.stats),
+    )
+    state = state.replace(
+        step=state.step + 1,
+        params=params,
+        opt_state=opt_state,
+        stats=stats,
+        bad_streak=jnp.where(finite, 0, state.bad_streak + 1),
+    )
+    return state, metrics
+
+
+def densifies(config: Config, step: int) -> bool:
+    """Whether `densify_step` is due after `step` (counted from 0) of the static stage."""
+    settings, after = config.densify, step + 1
+    first = min(settings.start, settings.prune_from)
+    return config.stage(step) == "static" and first < after < settings.stop and (
+        after % settings.every == 0
+    )  # fmt: skip
+
+
+@functools.partial(jax.jit, donate_argnums=1)
+def densify_step(config: Config, state: TrainState) -> TrainState:
+    """Clone, split and prune at fixed capacity; moments stay with their Gaussians.
+
+    Call it after the steps for which `densifies` says so; the rules that `state.step` is too early
+    for are switched off by thresholds of infinity, so one program serves all.
+    """
+    settings, step = config.densify, state.step
+    key = jax.random.fold_in(jax.random.key(config.seed), step)
+    later = lambda start, value: jnp.where(step > start, value, jnp.inf)
+    moments = (state.opt_state.mu["gaussians"], state.opt_state.nu["gaussians"])
+    image = config.size or 512
+    result = density.densify(
+        jax.random.fold_in(key, DENSITY_KEY),
+        state.params["gaussians"],
+        state.alive,
+        moments,
+        state.stats,
+        extent=EXTENT,
+        grad_threshold=later(settings.start, settings.grad_threshold),
+        clone_scale=settings.clone_scale,
+        prune_opacity=jnp.where(step > settings.prune_from, settings.prune_opacity, 0.0),
+        prune_radius=later(settings.prune_large_from, settings.prune_radius * image / 512),
+        prune_scale=later(settings.prune_large_from, settings.prune_scale),
+        drawn=model.static_gaussians(config.model, state.params),
+    )
+    mu, nu = (
+        {**tree, "gaussians": moved}
+        for tree, moved in zip(
+            (state.opt_state.mu, state.opt_state.nu), result.moments_tree, strict=True
+        )
+    )
+    return state.replace(
+        params={**state.params, "gaussians": result.gaussians},
+        alive=result.alive,
+        opt_state=state.opt_state._replace(mu=mu, nu=nu),
+        stats=result.stats,
+        dropped=state.dropped + result.metrics["dropped"],
+    )
+
+
+@functools.partial(jax.jit, donate_argnums=1)
+def hand_over(config: Config, state: TrainState) -> TrainState:
+    """End the static stage: bake what the network predicts into parameters, forget the moments."""
+    baked = model.static_gaussians(config.model, state.params)
+    params = {**state.params, "gaussians": baked}
+    return state.replace(params=params, opt_state=optimizer.init(params), deforming=jnp.bool_(True))
+
+
+def composite(batch: Batch) -> Float[Array, "B H Wd 3"]:
+    """What the render must reproduce: the true head over the painted background."""
+    seen = jnp.where(batch.head_masks[..., None], batch.frames, batch.drive.backgrounds)
+    return seen.astype(jnp.float32) / 255
+
+
+def _loss(
+    params: Params,
+    means2d_offset: Float[Array, "B N 2"],
+    config: Config,
+    state: TrainState,
+    batch: Batch,
+) -> tuple[Float[Array, ""], tuple[Metrics, Array]]:
+    """Loss of a batch; beside it the metrics and the radii of the drawn Gaussians."""
+    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    output, radii = model.forward(
+        config,
+        params,
+        state.alive,
+        batch.drive,
+        batch.stage,
+        sh_degree=state.step // config.schedule.sh_interval,
+        means2d_offset=means2d_offset,
+        dropout_key=jax.random.fold_in(key, DROPOUT_KEY),
+    )
+    target = composite(batch)
+    total, parts = losses.total_loss(
+        config.loss,
+        output.rgb,
+        output.alpha,
+        target,
+        batch.head_masks,
+        batch.lips_rects,
+        perceptual=batch.vgg,
+        perceptual_gain=float(config.loss.perceptual_every),
+    )
+    error = jnp.mean(jnp.square(jnp.clip(output.rgb, 0, 1) - target))
+    return total, ({"loss": total, "psnr": -10 * jnp.log10(error), **parts}, radii)
+
+
+def _fresh_state(params: Params, alive: Bool[Array, " N"]) -> TrainState:
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        alive=alive,
+        opt_state=optimizer.init(params),
+        stats=density.init_stats(alive.shape[0]),
+        deforming=jnp.bool_(False),
+        rate_scale=jnp.float32(1),
+        bad_streak=jnp.int32(0),
+        dropped=jnp.int32(0),
+    )
+
+
+def _all_finite(tree: Any) -> Bool[Array, ""]:
+    """Whether no leaf holds a NaN or Inf (one sum per leaf: cheap, and NaN survives it)."""
+    sums = [jnp.sum(leaf) for leaf in jax.tree.leaves(tree)]
+    return jnp.isfinite(jnp.stack(sums)).all()

@@ -1,0 +1,86 @@
+"""The PyTrees that flow through the pipeline; shapes and units of everything are said here once.
+
+Axis letters: B frames of a batch, N Gaussians (capacity), T frames of a clip, W frames of the
+audio window, R 50 Hz rows per window entry (16), F audio features, H and Wd image height and
+width. Images are uint8 [H,Wd,3] on disk and at the border, float32 in [0,1] inside.
+"""
+
+from typing import Any
+
+import flax.struct
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from egs_jax.config import Stage
+from egs_jax.density import DensityStats
+
+Params = dict[str, Any]
+"""{"gaussians": `Gaussians`, "networks": {module name: Flax parameters}}: everything trained."""
+Metrics = dict[str, Float[Array, ""]]
+
+
+class Camera(flax.struct.PyTreeNode):
+    """One pinhole camera, OpenCV axes."""
+
+    viewmat: Float[Array, "4 4"]
+    """World (head space) -> camera."""
+    K: Float[Array, "3 3"]
+    """Intrinsics, pixels; pixel centers lie at integers + 0.5."""
+    width: int = flax.struct.field(pytree_node=False)
+    height: int = flax.struct.field(pytree_node=False)
+
+
+class Drive(flax.struct.PyTreeNode):
+    """What moves the head in B frames, and what it is drawn over."""
+
+    audio_windows: Float[Array, "B W R F"]
+    """Sound around each frame, silence where there is none."""
+    eyes: Float[Array, " B"]
+    """Blink in [0,1]; 1 is shut."""
+    viewmats: Float[Array, "B 4 4"]
+    """World -> camera: the head's pose, since the head is the world."""
+    Ks: Float[Array, "B 3 3"]
+    """Intrinsics, pixels."""
+    backgrounds: UInt8[Array, "B H Wd 3"]
+    """The frame with its head painted out: torso and scene."""
+
+
+class Batch(flax.struct.PyTreeNode):
+    """B training frames: what rendering needs (`drive`) and what only the loss needs."""
+
+    drive: Drive
+    frames: UInt8[Array, "B H Wd 3"]
+    head_masks: Bool[Array, "B H Wd"]
+    lips_rects: Int[Array, "B 4"]
+    """row_min, row_max, col_min, col_max; maxima exclusive."""
+    vgg: Any
+    """Weights of the perceptual network in steps that use it, else None."""
+    stage: Stage = flax.struct.field(pytree_node=False)
+
+
+class RenderOutput(flax.struct.PyTreeNode):
+    """What a renderer returns."""
+
+    rgb: Float[Array, "B H Wd 3"]
+    """Head over background, in [0,1] up to the color's own overshoot."""
+    alpha: Float[Array, "B H Wd"]
+    depth: Float[Array, "B H Wd"]
+    """Sum of depth times weight, world units."""
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """All that a step changes; nothing else is remembered."""
+
+    step: Int[Array, ""]
+    params: Params
+    alive: Bool[Array, " N"]
+    """Slots in use; outside `params`, since it is not differentiable."""
+    opt_state: Any
+    stats: DensityStats
+    deforming: Bool[Array, ""]
+    """Whether the static stage has been handed over."""
+    rate_scale: Float[Array, ""]
+    """Multiplies every learning rate; halved when a run had to go back to a checkpoint."""
+    bad_streak: Int[Array, ""]
+    """Steps in a row, up to now, whose loss or gradient was not finite (their updates skipped)."""
+    dropped: Int[Array, ""]
+    """Gaussians that density control wanted to add so far but had no slot for."""

@@ -1,0 +1,67 @@
+"""A small painted dataset for tests: a ball with a mouth that opens with its one-note "sound"."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+SIZE, FRAMES, AUDIO_DIM, POINTS = 48, 24, 4, 300
+FOCAL, DISTANCE, RADIUS = 96.0, 4.0, 0.7
+
+
+def make_dataset(folder: Path, frames: int = FRAMES, seed: int = 0) -> Path:
+    """Write a complete dataset folder (the format of `contracts` in the README) and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    opening = (0.5 - 0.5 * np.cos(np.arange(frames) * 0.9)).astype(np.float32)
+    background = np.full((SIZE, SIZE, 3), (40, 60, 90), np.uint8)
+    painted = [_frame(background, o) for o in opening]
+    images = np.stack([image for image, _ in painted])
+    masks = np.stack([mask for _, mask in painted])
+    rows = np.repeat(opening, 2)[:, None] * np.linspace(0.5, 1, AUDIO_DIM, dtype=np.float32)
+    directions = rng.standard_normal((POINTS, 3))
+    points = RADIUS * directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    viewmat = np.eye(4, dtype=np.float32)
+    viewmat[2, 3] = DISTANCE
+    landmarks = rng.uniform(12, 36, (478, 3)).astype(np.float32)
+    arrays = {
+        "frames": images,
+        "backgrounds": np.stack([background] * frames),
+        "head_masks": np.packbits(masks, axis=-1),
+        "audio_features": rows.astype(np.float32),
+        "silence_features": np.zeros((10, AUDIO_DIM), np.float32),
+        "landmarks": np.stack([landmarks] * frames),
+        "viewmats": np.stack([viewmat] * frames),
+        "K": np.array([[FOCAL, 0, SIZE / 2], [0, FOCAL, SIZE / 2], [0, 0, 1]], np.float32),
+        "mean_shape": np.zeros((478, 3), np.float32),
+        "blink": np.zeros(frames, np.float32),
+        "lips_rects": np.tile(np.array([[24, 36, 18, 30]], np.int32), (frames, 1)),
+        "mouth_opening": opening,
+        "points": points.astype(np.float32),
+        "point_colors": np.full((POINTS, 3), (200, 150, 120), np.uint8),
+    }
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    meta = {
+        "format_version": 1,
+        "fps": 25,
+        "width": SIZE,
+        "height": SIZE,
+        "num_frames": frames,
+        "splits": {"train": [0, frames - 4], "val": [frames - 4, frames]},
+        "source": {"name": "painted", "sha256": ""},
+        "audio_features": {"kind": "mel", "dim": AUDIO_DIM},
+    }
+    (folder / "meta.json").write_text(json.dumps(meta))
+    return folder
+
+
+def _frame(background: np.ndarray, opening: float) -> tuple[np.ndarray, np.ndarray]:
+    """One picture and its head mask."""
+    center, radius = (SIZE // 2, SIZE // 2), round(FOCAL * RADIUS / DISTANCE)
+    mask = cv2.circle(np.zeros((SIZE, SIZE), np.uint8), center, radius, 1, -1)
+    image = background.copy()
+    cv2.circle(image, center, radius, (200, 150, 120), -1)
+    cv2.ellipse(image, (24, 30), (5, 1 + round(3 * float(opening))), 0, 0, 360, (90, 20, 30), -1)
+    return image, mask.astype(bool)
