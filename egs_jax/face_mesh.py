@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from egs_jax.assets import asset_path
 from egs_jax.errors import InputError
 from kernels._checks import typechecked
 
@@ -71,7 +72,7 @@ def mouth_opening(landmarks: Float[np.ndarray, "*T L 3"]) -> Float[np.ndarray, "
       Opening, no unit: about 0.02 closed, 0.1 to 0.3 in speech.
     """
     gap = _pair_distances(landmarks, _INNER_LIP_PAIRS).mean(-1)
-    return gap / _distance(landmarks, _RIGHT_EYE_CORNERS[0], _LEFT_EYE_CORNERS[0])
+    return np.asarray(gap / _distance(landmarks, _RIGHT_EYE_CORNERS[0], _LEFT_EYE_CORNERS[0]))
 
 
 @typechecked
@@ -112,22 +113,23 @@ class CanonicalMesh(NamedTuple):
     vertices: Float[np.ndarray, "468 3"]
     """Centimetres; +x to the person's left (right of the image), +y up, +z out of the face."""
     triangles: Int[np.ndarray, "898 3"]
-    """Vertex numbers, counter-clockwise seen from outside; eyes and mouth are closed."""
+    """Vertex numbers, counter-clockwise seen from the front; eyes and mouth are closed."""
     uv: Float[np.ndarray, "468 2"]
     """Texture coordinates in [0, 1]; u to the right, v down from the top of the image."""
 
 
-def canonical_face_mesh(task_path: str | Path) -> CanonicalMesh:
+def canonical_face_mesh(task_path: str | Path | None = None) -> CanonicalMesh:
     """Read the canonical face mesh out of a face landmarker task file.
 
     To turn it to this project's world axes (OpenCV: y down, z into the head), negate y and z.
 
     Args:
-      task_path: The task file, `asset_path("face_landmarker")`.
+      task_path: The task file; by default the pinned one, fetched if needed.
 
     Raises:
-      InputError: if the file is not a face landmarker task file.
+      InputError: if the file is missing or not a face landmarker task file.
     """
+    task_path = asset_path("face_landmarker", task_path)
     content = read_task_member(task_path, "geometry_pipeline_metadata_landmarks.binarypb")
     # message PipelineMetadata { Mesh canonical_mesh = 1; ... }
     # message Mesh { int vertex_type = 1; int primitive_type = 2; repeated float vertex_buffer = 3;

@@ -6,8 +6,8 @@ detected once, then each frame's region comes from the landmarks of the frame be
 presence score falls.
 
 Conventions: images uint8 [H, W, 3] RGB; positions are pixels with pixel centres at integer + 0.5,
-so that x / W is in [0, 1]; z has the scale of x and y, grows away from the camera and is 0 near the
-middle of the face.
+so that x / W is in [0, 1] (checked on the network: mirroring an image maps x to W - x); z has the
+scale of x and y, grows away from the camera and is 0 near the middle of the face.
 
 Place in the pipeline: preprocessing, after decoding and before cropping, pose and masks. The index
 groups, the canonical mesh and the mouth and eye measures come from `face_mesh`.
@@ -19,12 +19,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 from jaxtyping import Float, UInt8
 
 from egs_jax.assets import asset_path
-from egs_jax.errors import InputError
 from egs_jax.face_mesh import NUM_LANDMARKS, read_task_member
+from egs_jax.litert import Network
 from kernels._checks import typechecked
 
 DETECTOR_SIZE = 128
@@ -144,16 +143,23 @@ class FaceLandmarker:
           InputError: if the task file is missing or is something else.
         """
         path = asset_path("face_landmarker", task_path)
-        self._detector = _Network(path, "face_detector.tflite", threads)
-        self._landmarker = _Network(path, "face_landmarks_detector.tflite", threads)
+
+        def load(member: str, *input_shape: int) -> Network:
+            content = read_task_member(path, member)
+            return Network(
+                content, label=f"{path}/{member}", input_shape=(1, *input_shape), threads=threads
+            )
+
+        self._detector = load("face_detector.tflite", DETECTOR_SIZE, DETECTOR_SIZE, 3)
+        self._landmarker = load("face_landmarks_detector.tflite", LANDMARK_SIZE, LANDMARK_SIZE, 3)
         self._expressions = None
         if blendshapes:
-            self._expressions = _Network(path, "face_blendshapes.tflite", threads)
+            self._expressions = load("face_blendshapes.tflite", len(_BLENDSHAPE_POINTS), 2)
         self._anchors = _anchors()
 
     @typechecked
     def detect(self, rgb: UInt8[np.ndarray, "H Wd 3"]) -> list[Detection]:
-        """Find all faces of an image that fill roughly a fifth of it or more, largest first.
+        """Find all faces of an image, largest first: heads of an eighth of its longer side or more.
 
         Args:
           rgb: The image; any memory layout.
@@ -227,29 +233,6 @@ class FaceLandmarker:
             points = landmarks[_BLENDSHAPE_POINTS, :2]
             expression = next(iter(self._expressions(points).values()))
         return Face(landmarks, score, roi, expression)
-
-
-class _Network:
-    """One network of the task file: arrays in, dict of arrays by output name out."""
-
-    def __init__(self, task_path: Path, member: str, threads: int):
-        content = read_task_member(task_path, member)
-        try:
-            self._interpreter = Interpreter(model_content=content, num_threads=threads)
-            self._interpreter.allocate_tensors()
-        except (RuntimeError, ValueError) as why:
-            raise InputError(f"{task_path}: {member} cannot be loaded ({why})") from why
-        self._input = self._interpreter.get_input_details()[0]["index"]
-        self._outputs = [
-            (row["name"].split(":")[0], row["index"])
-            for row in self._interpreter.get_output_details()
-        ]
-
-    def __call__(self, array: np.ndarray) -> dict[str, np.ndarray]:
-        """Run the network on one input without its batch axis."""
-        self._interpreter.set_tensor(self._input, array[None].astype(np.float32))
-        self._interpreter.invoke()
-        return {name: self._interpreter.get_tensor(index) for name, index in self._outputs}
 
 
 def roi_of_detection(detection: Detection) -> Roi:

@@ -5,6 +5,7 @@ Reads the simple repository interface, HTML (PEP 503) or JSON (PEP 691). Honours
 configuration files. Nothing is installed. Used by `assets` alone.
 """
 
+import functools
 import html.parser
 import json
 import os
@@ -107,15 +108,21 @@ class _Anchors(html.parser.HTMLParser):
             self.links += [value for key, value in attrs if key == "href" and value]
 
 
-def _pip_settings() -> dict[str, str]:
-    """Return pip's settings; [download] overrides [global], variables override both."""
+@functools.cache
+def _pip_config_list(config_file: str | None) -> str:
+    """Return what pip prints of its configuration files; asking takes half a second."""
     command = [sys.executable, "-m", "pip", "config", "list"]
     try:
-        listed = subprocess.run(
+        return subprocess.run(
             command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=True
         ).stdout
     except (OSError, subprocess.SubprocessError):
-        listed = ""  # an environment without pip: only the variables below speak
+        return ""  # an environment without pip: only the variables speak
+
+
+def _pip_settings() -> dict[str, str]:
+    """Return pip's settings; [download] overrides [global], variables override both."""
+    listed = _pip_config_list(os.environ.get("PIP_CONFIG_FILE"))
     found: dict[str, str] = {}
     for scope in ("global", "download"):
         for key, value in re.findall(rf"^{scope}\.([\w-]+)='(.*)'$", listed, re.MULTILINE):
