@@ -4,6 +4,8 @@ The drawing knows where its points are, so the networks and the geometry around 
 against it without any photograph.
 """
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -83,17 +85,17 @@ def test_finds_the_drawn_face_where_it_is(landmarker, drawn, face):
     assert face.landmarks.shape == (478, 3) and face.landmarks.dtype == np.float32
     error = np.linalg.norm(face.landmarks[:468, :2] - points[:, :2], axis=1)
     # The drawing is crude: a few per cent of the width of the face, but no systematic shift.
-    assert error.mean() < 8.0
+    assert error.mean() < 6.0
     rigid = face_mesh.RIGID_POINTS
     center = (face.landmarks[rigid, :2] - points[rigid, :2]).mean(0)
-    assert np.abs(center).max() < 5.0
+    assert np.abs(center).max() < 2.5
     # Depth: the nose tip is nearer than the sides of the face.
     assert face.landmarks[1, 2] < face.landmarks[[127, 356], 2].min()
     assert np.ptp(face.landmarks[:468, 2]) == pytest.approx(np.ptp(points[:, 2]), rel=0.35)
 
 
 def test_mirroring_maps_x_to_width_minus_x(landmarker, drawn, face):
-    """Fails by a pixel if pixel centres are taken at integers anywhere."""
+    """The network's own convention: 255 - x in its crop would shift the sum by over a pixel."""
     vertices = canonical_face_mesh().vertices
     mirrored = vertices * np.array([[-1, 1, 1]], np.float32)
     partner = np.linalg.norm(mirrored[:, None] - vertices[None], axis=-1).argmin(1)
@@ -135,6 +137,11 @@ def test_of_two_faces_the_previous_one_is_kept_else_the_largest(landmarker, draw
     assert landmarker.track(image, None).landmarks[1, 0] < 400
     small = landmarker.landmark(image, landmarks.roi_of_detection(found[1]))
     assert landmarker.track(image, small).landmarks[1, 0] > 400
+    # A region that holds only the small nose: lost, and found again as the face that overlaps it.
+    nose = small.landmarks[1] + 0.02 * (small.landmarks - small.landmarks[1][None, :])
+    lost = dataclasses.replace(small, landmarks=nose)
+    assert landmarker.landmark(image, roi_of_landmarks(nose)).score < landmarks.MIN_PRESENCE
+    assert landmarker.track(image, lost).landmarks[1, 0] > 400
 
 
 def test_memory_layout_of_the_frame_does_not_matter(landmarker, drawn, face):
@@ -144,10 +151,20 @@ def test_memory_layout_of_the_frame_does_not_matter(landmarker, drawn, face):
         np.testing.assert_array_equal(landmarker.track(layout, None).landmarks, face.landmarks)
 
 
-def test_large_images_are_averaged_not_sampled(landmarker, drawn, face):
-    large = cv2.resize(drawn[0], (4 * SIDE, 4 * SIDE), interpolation=cv2.INTER_CUBIC)
-    found = landmarker.track(large, None)
-    assert np.abs(found.landmarks / 4 - face.landmarks)[:, :2].mean() < 1.0
+def test_crop_samples_pixel_centers_and_averages_when_it_shrinks():
+    ramp = np.tile(np.arange(0, 240, 2, dtype=np.uint8)[None, :, None], (120, 1, 3))
+    crop = landmarks._crop(ramp, Roi(60.0, 60.0, 48.0, 0.0), 16)  # 3 pixels to one, from x = 36
+    expected = 2 * (36 + 3 * (np.arange(16) + 0.5) - 0.5)
+    np.testing.assert_allclose(crop[8, :, 0], expected, atol=0.51)
+    upright = landmarks._crop(ramp, Roi(60.0, 60.0, 48.0, np.pi / 2), 16)
+    np.testing.assert_allclose(upright[:, 8, 0], expected[::-1], atol=0.51)
+    enlarged = landmarks._crop(ramp, Roi(60.0, 60.0, 20.0, 0.0), 40)
+    expected = 2 * (50 + 0.5 * (np.arange(40) + 0.5) - 0.5)
+    np.testing.assert_allclose(enlarged[20, :, 0], expected, atol=0.51)
+    stripes = np.zeros((400, 400, 3), np.uint8)
+    stripes[:, ::2] = 200
+    crop = landmarks._crop(stripes, Roi(200.3, 200.0, 320.0, 0.0), 40)
+    np.testing.assert_allclose(crop, 100.0, atol=8.0)
 
 
 def test_rotated_region_is_undone(landmarker, drawn, face):
