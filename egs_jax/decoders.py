@@ -1,0 +1,234 @@
+"""From spatial features to Gaussians: encoder and two decoders (5 and 7 of 12).
+
+Before: `triplane`, `attention`; after: `gaussians` and rendering. Letters: N Gaussians, B frames, D
+feature size.
+
+Every decoder is a bank of two-layer heads. The heads' first layers see the same input and are
+stored and computed as one wide layer, which is mathematically the same as separate ones.
+"""
+
+from typing import Literal
+
+import flax.linen as nn
+import flax.struct
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from egs_jax.kan import Basis, Block, Linear, Network, Start, make_layer
+from egs_jax.triplane import make_triplane
+from kernels._checks import require, typechecked
+
+SH_COUNT = 16
+STATIC_HEADS = (
+    ("log_scales", 3),
+    ("quats", 4),
+    ("logit_opacities", 1),
+    ("sh_coeffs", SH_COUNT * 3),
+)
+DEFORM_HEADS = (("means", 3), *STATIC_HEADS)
+
+
+class StaticAttributes(flax.struct.PyTreeNode):
+    """What the static decoder says of each Gaussian.
+
+    Attributes:
+      logit_opacities: [N], before the sigmoid.
+      sh_coeffs: [N, 16, 3], index 0 the constant one.
+      d_log_scales: [N, 3], added to free log-scales.
+      d_quats: [N, 4], added to free quaternions.
+    """
+
+    logit_opacities: Float[Array, " N"]
+    sh_coeffs: Float[Array, "N 16 3"]
+    d_log_scales: Float[Array, "N 3"]
+    d_quats: Float[Array, "N 4"]
+
+
+class Deltas(flax.struct.PyTreeNode):
+    """What the deformation decoder adds to each Gaussian in each frame, all before activation.
+
+    Attributes:
+      d_means: [B, N, 3] world units.
+      d_log_scales: [B, N, 3].
+      d_quats: [B, N, 4], added to the raw quaternion.
+      d_logit_opacities: [B, N].
+      d_sh_coeffs: [B, N, 16, 3].
+    """
+
+    d_means: Float[Array, "B N 3"]
+    d_log_scales: Float[Array, "B N 3"]
+    d_quats: Float[Array, "B N 4"]
+    d_logit_opacities: Float[Array, "B N"]
+    d_sh_coeffs: Float[Array, "B N 16 3"]
+
+
+class HeadBank(nn.Module):
+    """Heads on one input, each layer, ReLU, layer; the first layers are one wide layer "hidden".
+
+    Attributes:
+      heads: Name and output size of each head.
+      width: Hidden size of each head.
+      network: "kan" or "mlp".
+      basis: Basis of KAN layers.
+      start: How the last layers start (`kan.Start`).
+      relu_input: Whether a ReLU comes first (the original's MLP heads).
+    """
+
+    heads: tuple[tuple[str, int], ...]
+    width: int
+    network: Network
+    basis: Basis
+    start: Start
+    relu_input: bool = False
+
+    @nn.compact
+    @typechecked
+    def __call__(self, x: Float[Array, "*batch D"]) -> dict[str, Float[Array, "*batch _"]]:
+        """Return the output of each head by name."""
+        x = nn.relu(x) if self.relu_input else x
+        wide = make_layer(
+            self.network,
+            self.width * len(self.heads),
+            self.basis,
+            fan_out=self.width,
+            name="hidden",
+        )
+        parts = jnp.split(nn.relu(wide(x)), len(self.heads), axis=-1)
+        return {
+            name: make_layer(self.network, size, self.basis, self.start, name=name)(part)
+            for (name, size), part in zip(self.heads, parts, strict=True)
+        }
+
+
+class SpatialEncoder(nn.Module):
+    """Features `f_v` of canonical positions: tri-plane, then a KAN, or the dense planes alone.
+
+    Attributes:
+      bound: Half the side of the encoded cube [world units].
+      planes: "hash" or "dense".
+      d_model: Size of `f_v`.
+      network: What follows the planes: "kan", "mlp", or "none" where the planes' features already
+        have size `d_model`.
+      basis: Basis of the KAN.
+      hidden: Hidden size of what follows.
+      plane_fields: Further attributes of the tri-plane, as (name, value) pairs.
+    """
+
+    bound: float
+    planes: Literal["hash", "dense"] = "hash"
+    d_model: int = 64
+    network: Literal["kan", "mlp", "none"] = "kan"
+    basis: Basis = "taylor"
+    hidden: int = 64
+    plane_fields: tuple[tuple[str, int | float | tuple[int, ...]], ...] = ()
+
+    def setup(self):
+        """Make the planes and what follows them."""
+        self.triplane = make_triplane(self.planes, self.bound, **dict(self.plane_fields))
+        if self.network != "none":
+            self.project = Block(self.hidden, self.d_model, self.network, self.basis)
+
+    @typechecked
+    def __call__(self, means: Float[Array, "N 3"]) -> Float[Array, "N D"]:
+        """Encode positions [world units].
+
+        Raises:
+          ValueError: if nothing follows the planes and their size is not `d_model`.
+        """
+        features = self.triplane(means)
+        if self.network != "none":
+            return self.project(features)
+        require(
+            features.shape[1] == self.d_model,
+            f"d_model: expected the planes' {features.shape[1]}, got {self.d_model}; "
+            "change it, or set network to kan or mlp",
+        )
+        return features
+
+
+class StaticDecoder(nn.Module):
+    """Canonical appearance from `f_v`: opacity, color, corrections of scale and rotation.
+
+    "kan" (the paper's): a head bank whose last layers start at zero, so every Gaussian starts with
+    `initial_opacity`, no colour of its own (spherical harmonics 0) and no correction. "mlp" (the
+    code's): a trunk of two layers, then heads with last layers of gain 0.1.
+
+    Attributes:
+      network: "kan" or "mlp".
+      basis: Basis of KAN layers.
+      width: Hidden size, of each head and of the trunk.
+      initial_opacity: Opacity where the head says 0.
+      offsets: Whether scale and rotation are corrected. The original's code has these two heads but
+        does not use them: with False the corrections are zero (the heads stay, for parity of
+        parameters).
+    """
+
+    network: Network = "kan"
+    basis: Basis = "taylor"
+    width: int = 128
+    initial_opacity: float = 0.5
+    offsets: bool = True
+
+    @nn.compact
+    @typechecked
+    def __call__(self, features: Float[Array, "N D"]) -> StaticAttributes:
+        """Decode `f_v`."""
+        require(
+            0 < self.initial_opacity < 1,
+            f"initial_opacity: expected a number in (0, 1), got {self.initial_opacity}",
+        )
+        mlp = self.network == "mlp"
+        if mlp:
+            hidden = nn.relu(Linear(self.width, name="trunk_in")(features))
+            features = Linear(self.width, name="trunk_out")(hidden)
+        bank = HeadBank(
+            STATIC_HEADS,
+            self.width,
+            self.network,
+            self.basis,
+            start="small" if mlp else "zero",
+            relu_input=mlp,
+            name="heads",
+        )
+        out = bank(features)
+        logit = float(np.log(self.initial_opacity / (1 - self.initial_opacity)))
+        keep = 1.0 if self.offsets else 0.0
+        return StaticAttributes(
+            logit_opacities=out["logit_opacities"][:, 0] + logit,
+            sh_coeffs=out["sh_coeffs"].reshape(-1, SH_COUNT, 3),
+            d_log_scales=keep * out["log_scales"],
+            d_quats=keep * out["quats"],
+        )
+
+
+class DeformationDecoder(nn.Module):
+    """Deltas of every Gaussian in every frame from the attended features.
+
+    Attributes:
+      network: "kan" (the paper's; deltas start exactly at zero) or "mlp" (the code's: ReLU first,
+        last layers of gain 0.1).
+      basis: Basis of KAN layers.
+      width: Hidden size of each head.
+    """
+
+    network: Network = "kan"
+    basis: Basis = "taylor"
+    width: int = 128
+
+    @nn.compact
+    @typechecked
+    def __call__(self, x: Float[Array, "B N D"]) -> Deltas:
+        """Decode attended features."""
+        mlp = self.network == "mlp"
+        start: Start = "small" if mlp else "zero"
+        out = HeadBank(
+            DEFORM_HEADS, self.width, self.network, self.basis, start, relu_input=mlp, name="heads"
+        )(x)
+        return Deltas(
+            d_means=out["means"],
+            d_log_scales=out["log_scales"],
+            d_quats=out["quats"],
+            d_logit_opacities=out["logit_opacities"][..., 0],
+            d_sh_coeffs=out["sh_coeffs"].reshape(*x.shape[:-1], SH_COUNT, 3),
+        )
