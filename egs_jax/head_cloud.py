@@ -149,10 +149,10 @@ def _hull(
     low = [center[0] - 1.1 * width, oval[:, 1].min() - 0.7 * height, shape[:, 2].min()]
     high = [center[0] + 1.1 * width, oval[:, 1].max() + 0.1 * height, center[2] + 1.1 * width]
     axes = [np.linspace(a, b, _GRID) for a, b in zip(low, high, strict=True)]
-    grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3).astype(np.float32)
     misses, hits = np.zeros((2, len(grid)), np.int32)
     alive = np.arange(len(grid))
-    viewmats, K = cameras
+    viewmats, K = (camera.astype(np.float32) for camera in cameras)
     for viewmat, mask in zip(viewmats, masks, strict=True):
         columns, rows, front = _project(grid[alive], viewmat, K)
         # What lies outside the picture is not known to be empty: hair is often cut by its edge.

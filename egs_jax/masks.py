@@ -297,7 +297,8 @@ def paint_out_head(
     soft = cv2.blur(hole.astype(np.float32), (5, 5))[..., None]
     soft = np.where(body[..., None], 0.0, np.maximum(soft, hole[..., None]))
     painted = frame + soft * (clean_background.astype(np.float32) - frame)
-    _continue_upwards(painted, frame, hole, body, round(neck_rows * height))
+    # Only where person was: beside the head the room must show.
+    _continue_upwards(painted, frame, hole & person, body, round(neck_rows * height))
     return np.clip(np.round(painted), 0, 255).astype(np.uint8)
 
 
