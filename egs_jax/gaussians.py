@@ -1,0 +1,128 @@
+"""The canonical cloud: its PyTree, its start from a point cloud, and its activations.
+
+Stored values are free of constraints (log-scales, opacity logits, quaternions of any length); the
+drawn ones follow by `activate`. Arrays have a fixed length, the capacity; a boolean `alive` beside
+them marks the slots in use. Axis letters: N capacity, P points.
+
+Place in the pipeline: after `preprocess` (points), before `density`, `deformation` and `render`.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, UInt8
+from scipy.spatial import cKDTree
+
+from kernels._checks import require, typechecked
+
+C0 = 0.28209479177387814
+"""Value of the constant spherical harmonic, 1 / (2 sqrt(pi)): color = C0 * sh0 + 0.5."""
+INITIAL_OPACITY = 0.1
+"""Opacity of every Gaussian at the start."""
+NEIGHBOURS = 3
+"""Nearest points that set a Gaussian's initial size."""
+LEAST_SQUARED_DISTANCE = 1e-7
+"""Floor of the mean squared distance to them, world units^2 (coinciding points)."""
+
+
+class Gaussians(flax.struct.PyTreeNode):
+    """N Gaussians in head space, as stored and trained."""
+
+    means: Float[Array, "N 3"]
+    """Centers, world units."""
+    log_scales: Float[Array, "N 3"]
+    """Logarithms of the standard deviations along the own axes, world units."""
+    quats: Float[Array, "N 4"]
+    """Rotations (w, x, y, z), of any length; normalised where used."""
+    logit_opacities: Float[Array, " N"]
+    """Opacities before the sigmoid."""
+    sh0: Float[Array, "N 1 3"]
+    """Constant spherical-harmonics coefficient (RGB)."""
+    shN: Float[Array, "N K 3"]
+    """The others; K = (degree + 1)^2 - 1, that is 15 for degree 3."""
+
+    @property
+    def capacity(self) -> int:
+        """Number of slots."""
+        return self.means.shape[0]
+
+
+@typechecked
+def empty_gaussians(capacity: int, *, sh_degree: int = 3) -> Gaussians:
+    """Return `capacity` dead slots: at the origin, 1e-3 wide, unrotated, opacity under 5e-5, gray.
+
+    Dead slots hold these values, so that whatever reads them by mistake stays finite.
+    """
+    return Gaussians(
+        means=jnp.zeros((capacity, 3), jnp.float32),
+        log_scales=jnp.full((capacity, 3), np.log(1e-3), jnp.float32),
+        quats=jnp.tile(jnp.array([[1.0, 0.0, 0.0, 0.0]], jnp.float32), (capacity, 1)),
+        logit_opacities=jnp.full((capacity,), -10.0, jnp.float32),
+        sh0=jnp.zeros((capacity, 1, 3), jnp.float32),
+        shN=jnp.zeros((capacity, (sh_degree + 1) ** 2 - 1, 3), jnp.float32),
+    )
+
+
+@typechecked
+def init_gaussians(
+    points: Float[np.ndarray, "P 3"],
+    colors: UInt8[np.ndarray, "P 3"],
+    capacity: int,
+    *,
+    sh_degree: int = 3,
+) -> tuple[Gaussians, Bool[Array, " {capacity}"]]:
+    """Place one isotropic Gaussian on every point (host code: a k-d tree finds the neighbours).
+
+    Its scale is the root of the mean squared distance to the 3 nearest other points, its opacity
+    0.1, its color the point's (`reference`: the initialisation of 3D Gaussian Splatting).
+
+    Args:
+      points: Positions [world units], at least 4.
+      colors: Their RGB.
+      capacity: Slots; those after the last point are dead (see `empty_gaussians`).
+      sh_degree: Highest spherical-harmonics degree stored.
+
+    Returns:
+      The cloud and which of its slots are in use.
+
+    Raises:
+      ValueError: if there are fewer than 4 points, more than slots, or a point is not finite.
+    """
+    count = points.shape[0]
+    require(
+        count > NEIGHBOURS, f"points: expected at least {NEIGHBOURS + 1}, got {count}; add some"
+    )
+    require(
+        count <= capacity,
+        f"points: expected at most capacity={capacity}, got {count}; take fewer or raise capacity",
+    )
+    require(bool(np.isfinite(points).all()), "points: expected finite values, got NaN or Inf")
+    distances, _ = cKDTree(points).query(points, k=NEIGHBOURS + 1)
+    squared = np.mean(np.square(distances[:, 1:]), axis=1)  # the first is the point itself
+    log_scales = 0.5 * np.log(np.maximum(squared, LEAST_SQUARED_DISTANCE))
+    logit = np.log(INITIAL_OPACITY / (1.0 - INITIAL_OPACITY))
+    empty = empty_gaussians(capacity, sh_degree=sh_degree)
+    fill = lambda slots, values: slots.at[:count].set(jnp.asarray(values, jnp.float32))
+    cloud = empty.replace(
+        means=fill(empty.means, points),
+        log_scales=fill(empty.log_scales, np.repeat(log_scales[:, None], 3, axis=1)),
+        logit_opacities=fill(empty.logit_opacities, np.full(count, logit)),
+        sh0=fill(empty.sh0, (colors[:, None, :] / 255.0 - 0.5) / C0),
+    )
+    return cloud, jnp.arange(capacity) < count
+
+
+@typechecked
+def activate(
+    gaussians: Gaussians,
+) -> tuple[Float[Array, "*batch N 3"], Float[Array, "*batch N"], Float[Array, "*batch N K 3"]]:
+    """Return what a rasterizer takes: scales, opacities and all SH coefficients.
+
+    Leading axes are those of the leaves (one cloud per frame, say).
+
+    Returns:
+      Scales [world units], opacities in [0, 1], and sh0 and shN joined (16 for degree 3).
+    """
+    sh_coeffs = jnp.concatenate([gaussians.sh0, gaussians.shN], axis=-2)
+    return jnp.exp(gaussians.log_scales), jax.nn.sigmoid(gaussians.logit_opacities), sh_coeffs

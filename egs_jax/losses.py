@@ -1,0 +1,171 @@
+"""The training loss: L1, D-SSIM, VGG perceptual, lips rectangle and head mask.
+
+Images are [B, H, W, 3] in [0, 1]; every term is a mean over the whole batch, so a loss does not
+depend on how many frames a step sees. All shapes are static: rectangles become masks.
+
+Both training stages minimise the same sum (weights in `LossConfig`):
+0.8 L1 + 0.2 (1 - SSIM) + 0.01 VGG + 0.4 L1_lips + 0.4 |alpha - head mask|.
+
+Place in the pipeline: after `render`, before `train`; needs `perceptual`.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from egs_jax.config import LossConfig
+from egs_jax.perceptual import PerceptualParams, perceptual_loss
+from kernels._checks import typechecked
+
+SSIM_WINDOW = 11
+SSIM_SIGMA = 1.5
+SSIM_C1 = 0.01**2
+SSIM_C2 = 0.03**2
+
+Images = Float[Array, "B H Wd 3"]
+Masks = Float[Array, "B H Wd"] | Bool[Array, "B H Wd"]
+
+
+def gaussian_window(size: int = SSIM_WINDOW, sigma: float = SSIM_SIGMA) -> np.ndarray:
+    """Return `size` samples of a Gaussian around the middle one, with sum 1 (float64)."""
+    x = np.arange(size) - (size - 1) / 2
+    window = np.exp(-(x**2) / (2 * sigma**2))
+    return window / window.sum()
+
+
+@typechecked
+def l1_loss(rendered: Images, target: Images) -> Float[Array, ""]:
+    """Return the mean absolute difference of all pixels and channels."""
+    return jnp.mean(jnp.abs(rendered - target))
+
+
+@typechecked
+def ssim(rendered: Images, target: Images) -> Float[Array, ""]:
+    """Return the mean structural similarity (1 for equal images), differentiable in `rendered`.
+
+    Gaussian window 11 x 11 with sigma 1.5, zeros outside the image, data range 1, biased variances
+    (Wang et al. 2004, Eq. 13), as in 3D Gaussian Splatting. `metrics.ssim` is the reported one: it
+    leaves the border out.
+    """
+    target = jax.lax.stop_gradient(target)
+    mu_a, aa, ab = _blur(jnp.stack([rendered, rendered**2, rendered * target]))
+    mu_b, bb = _blur(jnp.stack([target, target**2]))  # apart: no reverse pass for these two
+    var_a, var_b, cov = aa - mu_a**2, bb - mu_b**2, ab - mu_a * mu_b
+    luminance = (2 * mu_a * mu_b + SSIM_C1) / (mu_a**2 + mu_b**2 + SSIM_C1)
+    structure = (2 * cov + SSIM_C2) / (var_a + var_b + SSIM_C2)
+    return jnp.mean(luminance * structure)
+
+
+@typechecked
+def dssim_loss(rendered: Images, target: Images) -> Float[Array, ""]:
+    """Return 1 - SSIM (the original's convention; not halved)."""
+    return 1.0 - ssim(rendered, target)
+
+
+@jax.custom_vjp
+def _blur(images: Float[Array, "M B H Wd 3"]) -> Float[Array, "M B H Wd 3"]:
+    """Blur columns, then rows, with zeros outside.
+
+    Sums of shifted copies fuse into one loop, where a grouped convolution is slow on a CPU. The
+    blur is its own transpose, which as a reverse pass is many times cheaper than derived padding.
+    """
+    blurred = _shifted_sum(images.reshape(-1, images.shape[2], images.shape[3] * 3), 1)
+    return _shifted_sum(blurred, 3).reshape(images.shape)
+
+
+_blur.defvjp(lambda images: (_blur(images), None), lambda _, cotangent: (_blur(cotangent),))
+
+
+def _shifted_sum(rows: Float[Array, "R H X"], stride: int) -> Float[Array, "R H X"]:
+    """Convolve with the window along axis 1 (stride 1) or along pixels of axis 2 (stride 3)."""
+    window, radius = gaussian_window(), SSIM_WINDOW // 2
+    axis = 1 if stride == 1 else 2
+    side, margin = rows.shape[axis], radius * stride
+    padded = jnp.pad(rows, [(margin, margin) if a == axis else (0, 0) for a in range(3)])
+    at = lambda k: jax.lax.slice_in_dim(padded, k * stride, k * stride + side, axis=axis)
+    pairs = (float(window[k]) * (at(k) + at(SSIM_WINDOW - 1 - k)) for k in range(radius))
+    return float(window[radius]) * rows + sum(pairs)
+
+
+@typechecked
+def rect_mask(
+    rects: Int[Array, "B 4"], height: int, width: int
+) -> Bool[Array, "B {height} {width}"]:
+    """Turn rectangles into masks.
+
+    Args:
+      rects: (row_min, row_max, col_min, col_max) [pixels], the maxima excluded; may reach outside.
+      height: Rows of the image.
+      width: Columns of the image.
+
+    Returns:
+      True inside.
+    """
+    rows, cols = jnp.arange(height)[None, :], jnp.arange(width)[None, :]
+    in_rows = (rows >= rects[:, 0:1]) & (rows < rects[:, 1:2])  # [B, H]
+    in_cols = (cols >= rects[:, 2:3]) & (cols < rects[:, 3:4])  # [B, W]
+    return in_rows[:, :, None] & in_cols[:, None, :]
+
+
+@typechecked
+def lips_loss(rendered: Images, target: Images, rects: Int[Array, "B 4"]) -> Float[Array, ""]:
+    """Return the mean absolute difference over the pixels of all lips rectangles together.
+
+    Rectangles are as in `rect_mask`; if all are empty the loss is 0.
+    """
+    mask = rect_mask(rects, *rendered.shape[1:3])
+    error = jnp.sum(jnp.abs(rendered - target), axis=-1)
+    count = 3 * jnp.sum(mask)
+    return jnp.sum(jnp.where(mask, error, 0.0)) / jnp.maximum(count, 1)
+
+
+@typechecked
+def mask_loss(alpha: Float[Array, "B H Wd"], head_mask: Masks) -> Float[Array, ""]:
+    """Return the mean of |alpha - head mask|.
+
+    Differs from the original: that compares the mask with a function of the rendered depth, for
+    which its rasterizer has no gradient, so the term never acts. Accumulated alpha has one.
+    """
+    return jnp.mean(jnp.abs(alpha - head_mask.astype(alpha.dtype)))
+
+
+@typechecked
+def total_loss(
+    weights: LossConfig,
+    rendered: Images,
+    alpha: Float[Array, "B H Wd"],
+    target: Images,
+    head_mask: Masks,
+    lips_rects: Int[Array, "B 4"],
+    *,
+    perceptual: PerceptualParams | None = None,
+    perceptual_gain: float | Float[Array, ""] = 1.0,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Return the weighted sum and its parts.
+
+    Args:
+      weights: Weight of every term, and the side at which the perceptual term works.
+      rendered: Rendered composites.
+      alpha: Accumulated opacity in [0, 1].
+      target: True composites (the head over the frame's own painted-out background).
+      head_mask: True, or 1, where the head is.
+      lips_rects: See `rect_mask`.
+      perceptual: VGG-16 weights; None leaves the term out (not computed, not in the parts).
+      perceptual_gain: Multiplies that term's weight, for steps that stand in for skipped ones.
+
+    Returns:
+      The loss to minimise, and the unweighted "l1", "dssim", "lips", "mask" (and "perceptual").
+    """
+    parts = {
+        "l1": l1_loss(rendered, target),
+        "dssim": dssim_loss(rendered, target),
+        "lips": lips_loss(rendered, target, lips_rects),
+        "mask": mask_loss(alpha, head_mask),
+    }
+    total = sum(getattr(weights, name) * value for name, value in parts.items())
+    if perceptual is not None:
+        size = weights.perceptual_size
+        parts["perceptual"] = perceptual_loss(perceptual, rendered, target, size=size)
+        total = total + weights.perceptual * perceptual_gain * parts["perceptual"]
+    return total, parts
