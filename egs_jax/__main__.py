@@ -129,7 +129,7 @@ def _train(arguments: argparse.Namespace) -> None:
     }
     config = override(preset(arguments.preset, data_dir=arguments.data_dir), changes)
     from egs_jax.dataset import Dataset
-    from egs_jax.train import fit
+    from egs_jax.loop import fit
 
     fit(config, Dataset.open(config.data_dir), run_dir=arguments.run_dir)
 

@@ -14,7 +14,8 @@ import jax
 import numpy as np
 
 from egs_jax import metrics
-from egs_jax.audio import SAMPLE_RATE, read_audio
+from egs_jax.audio import SAMPLE_RATE
+from egs_jax.audio_file import read_audio
 from egs_jax.baselines import MeanFrame, NearestFrame
 from egs_jax.dataset import Dataset
 from egs_jax.face_mesh import eye_openness, mouth_opening

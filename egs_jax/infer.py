@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from egs_jax import model, train
-from egs_jax.audio import SAMPLE_RATE, FeatureStream, read_audio, stream_audio
+from egs_jax.audio import SAMPLE_RATE, FeatureStream
+from egs_jax.audio_file import read_audio, stream_audio
 from egs_jax.checkpoint import Checkpoints
 from egs_jax.config import Config
 from egs_jax.dataset import Dataset

@@ -1,6 +1,6 @@
 """The training step: pure, jitted functions of (config, state, batch).
 
-(11) of the data's way; `fit.py` runs them in a loop. The static stage learns the canonical cloud;
+(11) of the data's way; `loop.py` runs them in a loop. The static stage learns the canonical cloud;
 `hand_over` bakes it into parameters; the deformation stage learns how speech moves it.
 """
 
@@ -108,7 +108,7 @@ def densify_step(config: Config, state: TrainState) -> TrainState:
     settings, step = config.densify, state.step
     key = jax.random.fold_in(jax.random.key(config.seed), step)
     later = lambda start, value: jnp.where(step > start, value, jnp.inf)
-    moments = (state.opt_state.mu["gaussians"], state.opt_state.nu["gaussians"])
+    moments = state.opt_state["gaussians"]
     image = config.size or 512
     result = density.densify(
         jax.random.fold_in(key, DENSITY_KEY),
@@ -124,16 +124,10 @@ def densify_step(config: Config, state: TrainState) -> TrainState:
         prune_scale=later(settings.prune_large_from, settings.prune_scale),
         drawn=model.static_gaussians(config.model, state.params),
     )
-    mu, nu = (
-        {**tree, "gaussians": moved}
-        for tree, moved in zip(
-            (state.opt_state.mu, state.opt_state.nu), result.moments_tree, strict=True
-        )
-    )
     return state.replace(
         params={**state.params, "gaussians": result.gaussians},
         alive=result.alive,
-        opt_state=state.opt_state._replace(mu=mu, nu=nu),
+        opt_state={**state.opt_state, "gaussians": result.moments_tree},
         stats=result.stats,
         dropped=state.dropped + result.metrics["dropped"],
     )
@@ -202,6 +196,5 @@ def _fresh_state(params: Params, alive: Bool[Array, " N"]) -> TrainState:
 
 
 def _all_finite(tree: Any) -> Bool[Array, ""]:
-    """Whether no leaf holds a NaN or Inf (one sum per leaf: cheap, and NaN survives it)."""
-    sums = [jnp.sum(leaf) for leaf in jax.tree.leaves(tree)]
-    return jnp.isfinite(jnp.stack(sums)).all()
+    """Whether no leaf holds a NaN or Inf (a sum is not finite if any of its terms is not)."""
+    return jnp.isfinite(sum(jnp.sum(leaf) for leaf in jax.tree.leaves(tree)))

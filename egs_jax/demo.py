@@ -1,0 +1,76 @@
+"""The whole way in one command: video -> dataset -> avatar -> evaluation -> a new speech -> mp4.
+
+Without files of the user's own, the synthetic performer of `performer.py` is filmed and a voice
+that it never heard speaks the new text.
+"""
+
+from pathlib import Path
+
+from egs_jax.audio import SAMPLE_RATE
+from egs_jax.audio_file import write_wav
+from egs_jax.config import preset
+from egs_jax.dataset import Dataset
+from egs_jax.errors import InputError
+from egs_jax.evaluate import evaluate
+from egs_jax.loop import fit
+from egs_jax.infer import render_video
+from egs_jax.preprocess import preprocess
+
+SECONDS, SIZE = 20.0, 256
+FILM_SEED, SPEECH_SEED = 0, 1
+SPEECH_SECONDS = 6.0
+
+
+def demo(
+    out: str | Path = "runs/demo", *, video: str | Path | None = None, audio: str | Path | None = None
+) -> Path:
+    """Make an avatar and let it speak; what an earlier call finished is kept.
+
+    Args:
+      out: Folder for everything made.
+      video: A video of one person; None: the synthetic performer.
+      audio: What the avatar shall say; None: the synthetic voice.
+
+    Returns:
+      The video `out/talk.mp4`.
+
+    Raises:
+      InputError: if a file cannot be used.
+    """
+    out = Path(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot make this folder ({error}); name another") from None
+    if audio is None:
+        audio = _speech(out / "speech.wav")
+    dataset_dir, run_dir = out / "dataset", out / "run"
+    if video is None:
+        video = _film(out / "performer.mp4")
+    if not (dataset_dir / "meta.json").exists():
+        preprocess(video, dataset_dir)
+    fit(preset("tiny", data_dir=str(dataset_dir)), Dataset.open(dataset_dir), run_dir=run_dir)
+    talk = out / "talk.mp4"
+    render_video(run_dir, audio, talk)
+    evaluate(run_dir)
+    (run_dir / "report.html").replace(out / "report.html")
+    print(f"done: {talk} and {out / 'report.html'}")
+    return talk
+
+
+def _film(path: Path) -> Path:
+    """The synthetic performer's film, made once."""
+    if not path.exists():
+        from egs_jax.performer import write_performer_video
+
+        print("filming the synthetic performer")
+        write_performer_video(path, seconds=SECONDS, seed=FILM_SEED, size=SIZE)
+    return path
+
+
+def _speech(path: Path) -> Path:
+    """A speech that the performer never gave."""
+    from egs_jax.voice import synthesize
+
+    write_wav(path, synthesize(SPEECH_SECONDS, SPEECH_SEED).samples, SAMPLE_RATE)
+    return path
