@@ -96,7 +96,7 @@ def _flow_function(method: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray
     require(method in ("dis", "farneback"), f"method: expected dis or farneback, got {method}")
     if method == "farneback":
         return lambda a, b: cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 4, 25, 4, 7, 1.5, 0)
-    # "Fast" stops at a quarter of the resolution: finer than that, video compression moves, not faces.
+    # "Fast" stops at a quarter of the resolution: below it moves the compression, not the face.
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     return lambda a, b: dis.calc(a, b, None)
 
@@ -135,9 +135,7 @@ def draw_mesh(frame: np.ndarray, track: HeadTrack, index: int, triangles: np.nda
       triangles: Vertex numbers [F, 3].
     """
     points = track.project(track.mean_shape, slice(index, index + 1))[0]
-    fixed = np.round((points - 0.5) * 16).astype(
-        np.int32
-    )  # cv2: 1/16 px, centers at integers
+    fixed = np.round((points - 0.5) * 16).astype(np.int32)  # cv2: 1/16 px, centers at integers
     out = np.ascontiguousarray(frame).copy()
     cv2.polylines(out, list(fixed[triangles]), True, (0, 230, 120), 1, cv2.LINE_AA, 4)
     for x, y in fixed[RIGID_POINTS].tolist():

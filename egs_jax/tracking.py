@@ -5,11 +5,11 @@ the camera moves. The canonical mesh (centimeters, y up, z towards the camera) e
 `canonical_to_world`. The principal point is the center of the (cropped) frame: for an off-center
 crop this trades a small constant rotation for a simpler camera.
 
-Shape of the trusted points and focal length are solved jointly on 128 evenly spread frames, the poses eliminated; then
-poses and shape in turn on all frames; at last the poses as one chain, tied by a very light
-constant-velocity prior that bridges frames without a face. A still head cannot tell focal length
-from distance, so the focal length has a log-normal prior. Place in preprocess: after landmarks;
-before pose_refinement.
+Shape of the trusted points and focal length are solved jointly on 128 evenly spread frames, the
+poses eliminated; then poses and shape in turn on all frames; at last the poses as one chain, tied
+by a very light constant-velocity prior that bridges frames without a face. A still head cannot
+tell focal length from distance, so the focal length has a log-normal prior. Place in preprocess:
+after landmarks; before pose_refinement.
 """
 
 import flax.struct
@@ -34,6 +34,7 @@ _EFFECTIVE_FRAMES = 50.0  # landmark errors repeat from frame to frame: so many 
 _SHAPE_STD = 0.05  # world units (7 mm): spread of people around the canonical mesh
 _FOCAL_STD = 0.05  # of log focal
 NOISE_PER_EYE_DISTANCE = 0.01  # landmark noise, in distances between the outer corners of the eyes
+_IMPLAUSIBLE = 0.25  # eye distances that a frame's landmarks may be off the average face
 _OUTLIER_RATIO = 4.0  # a frame whose error is so many times the median counts as without a face
 
 
@@ -148,7 +149,7 @@ def eye_distance_px(landmarks: np.ndarray) -> float:
 
 
 def observe(landmarks: np.ndarray, valid: np.ndarray, width: int, height: int, weights: np.ndarray):
-    """Landmarks [T, 478, 3] px as centered, weighted observations; invalid frames weigh nothing."""
+    """Landmarks [T, 478, 3] px as centered, weighted observations; invalid frames weigh 0."""
     points2d = np.where(valid[:, None, None], landmarks[..., :2] - (width / 2, height / 2), 0.0)
     noise = NOISE_PER_EYE_DISTANCE * eye_distance_px(landmarks[valid])
     trust = valid[:, None] * weights[None]
@@ -209,21 +210,52 @@ def track_head(
             "video: no frame shows a face; use a clip with one person facing the camera"
         )
     shape, focal = initial_shape(canonical), FOCAL_PRIOR_WIDTHS * width
-    center = np.array([width / 2, height / 2])
+    poses, valid = _start(landmarks, valid, _track_of(shape, focal, width, height))
     seen = observe(landmarks, valid, width, height, landmark_weights(canonical))
     found = np.flatnonzero(valid)
-    poses = np.zeros((len(valid), 6))
-    starts = _first_poses(landmarks[found], shape, focal, center)
-    for axis in range(6):
-        poses[:, axis] = np.interp(np.arange(len(valid)), found, starts[:, axis])
-    scene = _solve_shape_and_focal(poses, seen, found, ba.Scene(jnp.asarray(shape), np.log(focal)))
-    poses, normal, gradient, cost = ba.solve_poses(poses, scene, seen, steps=6)
-    outlier = valid & (cost > _OUTLIER_RATIO**2 * np.median(cost[found]))
-    normal[outlier], gradient[outlier] = 0.0, 0.0
-    poses = ba.solve_chain(normal, np.einsum("tij,tj->ti", normal, poses) - gradient)
-    focal = float(np.exp(scene.log_focal))
+    prior = ba.Scene(jnp.asarray(shape), jnp.float32(np.log(focal)))
+    scene = _solve_shape_and_focal(poses, seen, found, prior)
+    poses, normal, gradient, _ = ba.solve_poses(poses, scene, seen, steps=6)
+    track = _track_of(np.asarray(scene.shape), float(np.exp(scene.log_focal)), width, height)
+    error = _rigid_error(track.replace(viewmats=viewmats_of(poses)), landmarks)
+    good = valid & (error < _OUTLIER_RATIO * np.median(error[found]))
+    mean = np.einsum("tij,tj->ti", normal, poses) - gradient
+    normal, mean = np.where(good[:, None, None], normal, 0.0), np.where(good[:, None], mean, 0.0)
+    return track.replace(viewmats=viewmats_of(ba.solve_chain(normal, mean)))
+
+
+def _track_of(shape: np.ndarray, focal: float, width: int, height: int) -> HeadTrack:
+    """A track without frames."""
     K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], np.float32)
-    return HeadTrack(viewmats=viewmats_of(poses), K=K, mean_shape=np.asarray(scene.shape))
+    return HeadTrack(viewmats=np.zeros((0, 4, 4), np.float32), K=K, mean_shape=shape)
+
+
+def _rigid_error(track: HeadTrack, landmarks: np.ndarray) -> np.ndarray:
+    """Median distance of the projected rigid points to their landmarks per frame [T], px."""
+    difference = track.project(track.mean_shape[RIGID_POINTS]) - landmarks[:, RIGID_POINTS, :2]
+    return np.median(np.linalg.norm(difference, axis=-1), axis=-1)
+
+
+def _start(landmarks: np.ndarray, valid: np.ndarray, track: HeadTrack):
+    """Start poses [T, 6], interpolated where there is no face, and the frames that show one.
+
+    Landmarks that no pose of a face can explain, even roughly, are taken for a false detection.
+    """
+    focal, center = float(track.K[0, 0]), track.K[:2, 2]
+    found = np.flatnonzero(valid)
+    starts = _first_poses(landmarks[found], track.mean_shape, focal, center)
+    error = _rigid_error(track.replace(viewmats=viewmats_of(starts)), landmarks[found])
+    plausible = error < _IMPLAUSIBLE * eye_distance_px(landmarks[found])
+    if not plausible.any():
+        raise InputError(
+            "video: the face is never seen well enough to track; use a clip of one person facing "
+            "the camera in good light"
+        )
+    valid, starts = valid.copy(), starts[plausible]
+    valid[found[~plausible]] = False
+    found = found[plausible]
+    frames = np.arange(len(valid))
+    return np.stack([np.interp(frames, found, column) for column in starts.T], axis=1), valid
 
 
 def reprojection_rms(track: HeadTrack, landmarks: np.ndarray, valid: np.ndarray) -> float:
