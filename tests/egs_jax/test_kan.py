@@ -19,6 +19,20 @@ from egs_jax.kan import (
 )
 
 
+def fill(module, *args):
+    """Parameters of the module's shapes, drawn by numpy: no compile for the start."""
+    rng = np.random.default_rng(7)
+
+    def leaf(path, shape):
+        if getattr(path[-1], "key", "") == "knots":
+            return uniform_knots(shape.shape[0], 5, 3, (-1.0, 1.0))
+        scale = shape.shape[-2] ** -0.5 if len(shape.shape) > 1 else 0.3
+        return jnp.asarray(scale * rng.normal(size=shape.shape), jnp.float32)
+
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *args)
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
+
+
 def count(params):
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
@@ -40,17 +54,21 @@ def test_taylor_layer_by_hand():
     }
     x = 1.5
     want = 2 * silu(x) + 0.5 + 3 * x - x * x + 0.25
-    np.testing.assert_allclose(layer.apply({"params": params}, jnp.array([x])), [want], rtol=1e-6)
+    np.testing.assert_allclose(
+        jax.jit(layer.apply)({"params": params}, jnp.array([x])), [want], rtol=1e-6
+    )
 
 
 def test_taylor_layer_equals_the_sum_over_powers(getkey):
     layer, x = KANLayer(5), np.array(jax.random.normal(getkey(), (4, 2, 7)))
-    params = layer.init(getkey(), jnp.asarray(x))["params"]
+    params = jax.jit(layer.init)(getkey(), jnp.asarray(x))["params"]
     assert count(params) == 7 * 5 * 4 + 5
     want = silu(x) @ np.asarray(params["base"]) + np.asarray(params["bias"])
     for k in range(3):
         want = want + x**k @ np.asarray(params["powers"])[k]
-    np.testing.assert_allclose(layer.apply({"params": params}, jnp.asarray(x)), want, atol=2e-6)
+    np.testing.assert_allclose(
+        jax.jit(layer.apply)({"params": params}, jnp.asarray(x)), want, atol=2e-6
+    )
 
 
 def test_taylor_start_has_the_stated_spread(getkey):
@@ -64,9 +82,9 @@ def test_taylor_start_has_the_stated_spread(getkey):
 def test_zero_start_is_exactly_zero_and_learns(getkey, basis):
     layer = KANLayer(6, basis=basis, start="zero")
     x = jax.random.uniform(getkey(), (9, 4), minval=-1, maxval=1)
-    params = layer.init(getkey(), x)["params"]
-    np.testing.assert_array_equal(layer.apply({"params": params}, x), 0.0)
-    grads = jax.grad(lambda p: jnp.sum(layer.apply({"params": p}, x)))(params)
+    params = jax.jit(layer.init)(getkey(), x)["params"]
+    np.testing.assert_array_equal(jax.jit(layer.apply)({"params": params}, x), 0.0)
+    grads = jax.grad(lambda p: jnp.sum(jax.jit(layer.apply)({"params": p}, x)))(params)
     names = ("base", "bias", "powers" if basis == "taylor" else "scaler")
     assert all(np.isfinite(grads[n]).all() and (grads[n] != 0).all() for n in names)
 
@@ -95,7 +113,8 @@ def test_basis_and_slope_equal_scipy(order):
     x = rng.uniform(knots[:, 0], knots[:, -1], (40, 2))
     args = jnp.asarray(knots, jnp.float32), order
     got = bspline_basis(jnp.asarray(x, jnp.float32), *args)
-    slope = jax.vmap(jax.vmap(jax.jacfwd(lambda v, t: bspline_basis(v[None], t[None], order))))(
+    one_slope = jax.jacfwd(lambda v, t: bspline_basis(v[None], t[None], order))
+    slope = jax.jit(jax.vmap(jax.vmap(one_slope)))(
         jnp.asarray(x, jnp.float32), jnp.broadcast_to(args[0][None], (40, 2, 12))
     )
     for i in range(2):
@@ -117,14 +136,14 @@ def test_basis_sums_to_one_inside_and_vanishes_outside():
 
 def test_bspline_layer_equals_scipy(getkey):
     layer, x = KANLayer(3, basis="bspline"), np.random.default_rng(1).uniform(-0.99, 0.99, (20, 4))
-    params = layer.init(getkey(), jnp.asarray(x, jnp.float32))["params"]
+    params = jax.jit(layer.init)(getkey(), jnp.asarray(x, jnp.float32))["params"]
     assert count(params) == 4 * 3 * (1 + 8 + 1) + 3 + 4 * 12
     p = jax.tree.map(np.asarray, params)
     want = silu(x) @ p["base"] + p["bias"]
     for i in range(4):
         curve = BSpline(p["knots"][i], p["spline"][:, i] * p["scaler"][i], 3)
         want = want + curve(x[:, i])
-    got = layer.apply({"params": params}, jnp.asarray(x, jnp.float32))
+    got = jax.jit(layer.apply)({"params": params}, jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 
@@ -132,10 +151,12 @@ def test_bspline_layer_equals_scipy(getkey):
 def test_block_gradients_equal_differences_and_are_finite_at_zero(getkey, basis):
     block = Block(8, 3, basis=basis)
     x = jax.random.uniform(getkey(), (6, 4), minval=-0.9, maxval=0.9)
-    params = block.init(getkey(), x)["params"]
-    loss = lambda p, x: jnp.sum(jnp.sin(block.apply({"params": p}, x)))
-    grads = jax.grad(loss, argnums=(0, 1))(params, x)
-    direction = jax.tree.map(lambda v: jax.random.normal(getkey(), v.shape), (params, x))
+    params = fill(block, x)["params"]
+    loss = jax.jit(lambda p, x: jnp.sum(jnp.sin(block.apply({"params": p}, x))))
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))
+    grads = gradient(params, x)
+    rng = np.random.default_rng(2)
+    direction = jax.tree.map(lambda v: jnp.asarray(rng.normal(size=v.shape)), (params, x))
     if basis == "bspline":
         assert not jnp.any(grads[0]["hidden"]["knots"])  # constants: no gradient
         for name in ("hidden", "out"):
@@ -143,14 +164,14 @@ def test_block_gradients_equal_differences_and_are_finite_at_zero(getkey, basis)
     move = lambda e: loss(*jax.tree.map(lambda v, d: v + e * d, (params, x), direction))
     inner = sum(jax.tree.leaves(jax.tree.map(jnp.vdot, grads, direction)))
     np.testing.assert_allclose(inner, (move(1e-3) - move(-1e-3)) / 2e-3, rtol=2e-2, atol=2e-2)
-    at_zero = jax.grad(loss, argnums=(0, 1))(params, jnp.zeros_like(x))
+    at_zero = gradient(params, jnp.zeros_like(x))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(at_zero))
 
 
 def cubic_layer(getkey, rng):
     """A B-spline layer whose edges are cubic polynomials on all of its grid."""
     layer = KANLayer(4, basis="bspline")
-    params = layer.init(getkey(), jnp.zeros((1, 3)))["params"]
+    params = jax.jit(layer.init)(getkey(), jnp.zeros((1, 3)))["params"]
     sites = jnp.linspace(-0.999, 0.999, 100)
     design = np.asarray(bspline_basis(jnp.tile(sites[:, None], (1, 3)), params["knots"], 3))
     polynomials = np.polynomial.polynomial.polyval(np.asarray(sites), rng.normal(size=(4, 3, 4)))
@@ -162,8 +183,8 @@ def test_update_grid_keeps_cubics_exactly_and_follows_the_data(getkey):
     rng = np.random.default_rng(5)
     layer, params = cubic_layer(getkey, rng)
     x = jnp.asarray(rng.beta(2, 5, (3000, 3)) * 1.2 - 0.3, jnp.float32)
-    new = update_grid(params, x)
-    before, after = (layer.apply({"params": p}, x) for p in (params, new))
+    new = jax.jit(update_grid)(params, x)
+    before, after = (jax.jit(layer.apply)({"params": p}, x) for p in (params, new))
     np.testing.assert_allclose(after, before, atol=3e-4 * float(jnp.abs(before).max()))
     knots = np.asarray(new["knots"])
     assert (np.diff(knots, axis=1) > 0).all()
@@ -177,10 +198,10 @@ def test_update_grid_keeps_cubics_exactly_and_follows_the_data(getkey):
 def test_update_grid_is_the_best_fit_for_any_spline(getkey):
     rng = np.random.default_rng(6)
     layer = KANLayer(2, basis="bspline")
-    params = layer.init(getkey(), jnp.zeros((1, 2)))["params"]
+    params = jax.jit(layer.init)(getkey(), jnp.zeros((1, 2)))["params"]
     params["spline"] = jax.random.normal(getkey(), params["spline"].shape)
     x = jnp.asarray(rng.uniform(-0.9, 0.6, (2000, 2)), jnp.float32)
-    new = update_grid(params, x)
+    new = jax.jit(update_grid)(params, x)
     old_values = np.asarray(bspline_basis(x, params["knots"], 3), np.float64)
     design = np.asarray(bspline_basis(x, new["knots"], 3), np.float64)
     for i in range(2):
@@ -192,13 +213,15 @@ def test_update_grid_is_the_best_fit_for_any_spline(getkey):
 
 def test_update_grid_survives_constant_and_half_zero_inputs(getkey):
     layer = KANLayer(2, basis="bspline")
-    params = layer.init(getkey(), jnp.zeros((1, 3)))["params"]
+    params = jax.jit(layer.init)(getkey(), jnp.zeros((1, 3)))["params"]
     z = np.random.default_rng(0).normal(size=500)
     x = jnp.asarray(np.stack([np.full(500, 0.3), np.maximum(z, 0) / 4, np.full(500, 7.0)], 1))
-    new = update_grid(params, x.astype(jnp.float32))
+    new = jax.jit(update_grid)(params, x.astype(jnp.float32))
     assert all(np.isfinite(leaf).all() for leaf in new.values())
     assert (np.diff(new["knots"], axis=1) > 0).all()
-    before, after = (layer.apply({"params": p}, x.astype(jnp.float32)) for p in (params, new))
+    before, after = (
+        jax.jit(layer.apply)({"params": p}, x.astype(jnp.float32)) for p in (params, new)
+    )
     np.testing.assert_allclose(after, before, atol=2e-3)
     with pytest.raises(ValueError, match="B-spline"):
         update_grid({"kernel": 1, "bias": 2}, x.astype(jnp.float32))
@@ -207,14 +230,16 @@ def test_update_grid_survives_constant_and_half_zero_inputs(getkey):
 def test_update_all_grids_keeps_a_block(getkey):
     block = Block(8, 3, basis="bspline")
     x = jax.random.normal(getkey(), (800, 4)) * 0.2 + 0.3
-    variables = block.init(getkey(), x)
+    variables = fill(block, x)
     assert set(variables) == {"params"}
-    before, captured = block.apply(variables, x, mutable=[INPUTS])
-    params = update_all_grids(variables["params"], captured[INPUTS])
+    before, captured = jax.jit(lambda v, x: block.apply(v, x, mutable=[INPUTS]))(variables, x)
+    params = jax.jit(update_all_grids)(variables["params"], captured[INPUTS])
     for name in ("hidden", "out"):
         assert (params[name]["knots"] != variables["params"][name]["knots"]).any()
-    after = block.apply({"params": params}, x)
-    np.testing.assert_allclose(after, before, atol=2e-3)
+    after = jax.jit(block.apply)({"params": params}, x)
+    # Off the data's splines the fit is a best one, not exact: 1 % of the function's spread.
+    error = np.sqrt(np.mean(np.square(np.asarray(after - before))))
+    assert error < 0.01 * float(before.std())
 
 
 def test_mlp_takes_the_kans_place(getkey):

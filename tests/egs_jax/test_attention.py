@@ -1,0 +1,203 @@
+"""ESAA: the cheap form equals the direct one; agents are live; frames do not mix."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from egs_jax.attention import (
+    SpatialAudioAttention,
+    dynamic_mix,
+    farthest_points,
+    mix,
+    select_agents,
+    static_mix,
+)
+
+N, A, B, T, D = 40, 7, 2, 5, 8
+LAYER = SpatialAudioAttention(d_model=D, agents_count=A, heads=2, ffn_dim=16)
+
+
+def arrays(*shapes, seed=0):
+    rng = np.random.default_rng(seed)
+    return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+
+
+def softmax(x):
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+@jax.jit
+def cheap(features, agents, tokens, bias):
+    mixed = static_mix(features, agents, 2.0), dynamic_mix(agents, tokens, 2.0, bias)
+    return mix(*mixed, tokens), *mixed
+
+
+def direct(features, agents, tokens, bias):
+    """P (G V), as the original computes it, written out once more."""
+    scores = jnp.einsum("ad,btd->bat", agents, tokens) / 2.0 + bias[None, None, :]
+    values = jnp.einsum("bat,btd->bad", jax.nn.softmax(scores, axis=-1), tokens)
+    return jnp.einsum("na,bad->bnd", jax.nn.softmax(features @ agents.T / 2.0, axis=-1), values)
+
+
+def test_both_orders_agree_forward_and_backward():
+    args = arrays((N, D), (A, D), (B, T, D), (T,))
+    (probe,) = arrays((B, N, D), seed=1)
+    np.testing.assert_allclose(cheap(*args)[0], jax.jit(direct)(*args), atol=1e-5)
+    first = jax.jit(jax.grad(lambda *a: jnp.sum(cheap(*a)[0] * probe), (0, 1, 2, 3)))(*args)
+    second = jax.jit(jax.grad(lambda *a: jnp.sum(direct(*a) * probe), (0, 1, 2, 3)))(*args)
+    for got, want in zip(first, second, strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-5 * max(1.0, float(jnp.abs(want).max())))
+
+
+def test_against_float64_numpy_and_rows_sum_to_one():
+    args = arrays((N, D), (A, D), (B, T, D), (T,))
+    out, static, dynamic = cheap(*args)
+    f, a, s, bias = (np.asarray(v, np.float64) for v in args)
+    p = softmax(f @ a.T / 2)
+    for b in range(B):
+        g = softmax(a @ s[b].T / 2 + bias)
+        np.testing.assert_allclose(out[b], p @ (g @ s[b]), atol=1e-5)
+        assert (
+            np.asarray(out[b]) <= s[b].max(axis=0) + 1e-5
+        ).all()  # a convex combination of the tokens
+    np.testing.assert_allclose(static.sum(axis=-1), 1.0, atol=1e-5)
+    np.testing.assert_allclose(dynamic.sum(axis=-1), 1.0, atol=1e-5)
+
+
+def test_one_agent_one_gaussian_by_hand():
+    one = jnp.ones((1, 1))
+    tokens = jnp.array([[[0.0], [2.0]]])
+    got = cheap(one, one, tokens, jnp.zeros(2))[0]
+    np.testing.assert_allclose(got, [[[2 * np.e / (1 + np.e)]]], rtol=1e-6)
+
+
+def test_choices_of_agents():
+    rows = jnp.arange(12.0)[:, None]
+    alive = jnp.asarray([False, True] * 6)  # rows 1 3 5 7 9 11
+    pick = lambda count, choice, alive=None: select_agents(rows, count, choice, alive)[:, 0]
+    np.testing.assert_array_equal(pick(4, "first"), [0, 1, 2, 3])
+    np.testing.assert_array_equal(pick(4, "strided"), [0, 3, 6, 9])
+    np.testing.assert_array_equal(pick(3, "pooled"), [1.5, 5.5, 9.5])
+    np.testing.assert_array_equal(pick(3, "first", alive), [1, 3, 5])
+    np.testing.assert_array_equal(pick(3, "strided", alive), [1, 5, 9])
+    np.testing.assert_array_equal(pick(3, "pooled", alive), [2, 6, 10])
+    assert pick(200, "strided").shape == (12,)
+    two_live = jnp.arange(12) > 9
+    for choice in ("first", "strided", "pooled"):  # fewer live Gaussians than agents: repeats
+        assert set(pick(6, choice, two_live).tolist()) == {10.0, 11.0}
+    chosen = select_agents(rows, 3, "first", alive, jnp.array([8, 2]))
+    np.testing.assert_array_equal(chosen[:, 0], [8, 2])
+    with pytest.raises(ValueError, match="agents_count"):
+        pick(0, "first")
+
+
+def test_farthest_points_spread_whatever_the_order():
+    rng = np.random.default_rng(0)
+    means = rng.normal(size=(60, 3)).astype(np.float32)
+    means[50:] *= 100.0  # dead ones far away must not attract
+    alive = np.arange(60) < 50
+    choose = jax.jit(farthest_points, static_argnums=1)
+    index = np.asarray(choose(means, 10, alive))
+    assert len(set(index)) == 10 and (index < 50).all()
+    order = rng.permutation(60)
+    again = np.asarray(choose(means[order], 10, alive[order]))
+    np.testing.assert_array_equal(order[again], index)
+    line = jnp.array([[0.0, 0, 0], [1, 0, 0], [2, 0, 0], [10, 0, 0]])
+    np.testing.assert_array_equal(choose(line, 3), [3, 0, 2])
+
+
+def fill(module, *args):
+    """Parameters of the module's shapes, drawn by numpy: no compile for the start."""
+    rng = np.random.default_rng(7)
+
+    def leaf(shape):
+        scale = shape.shape[-2] ** -0.5 if len(shape.shape) > 1 else 0.3
+        return jnp.asarray(scale * rng.normal(size=shape.shape), jnp.float32)
+
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *args)
+    return jax.tree.map(leaf, shapes)
+
+
+def layer_and_inputs():
+    features, tokens = arrays((N, D), (B, T, D))
+    alive = jnp.arange(N) % 3 > 0
+    params = fill(LAYER, features, tokens)
+    return params, features, tokens, alive
+
+
+def test_layer_equals_numpy_and_its_cached_split():
+    params, features, tokens, alive = layer_and_inputs()
+    got = jax.jit(LAYER.apply)(params, features, tokens, alive=alive)
+    prepared = jax.jit(lambda *a: LAYER.apply(*a, method="prepare"))(params, features, alive)
+    apply_frames = jax.jit(lambda *a: LAYER.apply(*a, method="apply_frames"))
+    np.testing.assert_allclose(apply_frames(params, features, *prepared, tokens), got, atol=1e-6)
+    p = jax.tree.map(lambda v: np.asarray(v, np.float64), params["params"])
+    f, s = np.asarray(features, np.float64), np.asarray(tokens, np.float64)
+    linear = lambda x, q: x @ q["kernel"] + q["bias"]
+    norm = lambda x, q: (
+        (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * q["scale"]
+        + q["bias"]
+    )
+    chosen = np.asarray(select_agents(features, A, "strided", alive), np.float64)
+    agents = linear(np.maximum(linear(chosen, p["agent"]["hidden"]), 0), p["agent"]["out"])
+    tau = LAYER.temperature
+    for b in range(B):
+        out = softmax(f @ agents.T / tau) @ softmax(agents @ s[b].T / tau) @ s[b]
+        x1 = norm(f + out, p["norm1"])
+        x2 = norm(x1 + linear(np.maximum(linear(x1, p["ffn_in"]), 0), p["ffn_out"]), p["norm2"])
+        np.testing.assert_allclose(got[b], x2, atol=2e-5)
+
+
+def test_dead_gaussians_do_not_touch_live_ones():
+    params, features, tokens, alive = layer_and_inputs()
+    apply = jax.jit(LAYER.apply)
+    spoiled = jnp.where(alive[:, None], features, 1e3)
+    before, after = (apply(params, f, tokens, alive=alive) for f in (features, spoiled))
+    np.testing.assert_array_equal(after[:, alive], before[:, alive])
+    repeated = apply(params, features, jnp.concatenate([tokens, tokens]), alive=alive)
+    np.testing.assert_allclose(repeated[B:], before, atol=1e-6)  # frames do not mix
+
+
+@pytest.mark.parametrize("epsilon", [1e-6, 1e-12])
+def test_gradients_finite_and_equal_to_differences(epsilon):
+    params, features, tokens, _ = layer_and_inputs()
+    layer = LAYER.clone(norm_epsilon=epsilon)
+    (probe,) = arrays((B, N, D), seed=3)
+    loss = jax.jit(lambda *a: jnp.sum(layer.apply(*a) * probe))
+    args = (params, features, tokens)
+    grads = jax.jit(jax.grad(loss, (0, 1, 2)))(*args)
+    rng = np.random.default_rng(1)
+    way = jax.tree.map(lambda v: jnp.asarray(rng.normal(size=v.shape), v.dtype), args)
+    move = lambda e: loss(*jax.tree.map(lambda v, d: v + e * d, args, way))
+    inner = sum(jax.tree.leaves(jax.tree.map(jnp.vdot, grads, way)))
+    np.testing.assert_allclose(inner, (move(1e-3) - move(-1e-3)) / 2e-3, rtol=2e-2)
+    flat = jax.jit(jax.grad(loss, (0, 1, 2)))(params, 0 * features, 0 * tokens)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(flat))
+
+
+def test_parity_counts_and_temperature():
+    layer = SpatialAudioAttention(agents="first", agent_network="linear", norm_epsilon=1e-12)
+    shapes = jax.eval_shape(
+        layer.init, jax.random.key(0), jnp.zeros((300, 64)), jnp.zeros((1, 4, 64))
+    )
+    count = lambda *names: sum(
+        leaf.size for n in names for leaf in jax.tree.leaves(shapes["params"][n])
+    )
+    assert layer.temperature == 2.0
+    assert count("agent") == 4_160
+    assert count("ffn_in", "ffn_out") == 16_576
+    assert count("norm1", "norm2") == 256
+
+
+def test_dropout_needs_its_key_and_repeats():
+    params, features, tokens, _ = layer_and_inputs()
+    layer = LAYER.clone(dropout=0.5)
+    run = jax.jit(
+        lambda key: layer.apply(
+            params, features, tokens, deterministic=False, rngs={"dropout": key}
+        )
+    )
+    np.testing.assert_array_equal(run(jax.random.key(1)), run(jax.random.key(1)))
+    assert (run(jax.random.key(1)) != run(jax.random.key(2))).any()
