@@ -1,0 +1,235 @@
+"""What must hold of `rasterize` whatever the scene: symmetries, conventions, transformations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, PartitionSpec
+
+from kernels import rasterize
+from kernels.rasterize.binning import default_capacity
+from kernels.rasterize.cases import make_case, random_case
+
+GAUSSIANS = ("means", "quats", "scales", "opacities", "colors")
+CLOSE = dict(rtol=1e-4, atol=2e-5)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return {k: jnp.asarray(v) if np.ndim(v) else v for k, v in make_case("tiny").items()}
+
+
+def assert_same(first, second):
+    for a, b in zip(first[:3], second[:3], strict=True):
+        np.testing.assert_allclose(a, b, **CLOSE)
+
+
+def rotation(axis, angle):
+    axis = np.asarray(axis) / np.linalg.norm(axis)
+    x, y, z = axis
+    skew = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    matrix = np.eye(3) + np.sin(angle) * skew + (1 - np.cos(angle)) * skew @ skew
+    return matrix, np.concatenate([[np.cos(angle / 2)], np.sin(angle / 2) * axis])
+
+
+def quaternion_product(a, b):
+    w, v = a[0], a[1:]
+    scalar = w * b[:, :1] - b[:, 1:] @ v[:, None]
+    vector = w * b[:, 1:] + b[:, :1] * v[None] + np.cross(v[None], b[:, 1:])
+    return np.concatenate([scalar, vector], axis=1)
+
+
+def test_order_of_gaussians_does_not_matter(tiny):
+    order = np.random.default_rng(0).permutation(40)
+    shuffled = tiny | {name: tiny[name][order] for name in GAUSSIANS}
+    assert_same(rasterize(**shuffled), rasterize(**tiny))
+
+
+def test_quaternion_sign_and_length_do_not_matter(tiny):
+    assert_same(rasterize(**tiny | dict(quats=-3.0 * tiny["quats"])), rasterize(**tiny))
+
+
+def test_moving_scene_and_camera_together_changes_nothing(tiny):
+    R, q = rotation([0.3, -1.0, 0.5], 0.8)
+    shift = np.array([0.4, -0.7, 1.1])
+    motion = np.eye(4)
+    motion[:3, :3], motion[:3, 3] = R, shift
+    moved = tiny | dict(
+        means=jnp.asarray(np.asarray(tiny["means"]) @ R.T + shift, jnp.float32),
+        quats=jnp.asarray(quaternion_product(q, np.asarray(tiny["quats"])), jnp.float32),
+        viewmats=jnp.asarray(np.asarray(tiny["viewmats"]) @ np.linalg.inv(motion), jnp.float32),
+    )
+    assert_same(rasterize(**moved), rasterize(**tiny))
+
+
+def test_opaque_front_hides_all(tiny):
+    """A stack of three opaque splats stops the light: what lies behind has no say and no gradient."""
+    wall = {name: tiny[name].at[:3].set(tiny[name][:1]) for name in GAUSSIANS}
+    forward = tiny["viewmats"][2, :3]
+    wall["means"] = wall["means"].at[:3].set(-forward[None] * jnp.array([1.0, 1.1, 1.2])[:, None])
+    wall["scales"] = wall["scales"].at[:3].set(30.0)
+    wall["opacities"] = wall["opacities"].at[:3].set(1.0)
+
+    def total(colors):
+        return jnp.sum(rasterize(**tiny | wall | dict(colors=colors)).rgb)
+
+    gradient = jax.grad(total)(wall["colors"])
+    assert np.all(gradient[:2] > 0) and not np.any(gradient[3:])
+
+
+def test_two_clamped_splats_leave_exactly_the_least_transmittance(tiny):
+    """0.01 * 0.01 is not under 1e-4: the second of two opaque splats is drawn."""
+    pair = {name: tiny[name].at[:2].set(tiny[name][:1]) for name in GAUSSIANS}
+    forward = tiny["viewmats"][2, :3]
+    pair["means"] = pair["means"].at[:2].set(-forward[None] * jnp.array([1.0, 1.1])[:, None])
+    pair["scales"] = pair["scales"].at[:2].set(30.0)
+    pair["opacities"] = pair["opacities"].at[:2].set(1.0).at[2:].set(0.0)
+    alpha = rasterize(**tiny | pair).alpha
+    np.testing.assert_allclose(alpha, 1 - 1e-4, atol=1e-7)
+
+
+def test_axis_lands_on_the_corner_of_the_four_middle_pixels(tiny):
+    one = dict(
+        means=jnp.zeros((1, 3)),
+        quats=jnp.array([[1.0, 0, 0, 0]]),
+        scales=jnp.full((1, 3), 0.05),
+        opacities=jnp.array([0.5]),
+        colors=jnp.ones((1, 3)),
+        viewmats=jnp.eye(4).at[2, 3].set(4.0),
+        Ks=jnp.array([[80.0, 0, 20], [0, 80, 12], [0, 0, 1]]),
+    )
+    out = rasterize(**one, width=40, height=24)
+    middle = out.alpha[11:13, 19:21]
+    np.testing.assert_allclose(middle, middle[0, 0], rtol=1e-6)
+    assert float(middle[0, 0]) == float(out.alpha.max())
+    np.testing.assert_allclose(out.alpha, out.alpha[::-1, ::-1], atol=1e-6)
+    np.testing.assert_allclose(out.depth, 4.0 * out.alpha, rtol=1e-5)
+    # sigma = 80 * 0.05 / 4 = 1 px, blurred: ceil(3 sqrt(1.3)) = 4
+    assert int(out.aux.radii[0]) == 4
+
+
+def loss_of(static):
+    def loss(arrays):
+        out = rasterize(**arrays, **static)
+        return jnp.sum(out.rgb**2) + jnp.sum(jnp.sin(out.depth)) + jnp.sum(out.alpha**2)
+
+    return loss
+
+
+def test_batch_of_frames_and_vmap_equal_the_loop(tiny):
+    """One call with leading axes, vmap of grad, grad of vmap and a loop give the same gradients."""
+    static = dict(width=40, height=24)
+    arrays = {name: value for name, value in tiny.items() if name not in static}
+    shared = {name: arrays.pop(name) for name in ("means", "quats", "scales")}
+    other = random_case(40, 40, 24, seed=20)
+    stacked = {name: jnp.stack([v, jnp.asarray(other[name])]) for name, v in arrays.items()}
+    loss = loss_of(static)
+    both = lambda shared, frame: loss(shared | frame)
+    in_one = jax.grad(both, argnums=(0, 1))(shared, stacked)
+    of_vmap = jax.grad(
+        lambda shared, frames: jnp.sum(jax.vmap(both, (None, 0))(shared, frames)), argnums=(0, 1)
+    )(shared, stacked)
+    vmap_of = jax.vmap(jax.grad(both, argnums=(0, 1)), (None, 0))(shared, stacked)
+    vmap_of = (jax.tree.map(lambda v: jnp.sum(v, 0), vmap_of[0]), vmap_of[1])
+    gradient = jax.grad(both, argnums=(0, 1))
+    loop = [gradient(shared, {k: v[i] for k, v in stacked.items()}) for i in range(2)]
+    shared_loop = jax.tree.map(lambda a, b: a + b, loop[0][0], loop[1][0])
+    frames_loop = jax.tree.map(lambda *v: jnp.stack(v), loop[0][1], loop[1][1])
+    for result in (in_one, of_vmap, vmap_of):
+        for got, want in zip(
+            jax.tree.leaves(result), jax.tree.leaves((shared_loop, frames_loop)), strict=True
+        ):
+            scale = float(jnp.max(jnp.abs(want)))
+            np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5 * scale)
+
+
+def test_background_forms_agree(tiny):
+    plain = jnp.array([0.2, 0.5, 0.8])
+    image = jnp.broadcast_to(plain[None, None], (24, 40, 3))
+    per_pixel = rasterize(**tiny | dict(backgrounds=image)).rgb
+    np.testing.assert_array_equal(rasterize(**tiny | dict(backgrounds=plain)).rgb, per_pixel)
+    black = rasterize(**tiny | dict(backgrounds=None))
+    left = (1.0 - black.alpha)[..., None]
+    np.testing.assert_allclose(black.rgb + left * image, per_pixel, atol=1e-6)
+
+
+def test_gradients_repeat_bit_for_bit_and_data_do_not_retrace(tiny):
+    traces = []
+
+    @jax.jit
+    def gradient(arrays):
+        traces.append(1)
+        return jax.grad(loss_of(dict(width=40, height=24)))(arrays)
+
+    arrays = {name: value for name, value in tiny.items() if name not in ("width", "height")}
+    first, again = gradient(arrays), gradient(arrays)
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    for factor in (0.0, 0.1, 5.0):  # none drawn, few instances, many
+        gradient(arrays | dict(scales=arrays["scales"] * factor))
+    gradient(arrays | dict(opacities=arrays["opacities"] * 0))
+    assert len(traces) == 1
+
+
+def test_runs_under_shard_map(tiny):
+    """Frames are split over a mesh; shared Gaussians get the sum of the frames' gradients."""
+    mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
+    frames = PartitionSpec("data")
+    static = dict(width=40, height=24)
+    shared = {name: tiny[name] for name in GAUSSIANS}
+    cameras = {name: tiny[name][None] for name in ("viewmats", "Ks", "backgrounds")}
+
+    def loss(shared, cameras):
+        return jax.lax.psum(loss_of(static)(shared | cameras), "data")
+
+    mapped = jax.shard_map(loss, mesh=mesh, in_specs=(PartitionSpec(), frames), out_specs=PartitionSpec())
+    got = jax.jit(jax.grad(mapped))(shared, cameras)
+    want = jax.grad(loss_of(static))(shared | cameras)
+    for name in shared:
+        np.testing.assert_allclose(got[name], want[name], **CLOSE)
+
+
+def test_lowers_for_tpu(tiny):
+    arrays = {name: value for name, value in tiny.items() if name not in ("width", "height")}
+    step = jax.jit(jax.value_and_grad(loss_of(dict(width=40, height=24))))
+    text = step.trace(arrays).lower(lowering_platforms=("tpu",)).as_text()
+    assert "stablehlo.while" in text and "callback" not in text
+
+
+def test_slot_sums_of_accelerators_equal_direct_sums(tiny, monkeypatch):
+    """Off the CPU gradient rows go through slots and pairwise sums: run that path here."""
+    import importlib
+
+    blend = importlib.import_module("kernels.rasterize.blend_xla")
+    arrays = {name: value for name, value in tiny.items() if name not in ("width", "height")}
+    want = jax.grad(loss_of(dict(width=40, height=24)))(arrays)
+    monkeypatch.setattr(
+        blend.jax.lax, "platform_dependent", lambda *args, cpu, default: default(*args)
+    )
+    # Another capacity, so that the jit cache of the CPU's path is not hit.
+    static = dict(width=40, height=24, capacity=239)
+    got = jax.grad(loss_of(static))(arrays)
+    for name in arrays:
+        scale = float(jnp.max(jnp.abs(want[name])))
+        np.testing.assert_allclose(got[name], want[name], rtol=1e-4, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (dict(implementation="triton"), NotImplementedError, "triton"),
+        (dict(implementation="cuda"), ValueError, "implementation"),
+        (dict(capacity=0), ValueError, "capacity"),
+        (dict(sh_degree=3), ValueError, "colors"),
+        (dict(sh_degree=4), ValueError, "sh_degree"),
+        (dict(alpha_min=0.0), ValueError, "alpha_min"),
+    ],
+)
+def test_misuse_is_named(tiny, change, error, words):
+    with pytest.raises(error, match=words):
+        rasterize(**tiny | change)
+
+
+def test_default_capacity_holds_heads():
+    out = rasterize(**make_case("head_512"))
+    assert int(out.aux.overflow) == 0
+    assert int(out.aux.n_instances) < 0.5 * default_capacity(20_000, 512, 512)
