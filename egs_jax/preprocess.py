@@ -1,8 +1,8 @@
 """Video of one person -> dataset folder, one command.
 
 (3) of the data's way; before: `video`, `audio`; after: `dataset`, which reads the folder. Frames
-stream through twice (faces first, since the crop needs all of them); nothing but a few numbers per
-frame is kept in memory. The folder appears under its name only when it is complete.
+stream through twice (`face_pass` first, since the crop needs the whole clip); nothing but a few
+numbers per frame is kept in memory. The folder appears under its name only when it is complete.
 """
 
 import hashlib
@@ -10,20 +10,20 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from egs_jax.audio import SAMPLE_RATE, extract_features, silence_features
+from egs_jax.audio import AUDIO_FEATURES, SAMPLE_RATE, extract_features, silence_features
 from egs_jax.audio_file import read_audio, write_wav
-from egs_jax.capture_check import CaptureCheck, CaptureReport
-from egs_jax.dataset import FORMAT_VERSION
+from egs_jax.capture_check import FPS
+from egs_jax.crop import Crop, choose_crop
+from egs_jax.dataset import ARRAYS, FORMAT_VERSION
 from egs_jax.errors import InputError
 from egs_jax.face_mesh import canonical_face_mesh, eye_openness, mouth_opening
+from egs_jax.face_pass import LEAST_FRAMES, Faces, find_faces
 from egs_jax.head_cloud import head_cloud
-from egs_jax.landmarks import FaceLandmarker
 from egs_jax.masks import BackgroundModel, HeadMasker, lips_rect, paint_out_head
 from egs_jax.pose_refinement import refine_poses
 from egs_jax.run_log import progress
@@ -32,38 +32,9 @@ from egs_jax.track_report import jitter_rms
 from egs_jax.tracking import HeadTrack, reprojection_rms, track_head
 from egs_jax.video import VideoInfo, probe, read_frames
 
-FPS = 25
-DEFAULT_SIZE = 512
-MAX_GAP = 10
-"""Frames (0.4 s) without a face that are bridged."""
-LEAST_FRAMES = 25
-MARGINS = (0.75, 0.5, 0.75)
-"""Room kept around the face when cropping, in face heights: above, below, to each side."""
-
-
-@dataclass(frozen=True)
-class Crop:
-    """The square of the source that becomes the frame."""
-
-    left: int
-    top: int
-    side: int
-    size: int
-    """Side of the frame, pixels."""
-
-    def image(self, frame: np.ndarray) -> np.ndarray:
-        """Crop and scale, uint8 [size,size,3]."""
-        rows, cols = slice(self.top, self.top + self.side), slice(self.left, self.left + self.side)
-        square = frame[rows, cols]
-        if self.side == self.size:
-            return np.ascontiguousarray(square)
-        shrinks = self.size < self.side
-        how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-        return cv2.resize(square, (self.size, self.size), interpolation=how)
-
-    def landmarks(self, points: np.ndarray) -> np.ndarray:
-        """Landmarks of the source [...,3] in pixels of the frame."""
-        return ((points - [self.left, self.top, 0]) * (self.size / self.side)).astype(np.float32)
+_FILES = {"meta.json", "audio.wav", "clean_background.png"} | {f"{name}.npy" for name in ARRAYS}
+NATURAL_LAG = 2
+"""Frames by which lips open before their sound is loud, in speech in sync."""
 
 
 def preprocess(
@@ -100,16 +71,19 @@ def preprocess(
         raise InputError(
             f"{video}: has no sound track; training needs the speech, record with a microphone"
         )
+    if audio_features not in AUDIO_FEATURES:
+        known = ", ".join(AUDIO_FEATURES)
+        raise InputError(f"audio features: no {audio_features!r}; choose one of {known}")
     parser = None if face_parser is None else FaceParser(face_parser)
     samples = read_audio(video)
     if max_seconds is not None:
         samples = samples[: round(max_seconds * SAMPLE_RATE)]
-    dataset_dir.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{dataset_dir.name}-", dir=dataset_dir.parent))
+    faces = find_faces(video, info, samples, max_seconds)
+    start = split_at(len(faces.valid), val_seconds)
+    work = _work_folder(dataset_dir)
     try:
-        meta = _fill(
-            work, video, info, samples, size, audio_features, parser, max_seconds, val_seconds
-        )
+        meta = _fill(work, video, info, samples, faces, size, audio_features, parser, max_seconds)
+        meta["splits"] = {"train": [0, start], "val": [start, len(faces.valid)]}
         (work / "meta.json").write_text(json.dumps(meta, indent=2))
         _replace_folder(work, dataset_dir)
     except OSError as error:
@@ -121,21 +95,19 @@ def preprocess(
 
 
 def _fill(
-    work: Path, video: Path, info: VideoInfo, samples: np.ndarray, size: int | None, kind: str,
-    parser: FaceParser | None, max_seconds: float | None, val_seconds: float | None,
+    work: Path, video: Path, info: VideoInfo, samples: np.ndarray, faces: Faces, size: int | None,
+    kind: str, parser: FaceParser | None, max_seconds: float | None,
 ) -> dict:  # fmt: skip
     """Write every array of the dataset into `work`; returns the contents of `meta.json`."""
-    source_landmarks, valid, capture = _find_faces(video, info, samples, max_seconds)
-    print(capture.format_table(), end="")
-    _check_faces(video, valid)
-    landmarks = _bridge(source_landmarks, valid)
-    crop = choose_crop(landmarks, info.width, info.height, size)
-    landmarks = crop.landmarks(landmarks)
+    samples, shift = align_sound(samples, faces.capture["audio-video lag"].value)
+    crop, valid = choose_crop(faces.landmarks, info.width, info.height, size), faces.valid
+    landmarks = crop.landmarks(faces.landmarks)
+    samples = _fit_length(samples, len(landmarks))
+    features = extract_features(samples, kind)
     frames, clean = _cut_frames(work, video, crop, landmarks, parser, max_seconds)
     _paint_backgrounds(work, frames, clean)
     track, figures = _track(frames, landmarks, valid, crop.size)
     _cloud(work, frames, track)
-    features = extract_features(_fit_length(samples, len(frames)), kind)
     save = lambda name, array: np.save(work / f"{name}.npy", array)
     save("audio_features", features)
     save("silence_features", silence_features(kind))
@@ -146,97 +118,44 @@ def _fill(
     save("blink", blink_signal(eye_openness(landmarks).mean(-1)))
     save("lips_rects", np.stack([lips_rect(p, crop.size, crop.size) for p in landmarks]))
     save("mouth_opening", mouth_opening(landmarks).astype(np.float32))
-    write_wav(work / "audio.wav", _fit_length(samples, len(frames)))
-    start = split_at(len(frames), val_seconds)
+    write_wav(work / "audio.wav", samples)
     return {
         "format_version": FORMAT_VERSION,
         "fps": FPS,
         "width": crop.size,
         "height": crop.size,
         "num_frames": len(frames),
-        "splits": {"train": [0, start], "val": [start, len(frames)]},
         "source": {
             "name": video.name,
             "sha256": _sha256(video),
             "fps": info.average_fps,
             "crop": {"left": crop.left, "top": crop.top, "side": crop.side},
         },
+        "sound_moved_earlier_frames": shift,
         "audio_features": {"kind": kind, "dim": features.shape[1], "rows_per_second": 50},
         "head_masks": "face parser" if parser else "person segmentation and landmarks",
         "face_frames": int(valid.sum()),
         "tracking": figures,
-        "capture": capture.as_dict(),
+        "capture": faces.capture.as_dict(),
     }
 
 
-def _find_faces(
-    video: Path, info: VideoInfo, samples: np.ndarray, max_seconds: float | None
-) -> tuple[np.ndarray, np.ndarray, CaptureReport]:
-    """Landmarks of every frame in source pixels [T,478,3] (NaN: no face), which have one, check."""
-    landmarker, face = FaceLandmarker(), None
-    check = CaptureCheck(info.average_fps, info.variable_rate)
-    check.add_audio(samples)
-    found = []
-    with progress(_expected(info, max_seconds), "faces", "frame") as bar:
-        for frame in bar.track(read_frames(video, FPS, max_seconds), task_id=0):
-            seen = landmarker.track(frame, face)
-            check.add_frame(frame, None if seen is None else seen.landmarks)
-            found.append(np.full((478, 3), np.nan) if seen is None else seen.landmarks)
-            face = seen or face
-    landmarks = np.stack(found).astype(np.float32)
-    return landmarks, np.isfinite(landmarks).all(axis=(1, 2)), check.report()
+def align_sound(samples: np.ndarray, lag: float | None) -> tuple[np.ndarray, int]:
+    """Undo a recording's own delay between lips and sound, so that the avatar does not learn it.
 
+    Args:
+      samples: The sound.
+      lag: Frames by which the sound comes after the lips, or None if that is not known.
 
-def _check_faces(video: Path, valid: np.ndarray) -> None:
-    """Refuse a clip without a face, too short, or with gaps too long to bridge."""
-    print(f"face found in {int(valid.sum())} of {len(valid)} frames")
-    if not valid.any():
-        raise InputError(
-            f"{video}: no face in any of {len(valid)} frames; show one face, well lit, that fills "
-            "at least a fifth of the picture"
-        )
-    if len(valid) < LEAST_FRAMES:
-        raise InputError(
-            f"{video}: {len(valid)} frames at 25 fps, at least {LEAST_FRAMES} are needed; "
-            "record 3 to 5 minutes"
-        )
-    gaps = [gap for gap in missing_ranges(valid) if gap[1] - gap[0] > MAX_GAP]
-    if gaps:
-        shown = ", ".join(f"{a}-{b - 1}" for a, b in gaps[:5]) + (", ..." if len(gaps) > 5 else "")
-        raise InputError(
-            f"{video}: no face in frames {shown} (25 a second); cut these parts out, or keep the "
-            "face in view (gaps up to 0.4 s are bridged)"
-        )
-
-
-def missing_ranges(valid: np.ndarray) -> list[tuple[int, int]]:
-    """Runs [start, stop) of frames without a face."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[True], valid, [True]]).astype(int)))
-    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
-
-
-def _bridge(landmarks: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Interpolate landmarks over frames without a face."""
-    if valid.all():
-        return landmarks
-    known, flat = np.flatnonzero(valid), landmarks.reshape(len(valid), -1)
-    filled = [np.interp(np.arange(len(valid)), known, column[known]) for column in flat.T]
-    return np.stack(filled, axis=1).reshape(landmarks.shape).astype(np.float32)
-
-
-def choose_crop(landmarks: np.ndarray, width: int, height: int, size: int | None) -> Crop:
-    """The square around the head over the whole clip; a square clip is not cropped."""
-    side, left, top = min(width, height), 0, 0
-    if width != height:
-        points = landmarks[..., :2]
-        tall = float(np.median(points[..., 1].max(1) - points[..., 1].min(1)))
-        above, below, beside = (margin * tall for margin in MARGINS)
-        x0, x1 = points[..., 0].min() - beside, points[..., 0].max() + beside
-        y0, y1 = points[..., 1].min() - above, points[..., 1].max() + below
-        side = int(min(side, np.ceil(max(x1 - x0, y1 - y0) / 2) * 2))
-        left = int(np.clip(round((x0 + x1 - side) / 2), 0, width - side))
-        top = int(np.clip(round((y0 + y1 - side) / 2), 0, height - side))
-    return Crop(left, top, side, size or min(DEFAULT_SIZE, side - side % 2))
+    Returns:
+      The sound moved earlier (later if negative), and by how many frames.
+    """
+    shift = 0 if lag is None else round(lag - NATURAL_LAG)
+    if abs(shift) < 2:
+        return samples, 0
+    print(f"the sound comes {lag:.0f} frames after the lips; moved earlier by {shift} frames")
+    moved = shift * SAMPLE_RATE // FPS
+    return (samples[moved:] if moved > 0 else np.pad(samples, (-moved, 0))), shift
 
 
 def _cut_frames(
@@ -356,11 +275,6 @@ def _fit_length(samples: np.ndarray, frames: int) -> np.ndarray:
     return np.pad(samples[:wanted], (0, max(0, wanted - len(samples))))
 
 
-def _expected(info: VideoInfo, max_seconds: float | None) -> int:
-    seconds = min(info.duration, max_seconds or info.duration)
-    return max(1, round(seconds * FPS))
-
-
 def _create(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     return np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
 
@@ -375,9 +289,28 @@ def _check_room(folder: Path, needed: int) -> None:
 
 
 def _check_target(folder: Path) -> None:
-    if folder.exists() and not (folder / "meta.json").exists():
-        if not folder.is_dir() or any(folder.iterdir()):
-            raise InputError(f"{folder}: exists and is not a dataset; name another folder")
+    """Refuse to replace anything that is not a dataset and nothing else."""
+    if folder.is_dir():
+        names = {path.name for path in folder.iterdir()}
+        if names and ("meta.json" not in names or names - _FILES):
+            other = min(names - _FILES, default="no meta.json")
+            raise InputError(
+                f"{folder}: is there already and is not only a dataset ({other}); name another "
+                "folder"
+            )
+    elif folder.exists():
+        raise InputError(f"{folder}: is there already and is not a folder; name another")
+
+
+def _work_folder(target: Path) -> Path:
+    """A new folder beside `target`, on the same disk."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise InputError(
+            f"{target}: cannot make this folder ({error.strerror}); name another"
+        ) from None
 
 
 def _replace_folder(made: Path, target: Path) -> None:
