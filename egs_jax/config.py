@@ -6,6 +6,7 @@ The text under a field is its help on the command line (`config_text` reads and 
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,14 +16,25 @@ from egs_jax.errors import InputError
 
 Stage = Literal["static", "deform"]
 EXTENT = 1.0
-"""Size of the scene in world units, by which thresholds and learning rates are measured. A constant:
-the head spans about +-0.8, whatever the spread of the cameras (a still head has none)."""
+"""Size of the scene in world units, by which thresholds and learning rates are measured. A
+constant: the head spans about +-0.8, whatever the spread of the cameras (a still head has none)."""
 
 
 def _need(claim: bool, name: str, got: Any, expected: str) -> None:
     """Raise `InputError` unless `claim` holds."""
     if not claim:
         raise InputError(f"{name}: got {got}, expected {expected}")
+
+
+def _need_numbers(section: str, config: Any, least: dict[str, int]) -> None:
+    """Refuse numbers under their `least` (0 where it says nothing), NaN and infinity."""
+    for item in dataclasses.fields(config):
+        value, low = getattr(config, item.name), least.get(item.name, 0)
+        numbers = value if isinstance(value, tuple) else (value,)
+        if value is None or isinstance(value, str):
+            continue
+        good = all(low <= number and math.isfinite(number) for number in numbers)
+        _need(good, f"{section}.{item.name}", value, f"at least {low} and finite")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +83,11 @@ class ModelConfig:
     def __post_init__(self) -> None:
         """Refuse values no network can be built from."""
         _need(0 <= self.sh_degree <= 3, "model.sh_degree", self.sh_degree, "0, 1, 2 or 3")
-        _need(self.window_frames >= 2, "model.window_frames", self.window_frames, "at least 2")
-        _need(self.ppe_period >= 1, "model.ppe_period", self.ppe_period, "at least 1")
         _need(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
-        for name in ("d_model", "agents_count", "heads", "width", "hash_levels", "hash_table"):
-            _need(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        _need(0 < self.bound < math.inf, "model.bound", self.bound, "more than 0")
+        sizes = ("ppe_period", "d_model", "agents_count", "heads", "width", "hash_levels")
+        least = dict.fromkeys((*sizes, "hash_base", "hash_table"), 1)
+        _need_numbers("model", self, {**least, "window_frames": 2, "hash_top": self.hash_base})
 
     @property
     def resolved(self) -> "ModelConfig":
@@ -116,10 +128,8 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         """Refuse schedules that cannot run."""
-        for name in ("static_batch", "batch", "sh_interval", "log_every", "checkpoint_every"):
-            _need(getattr(self, name) >= 1, f"schedule.{name}", getattr(self, name), "at least 1")
-        _need(self.static_steps >= 0, "schedule.static_steps", self.static_steps, "at least 0")
-        _need(self.deform_steps >= 0, "schedule.deform_steps", self.deform_steps, "at least 0")
+        names = ("static_batch", "batch", "sh_interval", "log_every", "checkpoint_every")
+        _need_numbers("schedule", self, dict.fromkeys((*names, "keep_checkpoints"), 1))
         _need(0 <= self.silence_share < 1, "schedule.silence_share", self.silence_share, "in [0,1)")
 
 
@@ -147,6 +157,14 @@ class OptimConfig:
     """Steps over which the decaying rates reach their end."""
     rate_scale: float = 1.0
     """Multiplies every rate (short schedules learn faster)."""
+
+    def __post_init__(self) -> None:
+        """Refuse rates that would spoil the parameters."""
+        _need_numbers("optim", self, {"decay_steps": 1})
+        _need(self.rate_scale > 0, "optim.rate_scale", self.rate_scale, "more than 0")
+        for name in ("means", "networks", "planes"):
+            value = getattr(self, name)
+            _need(min(value) > 0, f"optim.{name}", value, "more than 0: it decays by factors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +198,7 @@ class DensifyConfig:
 
     def __post_init__(self) -> None:
         """Refuse clouds that do not fit their slots."""
-        _need(self.capacity >= 1, "densify.capacity", self.capacity, "at least 1")
+        _need_numbers("densify", self, {"capacity": 1, "every": 1})
         _need(
             1 <= self.points <= self.capacity,
             "densify.points", self.points, f"1 to densify.capacity ({self.capacity})",
@@ -206,6 +224,10 @@ class LossConfig:
     perceptual_every: int = 1
     """Steps between perceptual terms (its weight is multiplied to make up)."""
 
+    def __post_init__(self) -> None:
+        """Refuse weights that are no weights, and images too small for the perceptual network."""
+        _need_numbers("loss", self, {"perceptual_size": 32, "perceptual_every": 1})
+
 
 @jax.tree_util.register_static
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +252,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse sizes that no network of the pipeline can see anything in."""
+        _need(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
         _need(self.size is None or 32 <= self.size <= 4096, "size", self.size, "32 to 4096")
 
     @property

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import inspect
 import json
 import textwrap
@@ -106,6 +107,7 @@ def _parse(name: str, kind: Any, text: str) -> Any:
         raise InputError(f"--{name}: got {text!r}, expected {expected}") from None
 
 
+@functools.cache
 def _field_docs(cls: type) -> dict[str, str]:
     """The string under each field of a dataclass, read from its source."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body

@@ -1,0 +1,197 @@
+"""Settings: presets, text in and out, one line for every wrong value, no retracing."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import egs_jax as egs
+from egs_jax.config import PRESETS, Config, DensifyConfig, ModelConfig, ScheduleConfig, preset
+from egs_jax.config_text import from_json, options, override, to_json
+from egs_jax.errors import InputError
+
+
+@pytest.mark.parametrize("name", ["paper", "fast", "tiny"])
+def test_presets_carry_their_name_and_take_fields(name):
+    config = egs.preset(name, data_dir="data/x", seed=3)
+    assert (config.preset, config.data_dir, config.seed) == (name, "data/x", 3)
+    assert config.model == PRESETS[name].model
+    assert preset(name) == PRESETS[name] and preset(name) != preset(name, seed=1)
+
+
+def test_paper_preset_is_the_papers_schedule():
+    config = preset("paper")
+    assert (config.schedule.static_steps, config.schedule.deform_steps) == (7_999, 10_000)
+    assert (config.schedule.static_batch, config.schedule.batch) == (1, 8)
+    assert config.model.architecture == "paper" and config.size is None
+
+
+def test_presets_differ_in_sizes_and_schedules_only():
+    """The architecture is a field of its own, the same in every preset."""
+    chosen = ("architecture", "encoder", "decoder", "token_kan", "agents", "ppe")
+    for config in PRESETS.values():
+        for name in chosen:
+            assert getattr(config.model, name) == getattr(ModelConfig(), name)
+
+
+def test_parity_resolves_to_the_original_code():
+    parity = ModelConfig(architecture="parity").resolved
+    assert (parity.encoder, parity.decoder, parity.agents, parity.ppe) == (
+        "dense", "mlp", "first", "token",
+    )  # fmt: skip
+    assert ModelConfig(architecture="parity", decoder="taylor").resolved.decoder == "taylor"
+    assert None not in dataclasses.astuple(ModelConfig().resolved)
+
+
+def test_stage_changes_after_the_static_steps():
+    config = Config(schedule=ScheduleConfig(static_steps=3, deform_steps=2))
+    assert [config.stage(k) for k in range(5)] == ["static"] * 3 + ["deform"] * 2
+    assert config.total_steps == 5
+
+
+def test_config_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        preset("tiny").seed = 1
+
+
+def test_equal_configs_hash_alike_and_do_not_retrace():
+    traces = []
+
+    @functools.partial(jax.jit)
+    def step(config, x):
+        traces.append(config.seed)
+        return x * config.loss.l1
+
+    equal = [override(preset("tiny"), {"loss.l1": "0.5"}) for _ in range(3)]
+    assert len(set(equal)) == 1
+    for config in equal:
+        assert float(step(config, jnp.float32(2))) == 1.0
+    assert len(traces) == 1
+    step(override(preset("tiny"), {"loss.l1": "0.25"}), jnp.float32(2))
+    assert len(traces) == 2
+
+
+def test_every_field_is_an_option_with_a_help_text():
+    known = options(preset("tiny"))
+    leaves = lambda x: sum(leaves(v) if isinstance(v, dict) else 1 for v in x.values())
+    assert len(known) == leaves(dataclasses.asdict(preset("tiny")))
+    for name, (_, _, text) in known.items():
+        assert text.strip(), f"{name}: no help"
+
+
+def test_override_reads_every_kind_of_value():
+    config = override(
+        preset("tiny"),
+        {
+            "seed": "7",
+            "size": "none",
+            "rasterizer": "xla",
+            "model.decoder": "bspline",
+            "model.dropout": "0",
+            "optim.means": "1e-3,1e-5",
+            "data_dir": "Ordner mit Ümlaut",
+        },
+    )
+    assert (config.seed, config.size, config.rasterizer) == (7, None, "xla")
+    assert (config.model.decoder, config.model.dropout) == ("bspline", 0.0)
+    assert config.optim.means == (1e-3, 1e-5) and config.data_dir == "Ordner mit Ümlaut"
+    assert config.model.width == preset("tiny").model.width
+    assert override(config, {"rasterizer": "None"}).rasterizer is None
+    assert override(config, {}) == config
+
+
+@pytest.mark.parametrize("name", list(options(PRESETS["tiny"])))
+def test_override_with_a_fields_own_text_changes_nothing(name):
+    for config in PRESETS.values():
+        value = options(config)[name][1]
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        assert override(config, {name: text}) == config
+
+
+BAD_VALUES = {
+    "seed": ["1.5", "one", "", "-1", "99999999999999999999"],
+    "size": ["0", "31", "5000", "big"],
+    "rasterizer": ["cuda"],
+    "model.architecture": ["original", "none"],
+    "model.decoder": ["kan"],
+    "model.dropout": ["1", "-0.1", "nan", "inf"],
+    "model.sh_degree": ["4", "-1"],
+    "model.width": ["0"],
+    "model.window_frames": ["1"],
+    "model.hash_levels": ["0"],
+    "model.hash_base": ["0"],
+    "model.hash_top": ["1"],
+    "model.bound": ["0", "nan"],
+    "schedule.batch": ["0", "1e3"],
+    "schedule.static_steps": ["-1"],
+    "schedule.deform_steps": ["-5"],
+    "schedule.silence_share": ["1", "nan"],
+    "schedule.log_every": ["0"],
+    "schedule.keep_checkpoints": ["0"],
+    "optim.means": ["1e-3", "1,2,3", "a,b", "nan,1", "-1,1"],
+    "optim.sh0": ["nan", "-1", "inf"],
+    "optim.rate_scale": ["0", "inf"],
+    "optim.decay_steps": ["0"],
+    "densify.points": ["0", "100000000"],
+    "densify.capacity": ["0", "10"],
+    "densify.every": ["0"],
+    "densify.grad_threshold": ["nan", "-1"],
+    "loss.l1": ["nan", "-1"],
+    "loss.perceptual_every": ["0"],
+    "loss.perceptual_size": ["0"],
+    "model.depth": ["3"],
+    "model": ["3"],
+    "colour": ["red"],
+}
+
+
+@pytest.mark.parametrize(("name", "text"), [(n, t) for n, v in BAD_VALUES.items() for t in v])
+def test_bad_value_is_one_line_that_names_it(name, text):
+    with pytest.raises(InputError) as caught:
+        override(preset("tiny"), {name: text})
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 150
+    assert name in message or (name == "densify.capacity" and "densify.points" in message)
+
+
+def test_unknown_preset_is_named():
+    with pytest.raises(InputError, match="preset: no 'huge'; choose one of paper, fast, tiny"):
+        preset("huge")
+
+
+@pytest.mark.parametrize("name", ["paper", "fast", "tiny"])
+def test_json_round_trip(name):
+    config = override(preset(name, data_dir='a "quoted" 顔'), {"model.ppe": "off", "seed": "4"})
+    assert from_json(to_json(config), "here") == config
+    assert json.loads(to_json(config))["optim"]["means"] == [1.6e-4, 1.6e-6]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "3",
+        '{"colour": 1}',
+        '{"model": 3}',
+        '{"model": {"depth": 3}}',
+        '{"seed": "x"}',
+        '{"size": 5}',
+        '{"optim": {"means": 3}}',
+        '{"densify": {"points": 99, "capacity": 9}}',
+    ],
+)
+def test_foreign_json_is_refused_in_one_line(text):
+    with pytest.raises(InputError) as caught:
+        from_json(text, "run/config.json")
+    assert str(caught.value).startswith("run/config.json: not a run's config")
+    assert "\n" not in str(caught.value)
+
+
+def test_points_must_fit_their_slots():
+    with pytest.raises(InputError, match=r"densify.points: got 6, expected 1 to .*\(5\)"):
+        DensifyConfig(capacity=5, points=6)
