@@ -1,7 +1,7 @@
 """Kernels usable alone: `rasterize`, a differentiable Gaussian splatting rasterizer.
 
 op -> implementations -> status:
-  * `rasterize` -> "xla" (plain JAX; CPU, GPU, TPU; also the oracle of the others); "triton" (not yet).
+  * `rasterize` -> "xla" (plain JAX; CPU, GPU, TPU; the oracle of the others); "triton" (not yet).
 
 Nothing here knows of talking heads, and nothing here imports `egs_jax`.
 """

@@ -86,16 +86,17 @@ def rasterize(
 
     Leading axes broadcast: one set of Gaussians under many cameras, or one set per frame. Pixel
     centres lie at integer + 0.5: a Gaussian on the optical axis with cx = W/2 lands on the corner
-    between the four middle pixels. Already jitted; works under `jit`, `grad`, `vmap` (which folds into
-    the frames) and `shard_map`. Shapes are static: other data never recompile.
+    between the four middle pixels. Already jitted; works under `jit`, `grad`, `vmap` (which folds
+    into the frames) and `shard_map`. Shapes are static: other data never recompile.
 
-    A Gaussian is culled, drawing nothing and with zero gradient, when it is not `alive`, nearer than
-    `near_plane`, less opaque than `alpha_min`, or when any of its numbers is not finite (a zero
-    quaternion too); its neighbours are unharmed. There is no cut at three standard deviations.
+    A Gaussian is culled, drawing nothing and with zero gradient, when it is not `alive`, nearer
+    than `near_plane`, less opaque than `alpha_min`, or when any of its numbers is not finite (a
+    zero quaternion too); its neighbours are unharmed. There is no cut at three standard deviations.
 
-    Gradients are the true derivatives, zero where alpha is clamped and in a clamped colour, for every
-    array, backgrounds and cameras included; the clamped x/z of the Jacobian counts as constant. Skew
-    `Ks[0, 1]` is not read. Sums run in a fixed order, so results repeat bit for bit on one device.
+    Gradients are the true derivatives, zero where alpha is clamped and in a clamped colour, for
+    every array, backgrounds and cameras included; the clamped x/z of the Jacobian counts as
+    constant. Skew `Ks[0, 1]` is not read. Sums run in a fixed order, so results repeat bit for bit
+    on one device.
 
     Cost: time grows with `aux.n_instances`, memory with capacity (about 25 bytes each; 70 with
     gradients off the CPU) and pixels, whatever the depth of the lists.
@@ -123,8 +124,8 @@ def rasterize(
       alpha_min: A (Gaussian, pixel) pair under it is skipped.
       transmittance_min: Compositing stops before the pair that would bring the transmittance under
         this (relative slack 2^-16, see `blend_xla`).
-      capacity: Most (Gaussian, 16-px tile) instances per frame. None picks min(N T, 6 N + 128 T) for
-        T tiles. What exceeds it is dropped, farthest first, and reported as `aux.overflow`.
+      capacity: Most (Gaussian, 16-px tile) instances per frame. None picks min(N T, 6 N + 128 T)
+        for T tiles. What exceeds it is dropped, farthest first, and reported as `aux.overflow`.
       implementation: None picks; "xla"; "triton".
       deterministic: False allows sums in any order (off the CPU: less memory).
 

@@ -4,8 +4,8 @@ The footprint of a splat is the exact ellipse on which alpha reaches `alpha_min`
 three standard deviations. An ellipse is convex, so it meets a row of tiles in one run of columns:
 an instance (splat, tile) is found by two closed-form intervals and no test is wasted.
 
-Order of instances, which fixes what an overflow drops: by depth (ties by index), then tile row, then
-tile column. The first `capacity` are kept, so the farthest go. Nothing here is differentiable.
+Order of instances, which fixes what an overflow drops: by depth (ties by index), then tile row,
+then tile column. The first `capacity` are kept, so the farthest go. Nothing here is differentiable.
 
 Words: `slot` = place of an instance in that order; `rank` = place of a Gaussian in depth order.
 Tiles are numbered row * columns + column; all numbers are local to their frame.
@@ -73,8 +73,9 @@ def tile_grid(width: int, height: int) -> tuple[int, int]:
 def default_capacity(n_gaussians: int, width: int, height: int) -> int:
     """Pick how many instances a frame may have: min(N * T, 6 N + 128 T) for T tiles.
 
-    Small splats touch few tiles each (heads: 2.5 to 4.3 at 512 px), hence 6 N. Large ones are limited
-    by how often they cover the image, hence 128 T: the alpha_min footprints may overlap 128-fold.
+    Small splats touch few tiles each (heads: 2.3 to 4.3 at 512 px), hence 6 N. Large ones are
+    limited by how often they cover the image, hence 128 T: the alpha_min footprints may overlap
+    128-fold.
     """
     columns, rows = tile_grid(width, height)
     tiles = columns * rows
@@ -153,9 +154,9 @@ def _extent(
 ) -> tuple[Array, Array, Array]:
     """Range of y, relative to the centre, of an ellipse cut to x in [low, high].
 
-    At offset x the ellipse spans xy/xx * x +- sqrt((level - x^2/xx) det/xx). The upper end is concave
-    in x with its top at x = xy sqrt(level/yy), so the top of the cut is at that x, clamped; the lower
-    end mirrors it. For a range of x in a band of y swap the roles of `xx` and `yy`.
+    At offset x the ellipse spans xy/xx * x +- sqrt((level - x^2/xx) det/xx). The upper end is
+    concave in x with its top at x = xy sqrt(level/yy), so the top of the cut is at that x, clamped;
+    the lower end mirrors it. For a range of x in a band of y swap the roles of `xx` and `yy`.
     """
     reach = jnp.sqrt(level * xx)
     low = low - SLACK_PIXELS

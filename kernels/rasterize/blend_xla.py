@@ -32,6 +32,7 @@ from jaxtyping import Array, Float, Int
 
 from kernels.rasterize.binning import TILE, TileLists, tile_grid
 from kernels.rasterize.folding import fold_frames
+from kernels.rasterize.runs import sum_runs
 
 PIXELS = TILE * TILE
 N_SHAPE = 6  # numbers of a splat that are not features: see `Splat`
@@ -128,8 +129,8 @@ def _forward(
 def _backward(spec: BlendSpec, *arrays: Array | TileLists) -> tuple[Array, Array]:
     """Gradients of shapes and features.
 
-    On a CPU a scatter adds in order, so rows are added up in place. Elsewhere the order of a scatter
-    is not fixed: rows go to their own slots and are added up pairwise.
+    On a CPU a scatter adds in order, so rows are added up in place. Elsewhere the order of a
+    scatter is not fixed: rows go to their own slots and are added up pairwise.
     """
 
     def run(*arrays: Array | TileLists) -> tuple[Array, Array]:
@@ -164,7 +165,7 @@ def _blocks(spec: BlendSpec, lists: TileLists, n_units: int, dtype: jnp.dtype) -
 
 
 def _pixel_offsets(dtype: jnp.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """x and y of a tile's pixel centres from its centre, row by row: each [1, 1, 256]."""
+    """Give x and y of a tile's pixel centres from its centre, row by row: each [1, 1, 256]."""
     y, x = np.divmod(np.arange(PIXELS), TILE)
     shift = (TILE - 1) / 2
     return (x - shift).astype(dtype)[None, None], (y - shift).astype(dtype)[None, None]
@@ -173,9 +174,9 @@ def _pixel_offsets(dtype: jnp.dtype) -> tuple[np.ndarray, np.ndarray]:
 def _entries(
     block: _Block, lists: TileLists, first: Array, n_chunk: int, n_gaussians: int
 ) -> tuple[Array, Array, Array]:
-    """Of the chunk that starts at `first`: list positions, Gaussians (both through all frames), use.
+    """List positions, Gaussians and use of the chunk that starts at `first`, each [U, C].
 
-    Each [U, C]; where the last is False the first two mean nothing.
+    The first two are numbered through all frames and mean nothing where the last is False.
     """
     place = first + jnp.arange(n_chunk, dtype=jnp.int32)[None]
     position = block.starts[:, None] + place
@@ -322,7 +323,7 @@ def _backward_walk(
     rows = jnp.zeros((n_rows, N_SHAPE + n_features), shapes.dtype) + zero
     rows, _ = jax.lax.scan(walk, rows, blocks)
     if by_slot:
-        sums = _sum_runs(rows, lists.tails.reshape(-1)).reshape(n_frames, capacity, -1)
+        sums = sum_runs(rows, lists.tails.reshape(-1)).reshape(n_frames, capacity, -1)
         rows = jax.vmap(lambda v, i: v.at[i].get(mode="fill", fill_value=0.0))(sums, lists.heads)
     rows = rows.reshape(n_frames, n_gaussians, -1)
     return rows[..., :N_SHAPE], rows[..., N_SHAPE:]
@@ -396,20 +397,3 @@ def _shape_gradients(splat: _Splat, grad: Float[Array, "U C 256"]) -> Float[Arra
         ],
         axis=-1,
     )
-
-
-def _sum_runs(rows: Float[Array, "S F"], tails: Int[Array, " S"]) -> Float[Array, "S F"]:
-    """Sum of every row and the `tails` rows after it, by doubling: a fixed order of additions.
-
-    After step i a row holds the sum of the 2^i rows from it on, cut at the end of its run.
-    """
-    longest = jnp.max(tails)
-
-    def double(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        step, sums = carry
-        index = jnp.arange(sums.shape[0], dtype=jnp.int32) + step
-        further = sums.at[index].get(mode="fill", fill_value=0.0)
-        return step * 2, sums + jnp.where((tails >= step)[:, None], further, 0.0)
-
-    start = (longest * 0 + 1, rows)
-    return jax.lax.while_loop(lambda carry: carry[0] <= longest, double, start)[1]

@@ -1,7 +1,7 @@
 """Named scenes for the tests and benchmarks of every implementation of `rasterize`.
 
-`make_case(name)` gives numpy arguments of `rasterize` (float32, one frame); the same on every machine.
-World units are arbitrary: the camera stands 4 units from the origin.
+`make_case(name)` gives numpy arguments of `rasterize` (float32, one frame), the same on every
+machine. World units are arbitrary: the camera stands 4 units from the origin.
 """
 
 from collections.abc import Callable
@@ -124,8 +124,8 @@ def off_center() -> Case:
 
 @_case
 def dense_tile() -> Case:
-    """All Gaussians over one tile: a list of 300, several chunks long, that goes opaque."""
-    case = random_case(300, 40, 24, seed=3, size=0.02)
+    """All Gaussians over one tile: a list of 385, many chunks long, that goes opaque."""
+    case = random_case(385, 64, 32, seed=3, size=0.02)
     case["means"][:, :2] *= 0.12
     case["opacities"] *= 0.4
     return case
@@ -174,14 +174,14 @@ def degenerate() -> Case:
 
 @_case
 def odd_size() -> Case:
-    """One tile and one pixel across, half a tile down."""
-    return random_case(40, 17, 9, seed=7)
+    """One tile and one pixel across, half a tile down; seven channels."""
+    return random_case(40, 17, 9, seed=7, channels=7)
 
 
 @_case
 def many_channels() -> Case:
-    """Seven channels."""
-    return random_case(40, 40, 24, seed=8, channels=7)
+    """Seven channels, large splats."""
+    return random_case(40, 17, 9, seed=8, size=0.3, channels=7)
 
 
 @_case

@@ -1,7 +1,7 @@
 """Dense float64 rasterizer, O(N H W), written from the definition and sharing no code with it.
 
-Every pixel looks at every Gaussian; matrices are multiplied as the papers write them; gradients come
-from `jax.grad`. Call it inside `jax.enable_x64(True)`.
+Every pixel looks at every Gaussian; matrices are multiplied as the papers write them; gradients
+come from `jax.grad`. Call it inside `jax.enable_x64(True)`.
 """
 
 import jax
