@@ -25,6 +25,7 @@ ARRAYS = (
     "viewmats", "K", "mean_shape", "blink", "lips_rects", "mouth_opening", "points",
     "point_colors",
 )  # fmt: skip
+SPLITS = ("train", "val")
 REST_SHARE = 0.15
 """Share of the training frames, those with the least open mouth, that silence is paired with."""
 
@@ -67,7 +68,7 @@ class Dataset:
                 "preprocess the video again"
             )
         arrays = {name: _open_array(folder / f"{name}.npy") for name in ARRAYS}
-        _check_lengths(folder, meta, arrays)
+        _check(folder, meta, arrays)
         return cls(folder, meta, arrays, size)
 
     def resized(self, size: int | None) -> "Dataset":
@@ -135,14 +136,8 @@ class Dataset:
     def drive(self, frames: np.ndarray, window_frames: int) -> Drive:
         """What drove the clip's own `frames` (int [B])."""
         frames = np.asarray(frames)
-        rows = self.arrays["audio_features"]
-        first = max(2 * int(frames.min()) - 64 - 2 * window_frames, 0)
-        last = 2 * int(frames.max()) + 64 + 2 * window_frames
-        del first, last
         return Drive(
-            audio_windows=feature_windows(
-                rows, self.arrays["silence_features"], frames, window_frames
-            ),
+            audio_windows=self.audio_windows(frames, window_frames),
             eyes=np.asarray(self.arrays["blink"][frames], np.float32),
             viewmats=np.asarray(self.arrays["viewmats"][frames]),
             Ks=np.broadcast_to(self.intrinsics, (len(frames), 3, 3)),
@@ -223,29 +218,63 @@ def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
 
 def _open_array(path: Path) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"{path}: missing; preprocess the video again") from None
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: damaged ({error}); preprocess the video again") from None
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{path}: not one array; preprocess the video again")
+    return array
 
 
-def _check_lengths(folder: Path, meta: dict, arrays: dict[str, np.ndarray]) -> None:
-    """Refuse a folder whose arrays do not fit together."""
-    frames, height, width = meta["num_frames"], meta["height"], meta["width"]
-    expected = {
-        "frames": (frames, height, width, 3),
-        "backgrounds": (frames, height, width, 3),
-        "head_masks": (frames, height, -(-width // 8)),
-        "landmarks": (frames, 478, 3),
-        "viewmats": (frames, 4, 4),
-        "blink": (frames,),
-        "lips_rects": (frames, 4),
-        "mouth_opening": (frames,),
-    }
-    for name, shape in expected.items():
-        if arrays[name].shape != shape:
+def _check(folder: Path, meta: dict, arrays: dict[str, np.ndarray]) -> None:
+    """Refuse a folder whose description or arrays do not fit together."""
+    try:
+        sizes = tuple(int(meta[name]) for name in ("num_frames", "height", "width"))
+        ranges = [(int(start), int(stop)) for start, stop in map(meta["splits"].get, SPLITS)]
+        fps, kind = float(meta["fps"]), str(meta["audio_features"]["kind"])
+        if not (fps > 0 and kind and all(0 <= a < b <= sizes[0] for a, b in ranges)):
+            raise ValueError(f"splits {ranges} of {sizes[0]} frames at {fps} fps")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise InputError(
+            f"{folder}/meta.json: damaged ({reason}); preprocess the video again"
+        ) from None
+    for name, (dtype, shape) in _expected(*sizes, arrays).items():
+        array = arrays[name]
+        if array.dtype != dtype or array.shape != shape or not _finite(array):
+            got = f"{array.dtype} {list(array.shape)}"
             raise InputError(
-                f"{folder}/{name}.npy: shape {arrays[name].shape}, meta.json says {shape}; "
+                f"{folder}/{name}.npy: {got}, expected finite {np.dtype(dtype)} {list(shape)}; "
                 "preprocess the video again"
             )
+
+
+def _expected(
+    frames: int, height: int, width: int, arrays: dict[str, np.ndarray]
+) -> dict[str, tuple[type, tuple[int, ...]]]:
+    """Type and shape of every array; counts that `meta.json` does not say are the arrays' own."""
+    lengths = {name: array.shape[:1] or (1,) for name, array in arrays.items()}
+    features = arrays["silence_features"].shape[1:2] or (1,)
+    images, real = (np.uint8, (frames, height, width, 3)), np.float32
+    return {
+        "frames": images,
+        "backgrounds": images,
+        "head_masks": (np.uint8, (frames, height, -(-width // 8))),
+        "audio_features": (real, lengths["audio_features"] + features),
+        "silence_features": (real, lengths["silence_features"] + features),
+        "landmarks": (real, (frames, 478, 3)),
+        "viewmats": (real, (frames, 4, 4)),
+        "K": (real, (3, 3)),
+        "mean_shape": (real, (478, 3)),
+        "blink": (real, (frames,)),
+        "lips_rects": (np.int32, (frames, 4)),
+        "mouth_opening": (real, (frames,)),
+        "points": (real, (*lengths["points"], 3)),
+        "point_colors": (np.uint8, (*lengths["points"], 3)),
+    }
+
+
+def _finite(array: np.ndarray) -> bool:
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())

@@ -1,0 +1,193 @@
+"""The command line: quick help, one line and status 2 for every mistake, names of every kind."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import make_dataset
+
+from egs_jax.__main__ import main
+from egs_jax.audio_file import write_wav
+from egs_jax.config import preset
+from egs_jax.config_text import options, override
+from egs_jax.run_log import start_run
+
+ROOT = Path(__file__).parents[2]
+VERBS = ("preprocess", "train", "render", "evaluate", "demo")
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "egs_jax", *arguments],
+        cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        check=False, timeout=60,
+    )  # fmt: skip
+
+
+def refused(capsys, *arguments: str) -> str:
+    """The one line that `main` says to arguments it refuses."""
+    assert main(list(arguments)) == 2
+    out, err = capsys.readouterr()
+    lines = err.strip().splitlines()
+    assert out == "" and len(lines) == 1 and lines[0].startswith("egs-jax: "), err
+    return lines[0]
+
+
+def test_help_is_quick(tmp_path):
+    """Processor time, since a loaded machine is not the program's fault."""
+    before, start = os.times(), time.monotonic()
+    done = run("--help", cwd=tmp_path)
+    after, wall = os.times(), time.monotonic() - start
+    spent = after.children_user + after.children_system
+    spent -= before.children_user + before.children_system
+    assert done.returncode == 0 and done.stderr == ""
+    assert min(spent, wall) < 2
+    for verb in VERBS:
+        assert verb in done.stdout
+    assert "consent" in done.stdout
+
+
+def test_mistake_in_a_process_of_its_own(tmp_path):
+    done = run("train", "tiny", "--data-dir", "nowhere", "--run-dir", "run", cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("egs-jax: nowhere: not a dataset folder (no meta.json); make one")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([verb, "--help"])
+    assert stopped.value.code == 0 and verb in capsys.readouterr().out
+
+
+def test_help_of_train_lists_every_setting(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = capsys.readouterr().out
+    for name in options(preset("tiny")):
+        assert name in ("preset", "data_dir") or f"--{name}" in text
+
+
+WRONG = {
+    "": "required: VERB",
+    "dance": "dance",
+    "--verbose": "VERB",
+    "preprocess": "VIDEO, DATASET_DIR",
+    "preprocess a.mp4": "DATASET_DIR",
+    "preprocess a.mp4 d --size huge": "--size",
+    "preprocess a.mp4 d --size 7": "got 7, expected 32 to 4096",
+    "preprocess a.mp4 d --size -64": "--size",
+    "preprocess a.mp4 d --audio-features deepspeech": "--audio-features",
+    "preprocess a.mp4 d --max-seconds -1": "got -1, expected more than 0 seconds",
+    "preprocess a.mp4 d --max-seconds nan": "got nan, expected more than 0 seconds",
+    "preprocess a.mp4 d --max-seconds long": "--max-seconds",
+    "preprocess a.mp4 d --val-seconds 0": "--val-seconds",
+    "preprocess a.mp4 d --colour red": "--colour",
+    "preprocess a.mp4 d extra": "extra",
+    "preprocess a.mp4 d": "a.mp4: no such file",
+    "train": "preset",
+    "train huge --data-dir d --run-dir r": "huge",
+    "train tiny --run-dir r": "--data-dir",
+    "train tiny --data-dir d": "--run-dir",
+    "train tiny --data-dir d --run-dir r --seed x": "--seed: got 'x', expected int",
+    "train tiny --data-dir d --run-dir r --seed -3": "seed: got -3",
+    "train tiny --data-dir d --run-dir r --model.architecture gan": "--model.architecture",
+    "train tiny --data-dir d --run-dir r --model.depth 3": "--model.depth",
+    "train tiny --data-dir d --run-dir r --model.d-model 0": "model.d_model: got 0",
+    "train tiny --data-dir d --run-dir r --model.d_m 8": "--model.d_m",
+    "train tiny --data-dir d --run-dir r --optim.means 1": "--optim.means: got '1'",
+    "train tiny --data-dir d --run-dir r": "d: not a dataset folder",
+    "render": "RUN_DIR, AUDIO",
+    "render r a.wav": "--out",
+    "render r a.wav --out o.mp4": "r: not a run folder",
+    "evaluate": "RUN_DIR",
+    "evaluate r": "r: not a run folder",
+    "evaluate r --split test": "--split",
+}
+
+
+@pytest.mark.parametrize("command", WRONG)
+def test_mistake_is_one_line(command, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert WRONG[command] in refused(capsys, *command.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_files_of_demo(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "no.mp4: no such file" in refused(
+        capsys, "demo", "--out", "made", "--video", "no.mp4", "--audio", "no.wav"
+    )
+    Path("taken").write_text("")
+    assert "cannot make this folder" in refused(capsys, "demo", "--out", "taken")
+
+
+@pytest.fixture
+def fitted(monkeypatch):
+    """What `train` would have trained with."""
+    calls = []
+    monkeypatch.setattr("egs_jax.loop.fit", lambda *given, **named: calls.append((*given, named)))
+    return calls
+
+
+@pytest.mark.parametrize("name", ["with space", "Ünï 顔 😀", "-y", "--seed", "a;b$(c)'q", "ä\tb"])
+def test_train_takes_any_folder_name_and_dotted_settings(name, tmp_path, monkeypatch, fitted):
+    monkeypatch.chdir(tmp_path)
+    make_dataset(tmp_path / name)
+    settings = ["--model.d-model", "32", "--loss.perceptual_size=64", "--size", "none"]
+    assert main(["train", "tiny", f"--data-dir={name}", f"--run-dir={name} run", *settings]) == 0
+    [(config, dataset, named)] = fitted
+    expected = {"model.d_model": "32", "loss.perceptual_size": "64", "size": "none"}
+    assert config == override(preset("tiny", data_dir=name), expected)
+    assert dataset.folder == Path(name) and named == {"run_dir": Path(f"{name} run")}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--", "-y.mp4", "-d"], ["./-y.mp4", "./-d"], ["--size", "64", "--", "-y.mp4", "-d"]],
+)
+def test_preprocess_takes_names_that_look_like_options(arguments, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "egs_jax.preprocess.preprocess",
+        lambda video, folder, **named: calls.append((video, folder)),
+    )
+    assert main(["preprocess", *arguments]) == 0
+    assert calls == [(Path("-y.mp4"), Path("-d"))]
+
+
+def test_render_and_evaluate_tell_what_is_missing(tmp_path, capsys):
+    data, run_dir = make_dataset(tmp_path / "data"), tmp_path / "ein Lauf"
+    sound = tmp_path / "a.wav"
+    write_wav(sound, np.zeros(1600, np.float32))
+    start_run(run_dir, preset("tiny", data_dir=str(data)))
+    given = ("render", str(run_dir), str(sound), "--out", str(tmp_path / "o.mp4"))
+    assert "no checkpoint yet; train this run first" in refused(capsys, *given)
+    assert "no checkpoint yet" in refused(capsys, "evaluate", str(run_dir))
+    (data / "meta.json").unlink()
+    assert "not a dataset folder" in refused(capsys, *given)
+    (run_dir / "config.json").write_text("{}{")
+    assert "not a run's config" in refused(capsys, *given)
+    assert not (tmp_path / "o.mp4").exists()
+
+
+def test_other_failures_are_one_line_and_1(monkeypatch, capsys):
+    def fail(*_, **__):
+        raise OSError(28, "No space left\non device")
+
+    monkeypatch.setattr("egs_jax.demo.demo", fail)
+    assert main(["demo"]) == 1
+    assert capsys.readouterr().err == "egs-jax: [Errno 28] No space left on device\n"
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("egs_jax.demo.demo", stop)
+    assert main(["demo"]) == 1
+    assert "goes on from the last checkpoint" in capsys.readouterr().err
