@@ -98,8 +98,8 @@ def rasterize(
     constant. Skew `Ks[0, 1]` is not read. Sums run in a fixed order, so results repeat bit for bit
     on one device.
 
-    Cost: time grows with `aux.n_instances`, memory with capacity (about 25 bytes each; 70 with
-    gradients off the CPU) and pixels, whatever the depth of the lists.
+    Cost: time grows with `aux.n_instances`, memory with capacity and pixels, whatever the depth of
+    the lists. 20,000 Gaussians at 512 px need 22 MiB of working memory on a CPU, 41 with gradients.
 
     Args:
       means: Centres [scene units, world].

@@ -3,9 +3,9 @@
 A basis function of degree 3 or less is a polynomial in the direction (x, y, z). Every monomial is a
 product of three entries of (1, x, y, z): three products with 0/1 matrices pick the factors, a
 fourth combines the monomials into the basis, repeated for every channel. So the sum over the basis
-is one elementwise product with the coefficients, seen as [N, K D], and a last 0/1 product. Written the
-usual way, its gradient takes 300 ms for 20,000 Gaussians on two CPU cores: XLA is poor at sums over
-short axes and computes the basis again for every coefficient.
+is one elementwise product with the coefficients, seen as [N, K D], and a last 0/1 product. Written
+the usual way, its gradient takes 300 ms for 20,000 Gaussians on two CPU cores: XLA is poor at sums
+over short axes and computes the basis again for every coefficient.
 """
 
 import jax
