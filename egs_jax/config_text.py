@@ -47,7 +47,7 @@ def to_json(config: Config) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2)
 
 
-def from_json(text: str, where: Path | str) -> Config:
+def from_json(text: str | bytes, where: Path | str) -> Config:
     """Read back what `to_json` wrote.
 
     Raises:

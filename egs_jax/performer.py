@@ -20,6 +20,7 @@ from jaxtyping import Float, UInt8
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation
 
+from egs_jax import performer_anatomy as anatomy
 from egs_jax import performer_head as head
 from egs_jax.errors import InputError
 from egs_jax.performer_shading import render_pose
@@ -97,8 +98,8 @@ def _plan_blinks(times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     at = rng.uniform(0.5, 1.2)
     while at < times[-1]:
         since = times - at
-        closing = head.smoothstep(-0.10, -0.01, since)
-        blink = np.maximum(blink, closing * head.smoothstep(0.19, 0.03, since))
+        closing = anatomy.smoothstep(-0.10, -0.01, since)
+        blink = np.maximum(blink, closing * anatomy.smoothstep(0.19, 0.03, since))
         at += rng.uniform(2.0, 5.0)
     return blink
 
@@ -106,7 +107,7 @@ def _plan_blinks(times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _plan_gaze(times: np.ndarray, viewmats: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Gaze [T, 2]: eyes hold the camera while the head turns, with a saccade now and then."""
     centers = -np.einsum("tji,tj->ti", viewmats[:, :3, :3], viewmats[:, :3, 3])  # -R^T t
-    eye = head.to_world(head.EYE_CENTERS.mean(axis=0))
+    eye = head.to_world(anatomy.EYE_CENTERS.mean(axis=0))
     towards = centers - eye[None]
     towards /= np.linalg.norm(towards, axis=1, keepdims=True)
     gaze = np.stack([np.arcsin(towards[:, 0]), np.arcsin(-towards[:, 1])], axis=1)

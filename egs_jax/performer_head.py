@@ -15,9 +15,17 @@ import scipy.sparse as sp
 
 from egs_jax.assets import asset_path
 from egs_jax.face_mesh import canonical_face_mesh
+from egs_jax.performer_anatomy import (
+    EYE_CENTERS,
+    EYE_RADIUS,
+    MOUTH,
+    SKIN,
+    skull_path,
+    smoothstep,
+)
 from egs_jax.performer_mesh import incidence, loop_subdivision, strip
+from egs_jax.performer_parts import build_parts
 
-SKIN, EYE, TEETH, MOUTH, TONGUE, HAIR, CLOTH = range(7)
 NUM_FACE = 468
 UNITS_PER_CM = 1 / 14.0
 ORIGIN_CM = np.array([0.0, 1.5, 0.0])
@@ -37,10 +45,6 @@ LID_CREASE = ([247, 30, 29, 27, 28, 56, 190], [414, 286, 258, 257, 259, 260, 467
 _OVAL = [10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377]
 _OVAL += [152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109]
 
-EYE_CENTERS = np.array([[-3.15, 2.64, 2.3], [3.15, 2.64, 2.3]])
-EYE_RADIUS = 1.6
-SKULL_CENTER = np.array([0.0, 3.4, -3.6])
-SKULL_RADII = np.array([7.75, 8.9, 9.4])
 _JAW_HINGE = np.array([0.0, 0.5, -1.0])
 _FIRST_MOUTH_RIM = NUM_FACE + 2 * 16  # in the base mesh, after the rims of the lids
 _JAW_ANGLE = 0.175
@@ -89,12 +93,6 @@ class HeadModel:
     lid_rows: tuple[np.ndarray, ...]
 
 
-def smoothstep(low: float, high: float, x: np.ndarray) -> np.ndarray:
-    """0 below `low`, 1 above `high`, a cubic in between (either order of the two)."""
-    t = np.clip((x - low) / (high - low), 0, 1)
-    return t * t * (3 - 2 * t)
-
-
 def _neutral_face(points: np.ndarray) -> np.ndarray:
     """The canonical face with a closed mouth and wider eyes: its own are half of either."""
     points = points.astype(np.float64).copy()
@@ -118,31 +116,6 @@ def _neutral_face(points: np.ndarray) -> np.ndarray:
         near = np.exp(-((np.linalg.norm(points[:, :2] - eye, axis=1) / 1.9) ** 4))[:, None]
         points[:, :2] += 0.13 * near * (points[:, :2] - eye)
     return points
-
-
-def skull_path(border: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """Points on the way from the face's border to the back of the head.
-
-    Args:
-      border: Points on the face's oval [n, 3] cm.
-      t: Share of the way [m], 0 on the border, 1 at the back.
-
-    Returns:
-      Points [m, n, 3] cm: directions turn evenly about the skull's middle while the distance goes
-      over from the border's to that of the skull's ellipsoid.
-    """
-    arm = border - SKULL_CENTER
-    radius = np.linalg.norm(arm, axis=1)
-    start = arm / radius[:, None]
-    back = np.array([0.0, -0.12, -0.9928])
-    angle = np.arccos(np.clip(start @ back, -1, 1))
-    t = t[:, None]
-    a, b = np.sin((1 - t) * angle) / np.sin(angle), np.sin(t * angle) / np.sin(angle)
-    direction = a[..., None] * start + b[..., None] * back  # [m, n, 3]
-    ellipsoid = 1 / np.linalg.norm(direction / SKULL_RADII, axis=-1)
-    mix = smoothstep(-0.08, 0.5, t) - smoothstep(-0.08, 0.5, np.zeros(1)) * (1 - t)
-    distance = (1 - mix) * radius + mix * ellipsoid
-    return SKULL_CENTER + distance[..., None] * direction
 
 
 def _build_face(
@@ -286,8 +259,6 @@ def to_world(points: np.ndarray) -> np.ndarray:
 @lru_cache(maxsize=1)
 def build_head() -> HeadModel:
     """Build all meshes once (a fraction of a second)."""
-    from egs_jax.performer_parts import build_parts  # noqa: PLC0415 (parts import this module's paths)
-
     canonical = canonical_face_mesh(asset_path("face_landmarker"))
     base, base_triangles, base_kinds = _build_face(canonical.vertices, canonical.triangles)
     matrix, triangles = loop_subdivision(base_triangles, len(base))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.interpolate import CubicSpline
 
-from egs_jax import performer_head as head
+from egs_jax import performer_anatomy as anatomy
 from egs_jax.performer_mesh import grid_triangles, normalize
 
 
@@ -68,7 +68,7 @@ def _eyeball(center: np.ndarray) -> Part:
         axis=-1,
     ).reshape(-1, 3)
     triangles = grid_triangles(14, 32, closed=True)[:, ::-1]
-    return Part(center + head.EYE_RADIUS * direction, triangles, head.EYE, direction)
+    return Part(center + anatomy.EYE_RADIUS * direction, triangles, anatomy.EYE, direction)
 
 
 def _teeth(*, upper: bool) -> Part:
@@ -93,7 +93,7 @@ def _teeth(*, upper: bool) -> Part:
     )
     triangles = grid_triangles(6, 40, closed=False)[:, ::-1]
     return Part(
-        points, triangles, head.TEETH, coords, jaw_weight=np.full(240, 0.0 if upper else 1.0)
+        points, triangles, anatomy.TEETH, coords, jaw_weight=np.full(240, 0.0 if upper else 1.0)
     )
 
 
@@ -108,7 +108,7 @@ def _tongue() -> Part:
         1.0,
         24,
     )
-    return Part(points, triangles, head.TONGUE, points, jaw_weight=np.full(len(points), 1.0))
+    return Part(points, triangles, anatomy.TONGUE, points, jaw_weight=np.full(len(points), 1.0))
 
 
 def _ear(side: float) -> Part:
@@ -132,12 +132,12 @@ def _ear(side: float) -> Part:
     # From outside the angle runs clockwise on the right side and counter-clockwise on the left.
     coords = np.column_stack([np.full(len(points), 8.6), np.full(len(points), -1.0), points[:, 2]])
     triangles = triangles[:, ::-1] if side < 0 else triangles
-    return Part(points, triangles, head.SKIN, coords, shade=shade)
+    return Part(points, triangles, anatomy.SKIN, coords, shade=shade)
 
 
 def smooth(low: float, high: float, x: np.ndarray) -> np.ndarray:
-    """`performer_head.smoothstep`, shorter for the formulas here."""
-    return head.smoothstep(low, high, x)
+    """`performer_anatomy.smoothstep`, shorter for the formulas here."""
+    return anatomy.smoothstep(low, high, x)
 
 
 def _hair_cap(oval: np.ndarray) -> Part:
@@ -159,7 +159,7 @@ def _hair_cap(oval: np.ndarray) -> Part:
     t = line[None] - 0.03 + (1.0 - line[None] + 0.03) * np.linspace(0, 1, rows)[:, None] ** 1.3
     points = np.empty((rows, n, 3))
     for i in range(n):
-        points[:, i] = head.skull_path(border[i : i + 1], t[:, i])[:, 0]
+        points[:, i] = anatomy.skull_path(border[i : i + 1], t[:, i])[:, 0]
     into = t - line[None]
     top = smooth(9.0, 3.0, from_top)[None]
     volume = 0.30 + 1.35 * top
@@ -177,7 +177,11 @@ def _hair_cap(oval: np.ndarray) -> Part:
         0.72 + 0.28 * smooth(0.0, 0.10, into) - 0.25 * part[None] * smooth(0.5, 0.0, into)
     ).reshape(-1)
     return Part(
-        points.reshape(-1, 3), grid_triangles(rows, n, closed=True), head.HAIR, coords, shade=shade
+        points.reshape(-1, 3),
+        grid_triangles(rows, n, closed=True),
+        anatomy.HAIR,
+        coords,
+        shade=shade,
     )
 
 
@@ -209,7 +213,7 @@ def _hair_fall() -> Part:
     return Part(
         points,
         triangles,
-        head.HAIR,
+        anatomy.HAIR,
         coords,
         shade=shade,
         torso_weight=0.35 * smooth(-2, -16, points[:, 1]),
@@ -235,8 +239,8 @@ def _lock(side: float, tilt: float, radius: float, seed: int) -> Part:
     direction = normalize(start * np.cos(along * np.pi / 2) + stop * np.sin(along * np.pi / 2))
     if side < 0:
         direction = normalize(direction + np.array([-0.10, 0, 0]) * (1 - along))
-    skull = 1 / np.linalg.norm(direction / head.SKULL_RADII, axis=1, keepdims=True)
-    over = head.SKULL_CENTER + direction * (skull + 2.05 - 1.15 * along)
+    skull = 1 / np.linalg.norm(direction / anatomy.SKULL_RADII, axis=1, keepdims=True)
+    over = anatomy.SKULL_CENTER + direction * (skull + 2.05 - 1.15 * along)
     fall = np.array([[8.05, 0.8, -1.9], [7.75, -3.8, -1.5], [7.55, -8.4, -0.3], [8.0, -12.6, 0.5]])
     fall = np.concatenate([fall, [[7.5, -16.2, 1.4]]]) + tilt * np.array([1.6, 0.0, -4.0])
     fall[:, 0] += rng.uniform(-0.3, 0.3, 5)
@@ -266,7 +270,7 @@ def _lock(side: float, tilt: float, radius: float, seed: int) -> Part:
     )
     weight = 0.30 * smooth(-2, -16, points[:, 1])
     shade = np.tile(0.8 + 0.2 * np.cos(angle), rows)
-    return Part(points, triangles, head.HAIR, coords, torso_weight=weight, shade=shade)
+    return Part(points, triangles, anatomy.HAIR, coords, torso_weight=weight, shade=shade)
 
 
 def _neck() -> Part:
@@ -289,7 +293,7 @@ def _neck() -> Part:
     return Part(
         points,
         triangles,
-        head.SKIN,
+        anatomy.SKIN,
         coords,
         torso_weight=smooth(-6, -14, points[:, 1]),
         shade=shade,
@@ -311,7 +315,7 @@ def _clothes() -> list[Part]:
         d = (points[:, 0] - c[0]) * np.sin(along) + (points[:, 1] - c[1]) * np.cos(along)
         e = (points[:, 0] - c[0]) * np.cos(along) - (points[:, 1] - c[1]) * np.sin(along)
         points[:, 2] += 0.28 * np.exp(-((d / 0.9) ** 2) - (e / 4.0) ** 2)
-    body = Part(points, triangles, head.CLOTH, points, torso_weight=np.ones(len(points)))
+    body = Part(points, triangles, anatomy.CLOTH, points, torso_weight=np.ones(len(points)))
     around = np.linspace(0, 2 * np.pi, 90, endpoint=False)
     across = np.linspace(0, 2 * np.pi, 10)
     rim_y = -14.7 - 2.1 * smooth(-4.0, 2.0, -4.2 + 6.1 * np.cos(around))
@@ -326,12 +330,12 @@ def _clothes() -> list[Part]:
     ).reshape(-1, 3)
     ribs = np.column_stack([np.tile(around * 90, 10), np.full(len(collar), 100.0), collar[:, 2]])
     faces = grid_triangles(10, 90, closed=True)
-    return [body, Part(collar, faces, head.CLOTH, ribs, torso_weight=np.ones(len(collar)))]
+    return [body, Part(collar, faces, anatomy.CLOTH, ribs, torso_weight=np.ones(len(collar)))]
 
 
 def build_parts(oval: np.ndarray) -> list[Part]:
     """All parts but the face; `oval` [36, 3] is the face's border, where the hair begins."""
-    eyes = [_eyeball(center) for center in head.EYE_CENTERS]
+    eyes = [_eyeball(center) for center in anatomy.EYE_CENTERS]
     mouth = [_teeth(upper=True), _teeth(upper=False), _tongue()]
     locks = [
         _lock(side, tilt, radius, seed + (side > 0))

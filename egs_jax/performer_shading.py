@@ -12,6 +12,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from egs_jax import performer_anatomy as anatomy
 from egs_jax import performer_head as head
 from egs_jax.performer_mesh import normalize, rasterize_triangles, vertex_normals
 
@@ -134,7 +135,7 @@ def skin_texture() -> np.ndarray:
     inner = head.LIPS_INNER_UP + head.LIPS_INNER_LOW
     seam = _mask(shape, _to_texture(rest[inner]), 0.09)
     creases = 1 + 0.10 * noise(2.2) * (0.5 + 0.5 * np.sin(cols * 0.35 + 3 * noise(12)))
-    upper = head.smoothstep(-4.30, -4.10, grid[..., 1])
+    upper = anatomy.smoothstep(-4.30, -4.10, grid[..., 1])
     lip_color = _LIP * (creases * (1 - 0.16 * upper))[..., None]
     albedo = albedo * (1 - 0.9 * lips) + 0.9 * lips * lip_color
     tint(seam, (0.72, 0.58, 0.58))
@@ -180,7 +181,7 @@ def background(size: int) -> np.ndarray:
     rng = np.random.default_rng(4)
     for _ in range(16):
         x, y, r = rng.uniform(0, 1), rng.uniform(0, 0.75), rng.uniform(0.025, 0.065)
-        disk = head.smoothstep(r + 0.015, r - 0.015, np.hypot(cols - x, rows - y))
+        disk = anatomy.smoothstep(r + 0.015, r - 0.015, np.hypot(cols - x, rows - y))
         color = np.array([0.9, 0.62, 0.32]) if rng.uniform() < 0.6 else np.array([0.25, 0.5, 0.55])
         image = image + (0.05 + 0.07 * rng.uniform()) * disk[..., None] * color
     vignette = 1 - 0.45 * ((cols - 0.5) ** 2 + (rows - 0.5) ** 2)[..., None]
@@ -193,22 +194,22 @@ def _eye_albedo(direction: np.ndarray, gaze: tuple[float, float]) -> np.ndarray:
     forward = np.array([gx, gy, np.sqrt(1 - gx**2 - gy**2)])
     right = _unit(forward[2], 0, -forward[0])
     up = np.cross(forward, right)
-    a, b = direction @ right * head.EYE_RADIUS, direction @ up * head.EYE_RADIUS
+    a, b = direction @ right * anatomy.EYE_RADIUS, direction @ up * anatomy.EYE_RADIUS
     radius, around = np.hypot(a, b), np.arctan2(b, a)
     fibres = 0.5 + 0.5 * np.sin(around * 23 + 2.5 * np.sin(around * 7)) * np.sin(around * 41 + 1)
     iris = np.array([0.045, 0.035, 0.02]) + (0.05 + 0.10 * fibres)[:, None] * np.array(
         [0.95, 0.66, 0.30]
     )
     warm = np.exp(-(((radius - 0.38) / 0.12) ** 2))[:, None] * np.array([0.20, 0.10, 0.02])
-    lit = (1.0 - 0.55 * head.smoothstep(-0.3, 0.5, b))[:, None]  # light pools opposite the key
+    lit = (1.0 - 0.55 * anatomy.smoothstep(-0.3, 0.5, b))[:, None]  # light pools opposite the key
     iris = (iris + warm) * lit * 1.5
-    iris = iris * (1 - 0.82 * head.smoothstep(0.58, 0.76, radius))[:, None]
-    iris = iris * head.smoothstep(0.30, 0.37, radius)[:, None] + 0.004
+    iris = iris * (1 - 0.82 * anatomy.smoothstep(0.58, 0.76, radius))[:, None]
+    iris = iris * anatomy.smoothstep(0.30, 0.37, radius)[:, None] + 0.004
     white = np.array([0.74, 0.70, 0.68]) * np.ones((len(a), 1))
-    white[:, 1:] *= (1 - 0.16 * head.smoothstep(0.75, 1.4, radius))[:, None]
-    lid = 1 - 0.5 * head.smoothstep(0.10, 0.30, direction[:, 1])  # the shadow of the upper lid
+    white[:, 1:] *= (1 - 0.16 * anatomy.smoothstep(0.75, 1.4, radius))[:, None]
+    lid = 1 - 0.5 * anatomy.smoothstep(0.10, 0.30, direction[:, 1])  # the shadow of the upper lid
     white, iris = white * lid[:, None], iris * lid[:, None]
-    mask = head.smoothstep(0.80, 0.72, radius)
+    mask = anatomy.smoothstep(0.80, 0.72, radius)
     return white * (1 - mask[:, None]) + iris * mask[:, None]
 
 
@@ -218,7 +219,7 @@ def _tooth_albedo(coords: np.ndarray) -> np.ndarray:
     gaps = np.array([0.0, 0.84, 1.50, 2.22])
     gap = np.exp(-(((arc[:, None] - gaps) / 0.045) ** 2)).max(axis=1)
     enamel = np.array([0.78, 0.73, 0.63]) * (1 - 0.42 * gap)[:, None]
-    gum = head.smoothstep(0.92, 1.04, height - 0.10 * gap)[:, None]
+    gum = anatomy.smoothstep(0.92, 1.04, height - 0.10 * gap)[:, None]
     return enamel * (1 - gum) + gum * np.array([0.42, 0.14, 0.13])
 
 
@@ -228,27 +229,27 @@ def _surface(coords: np.ndarray, material: np.ndarray, gaze: tuple[float, float]
     albedo, gloss = np.empty((count, 3), np.float32), np.empty(count, np.float32)
     power, jitter = np.full(count, 24, np.float32), np.zeros(count, np.float32)
 
-    at = np.flatnonzero(material == head.SKIN)
+    at = np.flatnonzero(material == anatomy.SKIN)
     xy = _to_texture(coords[at])
     painted = _sample(skin_texture(), xy[:, 0], xy[:, 1], cv2.BORDER_REPLICATE)
     albedo[at], gloss[at] = painted[:, :3], painted[:, 3]
-    at = np.flatnonzero(material == head.EYE)
+    at = np.flatnonzero(material == anatomy.EYE)
     albedo[at] = _eye_albedo(coords[at], gaze)
     gloss[at], power[at] = 1.0, 90
-    at = np.flatnonzero(material == head.TEETH)
+    at = np.flatnonzero(material == anatomy.TEETH)
     albedo[at] = _tooth_albedo(coords[at]) * (1 - 0.10 * coords[at, :1] ** 2).clip(0.2)
     gloss[at], power[at] = 1.0, 60
     for kind, color, shine in (
-        (head.MOUTH, (0.10, 0.018, 0.018), 0.1),
-        (head.TONGUE, (0.36, 0.085, 0.085), 0.5),
+        (anatomy.MOUTH, (0.10, 0.018, 0.018), 0.1),
+        (anatomy.TONGUE, (0.36, 0.085, 0.085), 0.5),
     ):
         at = np.flatnonzero(material == kind)
         albedo[at], gloss[at] = color, shine
-    at = np.flatnonzero(material == head.HAIR)
+    at = np.flatnonzero(material == anatomy.HAIR)
     strand = _sample(_strands(), coords[at, 0] * 26, coords[at, 1] * 6, cv2.BORDER_WRAP)
     brown = np.array([0.078, 0.030, 0.014]) * (1 + 0.30 * strand)[:, None].clip(0.25, 2.2)
     albedo[at], gloss[at], power[at], jitter[at] = brown, 0.9 + 0.3 * strand, 22, 0.05 * strand
-    at = np.flatnonzero(material == head.CLOTH)
+    at = np.flatnonzero(material == anatomy.CLOTH)
     x, y = coords[at, 0], coords[at, 1]
     knit = 0.5 + 0.28 * np.sin(x * 16 + 1.2 * np.sin(y * 22))
     rib = np.where(y > 50, 0.45 + 0.35 * np.sin(x), knit)  # the collar's paint has y = 100
@@ -282,14 +283,18 @@ def _soft_shadow(pixels: np.ndarray, depth: np.ndarray, size: int, scale: float)
 def _light(normal, view, surface, shade, material, shadow) -> np.ndarray:
     """Linear RGB [P, 3] of lit pixels."""
     albedo, gloss, power, jitter = surface
-    kinds = np.arange(head.CLOTH + 1)
-    soft = np.isin(kinds, (head.SKIN, head.TONGUE, head.TEETH))[:, None]  # what light enters
+    kinds = np.arange(anatomy.CLOTH + 1)
+    soft = np.isin(kinds, (anatomy.SKIN, anatomy.TONGUE, anatomy.TEETH))[
+        :, None
+    ]  # what light enters
     wrap = np.where(soft, (0.42, 0.20, 0.13), 0.12).astype(np.float32)[material]
     dark = np.where(soft, (0.72, 0.86, 0.92), 0.85).astype(np.float32)[material]
-    strength = np.where(kinds == head.HAIR, 0.13, 0.115).astype(np.float32)[material]
-    tint = np.where((kinds == head.HAIR)[:, None], (1.0, 0.62, 0.40), _KEY_COLOR).astype(np.float32)
+    strength = np.where(kinds == anatomy.HAIR, 0.13, 0.115).astype(np.float32)[material]
+    tint = np.where((kinds == anatomy.HAIR)[:, None], (1.0, 0.62, 0.40), _KEY_COLOR).astype(
+        np.float32
+    )
     edge = np.full(len(kinds), 0.10, np.float32)
-    edge[[head.SKIN, head.HAIR]] = 0.34, 0.20
+    edge[[anatomy.SKIN, anatomy.HAIR]] = 0.34, 0.20
 
     key = np.maximum(((normal @ _KEY)[:, None] + wrap) / (1 + wrap), 0)
     block = 1 - shadow[:, None] * dark
@@ -315,9 +320,9 @@ def _catch_light(image: np.ndarray, normal: np.ndarray, eye: np.ndarray) -> None
         (_unit(0.24, 0.16, -1), 0.07, 0.18),
     ):
         distance = np.linalg.norm(normal[eye] - direction, axis=1)
-        image[eye] += (strength * head.smoothstep(width, width * 0.55, distance))[:, None].astype(
-            np.float32
-        )
+        image[eye] += (strength * anatomy.smoothstep(width, width * 0.55, distance))[
+            :, None
+        ].astype(np.float32)
 
 
 def _encode(linear: np.ndarray) -> np.ndarray:
@@ -369,7 +374,7 @@ def render_pose(
     shadow = _soft_shadow(pixels, position[:, 2], large, scale)
     surface = _surface(coords, material, expression.gaze)
     color = _light(normal, view, surface, shade, material, shadow)
-    _catch_light(color, normal, np.flatnonzero(material == head.EYE))
+    _catch_light(color, normal, np.flatnonzero(material == anatomy.EYE))
 
     picture = background(large).copy()
     picture.reshape(-1, 3)[pixels] = _encode(color)

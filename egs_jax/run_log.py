@@ -1,5 +1,6 @@
 """A run's records: config.json, metrics.jsonl, TensorBoard events, and the progress bar."""
 
+import contextlib
 import json
 import math
 import os
@@ -24,7 +25,7 @@ CONSENT = (
 def write_atomically(path: Path, text: str) -> None:
     """Replace `path` by `text` so that a crash leaves the old or the new file, never half."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 
@@ -36,7 +37,7 @@ def start_run(run_dir: Path, config: Config) -> None:
     """
     path = run_dir / "config.json"
     if path.exists():
-        before = json.loads(to_json(from_json(path.read_text(), path)))
+        before = json.loads(to_json(from_json(path.read_bytes(), path)))
         now = json.loads(to_json(config))
         if before != now:
             changed = sorted(_differences(before, now))
@@ -61,7 +62,7 @@ def load_config(run_dir: Path) -> Config:
     """
     path = Path(run_dir) / "config.json"
     try:
-        return from_json(path.read_text(), path)
+        return from_json(path.read_bytes(), path)
     except OSError:
         raise InputError(
             f"{run_dir}: not a run folder (no config.json); make one with "
@@ -109,12 +110,10 @@ class RunLog:
         if not self.path.exists():
             return []
         lines = []
-        for text in self.path.read_text().splitlines():
-            try:
+        for text in self.path.read_bytes().splitlines():
+            with contextlib.suppress(ValueError):  # the line a crash cut off
                 lines.append(json.loads(text))
-            except ValueError:  # the line a crash cut off
-                continue
-        return lines
+        return [line for line in lines if isinstance(line, dict)]
 
 
 def progress(total: int | None, description: str, unit: str = "step") -> rich.progress.Progress:

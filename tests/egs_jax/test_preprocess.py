@@ -20,6 +20,7 @@ from egs_jax.dataset import Dataset
 from egs_jax.errors import InputError
 from egs_jax.face_mesh import RIGID_POINTS
 from egs_jax.face_pass import MAX_GAP, bridge_gaps, missing_ranges
+from egs_jax.performer_anatomy import CLOTH
 from egs_jax.performer_mesh import rasterize_triangles
 from egs_jax.performer_shading import background
 from egs_jax.preprocess import align_sound, blink_signal, preprocess, split_at
@@ -58,7 +59,7 @@ def true_masks(truth, i: int) -> tuple[np.ndarray, np.ndarray]:
     of_torso = (model.torso_weight[model.triangles[faces]] * weights).sum(1)
     head, person = np.zeros(SIZE * SIZE, bool), np.zeros(SIZE * SIZE, bool)
     person[where] = True
-    head[where] = (of_torso < 0.05) & (model.materials[faces] != performer_head.CLOTH)
+    head[where] = (of_torso < 0.05) & (model.materials[faces] != CLOTH)
     return head.reshape(SIZE, SIZE), person.reshape(SIZE, SIZE)
 
 
