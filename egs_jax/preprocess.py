@@ -199,7 +199,8 @@ def _paint_backgrounds(work: Path, frames: np.ndarray, clean: np.ndarray) -> Non
 def _masks(work: Path, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Head and person masks of every frame, bool [size,size] each."""
     heads, people = (
-        np.load(work / f"{name}_masks.npy", mmap_mode="r") for name in ("head", "person")
+        np.load(work / f"{name}_masks.npy", mmap_mode="r", allow_pickle=False)
+        for name in ("head", "person")
     )
     for head, person in zip(heads, people, strict=True):
         yield tuple(np.unpackbits(m, axis=-1, count=size).astype(bool) for m in (head, person))
@@ -234,7 +235,7 @@ def _track(
 def _cloud(work: Path, frames: np.ndarray, track: HeadTrack) -> None:
     """Write the initial cloud."""
     mesh = canonical_face_mesh()
-    heads = np.load(work / "head_masks.npy", mmap_mode="r")
+    heads = np.load(work / "head_masks.npy", mmap_mode="r", allow_pickle=False)
     size = frames.shape[2]
     mask = lambda i: np.unpackbits(heads[i], axis=-1, count=size).astype(bool)
     points, colors = head_cloud(

@@ -18,13 +18,13 @@ from egs_jax.audio_file import read_audio
 from egs_jax.crop import choose_crop
 from egs_jax.dataset import Dataset
 from egs_jax.errors import InputError
-from egs_jax.face_mesh import RIGID_POINTS
-from egs_jax.face_pass import MAX_GAP, bridge_gaps, missing_ranges
+from egs_jax.face_mesh import RIGID_POINTS, mouth_opening
+from egs_jax.face_pass import MAX_GAP, bridge_gaps, find_faces, missing_ranges
 from egs_jax.performer_anatomy import CLOTH
 from egs_jax.performer_mesh import rasterize_triangles
 from egs_jax.performer_shading import background
 from egs_jax.preprocess import align_sound, blink_signal, preprocess, split_at
-from egs_jax.video import read_frames
+from egs_jax.video import probe, read_frames
 
 SIZE = 192
 
@@ -358,24 +358,28 @@ def test_phone_clip_with_gap_and_two_faces(
     np.testing.assert_allclose(dataset.intrinsics[:2, 2], 48)
 
 
+def resampled(path: Path, pictures: list[np.ndarray], rate: Fraction) -> Path:
+    """1.2 s of the film at another rate."""
+    shown = np.rint(np.arange(round(1.2 * rate)) * 25 / float(rate)).astype(int)
+    return encode(path, [pictures[k] for k in shown], rate=rate)
+
+
 @pytest.mark.parametrize("rate", [Fraction(24000, 1001), Fraction(30), Fraction(60)], ids=str)
 def test_other_rates_become_25_per_second(tmp_path, performer_dataset, pictures, rate):
-    shown = np.rint(np.arange(round(1.2 * rate)) * 25 / float(rate)).astype(int)
-    video = encode(tmp_path / "clip.mp4", [pictures[k] for k in shown], rate=rate)
-    folder = preprocess(video, tmp_path / "set", audio_features="mel", size=64)
-    dataset = Dataset.open(folder)
-    assert dataset.num_frames == 30 and dataset.meta["source"]["fps"] == pytest.approx(
-        float(rate), 0.01
-    )
+    video = resampled(tmp_path / "clip.mp4", pictures, rate)
+    faces = find_faces(video, probe(video), read_audio(video), None)
+    assert faces.landmarks.shape == (30, 478, 3) and faces.valid.all()
+    assert faces.capture["frame rate"].value == pytest.approx(float(rate), 0.01)
     truth = performer_dataset.truth.mouth_opening[:30]
-    assert correlation(dataset.arrays["mouth_opening"], truth) > 0.8
-    assert dataset.arrays["audio_features"].shape == (60, 80)
+    assert correlation(mouth_opening(faces.landmarks), truth) > 0.8
 
 
 def test_repeats_bit_for_bit_and_replaces_a_dataset(tmp_path, pictures):
-    video = encode(tmp_path / "clip.mp4", pictures[:30])
+    video = resampled(tmp_path / "clip.mp4", pictures, Fraction(24000, 1001))
     first, second = tmp_path / "one", tmp_path / "two"
     preprocess(video, first, audio_features="mel", size=64)
+    dataset = Dataset.open(first)
+    assert dataset.num_frames == 30 and dataset.arrays["audio_features"].shape == (60, 80)
     shutil.copytree(first, second)
     (second / "meta.json").write_text("{}")
     preprocess(video, second, audio_features="mel", size=64)
