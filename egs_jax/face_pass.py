@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from egs_jax.capture_check import FPS, CaptureCheck, CaptureReport
 from egs_jax.errors import InputError
 from egs_jax.face_mesh import NUM_LANDMARKS
-from egs_jax.landmarks import FaceLandmarker
+from egs_jax.landmarks import Face, FaceLandmarker
 from egs_jax.run_log import progress
 from egs_jax.video import VideoInfo, read_frames
 
@@ -63,6 +63,8 @@ def find_faces(
             if len(found) % COUNT_EVERY == 0:
                 counts.append(len(landmarker.detect(frame)))
             seen = landmarker.track(frame, face)
+            if seen and face and max(counts) > 1 and not _near(seen, face):
+                seen = None  # somebody else, while the one we follow is away
             check.add_frame(frame, None if seen is None else seen.landmarks)
             found.append(np.full((NUM_LANDMARKS, 3), np.nan) if seen is None else seen.landmarks)
             face = seen or face
@@ -91,6 +93,13 @@ def bridge_gaps(
     known, flat = np.flatnonzero(valid), landmarks.reshape(len(valid), -1)
     filled = [np.interp(np.arange(len(valid)), known, column[known]) for column in flat.T]
     return np.stack(filled, axis=1).reshape(landmarks.shape).astype(np.float32)
+
+
+def _near(face: Face, before: Face) -> bool:
+    """Whether a face is less than its own size away from where it was last seen."""
+    low, high = before.box[:2], before.box[2:]
+    moved = np.linalg.norm((face.box[:2] + face.box[2:] - low - high) / 2)
+    return bool(moved < np.max(high - low))
 
 
 def _report_crowd(counts: list[int]) -> None:

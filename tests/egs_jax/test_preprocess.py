@@ -1,5 +1,6 @@
 """Preprocessing against the performer's ground truth, and what it says to clips it cannot use."""
 
+import functools
 import hashlib
 import json
 import shutil
@@ -317,6 +318,24 @@ def stage(image: np.ndarray) -> np.ndarray:
     room[1000:1800, 60:860] = cv2.resize(image, (800, 800), interpolation=cv2.INTER_CUBIC)
     room[300:860, 400:960] = cv2.resize(image[:, ::-1], (560, 560))
     return room
+
+
+@pytest.mark.parametrize("away", [MAX_GAP, MAX_GAP + 1])
+def test_bystander_never_stands_in_for_the_largest_face(tmp_path, pictures, capsys, away):
+    scenes = [cv2.resize(stage(image), (540, 960)) for image in pictures[:40]]
+    for scene in scenes[15 : 15 + away]:
+        scene[500:] = 128  # the large one is gone, the small one stays
+    video = encode(tmp_path / "clip.mp4", scenes)
+    look = functools.partial(find_faces, video, probe(video), read_audio(video), None)
+    if away > MAX_GAP:
+        with pytest.raises(InputError, match="no face in frames 15-25 "):
+            look()
+        return
+    faces = look()
+    assert np.flatnonzero(~faces.valid).tolist() == list(range(15, 25))
+    middle = faces.landmarks[..., 1].mean(1)
+    assert middle.min() > 500 and np.ptp(middle) < 20  # rows of the large face, also when bridged
+    assert "2 faces in the picture (first at 0 s, 2 of 2 looks)" in capsys.readouterr().out
 
 
 ONE = 1 << 16
