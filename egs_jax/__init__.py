@@ -37,7 +37,7 @@ _HOME = {
     "render_video": "infer",
     "train_step": "train",
 }
-__all__ = sorted(_HOME)
+__all__ = sorted(_HOME)  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:

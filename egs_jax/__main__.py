@@ -5,12 +5,16 @@ else. Every mistake on the command line is one line and 2 as well.
 """
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from egs_jax.errors import InputError
+from egs_jax.errors import InputError, TrainingError
 
 EPILOG = (
     "An avatar of a person needs that person's consent; disclose every video made with it as "
@@ -35,7 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         argv = sys.argv[1:] if argv is None else argv
         arguments = _parser(argv).parse_args(argv)
-        arguments.run(arguments)
+        with _terminable():
+            arguments.run(arguments)
     except InputError as error:
         print(f"egs-jax: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -44,10 +49,27 @@ def main(argv: list[str] | None = None) -> int:
             "egs-jax: stopped; the same command goes on from the last checkpoint", file=sys.stderr
         )
         return 1
-    except OSError as error:
+    except (OSError, TrainingError) as error:
         print(f"egs-jax: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM stop the work as Ctrl-C does, so that files are closed and one line says so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals belong to the main thread
+        return
+
+    def stop(*_: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _parser(argv: list[str]) -> Parser:

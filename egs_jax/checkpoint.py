@@ -2,6 +2,8 @@
 
 import hashlib
 import logging
+import os
+import tempfile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,18 +15,26 @@ import orbax.checkpoint as ocp
 from egs_jax.errors import InputError
 
 State = TypeVar("State")
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells every step of every save
+# Orbax tells every step of every save, and every error twice besides raising it.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class Checkpoints:
     """The `checkpoints/` folder of a run: at most `keep` complete states, named by their step."""
 
-    def __init__(self, run_dir: Path, keep: int = 2):
+    def __init__(self, run_dir: Path, keep: int = 2, *, read_only: bool = False):
+        """Open the folder; with `read_only`, touch nothing (a training may be writing there)."""
         self.folder = Path(run_dir).resolve() / "checkpoints"
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=False
+            max_to_keep=None if read_only else keep,
+            create=not read_only,
+            cleanup_tmp_directories=not read_only,
+            enable_async_checkpointing=False,
+            read_only=read_only,
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._manager = ocp.CheckpointManager(
+            self.folder, item_handlers=ocp.StandardCheckpointHandler(), options=options
+        )
 
     def save(self, step: int, state: Any) -> None:
         """Write `state`; when this returns, a crash cannot lose it.
@@ -34,6 +44,7 @@ class Checkpoints:
         """
         tree = jax.device_get(flax.serialization.to_state_dict(state))
         try:
+            _reserve(self.folder, sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
             self._manager.save(step, args=ocp.args.StandardSave(tree))
             self._manager.wait_until_finished()
         except Exception as error:  # Orbax wraps the operating system's error in its own kinds
@@ -60,13 +71,15 @@ class Checkpoints:
             flax.serialization.to_state_dict(abstract),
         )
         try:
+            _check_shapes(self.folder / str(step), wanted, self._manager.item_metadata(step).tree)
             tree = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
+        except InputError:
+            raise
         except Exception as error:  # damaged files surface as many kinds of error
             raise InputError(
                 f"{self.folder / str(step)}: unreadable ({_first_line(error)}); delete this folder "
                 "to go on from the checkpoint before it"
             ) from error
-        _check_shapes(self.folder / str(step), wanted, tree)
         return flax.serialization.from_state_dict(abstract, jax.tree.map(jax.numpy.asarray, tree))
 
     def close(self) -> None:
@@ -88,16 +101,27 @@ def state_sha256(state: Any) -> str:
     return digest.hexdigest()
 
 
+def _reserve(folder: Path, size: int) -> None:
+    """Raise the operating system's error if `size` more bytes do not fit into `folder`.
+
+    Orbax notices a full disk on threads that fill the terminal with their tracebacks.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(file.fileno(), 0, size)
+
+
 def _check_shapes(where: Path, wanted: Any, found: Any) -> None:
-    for (path, want), (_, got) in zip(
-        jax.tree_util.tree_flatten_with_path(wanted)[0],
-        jax.tree_util.tree_flatten_with_path(found)[0],
-        strict=True,
-    ):
-        if want.shape != got.shape:
+    """Refuse a checkpoint whose arrays are not those of this config."""
+    wanted, found = (
+        {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in leaves}
+        for leaves, _ in map(jax.tree_util.tree_flatten_with_path, (wanted, found))
+    )
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
             raise InputError(
-                f"{where}: {jax.tree_util.keystr(path)} has shape {got.shape}, this config makes "
-                f"{want.shape}; train with the run's own settings or name a new --run-dir"
+                f"{where}: {name} has shape {found.get(name)}, this config makes "
+                f"{wanted.get(name)}; train with the run's own settings or name a new --run-dir"
             )
 
 

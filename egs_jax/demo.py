@@ -12,8 +12,8 @@ from egs_jax.config import preset
 from egs_jax.dataset import Dataset
 from egs_jax.errors import InputError
 from egs_jax.evaluate import evaluate
-from egs_jax.loop import fit
 from egs_jax.infer import render_video
+from egs_jax.loop import fit
 from egs_jax.preprocess import preprocess
 
 SECONDS, SIZE = 20.0, 256
@@ -22,7 +22,10 @@ SPEECH_SECONDS = 6.0
 
 
 def demo(
-    out: str | Path = "runs/demo", *, video: str | Path | None = None, audio: str | Path | None = None
+    out: str | Path = "runs/demo",
+    *,
+    video: str | Path | None = None,
+    audio: str | Path | None = None,
 ) -> Path:
     """Make an avatar and let it speak; what an earlier call finished is kept.
 

@@ -1,5 +1,9 @@
-"""The one error that means "your input is at fault": the command line prints it as one line and exits with 2."""
+"""Errors with a message for users: the command line prints them as one line."""
 
 
 class InputError(ValueError):
-    """Bad input from outside: says what is wrong, where, and what to do, in one line."""
+    """Bad input from outside: says what is wrong, where, and what to do, in one line (exit 2)."""
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on: says why and what to try, in one line (exit 1)."""

@@ -44,16 +44,22 @@ class Avatar:
         """Load the newest checkpoint of a run.
 
         Raises:
-          InputError: if the folder is not a finished or running training, or its dataset is gone.
+          InputError: if the folder is not a finished or running training, if that is still in its
+        static stage, or its dataset is gone.
         """
         run_dir = Path(run_dir)
         config = load_config(run_dir)
         dataset = Dataset.open(config.data_dir).resized(config.size)
         if not (run_dir / "checkpoints").is_dir():
             raise InputError(f"{run_dir}: no checkpoint yet; train this run first")
-        checkpoints = Checkpoints(run_dir)
+        checkpoints = Checkpoints(run_dir, read_only=True)
         state = checkpoints.load(train.abstract_state(config, dataset.audio_dim))
         checkpoints.close()
+        if not bool(state.deforming):
+            raise InputError(
+                f"{run_dir}: its newest checkpoint (step {int(state.step)}) has not learned any "
+                f"speech yet, which starts at step {config.schedule.static_steps + 1}; train on"
+            )
         return cls(config, state.params, state.alive, dataset)
 
 
@@ -112,7 +118,7 @@ def speak(avatar: Avatar, audio_path: str | Path) -> Iterator[np.ndarray]:
         else:
             samples += len(chunk)
             rows = np.concatenate([rows, feature_stream.push(chunk)])
-            # The last entry of frame i ends with row 2 (i + window / 2) + 6 (`feature_windows`).
+            # Frame i hears rows up to 2 (i + window - 1 - window // 2) + 7 (`feature_windows`).
             ready = (first_row + len(rows) - 6) // 2 - (window - window // 2) + 1
         while frame + MICRO_BATCH <= ready or (chunk is None and frame < ready):
             frames = np.arange(frame, min(frame + MICRO_BATCH, ready))

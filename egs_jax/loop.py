@@ -5,6 +5,7 @@ goes on from the last checkpoint and ends with the same bits as an uninterrupted
 """
 
 import concurrent.futures
+import dataclasses
 import functools
 import time
 from collections.abc import Iterator
@@ -12,13 +13,14 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jaxtyping import Array
 from rich.progress import Progress
 
 from egs_jax import train
 from egs_jax.checkpoint import Checkpoints, state_sha256
 from egs_jax.config import Config
 from egs_jax.dataset import Dataset
-from egs_jax.errors import InputError
+from egs_jax.errors import InputError, TrainingError
 from egs_jax.run_log import CONSENT, RunLog, progress, start_run
 from egs_jax.types import Batch, Metrics, TrainState
 
@@ -36,9 +38,11 @@ def fit(config: Config, dataset: Dataset, *, run_dir: str | Path) -> TrainState:
 
     Raises:
       InputError: a run folder of other settings, a damaged checkpoint, a clip too short.
-      RuntimeError: the loss stayed non-finite after going back `MAX_ROLLBACKS` times.
+      TrainingError: the loss stayed non-finite after going back `MAX_ROLLBACKS` times.
+      OSError: a checkpoint could not be written; earlier ones are untouched.
     """
     run_dir = Path(run_dir)
+    config = dataclasses.replace(config, size=config.size or dataset.width)
     _check_length(dataset)
     print(CONSENT)
     start_run(run_dir, config)
@@ -61,27 +65,33 @@ def fit(config: Config, dataset: Dataset, *, run_dir: str | Path) -> TrainState:
 def _loop(
     config: Config, dataset: Dataset, state: TrainState, checkpoints: Checkpoints, log: RunLog
 ) -> TrainState:
-    """Run the remaining steps; the device is waited for only where something is logged or saved."""
-    schedule, step, clock = config.schedule, int(state.step), _Clock()
+    """Run the remaining steps.
+
+    The host looks at a step while the device works on the next one; it waits for the newest step
+    only where something is logged or saved.
+    """
+    schedule, clock = config.schedule, _Clock()
+    step, deforming = int(state.step), bool(state.deforming)
+    batches, unseen = prefetch(config, dataset, step), []
     with progress(config.total_steps, "train") as bar:
-        batches = prefetch(config, dataset, step)
         while step < config.total_steps:
-            if config.stage(step) == "deform" and not bool(state.deforming):
-                state = train.hand_over(config, state)
+            if config.stage(step) == "deform" and not deforming:
+                state, deforming = train.hand_over(config, state), True
             state, metrics = train.train_step(config, state, next(batches))
             if train.densifies(config, step):
                 state = train.densify_step(config, state)
+            unseen.append((step, metrics["bad_streak"]))
             step += 1
             last = step == config.total_steps
             logs = last or step % schedule.log_every == 0
             saves = last or step % schedule.checkpoint_every == 0
-            if (logs or saves) and int(state.bad_streak):
-                _report_bad(config, dataset, state, bar)
-                if int(state.bad_streak) >= BAD_STEPS:
-                    state = _roll_back(config, dataset, state, checkpoints)
-                    step = int(state.step)
-                    batches = prefetch(config, dataset, step)
-                    continue
+            kept = 0 if logs or saves else 1
+            if _longest_streak(config, dataset, unseen, kept, bar) >= BAD_STEPS:
+                state = _roll_back(config, dataset, state, checkpoints)
+                step, deforming = int(state.step), bool(state.deforming)
+                batches, unseen = prefetch(config, dataset, step), []
+                log.rewind(step)
+                continue
             if logs:
                 record = _record(config, state, metrics, clock.rate(step))
                 log.write(record)
@@ -120,14 +130,22 @@ def _record(
     }
 
 
-def _report_bad(config: Config, dataset: Dataset, state: TrainState, bar: Progress) -> None:
-    """Name the newest batch whose loss or gradient was not finite."""
-    step = int(state.step) - 1
-    frames = ", ".join(str(frame) for frame in dataset.batch_frames(config, step)[0])
-    bar.console.print(
-        f"step {step} (frames {frames}): loss or gradient not finite, update skipped; "
-        f"{int(state.bad_streak)} in a row"
-    )
+def _longest_streak(
+    config: Config, dataset: Dataset, unseen: list[tuple[int, Array]], kept: int, bar: Progress
+) -> int:
+    """Take all but `kept` steps off `unseen` (step, bad streak), naming the batches of bad ones."""
+    longest = 0
+    while len(unseen) > kept:
+        step, streak = unseen.pop(0)
+        longest = max(longest, int(streak))
+        if int(streak):
+            frames = ", ".join(str(frame) for frame in dataset.batch_frames(config, step)[0])
+            bar.console.print(
+                f"step {step} (frames {frames}): loss or gradient not finite, update skipped; "
+                f"{int(streak)} in a row",
+                soft_wrap=True,
+            )
+    return longest
 
 
 def prefetch(config: Config, dataset: Dataset, step: int) -> Iterator[Batch]:
@@ -156,7 +174,7 @@ def _roll_back(
     """The last checkpoint with halved learning rates, so that the same steps may succeed."""
     scale = float(state.rate_scale) / 2
     if scale < 0.5**MAX_ROLLBACKS:
-        raise RuntimeError(
+        raise TrainingError(
             f"training diverged near step {int(state.step)} after {MAX_ROLLBACKS} attempts with "
             "lower learning rates; lower --optim.rate-scale or look at the frames of these steps"
         )

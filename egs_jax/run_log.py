@@ -85,13 +85,20 @@ class RunLog:
     """Metrics of a run: one JSON line and one TensorBoard point a logged step."""
 
     def __init__(self, run_dir: Path, step: int):
-        """Open the log to go on at `step`; lines of later steps (lost in a crash) are dropped."""
+        """Open the log to go on at `step` (see `rewind`)."""
+        self.path, self._board = run_dir / "metrics.jsonl", None
+        self.rewind(step)
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines of later steps, which will run again, and that of the finished state."""
         from tensorboardX import SummaryWriter
 
-        self.path = run_dir / "metrics.jsonl"
-        kept = [line for line in self._lines() if line.get("step", 0) <= step]
-        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)
+        past = lambda line: line.get("step", 0) <= step and "state_sha256" not in line
+        kept = [json.dumps(line) + "\n" for line in self._lines() if past(line)]
+        write_atomically(self.path, "".join(kept))
+        if self._board is not None:
+            self._board.close()
+        self._board = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=step + 1)
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record; non-finite numbers become null."""

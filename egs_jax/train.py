@@ -19,6 +19,13 @@ from egs_jax.types import Batch, Metrics, Params, TrainState
 
 INIT_KEY, DROPOUT_KEY, DENSITY_KEY = 0, 1, 2  # sub-streams of the seed's and the step's keys
 
+# One program instead of hundreds, and since it runs once, not worth optimising: 4 times faster.
+_init_networks = jax.jit(
+    model.init_networks,
+    static_argnums=(0, 2),
+    compiler_options={"xla_backend_optimization_level": 0},
+)
+
 
 def init_state(config: Config, dataset: Dataset) -> TrainState:
     """The state before the first step: the dataset's initial cloud and fresh networks."""
@@ -26,9 +33,7 @@ def init_state(config: Config, dataset: Dataset) -> TrainState:
     key = jax.random.key(config.seed)
     chosen = jax.random.permutation(key, len(points))[: config.densify.points]
     gaussians, alive = init_gaussians(points[chosen], colors[chosen], config.densify.capacity)
-    networks = model.init_networks(
-        config.model, jax.random.fold_in(key, INIT_KEY), dataset.audio_dim
-    )
+    networks = _init_networks(config.model, jax.random.fold_in(key, INIT_KEY), dataset.audio_dim)
     return _fresh_state({"gaussians": gaussians, "networks": networks}, jnp.asarray(alive))
 
 
@@ -59,7 +64,7 @@ def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
     `bad_streak`.
 
     Returns:
-      The next state, and loss, its parts and PSNR of this batch.
+      The next state, and of this batch: loss, its parts, PSNR and the new `bad_streak`.
     """
     offset = jnp.zeros((batch.frames.shape[0], state.alive.shape[0], 2))
     gradient = jax.value_and_grad(_loss, argnums=(0, 1), has_aux=True)
@@ -72,21 +77,19 @@ def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
     )
     stats = state.stats
     if batch.stage == "static":
-        height, width = batch.frames.shape[1:3]
-        stats = density.accumulate(stats, offset_grad, radii, width, height)
+        count, height, width = batch.frames.shape[:3]
+        # The loss is a mean over the frames; density control wants the gradient of each alone.
+        stats = density.accumulate(stats, count * offset_grad, radii, width, height)
     params, opt_state, stats = jax.tree.map(
         functools.partial(jnp.where, finite),
         (params, opt_state, stats),
         (state.params, state.opt_state, state.stats),
     )
+    bad_streak = jnp.where(finite, 0, state.bad_streak + 1)
     state = state.replace(
-        step=state.step + 1,
-        params=params,
-        opt_state=opt_state,
-        stats=stats,
-        bad_streak=jnp.where(finite, 0, state.bad_streak + 1),
+        step=state.step + 1, params=params, opt_state=opt_state, stats=stats, bad_streak=bad_streak
     )
-    return state, metrics
+    return state, {**metrics, "bad_streak": bad_streak.astype(jnp.float32)}
 
 
 def densifies(config: Config, step: int) -> bool:

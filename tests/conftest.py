@@ -12,6 +12,12 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 sys.path.insert(0, str(Path(__file__).parent))  # `helpers`: the importlib mode adds no paths
 
+from helpers import COMPILED, make_dataset, micro_config  # noqa: E402
+
+# Compiled programs are kept, with the bits they compute: a second run of the tests is quick.
+jax.config.update("jax_compilation_cache_dir", str(COMPILED))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
 
 @pytest.fixture
 def getkey():
@@ -51,3 +57,32 @@ def performer_dataset(tmp_path_factory) -> PerformerDataset:
     return PerformerDataset(
         home / "performer.mp4", home / "dataset", truth, output=printed.getvalue()
     )
+
+
+@pytest.fixture(scope="session")
+def painted(tmp_path_factory) -> Path:
+    """The painted dataset's folder; do not write into it."""
+    return make_dataset(tmp_path_factory.mktemp("painted") / "dataset")
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run of `micro_config` on the painted dataset that nothing disturbed."""
+
+    folder: Path
+    state: object
+    """The `TrainState` that `fit` returned."""
+    output: str
+    """What `fit` printed."""
+
+
+@pytest.fixture(scope="session")
+def trained_run(painted, tmp_path_factory) -> TrainedRun:
+    """Train once for all tests; do not write into the folder."""
+    from egs_jax.dataset import Dataset
+    from egs_jax.loop import fit
+
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        state = fit(micro_config(painted), Dataset.open(painted), run_dir=folder)
+    return TrainedRun(folder, state, printed.getvalue())

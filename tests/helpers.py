@@ -1,12 +1,30 @@
-"""A small painted dataset for tests: a ball with a mouth that opens with its one-note "sound"."""
+"""What tests share: a small painted dataset, the smallest run on it, and other processes.
+
+The painting is a ball with a mouth that opens with its one-note "sound".
+"""
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-SIZE, FRAMES, AUDIO_DIM, POINTS = 48, 24, 4, 300
+from egs_jax.config import (
+    PRESETS,
+    Config,
+    DensifyConfig,
+    LossConfig,
+    ModelConfig,
+    ScheduleConfig,
+)
+from egs_jax.config_text import options
+
+ROOT = Path(__file__).parents[1]
+COMPILED = ROOT / ".cache" / "jax"
+"""Where all processes of the tests share their compiled programs."""
+SIZE, FRAMES, AUDIO_DIM, POINTS = 48, 24, 80, 300
 FOCAL, DISTANCE, RADIUS = 96.0, 4.0, 0.7
 
 
@@ -55,6 +73,51 @@ def make_dataset(folder: Path, frames: int = FRAMES, seed: int = 0) -> Path:
     }
     (folder / "meta.json").write_text(json.dumps(meta))
     return folder
+
+
+def micro_config(folder: Path) -> Config:
+    """The smallest run that goes through everything: 20 + 20 steps, checkpoints every 10.
+
+    All tests of training use this one, so that its two steps (half a minute) compile once.
+    """
+    return Config(
+        preset="tiny",
+        data_dir=str(folder),
+        size=SIZE,
+        model=ModelConfig(width=16, agents_count=20, sh_degree=1, hash_levels=4),
+        schedule=ScheduleConfig(
+            static_steps=20, deform_steps=20, batch=2, checkpoint_every=10, log_every=5,
+            sh_interval=10,
+        ),
+        optim=PRESETS["tiny"].optim,
+        densify=DensifyConfig(
+            capacity=512, points=POINTS, start=5, stop=18, every=5, prune_from=2,
+            prune_large_from=10,
+            prune_radius=200.0,
+        ),
+        loss=LossConfig(perceptual=0.0),
+    )  # fmt: skip
+
+
+def train_arguments(folder: Path, run_dir: Path) -> list[str]:
+    """Command line of a run of `micro_config`."""
+    texts = {
+        name: ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        for name, (_, value, _) in options(micro_config(folder)).items()
+    }
+    settings = [f"--{n}={text}" for n, text in texts.items() if n not in ("preset", "data_dir")]
+    return ["train", "tiny", "--data-dir", str(folder), "--run-dir", str(run_dir), *settings]
+
+
+def python(*arguments: str) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of another interpreter that shares the compiled programs."""
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "JAX_COMPILATION_CACHE_DIR": str(COMPILED),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+        "TERM": "dumb",
+    }
+    return [sys.executable, *arguments], environment
 
 
 def _frame(background: np.ndarray, opening: float) -> tuple[np.ndarray, np.ndarray]:
