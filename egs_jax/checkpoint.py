@@ -1,8 +1,10 @@
 """Training states on disk by Orbax (a save that was cut off is never seen), and their hash."""
 
+import functools
 import hashlib
 import logging
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +26,7 @@ class Checkpoints:
 
     def __init__(self, run_dir: Path, keep: int = 2, *, read_only: bool = False):
         """Open the folder; with `read_only`, touch nothing (a training may be writing there)."""
+        _hush_late_threads()
         self.folder = Path(run_dir).resolve() / "checkpoints"
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else keep,
@@ -99,6 +102,18 @@ def state_sha256(state: Any) -> str:
         digest.update(f"{path} {array.dtype} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+@functools.cache
+def _hush_late_threads() -> None:
+    """Let Orbax's threads that outlive a failed call, which is reported, end without a word."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _reserve(folder: Path, size: int) -> None:

@@ -2,13 +2,12 @@
 
 import base64
 import html
-import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from egs_jax.run_log import CONSENT, write_atomically
+from egs_jax.run_log import CONSENT, read_metrics, write_atomically
 
 CURVES = ("loss", "psnr", "l1", "dssim", "lips", "mask", "perceptual", "num_gaussians")
 STYLE = """
@@ -75,7 +74,7 @@ def _picture(caption: str, image: np.ndarray) -> str:
 def _curves(path: Path) -> str:
     if not path.exists():
         return "<p>no metrics.jsonl</p>"
-    records = [json.loads(line) for line in path.read_text().splitlines()]
+    records = read_metrics(path)
     drawings = []
     for name in CURVES:
         points = [(r["step"], r[name]) for r in records if r.get(name) is not None]

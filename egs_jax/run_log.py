@@ -94,7 +94,7 @@ class RunLog:
         from tensorboardX import SummaryWriter
 
         past = lambda line: line.get("step", 0) <= step and "state_sha256" not in line
-        kept = [json.dumps(line) + "\n" for line in self._lines() if past(line)]
+        kept = [json.dumps(line) + "\n" for line in read_metrics(self.path) if past(line)]
         write_atomically(self.path, "".join(kept))
         if self._board is not None:
             self._board.close()
@@ -113,14 +113,16 @@ class RunLog:
         """Flush everything."""
         self._board.close()
 
-    def _lines(self) -> list[dict[str, Any]]:
-        if not self.path.exists():
-            return []
-        lines = []
-        for text in self.path.read_bytes().splitlines():
-            with contextlib.suppress(ValueError):  # the line a crash cut off
-                lines.append(json.loads(text))
-        return [line for line in lines if isinstance(line, dict)]
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`, without one that a crash cut off; none if it is missing."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_bytes().splitlines():
+        with contextlib.suppress(ValueError):
+            lines.append(json.loads(text))
+    return [line for line in lines if isinstance(line, dict)]
 
 
 def progress(total: int | None, description: str, unit: str = "step") -> rich.progress.Progress:

@@ -209,3 +209,17 @@ def test_a_broken_batch_ends_the_run(painted, tmp_path, monkeypatch):
     monkeypatch.setattr(Dataset, "batch", batch)
     with pytest.raises(OSError, match="Input/output"):
         fit(micro_config(painted), Dataset.open(painted), run_dir=tmp_path / "run")
+
+
+def test_a_damaged_checkpoint_is_one_line_and_status_2(painted, trained_run, tmp_path):
+    """In a process of its own: the reading threads must not print their tracebacks either."""
+    run_dir = shutil.copytree(trained_run.folder, tmp_path / "run")
+    for file in (run_dir / "checkpoints" / "40").rglob("d/*"):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    command, environment = python("-m", "egs_jax", *train_arguments(painted, run_dir))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"{run_dir / 'checkpoints' / '40'}: unreadable" in done.stderr
+    shutil.rmtree(run_dir / "checkpoints" / "40")  # the remedy that the line names
+    state = fit(micro_config(painted), Dataset.open(painted), run_dir=run_dir)
+    assert state_sha256(state) == state_sha256(trained_run.state)
