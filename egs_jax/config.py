@@ -61,8 +61,8 @@ class ModelConfig:
     """Width of features, tokens and agents."""
     agents_count: int = 200
     """Agent tokens (capped by the number of live Gaussians)."""
-    heads: int = 16
-    """Sets the attention temperature sqrt(d_model / heads), as in the original."""
+    heads: int | None = None
+    """Sets the attention temperature sqrt(d_model / heads); the original code's 16 sharpen it."""
     width: int = 128
     """Hidden width of the per-Gaussian heads and of the feed-forward layer."""
     dropout: float = 0.1
@@ -98,6 +98,7 @@ class ModelConfig:
             "decoder": "mlp" if parity else "taylor",
             "agents": "first" if parity else "strided",
             "ppe": "token" if parity else "temporal",
+            "heads": 16 if parity else 1,
         }
         chosen = {k: v for k, v in defaults.items() if getattr(self, k) is None}
         return dataclasses.replace(self, **chosen)
@@ -282,16 +283,16 @@ PRESETS: dict[str, Config] = {
     "tiny": Config(
         preset="tiny",
         size=160,
-        model=ModelConfig(width=64, sh_degree=1),
+        model=ModelConfig(width=64, sh_degree=1, dropout=0.0),
         schedule=ScheduleConfig(
-            static_steps=400, deform_steps=1_200, batch=2, sh_interval=200, checkpoint_every=100
+            static_steps=300, deform_steps=1_600, batch=2, sh_interval=150, checkpoint_every=100
         ),
         optim=OptimConfig(decay_steps=1_600, rate_scale=4.0),
         densify=DensifyConfig(
-            capacity=10_000, points=8_000, start=100, stop=350, every=50, prune_from=100,
-            prune_large_from=250,
+            capacity=6_500, points=5_000, start=100, stop=280, every=50, prune_from=100,
+            prune_large_from=200,
         ),
-        loss=LossConfig(perceptual_size=96, perceptual_every=4),
+        loss=LossConfig(lips=1.2, perceptual_size=96, perceptual_every=8),
     ),
 }  # fmt: skip
 

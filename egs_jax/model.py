@@ -15,11 +15,13 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from egs_jax import gaussians as cloud
 from egs_jax.attention import SpatialAudioAttention
 from egs_jax.config import Config, ModelConfig, Stage
-from egs_jax.decoders import DeformationDecoder, SpatialEncoder, StaticDecoder
+from egs_jax.decoders import DeformationDecoder, DeltaGains, SpatialEncoder, StaticDecoder
 from egs_jax.gaussians import Gaussians
 from egs_jax.tokens import SpeechTokens, period_bias, pose_vector
 from egs_jax.types import Drive, Params, RenderOutput
 from kernels import rasterize
+
+FACE_GAINS = DeltaGains(means=0.02, log_scales=0.2, quats=0.1, logit_opacities=1.0, sh_coeffs=0.1)
 
 
 class Networks(NamedTuple):
@@ -63,6 +65,7 @@ def networks(config: ModelConfig) -> Networks:
             basis=config.token_kan,
             eye_encoding="code" if parity else "smooth",
             pose_distance=None if parity else 5.0,
+            normalize=not parity,
             dropout=config.dropout,
         ),
         attention=SpatialAudioAttention(
@@ -75,7 +78,12 @@ def networks(config: ModelConfig) -> Networks:
             norm_epsilon=1e-12 if parity else 1e-6,
             dropout=config.dropout,
         ),
-        deform=DeformationDecoder(network=kind, basis=basis, width=config.width),
+        deform=DeformationDecoder(
+            network=kind,
+            basis=basis,
+            width=config.width,
+            gains=DeltaGains() if parity else FACE_GAINS,
+        ),
     )
 
 

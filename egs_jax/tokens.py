@@ -23,17 +23,19 @@ EYE_DIM = 32
 
 
 class Conv(nn.Module):
-    """1-D convolution of width 3, padded by 1; starts in +-1/sqrt(3 in), as the original."""
+    """1-D convolution of width 3, padded by 1; starts in +-gain/sqrt(3 in)."""
 
     features: int
     stride: int = 1
+    gain: float = 1.0
 
     @nn.compact
     @typechecked
     def __call__(self, x: Float[Array, "B steps C"]) -> Float[Array, "B out_steps features"]:
         """Convolve along the second axis."""
         init = uniform_init((3 * x.shape[-1]) ** -0.5)
-        kernel = self.param("kernel", init, (3, x.shape[-1], self.features))
+        kernel_init = uniform_init(self.gain * (3 * x.shape[-1]) ** -0.5)
+        kernel = self.param("kernel", kernel_init, (3, x.shape[-1], self.features))
         bias = self.param("bias", init, (self.features,))
         steps = -(-x.shape[1] // self.stride)
         padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0)))
@@ -48,7 +50,14 @@ class AudioNet(nn.Module):
 
     Four convolutions of stride 2 (F-32-32-64-64; 16 rows become 1), then 64-64-32, LeakyReLU 0.02
     between.
+
+    Attributes:
+      gain: Of the convolutions' start. The original's is 1: every layer then passes on a third of
+        its input, so at the start the output hardly depends on the sound. sqrt(6) keeps its size
+        (arXiv:1502.01852).
     """
+
+    gain: float = 1.0
 
     @nn.compact
     @typechecked
@@ -56,7 +65,8 @@ class AudioNet(nn.Module):
         """Encode the rows around a frame."""
         x = windows.reshape(-1, *windows.shape[-2:])
         for index, features in enumerate((32, 32, 64, 64)):
-            x = nn.leaky_relu(Conv(features, stride=2, name=f"conv_{index}")(x), LEAK)
+            x = Conv(features, stride=2, gain=self.gain, name=f"conv_{index}")(x)
+            x = nn.leaky_relu(x, LEAK)
         x = nn.leaky_relu(Linear(64, name="hidden")(x[:, 0]), LEAK)
         return Linear(32, name="out")(x).reshape(*windows.shape[:-2], 32)
 
@@ -160,6 +170,9 @@ class SpeechTokens(nn.Module):
       basis: Basis of KAN encoders.
       eye_encoding: See `encode_eye`.
       pose_distance: See `encode_pose`; None: raw.
+      normalize: Bring audio, eye and pose tokens to unit size (LayerNorm) and start the audio
+        network with its gain at sqrt(6). The original does neither: its tokens start at a tenth of
+        the constant rows they are added to, and its mouths take thousands of steps to move.
       dropout: Share of token entries dropped while training.
     """
 
@@ -171,6 +184,7 @@ class SpeechTokens(nn.Module):
     basis: Basis = "taylor"
     eye_encoding: Literal["smooth", "code"] = "smooth"
     pose_distance: float | None = 5.0
+    normalize: bool = True
     dropout: float = 0.0
 
     @nn.compact
@@ -195,13 +209,13 @@ class SpeechTokens(nn.Module):
           ValueError: if `ppe` is unknown.
         """
         require(self.ppe in ("temporal", "token", "off"), f"ppe: unknown choice {self.ppe!r}")
-        encoded = AudioNet(name="audio_net")(audio_windows)
+        gain = math.sqrt(6.0) if self.normalize else 1.0
+        encoded = AudioNet(gain, name="audio_net")(audio_windows)
         if self.ppe == "token":
             encoded = AudioAttNet(name="audio_att_net")(encoded)[:, None]
-        block = Block(self.hidden, self.d_model, self.network, self.basis, name="audio")
-        audio = block(encoded)  # [B, W or 1, D]
-        eye_token = self._encoder("eye")(encode_eye(eye, self.eye_encoding))
-        pose_token = self._encoder("pose")(encode_pose(pose, self.pose_distance))
+        audio = self._encode("audio", encoded)  # [B, W or 1, D]
+        eye_token = self._encode("eye", encode_eye(eye, self.eye_encoding))
+        pose_token = self._encode("pose", encode_pose(pose, self.pose_distance))
         null = self.param("null", jax.random.normal, (self.d_model,))
         null = jnp.broadcast_to(null[None, :], eye_token.shape)
         others = jnp.stack([eye_token, pose_token, null], axis=1)
@@ -212,5 +226,8 @@ class SpeechTokens(nn.Module):
             tokens = tokens + jnp.pad(code, ((0, tokens.shape[1] - rows), (0, 0)))[None]
         return nn.Dropout(self.dropout)(tokens, deterministic=deterministic)
 
-    def _encoder(self, name: str) -> Block:
-        return Block(self.hidden, self.d_model, self.network, self.basis, name=name)
+    def _encode(self, name: str, x: Float[Array, "*batch K"]) -> Float[Array, "*batch D"]:
+        x = Block(self.hidden, self.d_model, self.network, self.basis, name=name)(x)
+        return (
+            nn.LayerNorm(use_fast_variance=False, name=f"{name}_norm")(x) if self.normalize else x
+        )

@@ -175,7 +175,7 @@ def test_each_input_moves_its_own_token_only():
 
 
 def test_parity_counts():
-    model = SpeechTokens(ppe="token", eye_encoding="code", pose_distance=None)
+    model = SpeechTokens(ppe="token", eye_encoding="code", pose_distance=None, normalize=False)
     shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs(features=29))["params"]
     counts = {name: count(tree) for name, tree in shapes.items()}
     assert counts == {

@@ -1,0 +1,1 @@
+"""One script per claim; see each docstring for what it shows and how long it takes."""

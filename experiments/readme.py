@@ -1,0 +1,94 @@
+"""Write the tables of README.md from `results/*.json`, so that no number there is typed by hand.
+
+    python -m experiments.readme [--check]
+
+`--check` changes nothing and exits with 1 if README.md is not what it would write.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from experiments._common import RESULTS
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def tables() -> dict[str, str]:
+    """Markdown by table name."""
+    return {"reconstruction": _reconstruction(), "training": _training()}
+
+
+def _cases(name: str) -> list[dict]:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text())["cases"] if path.exists() else []
+
+
+def _reconstruction() -> str:
+    columns = {
+        "video": lambda c: c["video"],
+        "preset, px": lambda c: f"{c['preset']}, {c['width']}",
+        "PSNR head (mean / nearest frame), dB": lambda c: (
+            f"**{c['psnr_head']:.2f}** ({c['baseline_mean_frame']:.2f} / "
+            f"{c['baseline_nearest_frame']:.2f})"
+        ),
+        "PSNR composite, dB": lambda c: f"{c['psnr']:.2f}",
+        "LPIPS": lambda c: f"{c['lpips']:.4f}",
+        "mouth r (shifted p95)": lambda c: (
+            f"{_number(c['mouth_r'])} ({_number(c['mouth_r_shift_p95'])})"
+        ),
+        "silence, percentile": lambda c: _number(c["mouth_silence_percentile"]),
+        "jitter, px": lambda c: f"{c['tracking']['jitter_px']:.2f}",
+        "training": lambda c: f"{c['train_seconds'] / 60:.1f} min, {c['device']}",
+    }
+    return _table(columns, _cases("self_reconstruction"))
+
+
+def _training() -> str:
+    columns = {
+        "stage": lambda c: c["stage"],
+        "preset, px, batch": lambda c: f"{c['preset']}, {c['size']}, {c['batch']}",
+        "Gaussians": lambda c: f"{c['gaussians']:,} of {c['capacity']:,}",
+        "rasterizer": lambda c: c["rasterizer"],
+        "ms a step (p10-p90)": lambda c: (
+            f"{c['median_ms']:.1f} ({c['p10_ms']:.1f}-{c['p90_ms']:.1f})"
+        ),
+        "peak memory, GiB": lambda c: _number(c["peak_memory_gib"]),
+        "loss, first and last third": lambda c: (
+            f"{c['loss_first_third']:.4f}, {c['loss_last_third']:.4f}"
+        ),
+    }
+    return _table(columns, _cases("bench_training_xla"))
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _table(columns: dict, cases: list[dict]) -> str:
+    head = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    rows = ["| " + " | ".join(show(case) for show in columns.values()) + " |" for case in cases]
+    return "\n".join(head + rows)
+
+
+def filled(text: str) -> str:
+    """README text with every marked table replaced."""
+    for name, table in tables().items():
+        start, end = f"<!-- table:{name} -->", f"<!-- end:{name} -->"
+        before, _, rest = text.partition(start)
+        _, _, after = rest.partition(end)
+        text = f"{before}{start}\n{table}\n{end}{after}"
+    return text
+
+
+def main() -> int:
+    """Write or check the README."""
+    text = README.read_text()
+    if "--check" in sys.argv:
+        return int(filled(text) != text)
+    README.write_text(filled(text))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
