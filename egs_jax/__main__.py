@@ -88,7 +88,7 @@ def _parser(argv: list[str]) -> Parser:
 
     verb = verbs.add_parser("train", help="dataset folder -> avatar; resumes by itself")
     verb.add_argument("preset", choices=("paper", "fast", "tiny"))
-    verb.add_argument("--data-dir", required=True)
+    verb.add_argument("--data-dir", required=True, type=Path)
     verb.add_argument("--run-dir", required=True, type=Path)
     if "train" in argv:
         _add_settings(verb)
@@ -149,7 +149,7 @@ def _train(arguments: argparse.Namespace) -> None:
         for name, value in vars(arguments).items()
         if name.startswith("set:") and value is not None
     }
-    config = override(preset(arguments.preset, data_dir=arguments.data_dir), changes)
+    config = override(preset(arguments.preset, data_dir=str(arguments.data_dir.resolve())), changes)
     from egs_jax.dataset import Dataset
     from egs_jax.loop import fit
 

@@ -4,8 +4,10 @@ Without files of the user's own, the synthetic performer of `performer.py` is fi
 that it never heard speaks the new text.
 """
 
+import dataclasses
 from pathlib import Path
 
+from egs_jax.assets import file_sha256
 from egs_jax.audio import SAMPLE_RATE
 from egs_jax.audio_file import write_wav
 from egs_jax.config import preset
@@ -19,6 +21,8 @@ from egs_jax.preprocess import preprocess
 SECONDS, SIZE = 20.0, 256
 FILM_SEED, SPEECH_SEED = 0, 1
 SPEECH_SECONDS = 6.0
+FILM_STEPS = 700
+"""Deformation steps for the performer: ten minutes on two cores, everything included."""
 
 
 def demo(
@@ -48,17 +52,31 @@ def demo(
     if audio is None:
         audio = _speech(out / "speech.wav")
     dataset_dir, run_dir = out / "dataset", out / "run"
+    config = preset("tiny", data_dir=str(dataset_dir.resolve()))
     if video is None:
         video = _film(out / "performer.mp4")
+        schedule = dataclasses.replace(config.schedule, deform_steps=FILM_STEPS)
+        config = dataclasses.replace(config, schedule=schedule)
     if not (dataset_dir / "meta.json").exists():
         preprocess(video, dataset_dir)
-    fit(preset("tiny", data_dir=str(dataset_dir)), Dataset.open(dataset_dir), run_dir=run_dir)
+    dataset = Dataset.open(dataset_dir)
+    _check_source(dataset, Path(video))
+    fit(config, dataset, run_dir=run_dir)
     talk = out / "talk.mp4"
     render_video(run_dir, audio, talk)
     evaluate(run_dir)
     (run_dir / "report.html").replace(out / "report.html")
     print(f"done: {talk} and {out / 'report.html'}")
     return talk
+
+
+def _check_source(dataset: Dataset, video: Path) -> None:
+    """Refuse to go on with the avatar of another video."""
+    if dataset.meta["source"]["sha256"] != file_sha256(video):
+        raise InputError(
+            f"{dataset.folder}: was made from {dataset.meta['source']['name']}, not from this "
+            f"{video.name}; name another folder (make demo OUT=runs/NAME)"
+        )
 
 
 def _film(path: Path) -> Path:

@@ -5,7 +5,6 @@ stream through twice (`face_pass` first, since the crop needs the whole clip); n
 numbers per frame is kept in memory. The folder appears under its name only when it is complete.
 """
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -15,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from egs_jax.assets import file_sha256
 from egs_jax.audio import AUDIO_FEATURES, SAMPLE_RATE, extract_features, silence_features
 from egs_jax.audio_file import read_audio, write_wav
 from egs_jax.capture_check import FPS
@@ -127,7 +127,7 @@ def _fill(
         "num_frames": len(frames),
         "source": {
             "name": video.name,
-            "sha256": _sha256(video),
+            "sha256": file_sha256(video),
             "fps": info.average_fps,
             "crop": {"left": crop.left, "top": crop.top, "side": crop.side},
         },
@@ -323,8 +323,3 @@ def _replace_folder(made: Path, target: Path) -> None:
     made.chmod(0o755)
     made.rename(target)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,5 +1,6 @@
 """The demo's own part: what it hands from step to step, keeps, and refuses."""
 
+import json
 import shutil
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from helpers import micro_config
 
 from egs_jax import demo
+from egs_jax.assets import file_sha256
 from egs_jax.audio import SAMPLE_RATE
 from egs_jax.audio_file import write_wav
 from egs_jax.errors import InputError
@@ -22,12 +24,16 @@ def test_demo_makes_a_film_and_a_report_and_keeps_what_is_done(
     def preprocess(video, folder):
         calls.append(video)
         shutil.copytree(painted, folder)
+        meta = json.loads((folder / "meta.json").read_text())
+        meta["source"] = {"name": video.name, "sha256": file_sha256(video)}
+        (folder / "meta.json").write_text(json.dumps(meta))
         write_wav(folder / "audio.wav", np.zeros(SAMPLE_RATE, np.float32))
 
     monkeypatch.setattr(demo, "preprocess", preprocess)
     monkeypatch.setattr(demo, "preset", lambda name, data_dir: micro_config(data_dir))
     monkeypatch.setattr(demo, "SPEECH_SECONDS", 1.0)
     out, video = tmp_path / "deep" / "demo", tmp_path / "me.mp4"
+    video.write_bytes(b"first")
     talk = demo.demo(out, video=video)
     info = probe(talk)
     assert talk == out / "talk.mp4" and info.has_audio
@@ -39,6 +45,9 @@ def test_demo_makes_a_film_and_a_report_and_keeps_what_is_done(
     printed = capsys.readouterr().out
     assert "resuming at step 40" in printed and f"{talk}: 0.5 s" in printed
     assert calls == [video]
+    video.write_bytes(b"another")
+    with pytest.raises(InputError, match="was made from me.mp4, not from this"):
+        demo.demo(out, video=video)
 
 
 def write_wav_at(path):
