@@ -23,10 +23,6 @@ from egs_jax.errors import InputError
 from egs_jax.face_mesh import FACE_OVAL, LIPS_OUTER, NUM_MESH_VERTICES
 from kernels._checks import typechecked
 
-# World units that thresholds and learning rates count as the scene's size. The original takes the
-# spread of the cameras, which is nothing for a head that keeps still.
-EXTENT = 1.0
-
 _FACE_SHARE, _MOUTH_SHARE = 0.45, 0.04
 _GRID = 64  # voxels a side of the hull
 _KEEP = 0.96  # share of the masks that a voxel must be in: forgives a few bad masks
