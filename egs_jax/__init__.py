@@ -4,7 +4,7 @@ Read the files in this order; each is one step of the data's way:
 
  1. `video`, `audio_file`      frames and sound out of files, by timestamps
  2. `audio`, `whisper`         sound -> features, 50 a second
- 3. `preprocess`               video -> dataset folder, with `face_pass`, `landmarks` (face), `crop`,
+ 3. `preprocess`               video -> dataset folder, with `face_pass`, `landmarks`, `crop`,
                                `segmentation` and `masks` (head, background), `tracking` and
                                `pose_refinement` (head pose), `head_cloud` (first Gaussians),
                                `capture_check`
