@@ -153,7 +153,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from egs_jax.dataset import Dataset
     from egs_jax.loop import fit
 
-    fit(config, Dataset.open(config.data_dir), run_dir=arguments.run_dir)
+    fit(config, Dataset.open(arguments.data_dir), run_dir=arguments.run_dir)
 
 
 def _render(arguments: argparse.Namespace) -> None:

@@ -144,7 +144,7 @@ def test_train_takes_any_folder_name_and_dotted_settings(name, tmp_path, monkeyp
     assert main(["train", "tiny", f"--data-dir={name}", f"--run-dir={name} run", *settings]) == 0
     [(config, dataset, named)] = fitted
     expected = {"model.d_model": "32", "loss.perceptual_size": "64", "size": "none"}
-    assert config == override(preset("tiny", data_dir=name), expected)
+    assert config == override(preset("tiny", data_dir=str(tmp_path / name)), expected)
     assert dataset.folder == Path(name) and named == {"run_dir": Path(f"{name} run")}
 
 

@@ -155,7 +155,7 @@ def test_black_images_give_finite_gradients(alexnet):
 def test_total_loss_takes_the_perceptual_term(vgg):
     a, b = map(a_, pair((1, 20, 20, 3)))
     alpha, rects = a[..., 0], jnp.array([[3, 9, 2, 8]])
-    weights = LossConfig(perceptual=0.5, perceptual_size=16)
+    weights = LossConfig(perceptual=0.5, perceptual_size=32)
     call = jax.jit(
         lambda **options: losses.total_loss(weights, a, alpha, b, alpha > 0.5, rects, **options)
     )
