@@ -19,16 +19,13 @@ from egs_jax.audio_file import read_audio
 from egs_jax.baselines import MeanFrame, NearestFrame
 from egs_jax.dataset import Dataset
 from egs_jax.face_mesh import eye_openness, mouth_opening
-from egs_jax.infer import Avatar, infer_step, pad_batch, to_uint8
+from egs_jax.infer import MICRO_BATCH, Avatar, render_drive, to_uint8
 from egs_jax.landmarks import MIN_PRESENCE, FaceLandmarker, roi_of_landmarks
 from egs_jax.metrics import Figure, mean_figure
 from egs_jax.perceptual import PerceptualParams, load_perceptual, lpips
 from egs_jax.report import write_report
 from egs_jax.run_log import progress, write_atomically
-from egs_jax.types import Drive
 
-BATCH = 4
-"""Frames drawn at once; every batch is padded to it, so that one program runs."""
 SILENT_FRAMES = 32
 """Training frames rendered under silence."""
 TRAIN_FRAMES = 200
@@ -102,8 +99,8 @@ def draw(
       windows: Frames whose sound is heard instead, int [T], or audio windows [T,W,16,F].
     """
     data, window_frames = avatar.dataset, avatar.config.model.window_frames
-    for at in range(0, len(frames), BATCH):
-        part = slice(at, at + BATCH)
+    for at in range(0, len(frames), MICRO_BATCH):
+        part = slice(at, at + MICRO_BATCH)
         drive = data.drive(frames[part], window_frames)
         if windows is not None:
             heard = windows[part]
@@ -111,12 +108,6 @@ def draw(
                 heard = data.audio_windows(heard, window_frames)
             drive = drive.replace(audio_windows=heard)
         yield from render_drive(avatar, drive)
-
-
-def render_drive(avatar: Avatar, drive: Drive) -> np.ndarray:
-    """Render a drive of at most BATCH frames, float32 [B,H,W,3]."""
-    count = len(drive.eyes)
-    return np.asarray(infer_step(avatar, pad_batch(drive, BATCH)).rgb)[:count]
 
 
 def worst_frames(
@@ -247,11 +238,11 @@ def _sync_figures(avatar: Avatar, measured: Measured) -> dict[str, Figure]:
 def _render_fps(avatar: Avatar, frames: np.ndarray, repeats: int = 5) -> float:
     """Frames per second of `infer_step`, sound features given, result on the host; median."""
     drive = avatar.dataset.drive(
-        frames[np.arange(BATCH) % len(frames)], avatar.config.model.window_frames
+        frames[np.arange(MICRO_BATCH) % len(frames)], avatar.config.model.window_frames
     )
     times = []
     for _ in range(repeats):
         began = time.perf_counter()
         render_drive(avatar, drive)
         times.append(time.perf_counter() - began)
-    return BATCH / float(np.median(times))
+    return MICRO_BATCH / float(np.median(times))

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from egs_jax import model, train
-from egs_jax.audio import SAMPLE_RATE, FeatureStream
+from egs_jax.audio import SAMPLE_RATE, FeatureStream, extract_features
 from egs_jax.audio_file import read_audio, stream_audio
 from egs_jax.checkpoint import Checkpoints
 from egs_jax.config import Config
@@ -80,10 +80,8 @@ def load_drive(audio_path: str | Path, avatar: Avatar) -> SpeechDrive:
     Raises:
       InputError: if the file cannot be read as sound.
     """
-    kind = avatar.dataset.meta["audio_features"]["kind"]
-    stream = FeatureStream(kind)
     samples = read_audio(audio_path)
-    rows = np.concatenate([stream.push(samples), stream.finish()])
+    rows = extract_features(samples, avatar.dataset.meta["audio_features"]["kind"])
     return SpeechDrive(
         avatar.dataset, rows, num_video_frames(len(samples)),
         avatar.config.model.window_frames, avatar.config.seed,
@@ -99,6 +97,11 @@ def pad_batch(drive: Drive, size: int) -> Drive:
     """Repeat the last frame until there are `size`, so that one compiled program serves all."""
     extra = size - len(drive.eyes)
     return jax.tree.map(lambda x: np.concatenate([x, np.repeat(x[-1:], extra, axis=0)]), drive)
+
+
+def render_drive(avatar: Avatar, drive: Drive) -> np.ndarray:
+    """Render a drive of at most MICRO_BATCH frames, float32 [B,H,W,3]."""
+    return np.asarray(infer_step(avatar, pad_batch(drive, MICRO_BATCH)).rgb)[: len(drive.eyes)]
 
 
 def speak(avatar: Avatar, audio_path: str | Path) -> Iterator[np.ndarray]:
@@ -123,8 +126,7 @@ def speak(avatar: Avatar, audio_path: str | Path) -> Iterator[np.ndarray]:
         while frame + MICRO_BATCH <= ready or (chunk is None and frame < ready):
             frames = np.arange(frame, min(frame + MICRO_BATCH, ready))
             drive = compose(avatar.dataset, rows, first_row, frames, window, avatar.config.seed)
-            images = infer_step(avatar, pad_batch(drive, MICRO_BATCH)).rgb[: len(frames)]
-            yield from to_uint8(np.asarray(images))
+            yield from to_uint8(render_drive(avatar, drive))
             frame += len(frames)
         kept = max(2 * (frame - window // 2) - 8, first_row)
         rows, first_row = rows[kept - first_row :], kept
