@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import cv2
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from egs_jax.config import (
@@ -20,6 +22,7 @@ from egs_jax.config import (
     ScheduleConfig,
 )
 from egs_jax.config_text import options
+from egs_jax.kan import uniform_knots
 
 ROOT = Path(__file__).parents[1]
 COMPILED = ROOT / ".cache" / "jax"
@@ -128,3 +131,17 @@ def _frame(background: np.ndarray, opening: float) -> tuple[np.ndarray, np.ndarr
     cv2.circle(image, center, radius, (200, 150, 120), -1)
     cv2.ellipse(image, (24, 30), (5, 1 + round(3 * float(opening))), 0, 0, 360, (90, 20, 30), -1)
     return image, mask.astype(bool)
+
+
+def fill(module, *args):
+    """Parameters of the module's shapes, drawn by numpy: no compile for the start."""
+    rng = np.random.default_rng(7)
+
+    def leaf(path, shape):
+        if getattr(path[-1], "key", "") == "knots":
+            return uniform_knots(shape.shape[0], 5, 3, (-1.0, 1.0))
+        scale = shape.shape[-2] ** -0.5 if len(shape.shape) > 1 else 0.3
+        return jnp.asarray(scale * rng.normal(size=shape.shape), jnp.float32)
+
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *args)
+    return jax.tree_util.tree_map_with_path(leaf, shapes)

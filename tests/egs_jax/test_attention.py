@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import fill
 
 from egs_jax.attention import (
     SpatialAudioAttention,
@@ -106,18 +107,6 @@ def test_farthest_points_spread_whatever_the_order():
     np.testing.assert_array_equal(order[again], index)
     line = jnp.array([[0.0, 0, 0], [1, 0, 0], [2, 0, 0], [10, 0, 0]])
     np.testing.assert_array_equal(choose(line, 3), [3, 0, 2])
-
-
-def fill(module, *args):
-    """Parameters of the module's shapes, drawn by numpy: no compile for the start."""
-    rng = np.random.default_rng(7)
-
-    def leaf(shape):
-        scale = shape.shape[-2] ** -0.5 if len(shape.shape) > 1 else 0.3
-        return jnp.asarray(scale * rng.normal(size=shape.shape), jnp.float32)
-
-    shapes = jax.eval_shape(module.init, jax.random.key(0), *args)
-    return jax.tree.map(leaf, shapes)
 
 
 def layer_and_inputs():

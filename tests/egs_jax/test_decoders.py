@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import fill
 
 from egs_jax.attention import SpatialAudioAttention
 from egs_jax.decoders import (
@@ -13,7 +14,7 @@ from egs_jax.decoders import (
     SpatialEncoder,
     StaticDecoder,
 )
-from egs_jax.kan import KANLayer, Linear, uniform_knots
+from egs_jax.kan import KANLayer, Linear
 from egs_jax.tokens import SpeechTokens
 
 SIZES = dict(DEFORM_HEADS)
@@ -29,20 +30,6 @@ def count(tree):
 
 def start(module, *args):
     return jax.jit(module.init)(jax.random.key(0), *args)
-
-
-def fill(module, *args):
-    """Parameters of the module's shapes, drawn by numpy: no compile for the start."""
-    rng = np.random.default_rng(7)
-
-    def leaf(path, shape):
-        if getattr(path[-1], "key", "") == "knots":
-            return uniform_knots(shape.shape[0], 5, 3, (-1.0, 1.0))
-        scale = shape.shape[-2] ** -0.5 if len(shape.shape) > 1 else 0.3
-        return jnp.asarray(scale * rng.normal(size=shape.shape), jnp.float32)
-
-    shapes = jax.eval_shape(module.init, jax.random.key(0), *args)
-    return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
 def head_counts(bank):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import fill
 
 from egs_jax.tokens import (
     AudioAttNet,
@@ -23,18 +24,6 @@ def inputs(frames=B, window=W, features=F):
     rng = np.random.default_rng(0)
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
     return draw(frames, window, 16, features), jnp.linspace(0.1, 0.9, frames), draw(frames, 12)
-
-
-def fill(module, *args):
-    """Parameters of the module's shapes, drawn by numpy: no compile for the start."""
-    rng = np.random.default_rng(7)
-
-    def leaf(shape):
-        scale = shape.shape[-2] ** -0.5 if len(shape.shape) > 1 else 0.3
-        return jnp.asarray(scale * rng.normal(size=shape.shape), jnp.float32)
-
-    shapes = jax.eval_shape(module.init, jax.random.key(0), *args)
-    return jax.tree.map(leaf, shapes)
 
 
 def count(tree):
