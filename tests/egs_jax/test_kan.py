@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import fill
 from scipy.interpolate import BSpline
 
 from egs_jax.kan import (
@@ -17,20 +18,6 @@ from egs_jax.kan import (
     update_all_grids,
     update_grid,
 )
-
-
-def fill(module, *args):
-    """Parameters of the module's shapes, drawn by numpy: no compile for the start."""
-    rng = np.random.default_rng(7)
-
-    def leaf(path, shape):
-        if getattr(path[-1], "key", "") == "knots":
-            return uniform_knots(shape.shape[0], 5, 3, (-1.0, 1.0))
-        scale = shape.shape[-2] ** -0.5 if len(shape.shape) > 1 else 0.3
-        return jnp.asarray(scale * rng.normal(size=shape.shape), jnp.float32)
-
-    shapes = jax.eval_shape(module.init, jax.random.key(0), *args)
-    return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
 def count(params):
