@@ -152,7 +152,7 @@ def mix(
 
 
 class SpatialAudioAttention(nn.Module):
-    """One ESAA layer: x1 = LN(f_v + attention), x2 = LN(x1 + FFN(x1)).
+    """One ESAA layer: x1 = LN(f_v + gain * attention), x2 = LN(x1 + FFN(x1)).
 
     `__call__` trains; `prepare` and `apply_frames` split it into what an avatar keeps and what each
     frame costs.
@@ -168,6 +168,9 @@ class SpatialAudioAttention(nn.Module):
       norm_epsilon: Added to the variance in both normalisations. The code's 1e-12 vanishes in
         float32 and leaves the gradient of a constant feature unbounded; 1e-6 changes no live
         feature noticeably.
+      gain: Weight of what is attended. A convex combination of a dozen tokens varies little from
+        frame to frame beside f_v: at the original's 1 the mouth needs three times the steps to
+        follow the sound that it needs at 4 (measured on real speech).
       dropout: Share dropped after attention, inside the FFN and after it while training.
     """
 
@@ -178,6 +181,7 @@ class SpatialAudioAttention(nn.Module):
     heads: int = 16
     ffn_dim: int = 128
     norm_epsilon: float = 1e-6
+    gain: float = 1.0
     dropout: float = 0.0
 
     @property
@@ -234,7 +238,7 @@ class SpatialAudioAttention(nn.Module):
         """Return x2 for each frame from what `prepare` gave; dropout takes the rng "dropout"."""
         dynamic = dynamic_mix(agents, tokens, self.temperature, bias)
         attended = self.drop(mix(static, dynamic, tokens), deterministic=deterministic)
-        x1 = self.norm1(features[None] + attended)
+        x1 = self.norm1(features[None] + self.gain * attended)
         hidden = self.drop(nn.relu(self.ffn_in(x1)), deterministic=deterministic)
         return self.norm2(x1 + self.drop(self.ffn_out(hidden), deterministic=deterministic))
 

@@ -120,6 +120,8 @@ class ScheduleConfig:
     """Steps after which the active spherical-harmonics degree rises by one."""
     silence_share: float = 0.1
     """Share of deformation samples that pair a frame at rest with digital silence."""
+    blink_share: float = 0.15
+    """Share of deformation samples drawn from the frames whose eyes are shut or half shut."""
     log_every: int = 20
     """Steps between logged lines."""
     checkpoint_every: int = 500
@@ -131,7 +133,9 @@ class ScheduleConfig:
         """Refuse schedules that cannot run."""
         names = ("static_batch", "batch", "sh_interval", "log_every", "checkpoint_every")
         _need_numbers("schedule", self, dict.fromkeys((*names, "keep_checkpoints"), 1))
-        _need(0 <= self.silence_share < 1, "schedule.silence_share", self.silence_share, "in [0,1)")
+        for name in ("silence_share", "blink_share"):
+            value = getattr(self, name)
+            _need(0 <= value < 1, f"schedule.{name}", value, "in [0,1)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +160,8 @@ class OptimConfig:
     """Rotation."""
     decay_steps: int = 20_000
     """Steps over which the decaying rates reach their end."""
+    warmup_steps: int = 500
+    """Steps of the deformation stage over which the rates of planes and networks rise."""
     rate_scale: float = 1.0
     """Multiplies every rate (short schedules learn faster)."""
 
@@ -218,6 +224,14 @@ class LossConfig:
     """VGG-16 feature distance; 0 leaves the network out."""
     lips: float = 0.4
     """Absolute error over the lips rectangle."""
+    hearing: float = 0.1
+    """Squared error of the lips' shape read from the sound alone, in standard deviations (not in
+    `parity`, which has no such reading)."""
+    hearing_noise: float = 1.0
+    """Noise added to the sound's features there, in standard deviations: without, a few minutes of
+    speech are learned by heart."""
+    eyes: float = 0.2
+    """Absolute error over the rectangle around both eyes."""
     mask: float = 0.4
     """Absolute error of the rendered alpha against the head mask."""
     perceptual_size: int = 224
@@ -285,14 +299,14 @@ PRESETS: dict[str, Config] = {
         size=160,
         model=ModelConfig(width=64, sh_degree=1, dropout=0.0),
         schedule=ScheduleConfig(
-            static_steps=300, deform_steps=1_600, batch=2, sh_interval=150, checkpoint_every=100
+            static_steps=300, deform_steps=1_800, batch=2, sh_interval=150, checkpoint_every=100
         ),
-        optim=OptimConfig(decay_steps=1_600, rate_scale=4.0),
+        optim=OptimConfig(decay_steps=1_800, rate_scale=4.0, warmup_steps=300),
         densify=DensifyConfig(
             capacity=6_500, points=5_000, start=100, stop=280, every=50, prune_from=100,
             prune_large_from=200,
         ),
-        loss=LossConfig(lips=1.2, perceptual_size=96, perceptual_every=8),
+        loss=LossConfig(lips=1.2, eyes=0.6, perceptual_size=96, perceptual_every=8),
     ),
 }  # fmt: skip
 

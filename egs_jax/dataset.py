@@ -16,6 +16,7 @@ import numpy as np
 from egs_jax.audio import feature_windows
 from egs_jax.config import Config
 from egs_jax.errors import InputError
+from egs_jax.face_mesh import LEFT_EYE, RIGHT_EYE, mouth_opening, mouth_width
 from egs_jax.perceptual import PerceptualParams, load_perceptual
 from egs_jax.types import Batch, Camera, Drive
 
@@ -26,6 +27,10 @@ ARRAYS = (
     "point_colors",
 )  # fmt: skip
 SPLITS = ("train", "val")
+BLINK = 0.4
+"""Blink above which eyes count as shut or half shut."""
+HEARD = 64
+"""Frames a step whose lips are read from the sound alone."""
 REST_SHARE = 0.15
 """Share of the training frames, those with the least open mouth, that silence is paired with."""
 
@@ -122,9 +127,20 @@ class Dataset:
 
     def lips_rect(self, i: int) -> np.ndarray:
         """row_min, row_max, col_min, col_max of the lips, int32 [4]."""
-        rect = np.rint(self.arrays["lips_rects"][self._index(i)] * self.scale)
-        limits = (self.height, self.height, self.width, self.width)
-        return np.clip(rect, 0, limits).astype(np.int32)
+        return self._inside(self.arrays["lips_rects"][self._index(i)] * self.scale)
+
+    def eyes_rect(self, i: int) -> np.ndarray:
+        """The same around both eyes, with a margin of a tenth of its width."""
+        points = self.landmarks(i)[np.concatenate([RIGHT_EYE, LEFT_EYE]), 1::-1]  # row, column
+        low, high = points.min(0), points.max(0)
+        margin = 0.1 * (high[1] - low[1])
+        return self._inside(np.stack([low - margin, high + margin], axis=1).reshape(-1))
+
+    @functools.cached_property
+    def blink_frames(self) -> np.ndarray:
+        """Training frames whose eyes are shut or half shut, int [M] (M may be 0)."""
+        start, stop = self.splits["train"]
+        return start + np.flatnonzero(self.arrays["blink"][start:stop] > BLINK)
 
     @functools.cached_property
     def rest_frames(self) -> np.ndarray:
@@ -132,6 +148,21 @@ class Dataset:
         start, stop = self.splits["train"]
         opening = np.asarray(self.arrays["mouth_opening"][start:stop])
         return start + np.flatnonzero(opening <= np.quantile(opening, REST_SHARE))
+
+    @functools.cached_property
+    def lip_shapes(self) -> np.ndarray:
+        """Opening and width of the mouth, in standard deviations from the training mean, [T,2]."""
+        landmarks = np.asarray(self.arrays["landmarks"])
+        shapes = np.stack([mouth_opening(landmarks), mouth_width(landmarks)], axis=1)
+        seen = shapes[slice(*self.splits["train"])]
+        spread = np.maximum(seen.std(axis=0), 1e-3)  # a still mouth has none
+        return np.float32((shapes - seen.mean(axis=0)) / spread)
+
+    @functools.cached_property
+    def sound_spread(self) -> np.ndarray:
+        """Standard deviation of every sound feature over the training frames, float32 [F]."""
+        start, stop = self.splits["train"]
+        return np.asarray(self.arrays["audio_features"][2 * start : 2 * stop]).std(axis=0)
 
     def drive(self, frames: np.ndarray, window_frames: int) -> Drive:
         """What drove the clip's own `frames` (int [B])."""
@@ -153,7 +184,8 @@ class Dataset:
         """The batch of `step`: a function of (config.seed, step) alone.
 
         In the deformation stage a share of the samples pairs a frame at rest with digital
-        silence, so that the mouth learns to close when nobody speaks.
+        silence, so that the mouth learns to close when nobody speaks; another share shows shut
+        eyes, which are rare.
         """
         data = self if config.size in (None, self.width) else self.resized(config.size)
         frames, silent = self.batch_frames(config, step)
@@ -162,6 +194,7 @@ class Dataset:
             hush = self.silence(len(frames), config.model.window_frames)
             windows = np.where(silent[:, None, None, None], hush, drive.audio_windows)
             drive = drive.replace(audio_windows=windows)
+        entries, shapes = self._heard(config, step)
         loss = config.loss
         perceptual = loss.perceptual > 0 and step % loss.perceptual_every == 0
         return Batch(
@@ -169,6 +202,9 @@ class Dataset:
             frames=np.stack([data.frame(i) for i in frames]),
             head_masks=np.stack([data.head_mask(i) for i in frames]),
             lips_rects=np.stack([data.lips_rect(i) for i in frames]),
+            eyes_rects=np.stack([data.eyes_rect(i) for i in frames]),
+            entries=entries,
+            lip_shapes=shapes,
             vgg=_vgg() if perceptual else None,
             stage=config.stage(step),
         )
@@ -179,8 +215,28 @@ class Dataset:
         size = config.schedule.batch if deform else config.schedule.static_batch
         frames = _draw(config.seed, step, size, *self.splits["train"])
         rng = np.random.default_rng([config.seed, step, 1])
-        silent = (rng.random(size) < config.schedule.silence_share) & deform
-        return np.where(silent, rng.choice(self.rest_frames, size), frames), silent
+        schedule, chance = config.schedule, rng.random(size)
+        silent = (chance < schedule.silence_share) & deform
+        frames = np.where(silent, rng.choice(self.rest_frames, size), frames)
+        if self.blink_frames.size:
+            blinks = ~silent & deform & (chance < schedule.silence_share + schedule.blink_share)
+            frames = np.where(blinks, rng.choice(self.blink_frames, size), frames)
+        return frames, silent
+
+    def _heard(self, config: Config, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Sound around single frames [M,16,F] and their lips [M,2]; some rest in silence."""
+        rng = np.random.default_rng([config.seed, step, 2])
+        frames, rest = (
+            rng.integers(*self.splits["train"], HEARD),
+            rng.choice(self.rest_frames, HEARD),
+        )
+        silent = rng.random(HEARD) < config.schedule.silence_share
+        windows = np.where(
+            silent[:, None, None, None], self.silence(HEARD, 1), self.audio_windows(frames, 1)
+        )
+        noise = rng.standard_normal(windows[:, 0].shape, np.float32)
+        noise *= config.loss.hearing_noise * self.sound_spread
+        return windows[:, 0] + noise, self.lip_shapes[np.where(silent, rest, frames)]
 
     def silence(self, count: int, window_frames: int) -> np.ndarray:
         """Audio windows of digital silence, float32 [count,W,16,F]."""
@@ -192,6 +248,11 @@ class Dataset:
         if self.scale == 1:
             return image
         return cv2.resize(image, (self.width, self.height), interpolation=cv2.INTER_AREA)
+
+    def _inside(self, rect: np.ndarray) -> np.ndarray:
+        """A rectangle rounded to pixels and cut to the image, int32 [4]."""
+        limits = (self.height, self.height, self.width, self.width)
+        return np.clip(np.rint(rect), 0, limits).astype(np.int32)
 
     def _index(self, i: int) -> int:
         if not 0 <= i < self.num_frames:

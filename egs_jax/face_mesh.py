@@ -76,6 +76,20 @@ def mouth_opening(landmarks: Float[np.ndarray, "*T L 3"]) -> Float[np.ndarray, "
 
 
 @typechecked
+def mouth_width(landmarks: Float[np.ndarray, "*T L 3"]) -> Float[np.ndarray, "*T"]:
+    """Return the distance of the mouth's corners as a fraction of that of the outer eye corners.
+
+    Args:
+      landmarks: Points, x, y and z in one unit (pixels, or any other).
+
+    Returns:
+      Width, no unit: about 0.5; rounded lips less, a smile more.
+    """
+    corners = _distance(landmarks, LIPS_OUTER[0], LIPS_OUTER[10])
+    return np.asarray(corners / _distance(landmarks, _RIGHT_EYE_CORNERS[0], _LEFT_EYE_CORNERS[0]))
+
+
+@typechecked
 def eye_openness(landmarks: Float[np.ndarray, "*T L 3"]) -> Float[np.ndarray, "*T 2"]:
     """Return how far each eye is open: gap of the lids over the width of the eye, in 3-D.
 

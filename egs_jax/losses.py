@@ -1,10 +1,11 @@
-"""The training loss: L1, D-SSIM, VGG perceptual, lips rectangle and head mask.
+"""The training loss: L1, D-SSIM, VGG perceptual, lips and eyes rectangles, and head mask.
 
 Images are [B, H, W, 3] in [0, 1]; every term is a mean over the whole batch, so a loss does not
 depend on how many frames a step sees. All shapes are static: rectangles become masks.
 
 Both training stages minimise the same sum (weights in `LossConfig`):
-0.8 L1 + 0.2 (1 - SSIM) + 0.01 VGG + 0.4 L1_lips + 0.4 |alpha - head mask|.
+0.8 L1 + 0.2 (1 - SSIM) + 0.01 VGG + 0.4 L1_lips + 0.2 L1_eyes + 0.4 |alpha - head mask|.
+The eyes are ours: a blink is rare and moves one pixel in two hundred.
 
 Place in the pipeline: after `render`, before `train`; needs `perceptual`.
 """
@@ -109,8 +110,8 @@ def rect_mask(
 
 
 @typechecked
-def lips_loss(rendered: Images, target: Images, rects: Int[Array, "B 4"]) -> Float[Array, ""]:
-    """Return the mean absolute difference over the pixels of all lips rectangles together.
+def rect_loss(rendered: Images, target: Images, rects: Int[Array, "B 4"]) -> Float[Array, ""]:
+    """Return the mean absolute difference over the pixels of all rectangles together.
 
     Rectangles are as in `rect_mask`; if all are empty the loss is 0.
     """
@@ -138,6 +139,7 @@ def total_loss(
     target: Images,
     head_mask: Masks,
     lips_rects: Int[Array, "B 4"],
+    eyes_rects: Int[Array, "B 4"],
     *,
     perceptual: PerceptualParams | None = None,
     perceptual_gain: float | Float[Array, ""] = 1.0,
@@ -151,16 +153,19 @@ def total_loss(
       target: True composites (the head over the frame's own painted-out background).
       head_mask: True, or 1, where the head is.
       lips_rects: See `rect_mask`.
+      eyes_rects: One rectangle around both eyes of each frame.
       perceptual: VGG-16 weights; None leaves the term out (not computed, not in the parts).
       perceptual_gain: Multiplies that term's weight, for steps that stand in for skipped ones.
 
     Returns:
-      The loss to minimise, and the unweighted "l1", "dssim", "lips", "mask" (and "perceptual").
+      The loss to minimise, and the unweighted "l1", "dssim", "lips", "eyes", "mask" (and
+      "perceptual").
     """
     parts = {
         "l1": l1_loss(rendered, target),
         "dssim": dssim_loss(rendered, target),
-        "lips": lips_loss(rendered, target, lips_rects),
+        "lips": rect_loss(rendered, target, lips_rects),
+        "eyes": rect_loss(rendered, target, eyes_rects),
         "mask": mask_loss(alpha, head_mask),
     }
     total = sum(getattr(weights, name) * value for name, value in parts.items())

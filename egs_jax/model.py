@@ -21,6 +21,7 @@ from egs_jax.tokens import SpeechTokens, period_bias, pose_vector
 from egs_jax.types import Drive, Params, RenderOutput
 from kernels import rasterize
 
+ATTENTION_GAIN = 4.0
 FACE_GAINS = DeltaGains(means=0.02, log_scales=0.2, quats=0.1, logit_opacities=1.0, sh_coeffs=0.1)
 
 
@@ -66,6 +67,7 @@ def networks(config: ModelConfig) -> Networks:
             eye_encoding="code" if parity else "smooth",
             pose_distance=None if parity else 5.0,
             normalize=not parity,
+            lips_token=not parity,
             dropout=config.dropout,
         ),
         attention=SpatialAudioAttention(
@@ -76,6 +78,7 @@ def networks(config: ModelConfig) -> Networks:
             heads=config.heads,
             ffn_dim=2 * config.d_model,
             norm_epsilon=1e-12 if parity else 1e-6,
+            gain=1.0 if parity else ATTENTION_GAIN,
             dropout=config.dropout,
         ),
         deform=DeformationDecoder(
@@ -137,7 +140,8 @@ def deformed_gaussians(
         {"params": weights["tokens"]}, drive.audio_windows, drive.eyes, poses, **settings
     )
     temporal = config.resolved.ppe == "temporal"
-    bias = period_bias(config.window_frames, config.ppe_period) if temporal else None
+    others = tokens.shape[1] - config.window_frames
+    bias = period_bias(config.window_frames, config.ppe_period, others) if temporal else None
     attended = nets.attention.apply(
         {"params": weights["attention"]}, features, tokens, bias, alive, **settings
     )
@@ -150,6 +154,14 @@ def deformed_gaussians(
         sh0=free.sh0[None] + deltas.d_sh_coeffs[:, :, :1],
         shN=free.shN[None] + deltas.d_sh_coeffs[:, :, 1:],
     )
+
+
+def lip_shapes(
+    config: ModelConfig, params: Params, entries: Float[Array, "M 16 F"]
+) -> Float[Array, "M 2"]:
+    """What the sound alone says of the lips at single frames (units: `Dataset.lip_shapes`)."""
+    nets, weights = networks(config), params["networks"]
+    return nets.tokens.apply({"params": weights["tokens"]}, entries, method="read_lips")
 
 
 def render(

@@ -37,9 +37,27 @@ def rate(config: OptimConfig, name: str, count: Int[Array, ""]) -> Float[Array, 
 
 
 def update(
-    config: OptimConfig, grads: Any, state: OptState, params: Any, scale: Float[Array, ""]
+    config: OptimConfig,
+    grads: Any,
+    state: OptState,
+    params: Any,
+    scale: Float[Array, ""],
+    *,
+    warmup_steps: int = 0,
 ) -> tuple[Any, OptState]:
-    """One Adam step; every rate is multiplied by `scale`. Returns new parameters and moments."""
+    """One Adam step.
+
+    Args:
+      config: Rates.
+      grads: Gradients, shaped like `params`.
+      state: Moments.
+      params: {"gaussians", "networks"}.
+      scale: Multiplies every rate.
+      warmup_steps: Updates over which the rates of planes and networks rise linearly.
+
+    Returns:
+      New parameters and moments.
+    """
     steps, moments = {}, {}
     for name, part in _parts(grads).items():
         count = state[name].count
@@ -49,7 +67,8 @@ def update(
                 lambda path, s, count=count: scale * rate(config, path[-1].name, count) * s, step
             )
         else:
-            steps[name] = scale * rate(config, name, count) * step
+            warmth = jnp.minimum(1.0, (count + 1) / (warmup_steps + 1))
+            steps[name] = warmth * scale * rate(config, name, count) * step
     networks = params["networks"]
     changes = _split(networks, steps["planes"], steps["networks"])
     params = {

@@ -73,7 +73,12 @@ def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
     )
     finite = jnp.isfinite(loss) & _all_finite(grads)
     params, opt_state = optimizer.update(
-        config.optim, grads, state.opt_state, state.params, state.rate_scale
+        config.optim,
+        grads,
+        state.opt_state,
+        state.params,
+        state.rate_scale,
+        warmup_steps=config.optim.warmup_steps if batch.stage == "deform" else 0,
     )
     stats = state.stats
     if batch.stage == "static":
@@ -177,9 +182,14 @@ def _loss(
         target,
         batch.head_masks,
         batch.lips_rects,
+        batch.eyes_rects,
         perceptual=batch.vgg,
         perceptual_gain=float(config.loss.perceptual_every),
     )
+    if config.loss.hearing > 0 and config.model.architecture != "parity":
+        read = model.lip_shapes(config.model, params, batch.entries)
+        parts["hearing"] = jnp.mean(jnp.square(read - batch.lip_shapes))
+        total = total + config.loss.hearing * parts["hearing"]
     error = jnp.mean(jnp.square(jnp.clip(output.rgb, 0, 1) - target))
     return total, ({"loss": total, "psnr": -10 * jnp.log10(error), **parts}, radii)
 

@@ -52,6 +52,12 @@ class Batch(flax.struct.PyTreeNode):
     head_masks: Bool[Array, "B H Wd"]
     lips_rects: Int[Array, "B 4"]
     """row_min, row_max, col_min, col_max; maxima exclusive."""
+    eyes_rects: Int[Array, "B 4"]
+    """The same around both eyes."""
+    entries: Float[Array, "M R F"]
+    """Sound around single other frames, without a picture."""
+    lip_shapes: Float[Array, "M 2"]
+    """Their lips (`Dataset.lip_shapes`)."""
     vgg: Any
     """Weights of the perceptual network in steps that use it, else None."""
     stage: Stage = flax.struct.field(pytree_node=False)

@@ -1,6 +1,7 @@
 """What every experiment shares: a record of where and with what it ran, written as JSON."""
 
 import json
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -30,7 +31,12 @@ def record(name: str, cases: list[dict], folder: Path = RESULTS) -> Path:
 
 
 def commit() -> str:
-    """The commit of the working tree, with "+" if it has changes; "unknown" outside a checkout."""
+    """The commit of the working tree, with "+" if it has changes; "unknown" outside a checkout.
+
+    A copy without history (on a borrowed GPU machine, say) names its commit in `EGS_COMMIT`.
+    """
+    if "EGS_COMMIT" in os.environ:
+        return os.environ["EGS_COMMIT"]
     here = Path(__file__).parent
     git = lambda *words: subprocess.run(
         ["git", "-C", str(here), *words], capture_output=True, text=True, check=True

@@ -19,6 +19,17 @@ jax.config.update("jax_compilation_cache_dir", str(COMPILED))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests of a file in one process, and all files that share a costly fixture."""
+    costly = {}
+    for item in items:
+        used = [name for name in ("trained_run", "performer_dataset") if name in item.fixturenames]
+        costly[item.path] = costly.get(item.path, []) + used
+    for item in items:
+        group = next(iter(costly[item.path]), item.path.name)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture
 def getkey():
     """Return a function that gives a fresh deterministic PRNG key at every call."""

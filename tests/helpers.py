@@ -29,6 +29,7 @@ COMPILED = ROOT / ".cache" / "jax"
 """Where all processes of the tests share their compiled programs."""
 SIZE, FRAMES, AUDIO_DIM, POINTS = 48, 24, 80, 300
 FOCAL, DISTANCE, RADIUS = 96.0, 4.0, 0.7
+UPPER_LIP, LOWER_LIP = [82, 13, 312], [87, 14, 317]  # facing landmarks
 
 
 def make_dataset(folder: Path, frames: int = FRAMES, seed: int = 0) -> Path:
@@ -46,13 +47,14 @@ def make_dataset(folder: Path, frames: int = FRAMES, seed: int = 0) -> Path:
     viewmat = np.eye(4, dtype=np.float32)
     viewmat[2, 3] = DISTANCE
     landmarks = rng.uniform(12, 36, (478, 3)).astype(np.float32)
+    landmarks[UPPER_LIP] = landmarks[LOWER_LIP]
     arrays = {
         "frames": images,
         "backgrounds": np.stack([background] * frames),
         "head_masks": np.packbits(masks, axis=-1),
         "audio_features": rows.astype(np.float32),
         "silence_features": np.zeros((10, AUDIO_DIM), np.float32),
-        "landmarks": np.stack([landmarks] * frames),
+        "landmarks": np.stack([_open_mouth(landmarks, o) for o in opening]),
         "viewmats": np.stack([viewmat] * frames),
         "K": np.array([[FOCAL, 0, SIZE / 2], [0, FOCAL, SIZE / 2], [0, 0, 1]], np.float32),
         "mean_shape": np.zeros((478, 3), np.float32),
@@ -121,6 +123,13 @@ def python(*arguments: str) -> tuple[list[str], dict[str, str]]:
         "TERM": "dumb",
     }
     return [sys.executable, *arguments], environment
+
+
+def _open_mouth(landmarks: np.ndarray, opening: float) -> np.ndarray:
+    """Landmarks whose inner lips are `opening` * 6 pixels apart."""
+    moved = landmarks.copy()
+    moved[LOWER_LIP, 1] += 6 * opening
+    return moved
 
 
 def _frame(background: np.ndarray, opening: float) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from egs_jax.attention import (
 )
 
 N, A, B, T, D = 40, 7, 2, 5, 8
-LAYER = SpatialAudioAttention(d_model=D, agents_count=A, heads=2, ffn_dim=16)
+LAYER = SpatialAudioAttention(d_model=D, agents_count=A, heads=2, ffn_dim=16, gain=3.0)
 
 
 def arrays(*shapes, seed=0):
@@ -134,7 +134,7 @@ def test_layer_equals_numpy_and_its_cached_split():
     tau = LAYER.temperature
     for b in range(B):
         out = softmax(f @ agents.T / tau) @ softmax(agents @ s[b].T / tau) @ s[b]
-        x1 = norm(f + out, p["norm1"])
+        x1 = norm(f + LAYER.gain * out, p["norm1"])
         x2 = norm(x1 + linear(np.maximum(linear(x1, p["ffn_in"]), 0), p["ffn_out"]), p["norm2"])
         np.testing.assert_allclose(got[b], x2, atol=2e-5)
 

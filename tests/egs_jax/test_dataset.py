@@ -1,5 +1,6 @@
 """Batches are functions of (seed, step); folders that do not hold together are refused."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 from helpers import AUDIO_DIM, FOCAL, FRAMES, SIZE, make_dataset
 
 from egs_jax.config import Config, LossConfig, ScheduleConfig
-from egs_jax.dataset import ARRAYS, REST_SHARE, Dataset
+from egs_jax.dataset import ARRAYS, HEARD, REST_SHARE, Dataset
 from egs_jax.errors import InputError
+from egs_jax.face_mesh import LEFT_EYE, RIGHT_EYE
 from egs_jax.types import Batch
 
 TRAIN = FRAMES - 4
@@ -135,6 +137,56 @@ def test_silence_is_paired_with_frames_at_rest_while_deforming(dataset):
         assert np.array_equal(batch.frames[k], dataset.frame(frames[k]))
 
 
+def test_a_share_of_the_deformation_batches_shows_shut_eyes(dataset):
+    config = config_of(blink_share=0.3, silence_share=0.2, batch=4, deform_steps=400)
+    blinks = np.zeros(FRAMES, np.float32)
+    blinks[[5, 6, FRAMES - 1]] = [0.9, 0.5, 1.0]  # the last lies in the val split
+    blinking = dataset.resized(None)
+    blinking.arrays = dataset.arrays | {"blink": blinks}
+    assert blinking.blink_frames.tolist() == [5, 6]
+    shut, silence = [], []
+    for step in range(4, 304):
+        frames, silent = blinking.batch_frames(config, step)
+        assert np.isin(frames[silent], dataset.rest_frames).all()
+        shut.append(np.isin(frames[~silent], [5, 6]).sum() / 4)
+        silence.append(silent.mean())
+    by_chance = (1 - 0.3 - 0.2) * 2 / TRAIN
+    assert np.mean(shut) == pytest.approx(0.3 + by_chance, abs=0.04)
+    assert np.mean(silence) == pytest.approx(0.2, abs=0.04)
+    assert dataset.blink_frames.size == 0  # a clip without blinks draws as if there were no share
+    without = config_of(blink_share=0.0, silence_share=0.2, batch=4, deform_steps=400)
+    for step in range(4, 24):
+        pairs = zip(
+            dataset.batch_frames(config, step), dataset.batch_frames(without, step), strict=True
+        )
+        assert all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_lips_are_paired_with_the_sound_of_their_frames(dataset):
+    shapes = dataset.lip_shapes
+    assert shapes.shape == (FRAMES, 2) and shapes.dtype == np.float32
+    opening = dataset.arrays["mouth_opening"]
+    assert np.corrcoef(shapes[:, 0], opening)[0, 1] > 0.99
+    np.testing.assert_allclose(shapes[:TRAIN].mean(0), 0, atol=1e-3)
+    np.testing.assert_allclose(shapes[:TRAIN, 0].std(), 1, rtol=1e-4)
+    quiet = dataclasses.replace(
+        config_of(silence_share=0.3), loss=LossConfig(perceptual=0.0, hearing_noise=0.0)
+    )
+    batch = dataset.batch(quiet, 9)
+    assert batch.entries.shape == (HEARD, 16, AUDIO_DIM) and batch.lip_shapes.shape == (HEARD, 2)
+    own, hush = dataset.audio_windows(np.arange(TRAIN), 1)[:, 0], dataset.silence(1, 1)[0, 0]
+    silent = 0
+    for entry, shape in zip(batch.entries, batch.lip_shapes, strict=True):
+        frames = [i for i in range(TRAIN) if np.array_equal(own[i], entry)]
+        if np.array_equal(entry, hush):
+            silent, frames = silent + 1, dataset.rest_frames
+        assert any(np.array_equal(shape, shapes[i]) for i in frames)
+    assert 5 <= silent <= 35
+    noise = dataset.batch(config_of(silence_share=0.3), 9).entries - batch.entries
+    np.testing.assert_allclose(noise.std((0, 1)), dataset.sound_spread, rtol=0.15)
+    assert np.abs(noise.mean((0, 1))).max() < 0.15 * dataset.sound_spread.max()
+
+
 def test_silence_ends_with_the_period_of_its_pattern(performer_dataset):
     """Digital silence is not zeros: windows of it follow the frame's place in the pattern."""
     dataset = Dataset.open(performer_dataset.folder)
@@ -154,6 +206,12 @@ def test_resized_scales_pictures_and_geometry_alike(dataset):
     np.testing.assert_allclose(half.intrinsics[:2], dataset.intrinsics[:2] / 2)
     np.testing.assert_allclose(half.intrinsics[2], [0, 0, 1])
     assert half.lips_rect(0).tolist() == [12, 18, 9, 15]
+    points = dataset.landmarks(0)[np.concatenate([RIGHT_EYE, LEFT_EYE]), :2]
+    x, y = points[:, 0], points[:, 1]
+    margin = 0.1 * np.ptp(x)
+    eyes = [y.min() - margin, y.max() + margin, x.min() - margin, x.max() + margin]
+    assert dataset.eyes_rect(0).tolist() == np.rint(eyes).astype(int).tolist()
+    assert np.abs(half.eyes_rect(0) * 2 - dataset.eyes_rect(0)).max() <= 1
     larger = dataset.resized(96)
     assert larger.background(0).shape == (96, 96, 3) and larger.lips_rect(0).max() <= 96
     assert np.array_equal(larger.frame(0), cv2.resize(dataset.frame(0), (96, 96), interpolation=3))

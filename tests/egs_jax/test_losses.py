@@ -79,18 +79,18 @@ def test_rect_mask_equals_slicing():
     np.testing.assert_array_equal(mask, expected)
 
 
-def test_lips_loss_pools_the_rectangles_of_the_batch():
+def test_rect_loss_pools_the_rectangles_of_the_batch():
     a, b = images(9), images(10)
     rects = jnp.array([[3, 9, 2, 8], [5, 7, 0, 3]])
     pixels = np.concatenate(
         [np.abs(a - b)[0, 3:9, 2:8].ravel(), np.abs(a - b)[1, 5:7, 0:3].ravel()]
     )
-    np.testing.assert_allclose(losses.lips_loss(a, b, rects), pixels.mean(), rtol=1e-5)
+    np.testing.assert_allclose(losses.rect_loss(a, b, rects), pixels.mean(), rtol=1e-5)
 
 
-def test_lips_loss_without_lips_is_zero_with_finite_gradient():
+def test_rect_loss_of_nothing_is_zero_with_finite_gradient():
     a, b = images(11), images(12)
-    value, gradient = jax.jit(jax.value_and_grad(losses.lips_loss))(
+    value, gradient = jax.jit(jax.value_and_grad(losses.rect_loss))(
         a, b, jnp.zeros((2, 4), jnp.int32)
     )
     assert value == 0
@@ -108,17 +108,19 @@ def test_mask_loss_moves_alpha_towards_the_mask():
 
 @functools.partial(jax.jit, static_argnums=0)
 def total(weights, a, b, alpha, mask, rects):
-    return losses.total_loss(weights, a, alpha, b, mask, rects)
+    return losses.total_loss(weights, a, alpha, b, mask, rects, rects - 1)
 
 
 def test_total_is_the_weighted_sum_of_its_parts():
     a, b, alpha = images(13), images(14), images(15)[..., 0]
     mask, rects = alpha > 0.5, jnp.array([[3, 9, 2, 8], [5, 7, 0, 3]])
-    weights = LossConfig(l1=0.7, dssim=0.3, lips=0.2, mask=0.1)
-    value, parts = total(weights, a, b, alpha, mask, rects)
-    assert set(parts) == {"l1", "dssim", "lips", "mask"}
-    by_hand = 0.7 * parts["l1"] + 0.3 * parts["dssim"] + 0.2 * parts["lips"] + 0.1 * parts["mask"]
+    shares = {"l1": 0.7, "dssim": 0.3, "lips": 0.2, "eyes": 0.4, "mask": 0.1}
+    value, parts = total(LossConfig(**shares), a, b, alpha, mask, rects)
+    assert set(parts) == set(shares)
+    by_hand = sum(share * parts[name] for name, share in shares.items())
     np.testing.assert_allclose(value, by_hand, rtol=1e-6)
+    np.testing.assert_allclose(parts["eyes"], losses.rect_loss(a, b, rects - 1), rtol=1e-6)
+    assert parts["eyes"] != parts["lips"]
     np.testing.assert_allclose(parts["l1"], np.mean(np.abs(a - b)), rtol=1e-6)
 
 

@@ -65,6 +65,24 @@ def test_rates_fall_log_linearly_and_stay(name):
     np.testing.assert_allclose(rates, [start, (start * end) ** 0.5, end, end], rtol=1e-5)
 
 
+def test_warmup_slows_the_first_steps_of_the_networks_only():
+    params, grads = make_params(0), make_params(1)
+    warm = jax.jit(optimizer.update, static_argnums=0, static_argnames="warmup_steps")
+    both = {0: params, 3: params}
+    states = {steps: optimizer.init(params) for steps in both}
+    for count in range(5):
+        moved = {}
+        for steps, before in both.items():
+            both[steps], states[steps] = warm(
+                CONFIG, grads, states[steps], before, jnp.float32(1), warmup_steps=steps
+            )
+            moved[steps] = jax.tree.map(jnp.subtract, both[steps], before)
+        ratio = jax.tree.map(lambda slow, full: float(jnp.mean(slow / full)), moved[3], moved[0])
+        share = min(1.0, (count + 1) / 4)
+        np.testing.assert_allclose(jax.tree.leaves(ratio["networks"]), share, rtol=1e-2)
+        np.testing.assert_allclose(jax.tree.leaves(ratio["gaussians"]), 1.0, rtol=1e-2)
+
+
 def test_no_gradient_moves_nothing():
     params = make_params(0)
     zeros = jax.tree.map(jnp.zeros_like, params)

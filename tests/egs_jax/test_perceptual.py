@@ -157,7 +157,9 @@ def test_total_loss_takes_the_perceptual_term(vgg):
     alpha, rects = a[..., 0], jnp.array([[3, 9, 2, 8]])
     weights = LossConfig(perceptual=0.5, perceptual_size=32)
     call = jax.jit(
-        lambda **options: losses.total_loss(weights, a, alpha, b, alpha > 0.5, rects, **options)
+        lambda **options: losses.total_loss(
+            weights, a, alpha, b, alpha > 0.5, rects, rects, **options
+        )
     )
     without, _ = call()
     with_it, parts = call(perceptual=vgg, perceptual_gain=3.0)

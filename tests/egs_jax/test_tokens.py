@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from helpers import fill
 
+from egs_jax.kan import Block
 from egs_jax.tokens import (
     AudioAttNet,
     AudioNet,
@@ -129,11 +130,11 @@ def test_temporal_tokens_know_their_order_and_off_does_not():
         assert "audio_att_net" not in variables["params"]
         apply = jax.jit(model.apply)
         tokens = apply(variables, windows, eye, pose)
-        assert tokens.shape == (B, W + 3, 64)
+        assert tokens.shape == (B, W + 4, 64)
         reverse = apply(variables, windows[:, ::-1], eye, pose)
         same_set = np.abs(reverse[:, :W][:, ::-1] - tokens[:, :W]).max() < 1e-5
         assert same_set == (ppe == "off")
-        np.testing.assert_array_equal(reverse[:, W:], tokens[:, W:])
+        np.testing.assert_array_equal(reverse[:, W : W + 3], tokens[:, W : W + 3])
     code = periodic_encoding(W, 64, 25)
     off = tokens
     on = jax.jit(SpeechTokens(ppe="temporal").apply)(variables, windows, eye, pose)
@@ -144,7 +145,7 @@ def test_temporal_tokens_know_their_order_and_off_does_not():
 def test_token_mode_adds_one_constant_row_a_type():
     model, variables, args = make(ppe="token")
     tokens = jax.jit(model.apply)(variables, *args)
-    assert tokens.shape == (B, 4, 64)
+    assert tokens.shape == (B, 5, 64)
     null = variables["params"]["null"] + periodic_encoding(4, 64, 25)[3]
     np.testing.assert_allclose(tokens[:, 3], np.tile(null[None], (B, 1)), atol=1e-6)
 
@@ -154,17 +155,39 @@ def test_each_input_moves_its_own_token_only():
     apply = jax.jit(model.apply)
     base = apply(variables, windows, eye, pose)
     cases = [
-        (apply(variables, windows.at[:, 2].add(1.0), eye, pose), 2),
-        (apply(variables, windows, eye + 0.05, pose), W),
-        (apply(variables, windows, eye, pose + 0.1), W + 1),
+        (apply(variables, windows.at[:, 2].add(1.0), eye, pose), [2]),
+        (apply(variables, windows.at[:, W // 2].add(1.0), eye, pose), [W // 2, W + 3]),
+        (apply(variables, windows, eye + 0.05, pose), [W]),
+        (apply(variables, windows, eye, pose + 0.1), [W + 1]),
     ]
-    for moved, place in cases:
+    for moved, places in cases:
         changed = np.abs(moved - base).max(axis=(0, 2)) > 1e-6
-        np.testing.assert_array_equal(np.nonzero(changed)[0], [place])
+        np.testing.assert_array_equal(np.nonzero(changed)[0], places)
+
+
+def test_lips_are_read_from_the_audio_token_of_the_frame():
+    model, variables, (windows, eye, pose) = make(ppe="off")
+    tokens = jax.jit(model.apply)(variables, windows, eye, pose)
+    read = jax.jit(lambda v, x: model.apply(v, x, method="read_lips"))(variables, windows[1])
+    assert read.shape == (W, 2)
+    p = variables["params"]
+    by_hand = tokens[1, :W] @ p["lips_read"]["kernel"] + p["lips_read"]["bias"][None]
+    np.testing.assert_allclose(read, by_hand, atol=1e-5)
+    token = jax.jit(Block(64, 64).apply)({"params": p["lips"]}, by_hand[W // 2])
+    token = (token - token.mean()) / np.sqrt(token.var() + 1e-6)
+    token = token * p["lips_norm"]["scale"] + p["lips_norm"]["bias"]
+    np.testing.assert_allclose(tokens[1, W + 3], token, atol=1e-4)
+    plain = jax.jit(SpeechTokens(ppe="off", lips_token=False).apply)
+    without = plain(variables, windows, eye, pose)
+    np.testing.assert_allclose(without, tokens[:, : W + 3], atol=1e-6)
+    with pytest.raises(ValueError, match="needs normalize"):
+        jax.eval_shape(SpeechTokens(normalize=False).init, jax.random.key(0), windows, eye, pose)
 
 
 def test_parity_counts():
-    model = SpeechTokens(ppe="token", eye_encoding="code", pose_distance=None, normalize=False)
+    model = SpeechTokens(
+        ppe="token", eye_encoding="code", pose_distance=None, normalize=False, lips_token=False
+    )
     shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs(features=29))["params"]
     counts = {name: count(tree) for name, tree in shapes.items()}
     assert counts == {

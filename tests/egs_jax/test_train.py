@@ -63,6 +63,11 @@ def test_loss_falls_and_psnr_rises(course, stage):
     assert all(m["bad_streak"] == 0 for m in course.metrics)
 
 
+def test_the_sound_alone_learns_to_tell_the_lips(course):
+    heard = [m["hearing"] for m in course.metrics]
+    assert np.mean(heard[-5:]) < 0.5 * np.mean(heard[:5])
+
+
 def test_one_program_a_stage(course):
     """Programs that other tests of this process compiled serve here too."""
     before, static, both = course.traces
