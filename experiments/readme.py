@@ -38,6 +38,7 @@ def _reconstruction() -> str:
             f"{_number(c['mouth_r'])} ({_number(c['mouth_r_shift_p95'])})"
         ),
         "silence, percentile": lambda c: _number(c["mouth_silence_percentile"]),
+        "blink r": lambda c: _number(c["blink_r"]),
         "jitter, px": lambda c: f"{c['tracking']['jitter_px']:.2f}",
         "training": lambda c: f"{c['train_seconds'] / 60:.1f} min, {c['device']}",
     }
