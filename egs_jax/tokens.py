@@ -1,4 +1,4 @@
-"""Condition tokens of a frame: speech, eyes, head pose and a null token (7 of 12).
+"""Condition tokens of a frame: speech, eyes, head pose, null and lips (7 of 12).
 
 Before: `audio` features and the drive of a frame; after: `attention` (the tokens are its keys and
 values).
@@ -156,9 +156,10 @@ class SpeechTokens(nn.Module):
 
     `ppe`:
       "temporal": the window's W encoded frames stay a sequence; PPE acts on their index within the
-        window, never on absolute time. T = W + 3: the sequence, eye, pose, null.
+        window, never on absolute time. T = W + 3: the sequence, eye, pose, null; and lips.
       "token": as the original's code. AudioAttNet makes one audio token; rows 0-3 of the PPE are
-        added to audio, eye, pose and null, a constant that tells token types apart. T = 4.
+        added to audio, eye, pose and null, a constant that tells token types apart. T = 4; and
+        lips.
       "off": "temporal" without PPE: the window is a set, without order.
 
     Attributes:
@@ -231,7 +232,7 @@ class SpeechTokens(nn.Module):
           deterministic: No dropout; else it takes the rng "dropout".
 
         Raises:
-          ValueError: if `ppe` is unknown.
+          ValueError: if `ppe` is unknown, or there are lips without `normalize`.
         """
         encoded = self.audio_net(audio_windows)
         if self.ppe == "token":
