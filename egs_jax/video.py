@@ -23,6 +23,7 @@ import av
 import numpy as np
 from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, VideoReformatter
 
+from egs_jax.audio_file import open_media
 from egs_jax.errors import InputError
 from egs_jax.video_writer import VideoWriter, write_video
 
@@ -175,9 +176,7 @@ def _opened(path: PathLike) -> Iterator[tuple[av.container.InputContainer, av.Vi
     if size == 0:
         raise InputError(f"{path}: the file is empty (0 bytes); copy or export the video again")
     try:
-        # An absolute path can be neither an option nor a URL; the white list keeps play lists from
-        # reaching the network.
-        container = av.open(str(path.resolve()), options={"protocol_whitelist": "file"})
+        container = open_media(path)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise InputError(
             f"{path}: cannot be read as a video ({_reason(error)}); "

@@ -186,6 +186,15 @@ def test_awkward_names(tmp_path, monkeypatch, name):
     assert os.listdir() == [name]
 
 
+def test_a_title_in_an_odd_encoding_is_no_fault(tmp_path):
+    path, title = tmp_path / "a.wav", b"M\xfcller \xff\x00"
+    audio.write_wav(path, np.zeros(1600, np.float32))
+    chunk = b"INFOINAM" + struct.pack("<I", len(title)) + title + b"\0" * (len(title) % 2)
+    content = path.read_bytes() + b"LIST" + struct.pack("<I", len(chunk)) + chunk
+    path.write_bytes(content[:4] + struct.pack("<I", len(content) - 8) + content[8:])
+    assert audio.read_audio(path).shape == (1600,)
+
+
 def test_write_wav_clips_and_rounds(tmp_path):
     audio.write_wav(tmp_path / "a.wav", np.array([2.0, -2.0, 0.5, 1e-6], np.float32))
     found = audio.read_audio(tmp_path / "a.wav")
