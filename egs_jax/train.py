@@ -186,7 +186,7 @@ def _loss(
         perceptual=batch.vgg,
         perceptual_gain=float(config.loss.perceptual_every),
     )
-    if config.loss.hearing > 0 and config.model.architecture != "parity":
+    if config.loss.hearing > 0 and model.networks(config.model).tokens.lips_token:
         read = model.lip_shapes(config.model, params, batch.entries)
         parts["hearing"] = jnp.mean(jnp.square(read - batch.lip_shapes))
         total = total + config.loss.hearing * parts["hearing"]
