@@ -19,7 +19,7 @@ from egs_jax.decoders import DeformationDecoder, DeltaGains, SpatialEncoder, Sta
 from egs_jax.gaussians import Gaussians
 from egs_jax.tokens import SpeechTokens, period_bias, pose_vector
 from egs_jax.types import Drive, Params, RenderOutput
-from kernels import rasterize
+from kernels import RasterizeAux, rasterize
 
 ATTENTION_GAIN = 4.0
 FACE_GAINS = DeltaGains(means=0.02, log_scales=0.2, quats=0.1, logit_opacities=1.0, sh_coeffs=0.1)
@@ -167,11 +167,11 @@ def lip_shapes(
 def render(
     config: Config, gaussians: Gaussians, alive: Bool[Array, " N"], drive: Drive,
     sh_degree: Int[Array, ""] | None, means2d_offset: Float[Array, "B N 2"] | None,
-) -> tuple[RenderOutput, Array]:  # fmt: skip
+) -> tuple[RenderOutput, RasterizeAux]:  # fmt: skip
     """Draw a cloud (one for all frames, or one per frame) over the frames' backgrounds.
 
     Returns:
-      The images, and the radii [B,N] in pixels (0: not drawn).
+      The images, and what the rasterizer says of them.
     """
     scales, opacities, sh = cloud.activate(gaussians)
     top = config.model.sh_degree
@@ -185,7 +185,7 @@ def render(
         width, height, sh_degree=top, backgrounds=drive.backgrounds.astype(jnp.float32) / 255,
         means2d_offset=means2d_offset, alive=alive, implementation=config.rasterizer,
     )  # fmt: skip
-    return RenderOutput(rgb=out.rgb, alpha=out.alpha, depth=out.depth), out.aux.radii
+    return RenderOutput(rgb=out.rgb, alpha=out.alpha, depth=out.depth), out.aux
 
 
 def forward(
@@ -193,11 +193,11 @@ def forward(
     sh_degree: Int[Array, ""] | None = None,
     means2d_offset: Float[Array, "B N 2"] | None = None,
     dropout_key: Key[Array, ""] | None = None,
-) -> tuple[RenderOutput, Array]:  # fmt: skip
+) -> tuple[RenderOutput, RasterizeAux]:  # fmt: skip
     """Draw the frames of `drive` in either stage; dropout only where a key is given.
 
     Returns:
-      The images, and the radii [B,N] in pixels (0: not drawn).
+      The images, and what the rasterizer says of them.
     """
     if stage == "static":
         gaussians = static_gaussians(config.model, params)

@@ -16,6 +16,7 @@ from egs_jax.config import EXTENT, Config
 from egs_jax.dataset import Dataset
 from egs_jax.gaussians import Gaussians, init_gaussians
 from egs_jax.types import Batch, Metrics, Params, TrainState
+from kernels import RasterizeAux
 
 INIT_KEY, DROPOUT_KEY, DENSITY_KEY = 0, 1, 2  # sub-streams of the seed's and the step's keys
 
@@ -68,7 +69,7 @@ def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
     """
     offset = jnp.zeros((batch.frames.shape[0], state.alive.shape[0], 2))
     gradient = jax.value_and_grad(_loss, argnums=(0, 1), has_aux=True)
-    (loss, (metrics, radii)), (grads, offset_grad) = gradient(
+    (loss, (metrics, aux)), (grads, offset_grad) = gradient(
         state.params, offset, config, state, batch
     )
     finite = jnp.isfinite(loss) & _all_finite(grads)
@@ -84,7 +85,7 @@ def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
     if batch.stage == "static":
         count, height, width = batch.frames.shape[:3]
         # The loss is a mean over the frames; density control wants the gradient of each alone.
-        stats = density.accumulate(stats, count * offset_grad, radii, width, height)
+        stats = density.accumulate(stats, count * offset_grad, aux.radii, width, height)
     params, opt_state, stats = jax.tree.map(
         functools.partial(jnp.where, finite),
         (params, opt_state, stats),
@@ -161,10 +162,10 @@ def _loss(
     config: Config,
     state: TrainState,
     batch: Batch,
-) -> tuple[Float[Array, ""], tuple[Metrics, Array]]:
-    """Loss of a batch; beside it the metrics and the radii of the drawn Gaussians."""
+) -> tuple[Float[Array, ""], tuple[Metrics, RasterizeAux]]:
+    """Loss of a batch; beside it the metrics and what the rasterizer says."""
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-    output, radii = model.forward(
+    output, aux = model.forward(
         config,
         params,
         state.alive,
@@ -191,7 +192,9 @@ def _loss(
         parts["hearing"] = jnp.mean(jnp.square(read - batch.lip_shapes))
         total = total + config.loss.hearing * parts["hearing"]
     error = jnp.mean(jnp.square(jnp.clip(output.rgb, 0, 1) - target))
-    return total, ({"loss": total, "psnr": -10 * jnp.log10(error), **parts}, radii)
+    # (Gaussian, tile) pairs that the rasterizer had no room for, farthest first: 0 in a sane run.
+    parts["raster_overflow"] = jnp.sum(aux.overflow).astype(jnp.float32)
+    return total, ({"loss": total, "psnr": -10 * jnp.log10(error), **parts}, aux)
 
 
 def _fresh_state(params: Params, alive: Bool[Array, " N"]) -> TrainState:

@@ -7,6 +7,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from experiments._common import RESULTS
@@ -16,7 +17,12 @@ README = Path(__file__).parents[1] / "README.md"
 
 def tables() -> dict[str, str]:
     """Markdown by table name."""
-    return {"reconstruction": _reconstruction(), "training": _training()}
+    return {
+        "reconstruction": _reconstruction(),
+        "training": _training(),
+        "rasterizer": _rasterizer(),
+        "stages": _stages(),
+    }
 
 
 def _cases(name: str) -> list[dict]:
@@ -59,7 +65,53 @@ def _training() -> str:
             f"{c['loss_first_third']:.4f}, {c['loss_last_third']:.4f}"
         ),
     }
-    return _table(columns, _cases("bench_training_xla"))
+    return _table(columns, _cases("bench_training_xla") + _cases("bench_training_triton"))
+
+
+def _pairs() -> list[dict]:
+    """Cases of the rasterizer's benchmark: gsplat's as `peer` of ours."""
+    cases = _cases("bench_rasterizer")
+    return [ours | {"peer": peer} for ours, peer in zip(cases[::2], cases[1::2], strict=True)]
+
+
+def _rasterizer() -> str:
+    def time(key: str) -> Callable[[dict], str]:
+        return lambda c: f"{c[key]:.0f} / {c['peer'][key]:.0f} (**{c['peer'][key] / c[key]:.1f}x**)"
+
+    columns = {
+        "Gaussians, px, splat px": lambda c: f"{c['n']:,}, {c['size']}, {c['px']}",
+        "frames": lambda c: str(c["batch"]),
+        "forward, wall": time("fwd_us"),
+        "forward, kernels": time("fwd_kernel_us"),
+        "both ways, wall": time("fwd_bwd_us"),
+        "both ways, kernels": time("fwd_bwd_kernel_us"),
+        "memory both ways, MB a call": lambda c: (
+            f"{c['fwd_bwd_memory_mb']:.0f} / {c['peer']['fwd_bwd_memory_mb']:.0f}"
+        ),
+    }
+    return _table(columns, _pairs())
+
+
+def _stages() -> str:
+    shown = [c for c in _pairs() if (c["n"], c["size"], c["px"]) == (50_000, 512, 1.6)]
+    columns = {"stage": lambda row: row["stage"]}
+    for i, case in enumerate(shown):
+        frames = "1 frame" if case["batch"] == 1 else f"{case['batch']} frames"
+        columns[f"{frames}: ours"] = lambda row, i=i: row["times"][i][0]
+        columns[f"{frames}: gsplat"] = lambda row, i=i: row["times"][i][1]
+    names = dict.fromkeys(
+        name for c in shown for side in (c, c["peer"]) for name in side["fwd_bwd_stages_us"]
+    )
+
+    def time(case: dict, name: str) -> str:
+        value = case["fwd_bwd_stages_us"].get(name)
+        return "-" if value is None else f"{value:.1f}"
+
+    rows = [
+        {"stage": name, "times": [(time(c, name), time(c["peer"], name)) for c in shown]}
+        for name in names
+    ]
+    return _table(columns, rows)
 
 
 def _number(value: float | None) -> str:
@@ -76,6 +128,8 @@ def filled(text: str) -> str:
     """README text with every marked table replaced."""
     for name, table in tables().items():
         start, end = f"<!-- table:{name} -->", f"<!-- end:{name} -->"
+        if start not in text:
+            continue
         before, _, rest = text.partition(start)
         _, _, after = rest.partition(end)
         text = f"{before}{start}\n{table}\n{end}{after}"

@@ -1,7 +1,8 @@
 """Kernels usable alone: `rasterize`, a differentiable Gaussian splatting rasterizer.
 
 op -> implementations -> status:
-  * `rasterize` -> "xla" (plain JAX; CPU, GPU, TPU; the oracle of the others); "triton" (not yet).
+  * `rasterize` -> "xla" (plain JAX; CPU, GPU, TPU; the oracle of the others); "triton" (Triton
+    kernels through jax-triton; NVIDIA GPUs, and anywhere, slowly, in Triton's interpreter).
 
 Nothing here knows of talking heads, and nothing here imports `egs_jax`.
 """

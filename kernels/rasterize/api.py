@@ -4,9 +4,12 @@ Math (3DGS, arXiv:2308.04079, eq. 5, 6 and 3): the 2-D covariance is J W S S^T W
 pixel at d from the centre gets alpha = min(alpha_max, opacity exp(-d^T cov^-1 d / 2)); splats are
 composited front to back with weight alpha * T.
 
-The pipeline, each stage a module: `projection` -> `binning` -> `blend_xla`.
+The pipeline, each stage a module: `projection` -> `binning` -> `blend_xla`, joined by `xla_path`.
+On an NVIDIA GPU `projection_triton` -> `binning_triton` -> `blend_triton`, joined by `triton_path`,
+whose modules are imported when they are used.
 """
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -21,17 +24,12 @@ from kernels.rasterize.arguments import (
     flatten_frames,
     leading_axes,
     pad_empty,
+    picks_triton,
 )
-from kernels.rasterize.binning import (
-    TILE,
-    TileLists,
-    build_tile_lists,
-    default_capacity,
-    tile_grid,
-)
-from kernels.rasterize.blend_xla import BlendSpec, blend
-from kernels.rasterize.folding import fold_frames, match_varying
-from kernels.rasterize.projection import Camera, Gaussians, Splats, project, radii_of
+from kernels.rasterize.binning import default_capacity
+from kernels.rasterize.blend_xla import BlendSpec
+from kernels.rasterize.projection import Gaussians
+from kernels.rasterize.types import Settings
 
 STATIC = (
     "width", "height", "sh_degree", "near_plane", "eps2d", "alpha_max", "alpha_min",
@@ -124,16 +122,17 @@ def rasterize(
       alpha_min: A (Gaussian, pixel) pair under it is skipped.
       transmittance_min: Compositing stops before the pair that would bring the transmittance under
         this (relative slack 2^-16, see `blend_xla`).
-      capacity: Most (Gaussian, 16-px tile) instances per frame. None picks min(N T, 6 N + 128 T)
+      capacity: Most (Gaussian, 16-px tile) instances per frame. None picks min(N T, 4 N + 64 T)
         for T tiles. What exceeds it is dropped, farthest first, and reported as `aux.overflow`.
-      implementation: None picks; "xla"; "triton".
+      implementation: "xla"; "triton"; None picks "triton" on an NVIDIA GPU where it can run, else
+        "xla". Triton computes in float32.
       deterministic: False allows sums in any order (off the CPU: less memory).
 
     Returns:
       Images and `aux`.
 
     Raises:
-      NotImplementedError: if the implementation asked for cannot run.
+      NotImplementedError: if the implementation asked for cannot run; the message says why.
       ValueError: if a shape or a static number makes no sense.
     """
     check_static(
@@ -161,66 +160,31 @@ def rasterize(
         name: flatten_frames(arrays[name].astype(dtype), lead, trailing[name])
         for name in ("viewmats", "Ks", *Gaussians._fields)
     }
+    viewmats, Ks = (
+        jnp.broadcast_to(frames[name], (math.prod(lead), size, size))
+        for name, size in (("viewmats", 4), ("Ks", 3))
+    )
     alive = jnp.ones(n_gaussians, bool) if alive is None else alive
-    camera = Camera(frames.pop("viewmats"), frames.pop("Ks"), width, height, near_plane, eps2d)
-    gaussians, alive = pad_empty(Gaussians(**frames), flatten_frames(alive, lead, 1))
-    splats = project(gaussians, alive, camera, sh_degree=sh_degree, alpha_min=alpha_min)
+    gaussians = Gaussians(*(frames[name] for name in Gaussians._fields))
+    gaussians, alive = pad_empty(gaussians, flatten_frames(alive, lead, 1))
     if capacity is None:
         capacity = default_capacity(n_gaussians, width, height)
-    spec = BlendSpec(width, height, alpha_max, alpha_min, transmittance_min, deterministic)
-    images, left, lists = _blend_splats(spec, splats, capacity)
-
-    radii = jnp.where(lists.on_image, radii_of(jax.lax.stop_gradient(splats)), 0.0)
-    aux = RasterizeAux(
-        n_instances=lists.n_instances.reshape(lead),
-        overflow=jnp.maximum(lists.n_instances - capacity, 0).reshape(lead),
-        radii=radii.astype(jnp.int32)[:, :n_gaussians].reshape(*lead, n_gaussians),
-    )
-    rgb = images[..., :-1].reshape(*lead, height, width, n_channels)
-    left = left.reshape(*lead, height, width)
     if backgrounds is not None:
-        own = backgrounds.shape[-3:] if per_pixel else (1, 1, n_channels)
-        frames_of = backgrounds.shape[: backgrounds.ndim - trailing["backgrounds"]]
-        ones = (1,) * (len(lead) - len(frames_of))
-        rgb = rgb + left[..., None] * backgrounds.reshape(*ones, *frames_of, *own).astype(dtype)
-    return RasterizeOutput(rgb, 1.0 - left, images[..., -1].reshape(*lead, height, width), aux)
+        backgrounds = flatten_frames(backgrounds.astype(dtype), lead, trailing["backgrounds"])
+    spec = BlendSpec(width, height, alpha_max, alpha_min, transmittance_min, deterministic)
+    settings = Settings(spec, near_plane, eps2d, sh_degree, capacity)
+    if picks_triton(implementation):
+        from kernels.rasterize import triton_path as path
+    else:
+        from kernels.rasterize import xla_path as path
+    images = path.render(settings, gaussians, alive, viewmats, Ks, backgrounds)
 
-
-def _blend_splats(
-    spec: BlendSpec, splats: Splats, capacity: int
-) -> tuple[Float[Array, "B H Wd F"], Float[Array, "B H Wd"], TileLists]:
-    """Bin and composite: colours and depth last, the light that is left, and the lists."""
-    safe_variance = splats.cov_xx
-    shapes = jnp.stack(
-        [
-            splats.means2d[..., 0],
-            splats.means2d[..., 1],
-            0.5 / safe_variance,
-            splats.cov_xy / safe_variance,
-            0.5 * safe_variance / splats.cov_det,
-            jnp.log(splats.opacities),
-        ],
-        axis=-1,
+    aux = RasterizeAux(
+        n_instances=images.n_instances.reshape(lead),
+        overflow=jnp.maximum(images.n_instances - capacity, 0).reshape(lead),
+        radii=images.radii[:, :n_gaussians].reshape(*lead, n_gaussians),
     )
-    features = jnp.concatenate([splats.colors, splats.depths[..., None]], axis=-1)
-    shapes, features, splats = match_varying((shapes, features, splats))
-
-    def bin_splats(splats: Splats) -> TileLists:
-        return build_tile_lists(
-            splats, width=spec.width, height=spec.height, alpha_min=spec.alpha_min,
-            capacity=capacity,
-        )  # fmt: skip
-
-    lists = fold_frames(bin_splats)(jax.lax.stop_gradient(splats))
-    accumulated, left = blend(spec, shapes, features, lists)
-    images = _tiles_to_image(jnp.moveaxis(accumulated, 2, -1), spec.width, spec.height)
-    return images, _tiles_to_image(left, spec.width, spec.height), lists
-
-
-def _tiles_to_image(tiles: Float[Array, "B T 256 ..."], width: int, height: int) -> Array:
-    """Put tiles side by side and cut what lies past the image: [B, H, W, ...]."""
-    columns, rows = tile_grid(width, height)
-    channels = tiles.shape[3:]
-    grid = tiles.reshape(-1, rows, columns, TILE, TILE, *channels)
-    image = jnp.swapaxes(grid, 2, 3).reshape(-1, rows * TILE, columns * TILE, *channels)
-    return image[:, :height, :width]
+    size = (*lead, height, width)
+    rgb = images.rgb.reshape(*size, n_channels).astype(dtype)
+    depth, left = (v.reshape(size).astype(dtype) for v in (images.depth, images.left))
+    return RasterizeOutput(rgb, 1.0 - left, depth, aux)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
+from kernels import _triton
 from kernels._checks import require
 from kernels.rasterize.projection import Gaussians
 
@@ -53,10 +54,16 @@ def check_static(
         implementation is None or implementation in IMPLEMENTATIONS,
         f"implementation: expected None or one of {IMPLEMENTATIONS}, got {implementation!r}",
     )
-    if implementation == "triton":
+    reason = _triton.why_not() if implementation == "triton" else None
+    if reason is not None:
         raise NotImplementedError(
-            "rasterize: implementation 'triton' is not built yet; pass 'xla' or None"
+            f"rasterize: implementation 'triton' cannot run here: {reason}; pass 'xla' or None"
         )
+
+
+def picks_triton(implementation: str | None) -> bool:
+    """Whether the Triton kernels are asked for, or are the best choice on this machine."""
+    return _triton.is_default() if implementation is None else implementation == "triton"
 
 
 def leading_axes(trailing: dict[str, int], arrays: dict[str, Array | None]) -> tuple[int, ...]:
@@ -108,9 +115,12 @@ def check_colors(colors: Array, n_gaussians: int, sh_degree: int | None) -> None
 
 
 def flatten_frames(value: Array, lead: tuple[int, ...], trailing: int) -> Array:
-    """Broadcast to the leading axes and make them one: [B, ...]."""
+    """Make the leading axes one: [B, ...], or [1, ...] for an array that all frames share."""
     own = value.shape[value.ndim - trailing :]
-    value = value.reshape((1,) * (len(lead) + trailing - value.ndim) + value.shape)
+    leads = value.shape[: value.ndim - trailing]
+    if math.prod(leads) == 1:
+        return value.reshape(1, *own)
+    value = value.reshape((1,) * (len(lead) - len(leads)) + value.shape)
     return jnp.broadcast_to(value, (*lead, *own)).reshape(math.prod(lead), *own)
 
 

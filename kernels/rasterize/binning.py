@@ -71,15 +71,15 @@ def tile_grid(width: int, height: int) -> tuple[int, int]:
 
 
 def default_capacity(n_gaussians: int, width: int, height: int) -> int:
-    """Pick how many instances a frame may have: min(N * T, 6 N + 128 T) for T tiles.
+    """Pick how many instances a frame may have: min(N * T, 4 N + 64 T) for T tiles.
 
-    Small splats touch few tiles each (heads: 2.3 to 4.3 at 512 px), hence 6 N. Large ones are
-    limited by how often they cover the image, hence 128 T: the alpha_min footprints may overlap
-    128-fold.
+    Small splats touch few tiles each (heads: 1.8 to 3.5 at 512 px), hence 4 N. Large ones are
+    limited by how often they cover the image, hence 64 T: the alpha_min footprints may overlap
+    64-fold.
     """
     columns, rows = tile_grid(width, height)
     tiles = columns * rows
-    return max(1, min(n_gaussians * tiles, 6 * n_gaussians + 128 * tiles))
+    return max(1, min(n_gaussians * tiles, 4 * n_gaussians + 64 * tiles))
 
 
 def build_tile_lists(

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import ShapeDtypeStruct
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, PyTree
 
@@ -18,7 +19,9 @@ def fold_frames(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     """Give `function` a batching rule that folds the mapped axis into axis 0.
 
     Args:
-      function: Its arrays, in and out, all have the frames as axis 0, and frames do not mix.
+      function: Its arrays, in and out, have the frames as axis 0, and frames do not mix; an input
+        may have one frame for all. An output with one frame where the inputs have several is
+        understood to be a sum over the frames.
 
     Returns:
       The same function; `vmap` of it, also nested, is one call with more frames.
@@ -27,15 +30,28 @@ def fold_frames(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
 
     @folded.def_vmap
     def rule(axis_size: int, in_batched: PyTree, *arrays: PyTree) -> tuple[PyTree, PyTree]:
+        batched = tuple(in_batched)
+        own = jax.tree.map(lambda v, b: v.shape[1 if b else 0], arrays, batched)
+        n_frames = max(jax.tree.leaves(own))
+
         def fold(value: Array, is_batched: bool) -> Array:
             if not is_batched:
-                value = jnp.broadcast_to(value[None], (axis_size, *value.shape))
-            return value.reshape(axis_size * value.shape[1], *value.shape[2:])
+                value = value[None]
+            tail = value.shape[2:]
+            return jnp.broadcast_to(value, (axis_size, n_frames, *tail)).reshape(-1, *tail)
 
-        def unfold(value: Array) -> Array:
-            return value.reshape(axis_size, value.shape[0] // axis_size, *value.shape[1:])
+        def unfold(value: Array, single: ShapeDtypeStruct) -> Array:
+            value = value.reshape(axis_size, n_frames, *value.shape[1:])
+            if single.shape[0] < n_frames:
+                value = jnp.sum(value, axis=1, keepdims=True)
+            return value
 
-        outputs = jax.tree.map(unfold, folded(*jax.tree.map(fold, arrays, tuple(in_batched))))
+        def one(value: Array, is_batched: bool) -> ShapeDtypeStruct:
+            return ShapeDtypeStruct(value.shape[is_batched:], value.dtype)
+
+        single = jax.eval_shape(function, *jax.tree.map(one, arrays, batched))
+        outputs = folded(*jax.tree.map(fold, arrays, batched))
+        outputs = jax.tree.map(unfold, outputs, single)
         return outputs, jax.tree.map(lambda _: True, outputs)
 
     return folded
@@ -48,10 +64,18 @@ def match_varying(tree: Any) -> Any:
     beforehand leaves the sum over the mesh to JAX.
     """
     leaves = jax.tree.leaves(tree)
-    axes = frozenset().union(*(getattr(jax.typeof(leaf), "vma", ()) for leaf in leaves))
+    axes = frozenset().union(*map(_varying_axes, leaves))
 
     def widen(leaf: Array) -> Array:
-        missing = tuple(axes - jax.typeof(leaf).vma)
+        missing = tuple(axes - _varying_axes(leaf))
         return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
 
     return jax.tree.map(widen, tree) if axes else tree
+
+
+def _varying_axes(value: Array) -> frozenset[str]:
+    """Mesh axes over which a value varies inside a `shard_map`."""
+    kind = jax.typeof(value)
+    if hasattr(kind, "manual_axis_type"):  # jax 0.11
+        return kind.manual_axis_type.varying
+    return getattr(kind, "vma", frozenset())  # jax 0.10

@@ -224,7 +224,6 @@ def test_slot_sums_of_accelerators_equal_direct_sums(tiny, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        (dict(implementation="triton"), NotImplementedError, "triton"),
         (dict(implementation="cuda"), ValueError, "implementation"),
         (dict(capacity=0), ValueError, "capacity"),
         (dict(sh_degree=3), ValueError, "colors"),

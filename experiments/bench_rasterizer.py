@@ -1,0 +1,244 @@
+"""Our rasterizer and gsplat on the same inputs in one run: time, kernel time, memory, instances.
+
+Claim: on heads ours is faster than gsplat, forward and backward, one frame and eight. The scene is
+`kernels.rasterize.cases.head_case`; harmonics of degree 3, a background per pixel, the gradient of
+an L1 loss for all parameters. Images are compared first. Wall times are medians of seven repeats of
+n calls with one synchronisation at the end of each repeat, with their range; kernel times are sums
+from the profiler (of torch, which sees the kernels of both), by stage.
+
+    python -m experiments.bench_rasterizer [--cases all|small] [--ours]
+
+writes `results/bench_rasterizer.json`; about five minutes. Needs an NVIDIA GPU, torch and gsplat;
+`--ours` leaves gsplat out, and kernel times too where there is no torch. Set
+XLA_PYTHON_CLIENT_PREALLOCATE=false so that both find memory.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments._common import RESULTS, record
+from kernels import RasterizeOutput, rasterize
+from kernels.rasterize.cases import head_case
+
+PARAMS = ("means", "quats", "scales", "opacities", "colors")
+SMALL = [(50_000, 512, 1.6, 1), (50_000, 512, 1.6, 8)]
+ALL = [(n, size, 1.6, b) for size in (512, 1024) for n in (20_000, 50_000, 100_000) for b in (1, 8)]
+ALL += [(50_000, 512, 2.5, 1), (50_000, 512, 2.5, 8)]
+ALPHA_MAX = 0.999  # gsplat's
+
+
+# Parts of the kernels' names by stage, ours and gsplat's; the first that fits counts.
+STAGES = {
+    "other": ("at::native",),
+    "projection backward": ("project_backward", "ewa_3dgs_fused_bwd", "spherical_harmonics_bwd"),
+    "projection": ("project_kernel", "ewa_3dgs_fused_fwd", "spherical_harmonics_fwd"),
+    "blend backward": ("backward_kernel", "rasterize_to_pixels_3dgs_bwd"),
+    "gradient sums": ("reduce_kernel",),
+    "blend": ("forward_kernel", "rasterize_to_pixels_3dgs_fwd"),
+    "sorts": ("radix_sort", "RadixSort", "sort_kernel"),
+    "lists": ("scan_kernel", "emit_kernel", "bounds_kernel", "gather_kernel")
+    + ("intersect", "DeviceScan"),
+}
+
+
+def wall_us(call: Callable, wait: Callable, n: int) -> list[float]:
+    """Median, least and most time of a call over repeats, synchronised after every n."""
+    times = []
+    for repeat in range(8):
+        start = time.perf_counter()
+        for _ in range(n):
+            result = call()
+        wait(result)
+        times.append((time.perf_counter() - start) / n * 1e6)
+        if repeat == 0:
+            times.clear()  # compilation and warm-up
+    return [float(np.median(times)), min(times), max(times)]
+
+
+def kernel_us(call: Callable, wait: Callable, n: int = 10) -> dict[str, float] | None:
+    """Sum of the kernels' own times per call, by stage; None without torch."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(n):
+            result = call()
+        wait(result)
+        torch.cuda.synchronize()
+    stages = {}
+    for event in profile.key_averages():
+        known = (name for name, parts in STAGES.items() if any(p in event.key for p in parts))
+        stage = next(known, "other")
+        stages[stage] = stages.get(stage, 0.0) + event.self_device_time_total / n
+    return stages
+
+
+class Contender(NamedTuple):
+    """One rasterizer on one scene."""
+
+    name: str
+    forward: Callable
+    step: Callable
+    wait: Callable  # until what a call returned is there
+    image: np.ndarray
+    facts: dict  # instances and memory
+
+    def calls(self) -> tuple:
+        """Name in the record, call, and calls per repeat."""
+        return ("fwd", self.forward, 30), ("fwd_bwd", self.step, 15)
+
+
+def wall_times(contender: Contender, batch: int) -> dict:
+    """Wall times, microseconds per frame."""
+    case = {}
+    for name, call, n in contender.calls():
+        median, least, most = (round(us / batch, 1) for us in wall_us(call, contender.wait, n))
+        case |= {f"{name}_us": median, f"{name}_us_range": [least, most]}
+    return case
+
+
+def kernel_times(contender: Contender, batch: int) -> dict:
+    """Kernel times, microseconds per frame; nothing without torch."""
+    case = {}
+    for name, call, _ in contender.calls():
+        stages = kernel_us(call, contender.wait)
+        if stages is not None:
+            case[f"{name}_kernel_us"] = round(sum(stages.values()) / batch, 1)
+            case[f"{name}_stages_us"] = {k: round(v / batch, 1) for k, v in stages.items()}
+    return case
+
+
+def inputs(n: int, size: int, px: float, batch: int) -> tuple[dict, dict, np.ndarray]:
+    """Shared parameters, the frames' arrays, and a target image per frame."""
+    case = head_case(n, size, px=px)
+    frames = {k: np.stack([case[k]] * batch) for k in ("viewmats", "Ks")}
+    rng = np.random.default_rng(1)
+    frames["backgrounds"] = rng.random((batch, size, size, 3), np.float32)
+    target = rng.random((batch, size, size, 3), np.float32)
+    return {name: case[name] for name in PARAMS}, frames, target
+
+
+def ours(params: dict, frames: dict, target: np.ndarray, implementation: str) -> Contender:
+    """Ours on a scene."""
+    params, frames, target = jax.device_put((params, frames, target))
+    size = target.shape[1]
+
+    def render(params: dict) -> RasterizeOutput:
+        return rasterize(
+            **params, **frames, width=size, height=size, sh_degree=3, alpha_max=ALPHA_MAX,
+            implementation=implementation,
+        )  # fmt: skip
+
+    def loss(params: dict) -> jax.Array:
+        return jnp.mean(jnp.abs(render(params).rgb - target))
+
+    def image(params: dict) -> tuple:
+        out = render(params)
+        return out.rgb, out.aux.n_instances, out.aux.overflow
+
+    facts, calls = {}, []
+    for name, function in (("fwd", image), ("fwd_bwd", jax.value_and_grad(loss))):
+        compiled = jax.jit(function)
+        memory = compiled.lower(params).compile().memory_analysis()
+        size_of = memory.temp_size_in_bytes + memory.output_size_in_bytes
+        facts[f"{name}_memory_mb"] = round(size_of / 2**20, 1)
+        calls.append(partial(compiled, params))
+    rgb, n_instances, overflow = map(np.asarray, calls[0]())
+    facts |= dict(instances_per_frame=int(n_instances[0]), overflow=int(overflow.max()))
+    return Contender("ours", *calls, jax.block_until_ready, rgb, facts)
+
+
+def theirs(params: dict, frames: dict, target: np.ndarray) -> Contender:
+    """The peer on the same scene."""
+    import torch
+    from gsplat import rasterization
+
+    put = lambda value: torch.from_numpy(np.array(value)).cuda()
+    params = [put(params[name]) for name in PARAMS]
+    viewmats, Ks, background = (put(frames[k]) for k in ("viewmats", "Ks", "backgrounds"))
+    target = put(target)
+    batch, size = target.shape[:2]
+    leaves = [value.clone().requires_grad_() for value in params]
+
+    def render(values: list) -> tuple:
+        rgb, alpha, info = rasterization(
+            *values, viewmats, Ks, size, size, sh_degree=3, packed=False
+        )  # fmt: skip
+        return rgb + (1 - alpha) * background, info
+
+    def forward() -> object:
+        with torch.no_grad():
+            return render(params)[0]
+
+    def step() -> None:
+        (render(leaves)[0] - target).abs().mean().backward()
+        for leaf in leaves:
+            leaf.grad = None
+
+    with torch.no_grad():
+        tiles = render(params)[1]["tiles_per_gauss"]
+    facts = dict(instances_per_frame=int(tiles.sum()) // batch)
+    for name, call in (("fwd", forward), ("fwd_bwd", step)):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        peak = torch.cuda.max_memory_allocated() - before
+        facts[f"{name}_memory_mb"] = round(peak / 2**20, 1)
+    image = forward().cpu().numpy()
+    return Contender("gsplat", forward, step, lambda _: torch.cuda.synchronize(), image, facts)
+
+
+def run(shapes: list[tuple], with_peer: bool, implementation: str) -> list[dict]:
+    """Cases, ours and the peer's in turn. The profiler slows down all that follows: it comes last.
+
+    Raises:
+      RuntimeError: if the images differ.
+    """
+    cases, contenders = [], []
+    for n, size, px, batch in shapes:
+        scene = inputs(n, size, px, batch)
+        both = [ours(*scene, implementation)] + ([theirs(*scene)] if with_peer else [])
+        for contender in both:
+            case = dict(name=contender.name, n=n, size=size, px=px, batch=batch)
+            case |= contender.facts | wall_times(contender, batch)
+            contenders.append(contender)
+            cases.append(case)
+        if with_peer:
+            difference = np.abs(both[0].image - both[1].image).max(axis=-1)
+            cases[-2]["pixels_off"] = float(np.mean(difference > 1e-4))
+            if cases[-2]["pixels_off"] > 1e-3:
+                raise RuntimeError(f"images differ in {cases[-2]['pixels_off']:.2%} of the pixels")
+        print(*cases[-len(both) :], sep="\n", flush=True)
+    for case, contender in zip(cases, contenders, strict=True):
+        case.update(kernel_times(contender, case["batch"]))
+    if with_peer:
+        for case, peer in zip(cases[::2], cases[1::2], strict=True):
+            for key in ("fwd_us", "fwd_kernel_us", "fwd_bwd_us", "fwd_bwd_kernel_us"):
+                case[f"{key}_ratio"] = round(peer[key] / case[key], 2)
+    return cases
+
+
+def main(argv: list[str] | None = None) -> Path:
+    """Run the benchmark; returns the file written."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", choices=("all", "small"), default="all")
+    parser.add_argument("--ours", action="store_true")
+    parser.add_argument("--implementation", choices=("triton", "xla"), default="triton")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args(argv)
+    shapes = SMALL if arguments.cases == "small" else ALL
+    cases = run(shapes, not arguments.ours, arguments.implementation)
+    return record("bench_rasterizer", cases, arguments.out)
+
+
+if __name__ == "__main__":
+    print(main())

@@ -1,0 +1,273 @@
+"""The Triton rasterizer on a GPU: right, repeatable, and the same on several GPUs.
+
+Claim: on every scene of `kernels.rasterize.cases` it equals the XLA implementation in float32 and
+the dense float64 oracle of the tests; on the head scene it equals gsplat, where that is installed;
+100 repeats of a gradient give the same bits; two GPUs give what one gives; other counts of
+instances compile nothing anew. Takes about three minutes.
+
+    python -m experiments.check_kernels_gpu [--small]
+
+prints a line per check and exits with 1 if one fails. `--small`: only the small scenes against
+the XLA implementation, for a run under `compute-sanitizer`.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from kernels import rasterize
+from kernels.rasterize.cases import CASES, head_case, make_case
+
+TESTS = Path(__file__).parents[1] / "tests" / "kernels"
+ARRAYS = (
+    "means", "quats", "scales", "opacities", "colors", "viewmats", "Ks", "backgrounds",
+    "means2d_offset",
+)  # fmt: skip
+SHARED = ARRAYS[:5]
+REPEATS = 100
+
+
+class Report:
+    """Prints every check and remembers whether one failed."""
+
+    def __init__(self):
+        self.failed = 0
+
+    def check(self, name: str, passes: bool, detail: str) -> None:
+        """Print one line."""
+        self.failed += not passes
+        print(f"{'ok  ' if passes else 'FAIL'} {name}: {detail}", flush=True)
+
+
+def split(case: dict) -> tuple[dict, dict]:
+    """Arrays to differentiate, and the rest."""
+    case = dict(case)
+    case.setdefault("means2d_offset", np.zeros((len(case["means"]), 2), np.float32))
+    return {name: jnp.asarray(case.pop(name)) for name in ARRAYS}, case
+
+
+def noise_like(images: tuple) -> tuple:
+    """One fixed random cotangent per image."""
+    rng = np.random.default_rng(0)
+    return tuple(rng.normal(size=image.shape).astype(np.float32) for image in images)
+
+
+def run(arrays: dict, static: dict, implementation: str, cotangents: tuple | None = None) -> tuple:
+    """Images, aux, and the gradients for random cotangents."""
+
+    def images(arrays: dict) -> tuple:
+        out = rasterize(**arrays, **static, implementation=implementation)
+        return (out.rgb, out.alpha, out.depth), out.aux
+
+    out, pullback, aux = jax.vjp(images, arrays, has_aux=True)
+    return out, aux, pullback(noise_like(out) if cotangents is None else cotangents)[0]
+
+
+def errors(got: tuple, want: tuple, mask: np.ndarray | None = None) -> tuple[float, float]:
+    """Largest image error, and largest gradient error relative to each gradient's largest."""
+    image = max(
+        float(np.max(np.abs(np.asarray(a) - b)[... if mask is None else mask], initial=0.0))
+        / max(1.0, float(np.max(np.abs(b))))
+        for a, b in zip(got[0], want[0], strict=True)
+    )
+    gradient = 0.0
+    for name, b in want[-1].items():
+        scale = float(np.max(np.abs(b), initial=0.0))
+        difference = float(np.max(np.abs(np.asarray(got[-1][name]) - b), initial=0.0))
+        gradient = max(gradient, difference / scale if scale else difference)
+    return image, gradient
+
+
+def check_head(report: Report) -> None:
+    """20,000 splats: float32 decides a few pairs at the alpha floor of 1/255 either way."""
+    arrays, static = split(make_case("head_512"))
+    got, want = (run(arrays, static, kind) for kind in ("triton", "xla"))
+    difference = np.abs(np.asarray(got[0][0]) - np.asarray(want[0][0])).max(axis=-1)
+    _, gradient = errors(got, jax.tree.map(np.asarray, want))
+    share, worst = float(np.mean(difference > 1e-5)), float(difference.max())
+    counts = int(got[1].n_instances), int(want[1].n_instances)
+    report.check(
+        "xla head_512", share < 1e-3 and worst < 1 / 255 and gradient < 1e-2,
+        f"{100 * share:.4f} % of pixels off by more than 1e-5, at most {worst:.1e}; "
+        f"gradients {gradient:.1e}; instances {counts}",
+    )  # fmt: skip
+
+
+def check_scenes(report: Report, names: list[str]) -> None:
+    """Every scene against the XLA implementation, and at exactly full and overfull capacity."""
+    for name in names:
+        arrays, static = split(make_case(name))
+        got = run(arrays, static, "triton")
+        want = jax.tree.map(np.asarray, run(arrays, static, "xla"))
+        image, gradient = errors(got, want)
+        counts = int(got[1].n_instances), int(want[1].n_instances)
+        passes = image < 1e-5 and gradient < 1e-4 and counts[0] == counts[1]
+        report.check(f"xla {name}", passes, f"{image:.1e}, {gradient:.1e}, instances {counts}")
+        for spare in (0, -1) if name == "tiny" else ():
+            limited = static | dict(capacity=counts[0] + spare)
+            got, want = (run(arrays, limited, kind) for kind in ("triton", "xla"))
+            image, gradient = errors(got, jax.tree.map(np.asarray, want))
+            passes = image < 1e-5 and int(got[1].overflow) == -spare
+            report.check(f"capacity {name} {spare}", passes, f"{image:.1e}, {gradient:.1e}")
+
+
+def check_oracle(report: Report, names: list[str]) -> None:
+    """Every small scene against the dense oracle in float64, away from thresholds."""
+    sys.path.insert(0, str(TESTS))
+    import dense_oracle
+
+    for name in names:
+        arrays, static = split(make_case(name))
+        alive = static.pop("alive", np.ones(len(arrays["means"]), bool))
+        size = (static["height"], static["width"])
+        with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+            pairs = np.broadcast_to(alive[:, None, None], (len(alive), *size))
+            wide = {k: jnp.asarray(np.asarray(v), jnp.float64) for k, v in arrays.items()}
+
+            def images(wide: dict, static: dict = static, pairs: np.ndarray = pairs) -> tuple:
+                out = dense_oracle.render(
+                    wide, static["width"], static["height"], pairs=pairs,
+                    sh_degree=static.get("sh_degree"),
+                )  # fmt: skip
+                return out[:3], out[3]
+
+            def of_noise(wide: dict, images: Callable = images) -> tuple:
+                out, pullback, safe = jax.vjp(images, wide, has_aux=True)
+                drawn = noise_like(out)
+                noise = tuple(n * (safe if n.ndim == 2 else safe[..., None]) for n in drawn)
+                return out, safe, noise, pullback(noise)[0]
+
+            hurried = {"xla_backend_optimization_level": 0}  # compiling takes longer than running
+            out, safe, noise, gradients = jax.tree.map(
+                np.asarray, jax.jit(of_noise, compiler_options=hurried)(wide)
+            )
+            want, noise = (out, gradients), tuple(n.astype(np.float32) for n in noise)
+        got = run(arrays, static | dict(alive=jnp.asarray(alive)), "triton", noise)
+        image, gradient = errors(got, want, safe)
+        report.check(
+            f"float64 {name}", image < 1e-5 and gradient < 1e-4, f"{image:.1e}, {gradient:.1e}"
+        )
+
+
+def head_frames(n_frames: int) -> tuple[dict, dict, dict]:
+    """Shared Gaussians, cameras of frames that turn, static arguments."""
+    arrays, static = split(head_case(20_000, 512))
+    shared = {name: arrays[name] for name in SHARED}
+    frames = {name: jnp.stack([arrays[name]] * n_frames) for name in ARRAYS[5:8]}
+    shift = jnp.linspace(-0.1, 0.1, n_frames)
+    frames["viewmats"] = frames["viewmats"].at[:, 0, 3].add(shift)
+    return shared, frames, static
+
+
+def check_repeats(report: Report) -> None:
+    """The same bits every time, and no compilation for other counts."""
+    shared, frames, static = head_frames(4)
+    traces = []
+
+    @jax.jit
+    def gradient(shared: dict, frames: dict) -> dict:
+        traces.append(1)
+
+        def loss(shared: dict) -> jax.Array:
+            out = rasterize(**shared, **frames, **static, implementation="triton")
+            return jnp.sum(out.rgb**2) + jnp.sum(out.depth) + jnp.sum(out.alpha**2)
+
+        return jax.grad(loss)(shared)
+
+    first = jax.tree.map(np.asarray, gradient(shared, frames))
+    same = sum(
+        all(
+            np.array_equal(a, b)
+            for a, b in zip(
+                jax.tree.leaves(first), jax.tree.leaves(gradient(shared, frames)), strict=True
+            )
+        )
+        for _ in range(REPEATS)
+    )
+    report.check("repeats", same == REPEATS, f"{same} of {REPEATS} bit-identical")
+    for factor in (0.0, 0.3, 2.0):
+        gradient(shared | dict(scales=shared["scales"] * factor), frames)
+    report.check("no recompilation", len(traces) == 1, f"{len(traces)} trace(s)")
+
+
+def check_two_gpus(report: Report) -> None:
+    """Frames split over two GPUs by `shard_map`: the same loss and gradient as on one."""
+    if len(jax.devices()) < 2:
+        print("skip two GPUs: this machine has one", flush=True)
+        return
+    shared, frames, static = head_frames(4)
+
+    def loss(shared: dict, frames: dict) -> jax.Array:
+        out = rasterize(**shared, **frames, **static, implementation="triton")
+        return jnp.sum(out.rgb**2) + jnp.sum(out.alpha**2)
+
+    mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
+    mapped = jax.shard_map(
+        lambda shared, frames: jax.lax.psum(loss(shared, frames), "data"),
+        mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec("data")), out_specs=PartitionSpec(),
+    )  # fmt: skip
+    one = jax.tree.map(np.asarray, jax.jit(jax.grad(loss))(shared, frames))
+    two = jax.tree.map(np.asarray, jax.jit(jax.grad(mapped))(shared, frames))
+    worst = max(float(np.max(np.abs(two[k] - one[k])) / np.max(np.abs(one[k]))) for k in one)
+    report.check("two GPUs", worst < 1e-5, f"{worst:.1e} relative")
+
+
+def check_gsplat(report: Report) -> None:
+    """The head scene against gsplat at its own clamp: image, and gradients of all parameters."""
+    try:
+        import gsplat
+        import torch
+    except ImportError as error:
+        print(f"skip gsplat: {error}", flush=True)
+        return
+    arrays, static = split(head_case(50_000, 512))
+    target = np.random.default_rng(1).random((512, 512, 3)).astype(np.float32)
+
+    def loss(shared: dict) -> tuple[jax.Array, jax.Array]:
+        out = rasterize(**arrays | shared, **static, alpha_max=0.999, implementation="triton")
+        return jnp.mean(jnp.abs(out.rgb - target)), out.rgb
+
+    shared = {name: arrays[name] for name in SHARED}
+    gradients, image = jax.tree.map(np.asarray, jax.jit(jax.grad(loss, has_aux=True))(shared))
+    tensors = {k: torch.from_numpy(np.array(v)).cuda() for k, v in arrays.items()}
+    params = [tensors[name].requires_grad_() for name in SHARED]
+    rgb, alpha, _ = gsplat.rasterization(
+        *params, tensors["viewmats"][None], tensors["Ks"][None], 512, 512, sh_degree=3, packed=False
+    )
+    rgb = (rgb + (1 - alpha) * tensors["backgrounds"])[0]
+    (rgb - torch.from_numpy(target).cuda()).abs().mean().backward()
+    off = float(np.mean(np.any(np.abs(rgb.detach().cpu().numpy() - image) > 1e-4, axis=-1)))
+    report.check("gsplat image", off < 1e-4, f"{100 * off:.4f} % of pixels off by more than 1e-4")
+    for name, param in zip(SHARED, params, strict=True):
+        a, b = gradients[name].ravel().astype(float), param.grad.cpu().numpy().ravel().astype(float)
+        cosine = a @ b / np.sqrt((a @ a) * (b @ b))
+        relative = np.linalg.norm(a - b) / np.linalg.norm(b)
+        passes = cosine > 0.9999 and relative < 1e-3
+        report.check(f"gsplat gradient {name}", passes, f"1 - cos {1 - cosine:.1e}, {relative:.1e}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the checks; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true")
+    arguments = parser.parse_args(argv)
+    report, small = Report(), sorted(set(CASES) - {"head_512"})
+    check_scenes(report, small)
+    if not arguments.small:
+        check_head(report)
+        check_oracle(report, [name for name in small if name not in ("non_finite", "empty")])
+        check_repeats(report)
+        check_two_gpus(report)
+        check_gsplat(report)
+    print("all passed" if not report.failed else f"{report.failed} failed", flush=True)
+    return int(report.failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

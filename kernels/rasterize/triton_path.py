@@ -1,0 +1,156 @@
+"""Rendering on an NVIDIA GPU: projection, lists and blending by Triton kernels, and the way back.
+
+`projection_triton` -> `binning_triton` -> `blend_triton`, then the same kernels' adjoints in one
+pullback, so that what passes between the stages needs to suit only them. Every sum has a fixed
+order: the same call gives the same bits. Computes in float32.
+
+Arrays that all frames share come with one frame and stay so; the gradient of such an array is
+summed over the frames inside the kernel.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array, Bool, Float, PyTree
+
+from kernels.rasterize.binning_triton import build_quarter_lists
+from kernels.rasterize.blend_triton import blend_backward, blend_forward
+from kernels.rasterize.folding import fold_frames, match_varying
+from kernels.rasterize.projection import Camera, Gaussians
+from kernels.rasterize.projection_triton import project_backward, project_triton
+from kernels.rasterize.types import Images, Settings
+
+# Channels per launch: their sums, and the coefficients of their harmonics, stay in registers.
+MAX_COLORS = 15
+MAX_HARMONIC_COLORS = 3
+
+
+class _Inputs(NamedTuple):
+    """Every array; axis 0 has the frames, or one for all frames."""
+
+    gaussians: Gaussians
+    alive: Bool[Array, "B N"]
+    viewmats: Float[Array, "B 4 4"]
+    Ks: Float[Array, "B 3 3"]
+    background: Float[Array, "B H Wd D"] | Float[Array, "B D"] | None
+
+
+def render(
+    settings: Settings,
+    gaussians: Gaussians,
+    alive: Bool[Array, "B N"],
+    viewmats: Float[Array, "B 4 4"],
+    Ks: Float[Array, "B 3 3"],
+    background: Float[Array, "B H Wd D"] | Float[Array, "B D"] | None,
+) -> Images:
+    """Draw Gaussians; differentiable in every array but `alive`.
+
+    Args:
+      settings: Sizes and thresholds.
+      gaussians: One set per frame, or one frame for all; likewise `alive`.
+      alive: False draws nothing.
+      viewmats: World -> camera, per frame.
+      Ks: Intrinsics, per frame [pixels].
+      background: Colours per pixel or per frame; black if None.
+
+    Returns:
+      Images of every frame. More channels than a launch takes are drawn by several.
+
+    Raises:
+      ValueError: if an array has more numbers than 32 bits can count.
+    """
+    inputs = match_varying(_Inputs(gaussians, alive, viewmats, Ks, background))
+    inputs = jax.tree.map(lambda v: v if v.dtype == bool else v.astype(jnp.float32), inputs)
+    colors, background = inputs.gaussians.colors, inputs.background
+    at_once = MAX_COLORS if settings.sh_degree is None else MAX_HARMONIC_COLORS
+    images = []
+    for first in range(0, colors.shape[-1], at_once):
+        some = slice(first, first + at_once)
+        gaussians = inputs.gaussians._replace(colors=colors[..., some])
+        behind = None if background is None else background[..., some]
+        images.append(_render(settings, inputs._replace(gaussians=gaussians, background=behind)))
+    if len(images) == 1:
+        return images[0]
+    return images[0]._replace(rgb=jnp.concatenate([image.rgb for image in images], axis=-1))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _render(settings: Settings, inputs: _Inputs) -> Images:
+    return fold_frames(partial(_forward, settings))(inputs)[0]
+
+
+def _render_forward(settings: Settings, primals: PyTree) -> tuple[Images, tuple]:
+    inputs = jax.tree.map(lambda p: p.value, primals, is_leaf=_is_primal)
+    # An empty tuple or None, because what is saved for the way back may hold only arrays.
+    camera_gradient = () if primals.viewmats.perturbed or primals.Ks.perturbed else None
+    image, saved = fold_frames(partial(_forward, settings))(inputs)
+    return image, (inputs, saved, camera_gradient)
+
+
+def _is_primal(value: Any) -> bool:
+    return hasattr(value, "perturbed")
+
+
+def _render_backward(settings: Settings, residuals: tuple, cotangents: Images) -> tuple:
+    inputs, saved, camera_gradient = residuals
+    rgb, depth, left = (None if isinstance(v, SymbolicZero) else v for v in cotangents[:3])
+    if rgb is None:
+        rgb = jnp.zeros(cotangents.rgb.shape, jnp.float32)
+    backward = partial(_backward, settings, camera_gradient is not None)
+    return (fold_frames(backward)(inputs, saved, rgb, depth, left),)
+
+
+_render.defvjp(_render_forward, _render_backward, symbolic_zeros=True)
+
+
+def _camera(settings: Settings, inputs: _Inputs) -> Camera:
+    spec = settings.spec
+    return Camera(
+        inputs.viewmats, inputs.Ks, spec.width, spec.height, settings.near_plane, settings.eps2d
+    )
+
+
+def _forward(settings: Settings, inputs: _Inputs) -> tuple[Images, tuple]:
+    """The images, and what the way back needs."""
+    spec = settings.spec
+    projected = project_triton(
+        inputs.gaussians, inputs.alive, _camera(settings, inputs),
+        sh_degree=settings.sh_degree, alpha_min=spec.alpha_min,
+    )  # fmt: skip
+    lists = build_quarter_lists(
+        projected.ellipses, projected.keys, projected.tiles, projected.sums,
+        width=spec.width, height=spec.height, capacity=settings.capacity,
+    )  # fmt: skip
+    n_colors = inputs.gaussians.colors.shape[-1]
+    rgb, depth, left, stops = blend_forward(
+        spec, projected.splats, inputs.background, lists, n_colors
+    )
+    image = Images(rgb, depth, left, lists.n_instances, projected.radii)
+    return image, (projected.splats, lists, left, stops)
+
+
+def _backward(
+    settings: Settings, camera_gradient: bool, inputs: _Inputs, saved: tuple,
+    grad_rgb: Array, grad_depth: Array | None, grad_left: Array | None,
+) -> _Inputs:  # fmt: skip
+    """Gradients of every array, summed over the frames where they share it."""
+    splats, lists, left, stops = saved
+    n_colors = inputs.gaussians.colors.shape[-1]
+    sums = blend_backward(
+        settings.spec, splats, inputs.background, lists, left, stops, grad_rgb, grad_depth,
+        grad_left, n_colors,
+    )  # fmt: skip
+    gaussians, viewmats, Ks = project_backward(
+        inputs.gaussians, inputs.alive, _camera(settings, inputs), sums,
+        sh_degree=settings.sh_degree, alpha_min=settings.spec.alpha_min,
+        depth_gradient=grad_depth is not None, camera_gradient=camera_gradient,
+    )  # fmt: skip
+    background = None
+    if inputs.background is not None:
+        background = left[..., None] * grad_rgb
+        if inputs.background.ndim == 2:
+            background = jnp.sum(background, axis=(1, 2))
+    return _Inputs(gaussians, None, viewmats, Ks, background)

@@ -1,0 +1,137 @@
+"""Compiles the Triton kernels for sm_90 without a GPU and prints what the machine code costs.
+
+Run on its own, without TRITON_INTERPRET: `python compile_gate.py` prints one JSON object, by
+kernel: registers, bytes spilt, barriers and instructions per list entry in the loop that blends.
+"""
+
+import json
+import re
+import subprocess
+import tempfile
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from kernels.rasterize import (
+    binning_kernels,
+    blend_adjoint_kernels,
+    blend_kernels,
+    list_kernels,
+    projection_adjoint_kernels,
+    projection_kernels,
+)
+
+# 50,000 Gaussians, 512 x 512 pixels, one frame, colours per pixel behind.
+SIZES = dict(N=50_000, WIDTH=512, HEIGHT=512, COLUMNS=32)
+LISTS = dict(TILES=1024, CAPACITY=265_536)
+CHUNKS = dict(CHUNKS=1563, CHUNK=32)
+BLEND = SIZES | LISTS | dict(
+    FRAMES=8, COLORS=3, STRIDE=12, BACKGROUND=2, LOG_MIN=-7.994, ALPHA_MAX=0.99, ASM=True
+)  # fmt: skip
+FORWARD = BLEND | dict(STOP=1e-4)
+BACKWARD = BLEND | dict(LOG_MAX=-0.0145, LEFT_GRADIENT=0)
+PROJECT = SIZES | dict(
+    MEANS=0, QUATS=0, SCALES=0, OPACITIES=0, COLORS=0, OFFSETS=0, ALIVE=0, CHUNKS=1563, FRAMES=1,
+    CHANNELS=3, DEGREE=3, USED=48, LENGTH=48, NEAR=0.2, EPS=0.3, ALPHA_MIN=0.0039, BLOCK=32,
+    ASM=True,
+)  # fmt: skip
+KERNELS = {
+    "project": (projection_kernels.project_kernel, PROJECT | dict(STRIDE=12, LEVEL_MIN=-11.09)),
+    "project_back": (
+        projection_adjoint_kernels.project_backward_kernel,
+        PROJECT | dict(ROW=9, DEPTH=0, CAMERA_GRADIENT=0),
+    ),
+    "scan": (binning_kernels.scan_kernel, SIZES | LISTS | CHUNKS | dict(BITS=16, BLOCK=1024)),
+    "emit": (binning_kernels.emit_kernel, SIZES | LISTS | CHUNKS),
+    "bounds": (list_kernels.bounds_kernel, LISTS | dict(BLOCK=1024)),
+    "gather": (list_kernels.gather_kernel, SIZES | LISTS | dict(BLOCKS=2075, BLOCK=128)),
+    "sort": (list_kernels.sort_kernel, SIZES | LISTS | dict(SMALL=64, SIZE=256, STEPS=9)),
+    "forward": (blend_kernels.forward_kernel, FORWARD),
+    "backward": (blend_adjoint_kernels.backward_kernel, BACKWARD | dict(DEPTH_GRADIENT=0)),
+    "backward_depth": (blend_adjoint_kernels.backward_kernel, BACKWARD | dict(DEPTH_GRADIENT=1)),
+    "reduce": (
+        blend_adjoint_kernels.reduce_kernel,
+        dict(TOTAL=50_000, N=50_000, CAPACITY=265_536, ROW=9, AT_ONCE=3, BLOCK=8),
+    ),
+}
+INTEGERS = (
+    "tiles", "bases", "cuts", "totals", "tile_counts", "slot_tiles", "slot_places", "owners",
+    "slot_rows", "entries", "runs", "merged", "heads", "counts", "row_heads", "row_counts",
+    "bounds", "ids", "rows", "lengths", "stops", "turns", "radii",
+)  # fmt: skip
+POINTERS = dict.fromkeys(INTEGERS, "*i32") | dict(keys="*u32", alive="*i1")
+INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(.*);")
+
+
+def compile_kernel(name):
+    """SASS text and resource line of a kernel."""
+    kernel, constants = KERNELS[name]
+    names = [parameter.name for parameter in kernel.params]
+    constants = {n: value for n, value in constants.items() if n in names}
+    integers = POINTERS | (dict(sums="*i32") if name in ("project", "scan") else {})
+    signature = {
+        n: "constexpr" if n in constants else integers.get(n, "*fp32") for n in names
+    }  # fmt: skip
+    source = ASTSource(
+        kernel, signature=signature,
+        constexprs={(names.index(n),): value for n, value in constants.items()},
+        attrs={(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if n not in constants},
+    )  # fmt: skip
+    options = dict(num_warps=dict(scan=8, bounds=8).get(name, 1), num_stages=1)
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+
+        def read(tool, flag):
+            command = [tool.path, flag, file.name]
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+        return (
+            read(triton.knobs.nvidia.nvdisasm, "-c"),
+            read(triton.knobs.nvidia.cuobjdump, "-res-usage"),
+        )
+
+
+def blend_loop(sass):
+    """Instructions of the loop that holds the exponential; none if there is none.
+
+    Without what a branch inside it skips, which is rare: a pixel stops.
+    """
+    lines, labels = [], {}
+    for line in sass.splitlines():
+        label = re.match(r"\s*(\.L_x_\d+):", line)
+        if label:
+            labels[label[1]] = len(lines)
+        instruction = INSTRUCTION.search(line)
+        if instruction:
+            lines.append(instruction[1])
+    jumps = {
+        i: labels[match[1]]
+        for i, line in enumerate(lines)
+        if (match := re.search(r"BRA.*`\((\.L_x_\d+)\)", line))
+    }
+    for last, first in jumps.items():
+        loop = range(first, last + 1)
+        if any("MUFU.EX2" in lines[i] for i in loop) and first < last:
+            skipped = [range(i + 1, jumps[i]) for i in loop if i < jumps.get(i, 0) <= last]
+            return [lines[i] for i in loop if not any(i in some for some in skipped)]
+    return []
+
+
+def measure(name):
+    """Cost of a kernel's machine code."""
+    sass, usage = compile_kernel(name)
+    loop = blend_loop(sass)
+    entries = sum("MUFU.EX2" in text for text in loop) // 2  # two pixels per lane
+    return dict(
+        registers=int(re.search(r"REG:(\d+)", usage)[1]),
+        spilt=int(re.search(r"LOCAL:(\d+)", usage)[1]) + int(re.search(r"STACK:(\d+)", usage)[1]),
+        barriers_in_loop=sum("BAR." in text for text in loop),
+        instructions_per_entry=len(loop) / entries if entries else None,
+    )
+
+
+if __name__ == "__main__":
+    print(json.dumps({name: measure(name) for name in KERNELS}))

@@ -1,0 +1,213 @@
+"""The Triton kernels, run by Triton's interpreter on the CPU, against the XLA implementation."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, PartitionSpec
+
+from kernels import rasterize
+from kernels.rasterize.cases import make_case, random_case
+
+ROOT = pathlib.Path(__file__).parents[2]
+NAMES = ("means", "quats", "scales", "opacities", "colors", "viewmats", "Ks", "backgrounds")
+SHARED = NAMES[:5]
+# The scenes are small: compiling takes far longer than running, so compile in a hurry.
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton is not installed (Linux only)"
+)
+
+
+def pullback_of(arrays, static, implementation):
+    """Images, counts, and the gradient of every array for one fixed random cotangent."""
+
+    def images(arrays):
+        out = rasterize(**arrays, **static, implementation=implementation)
+        return (out.rgb, out.alpha, out.depth), out.aux
+
+    def run(arrays):
+        out, pullback, aux = jax.vjp(images, arrays, has_aux=True)
+        rng = np.random.default_rng(0)
+        noise = tuple(jnp.asarray(rng.normal(size=v.shape), v.dtype) for v in out)
+        return out, aux, pullback(noise)[0]
+
+    return jit(run)(arrays)
+
+
+def assert_equal_implementations(case, **change):
+    case = dict(case) | change
+    shape = (*case["means"].shape[:-1], 2)
+    case.setdefault("means2d_offset", np.zeros(shape, np.float32))
+    arrays = {k: jnp.asarray(case.pop(k)) for k in (*NAMES, "means2d_offset") if k in case}
+    want, want_aux, want_gradients = pullback_of(arrays, case, "xla")
+    got, aux, gradients = pullback_of(arrays, case, "triton")
+    for image, expected, name in zip(got, want, ("rgb", "alpha", "depth"), strict=True):
+        scale = max(1.0, float(jnp.max(jnp.abs(expected))))
+        np.testing.assert_allclose(image, expected, rtol=0, atol=1e-5 * scale, err_msg=name)
+    jax.tree.map(np.testing.assert_array_equal, aux, want_aux)
+    assert_gradients_close(gradients, want_gradients)
+    return aux
+
+
+def assert_gradients_close(got, want):
+    for name in want:
+        scale = np.max(np.abs(want[name]), initial=0.0)
+        np.testing.assert_allclose(
+            got[name], want[name], rtol=1e-4, atol=1e-4 * scale, err_msg=name
+        )
+
+
+def stack(cases):
+    """One case of several frames."""
+    return {
+        name: np.stack([case[name] for case in cases]) if np.ndim(value) else value
+        for name, value in cases[0].items()
+    }
+
+
+@needs_triton
+def test_frames_of_different_scenes_equal_the_xla_implementation():
+    names = ("off_center", "huge_splat", "opaque", "degenerate", "non_finite", "all_culled")
+    aux = assert_equal_implementations(stack([make_case(name) for name in names]))
+    assert aux.n_instances.shape == (len(names),) and int(aux.n_instances[-1]) == 0
+
+
+@needs_triton
+@pytest.mark.parametrize("name", ["odd_size", "empty"])
+def test_other_scenes_equal_the_xla_implementation(name):
+    assert_equal_implementations(make_case(name))
+
+
+@needs_triton
+def test_a_list_that_is_sorted_in_many_runs():
+    """90 splats in one tile that goes opaque."""
+    case = random_case(90, 16, 16, seed=3, size=0.02)
+    case["means"][:, :2] *= 0.2
+    assert_equal_implementations(case)
+
+
+@needs_triton
+def test_lengths_around_every_block_and_equal_depths():
+    """Groups of 4, sorts of 8, runs of 16, warps of 32; every depth twice: then by index."""
+    case = random_case(33, 8, 8, seed=4, size=0.5)
+    case["opacities"] *= 0.2
+    case["means"][1::2] = case["means"][:-1:2]
+    counts = np.array([3, 4, 5, 8, 9, 16, 17, 31, 32, 33])
+    frames = stack([case] * len(counts)) | dict(alive=np.arange(33) < counts[:, None])
+    aux = assert_equal_implementations(frames)
+    np.testing.assert_array_equal(aux.n_instances, counts)
+
+
+@needs_triton
+def test_what_exceeds_the_capacity_is_dropped_farthest_first_in_each_frame():
+    """Exactly full, one over, many over: the same capacity for frames that want more and more."""
+    case = make_case("tiny") | dict(alive=np.ones(40, bool))
+    total = int(rasterize(**case).aux.n_instances)
+    for i in range(40):  # one Gaussian that touches one tile
+        fewer = case | dict(alive=np.arange(40) != i)
+        if int(rasterize(**fewer).aux.n_instances) == total - 1:
+            break
+    many = case | dict(scales=2 * case["scales"])
+    aux = assert_equal_implementations(stack([fewer, case, many]), capacity=total - 1)
+    assert list(map(int, aux.overflow[:2])) == [0, 1] and int(aux.overflow[2]) > 10
+    assert int(aux.n_instances[1]) == total
+
+
+@needs_triton
+def test_alive_mask_and_constant_background():
+    case = make_case("dead") | dict(backgrounds=np.array([0.2, 0.5, 0.8], np.float32))
+    dead = ~case["alive"]
+    aux = assert_equal_implementations(case)
+    assert not np.any(aux.radii[dead]) and np.any(aux.radii)
+
+
+@needs_triton
+def test_black_background_and_more_channels_than_one_launch_takes():
+    case = random_case(12, 17, 9, seed=7, size=0.2, channels=17)
+    del case["backgrounds"]
+    assert_equal_implementations(case)
+
+
+@needs_triton
+def test_no_stop_and_no_clamp():
+    """Light that all but vanishes must come back in the reverse walk."""
+    case = random_case(24, 17, 9, seed=5, size=0.3)
+    case["opacities"][:] = np.where(np.arange(24) % 2, 1.0, 0.97)
+    assert_equal_implementations(case, transmittance_min=0.0, alpha_max=1.0)
+
+
+@needs_triton
+def test_vmap_and_shard_map_equal_the_xla_implementation():
+    static = dict(width=17, height=9)
+    cases = [random_case(12, 17, 9, seed=seed, size=0.2) for seed in (20, 21)]
+    shared = {name: jnp.asarray(cases[0][name]) for name in SHARED}
+    frames = {name: jnp.stack([jnp.asarray(case[name]) for case in cases]) for name in NAMES[5:]}
+    frames["viewmats"] = frames["viewmats"].at[1, 0, 3].add(0.1)
+
+    def loss(shared, frame, implementation="triton"):
+        out = rasterize(**shared, **frame, **static, implementation=implementation)
+        return jnp.sum(out.rgb**2) + jnp.sum(jnp.sin(out.depth)) + jnp.sum(out.alpha**2)
+
+    def over_mesh(shared, frames):
+        return jax.lax.psum(loss(shared, frames), "data")
+
+    mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
+    spec = PartitionSpec("data")
+    mapped = jax.shard_map(
+        over_mesh, mesh=mesh, in_specs=(PartitionSpec(), spec), out_specs=PartitionSpec()
+    )
+    of_vmap = lambda shared, frames: jnp.sum(jax.vmap(loss, (None, 0))(shared, frames))
+    of_xla = partial(loss, implementation="xla")
+    want = jit(jax.grad(of_xla, argnums=(0, 1)))(shared, frames)
+    for function in (of_vmap, mapped):
+        got = jit(jax.grad(function, argnums=(0, 1)))(shared, frames)
+        for part, expected in zip(got, want, strict=True):
+            assert_gradients_close(part, expected)
+
+
+def test_a_machine_that_cannot_run_it_is_told_why(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET")
+    if jax.default_backend() == "cpu" and importlib.util.find_spec("triton"):
+        with pytest.raises(NotImplementedError, match="NVIDIA GPU.*pass 'xla' or None"):
+            rasterize(**make_case("tiny"), capacity=77, implementation="triton")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(NotImplementedError, match="triton is not installed.*pip install"):
+        rasterize(**make_case("tiny"), capacity=78, implementation="triton")
+
+
+def test_kernels_import_and_run_without_triton():
+    code = (
+        "import sys; sys.modules['triton'] = sys.modules['jax_triton'] = None\n"
+        "import kernels.rasterize.api\n"
+        "assert not any(name.startswith('triton') and sys.modules[name] for name in sys.modules)\n"
+        "assert 'kernels.rasterize.blend_triton' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@needs_triton
+def test_machine_code_for_hopper_stays_within_its_budget():
+    """Registers, spills, barriers and instructions per list entry, compiled without a GPU."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment |= dict(PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu")
+    script = pathlib.Path(__file__).parent / "compile_gate.py"
+    result = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True
+    )
+    costs = json.loads(result.stdout)
+    for name, cost in costs.items():
+        assert cost["spilt"] == 0, name
+        assert cost["barriers_in_loop"] == 0, name
+        assert cost["registers"] <= (128 if name in ("sort", "project_back") else 64)
+    assert costs["forward"]["registers"] <= 64 and costs["backward"]["registers"] <= 64
+    assert costs["forward"]["instructions_per_entry"] <= 42
+    assert costs["backward"]["instructions_per_entry"] <= 112
