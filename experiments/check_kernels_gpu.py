@@ -12,9 +12,13 @@ the XLA implementation, for a run under `compute-sanitizer`.
 """
 
 import argparse
+import multiprocessing
+import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +35,15 @@ ARRAYS = (
 )  # fmt: skip
 SHARED = ARRAYS[:5]
 REPEATS = 100
+WORKERS = 7
+
+
+class Result(NamedTuple):
+    """Outcome of a check."""
+
+    name: str
+    passes: bool
+    detail: str
 
 
 class Report:
@@ -43,6 +56,18 @@ class Report:
         """Print one line."""
         self.failed += not passes
         print(f"{'ok  ' if passes else 'FAIL'} {name}: {detail}", flush=True)
+
+    def check_all(self, function: Callable, names: list[str], workers: int) -> None:
+        """Check every name, in processes of their own if there are several: they compile long."""
+        if workers == 1:
+            results = map(function, names)
+        else:
+            spawn = multiprocessing.get_context("spawn")
+            pool = ProcessPoolExecutor(workers, mp_context=spawn)
+            results = pool.map(function, names)
+        for result in results:
+            for line in result:
+                self.check(*line)
 
 
 def split(case: dict) -> tuple[dict, dict]:
@@ -99,60 +124,60 @@ def check_head(report: Report) -> None:
     )  # fmt: skip
 
 
-def check_scenes(report: Report, names: list[str]) -> None:
-    """Every scene against the XLA implementation, and at exactly full and overfull capacity."""
-    for name in names:
-        arrays, static = split(make_case(name))
-        got = run(arrays, static, "triton")
-        want = jax.tree.map(np.asarray, run(arrays, static, "xla"))
-        image, gradient = errors(got, want)
-        counts = int(got[1].n_instances), int(want[1].n_instances)
-        passes = image < 1e-5 and gradient < 1e-4 and counts[0] == counts[1]
-        report.check(f"xla {name}", passes, f"{image:.1e}, {gradient:.1e}, instances {counts}")
-        for spare in (0, -1) if name == "tiny" else ():
-            limited = static | dict(capacity=counts[0] + spare)
-            got, want = (run(arrays, limited, kind) for kind in ("triton", "xla"))
-            image, gradient = errors(got, jax.tree.map(np.asarray, want))
-            passes = image < 1e-5 and int(got[1].overflow) == -spare
-            report.check(f"capacity {name} {spare}", passes, f"{image:.1e}, {gradient:.1e}")
+def check_scene(name: str) -> list[Result]:
+    """A scene against the XLA implementation; one of them also at full and overfull capacity."""
+    arrays, static = split(make_case(name))
+    got = run(arrays, static, "triton")
+    want = jax.tree.map(np.asarray, run(arrays, static, "xla"))
+    image, gradient = errors(got, want)
+    count, wanted = int(got[1].n_instances), int(want[1].n_instances)
+    detail = f"{image:.1e}, {gradient:.1e}, instances {count}, {wanted}"
+    passes = image < 1e-5 and gradient < 1e-4 and count == wanted
+    results = [Result(f"xla {name}", passes, detail)]
+    for spare in (0, -1) if name == "tiny" else ():
+        limited = static | dict(capacity=count + spare)
+        got, want = (run(arrays, limited, kind) for kind in ("triton", "xla"))
+        image, gradient = errors(got, jax.tree.map(np.asarray, want))
+        passes = image < 1e-5 and gradient < 1e-4 and int(got[1].overflow) == -spare
+        results.append(
+            Result(f"capacity {name} {spare}", passes, f"{image:.1e}, {gradient:.1e}")
+        )  # fmt: skip
+    return results
 
 
-def check_oracle(report: Report, names: list[str]) -> None:
-    """Every small scene against the dense oracle in float64, away from thresholds."""
+def check_oracle(name: str) -> list[Result]:
+    """A small scene against the dense oracle in float64, away from thresholds."""
     sys.path.insert(0, str(TESTS))
     import dense_oracle
 
-    for name in names:
-        arrays, static = split(make_case(name))
-        alive = static.pop("alive", np.ones(len(arrays["means"]), bool))
-        size = (static["height"], static["width"])
-        with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
-            pairs = np.broadcast_to(alive[:, None, None], (len(alive), *size))
-            wide = {k: jnp.asarray(np.asarray(v), jnp.float64) for k, v in arrays.items()}
+    arrays, static = split(make_case(name))
+    alive = static.pop("alive", np.ones(len(arrays["means"]), bool))
+    size = (static["height"], static["width"])
 
-            def images(wide: dict, static: dict = static, pairs: np.ndarray = pairs) -> tuple:
-                out = dense_oracle.render(
-                    wide, static["width"], static["height"], pairs=pairs,
-                    sh_degree=static.get("sh_degree"),
-                )  # fmt: skip
-                return out[:3], out[3]
+    def images(wide: dict) -> tuple:
+        pairs = jnp.broadcast_to(alive[:, None, None], (len(alive), *size))
+        out = dense_oracle.render(
+            wide, static["width"], static["height"], pairs=pairs,
+            sh_degree=static.get("sh_degree"),
+        )  # fmt: skip
+        return out[:3], out[3]
 
-            def of_noise(wide: dict, images: Callable = images) -> tuple:
-                out, pullback, safe = jax.vjp(images, wide, has_aux=True)
-                drawn = noise_like(out)
-                noise = tuple(n * (safe if n.ndim == 2 else safe[..., None]) for n in drawn)
-                return out, safe, noise, pullback(noise)[0]
+    def of_noise(wide: dict) -> tuple:
+        out, pullback, safe = jax.vjp(images, wide, has_aux=True)
+        wide_noise = (jnp.asarray(n, jnp.float64) for n in noise_like(out))
+        noise = tuple(n * (safe if n.ndim == 2 else safe[..., None]) for n in wide_noise)
+        return out, safe, noise, pullback(noise)[0]
 
-            hurried = {"xla_backend_optimization_level": 0}  # compiling takes longer than running
-            out, safe, noise, gradients = jax.tree.map(
-                np.asarray, jax.jit(of_noise, compiler_options=hurried)(wide)
-            )
-            want, noise = (out, gradients), tuple(n.astype(np.float32) for n in noise)
-        got = run(arrays, static | dict(alive=jnp.asarray(alive)), "triton", noise)
-        image, gradient = errors(got, want, safe)
-        report.check(
-            f"float64 {name}", image < 1e-5 and gradient < 1e-4, f"{image:.1e}, {gradient:.1e}"
-        )
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        wide = {k: jnp.asarray(np.asarray(v), jnp.float64) for k, v in arrays.items()}
+        hurried = {"xla_backend_optimization_level": 0}  # compiling takes longer than running
+        oracle = jax.jit(of_noise, compiler_options=hurried)(wide)
+        out, safe, noise, gradients = jax.tree.map(np.asarray, oracle)
+    noise = tuple(n.astype(np.float32) for n in noise)
+    got = run(arrays, static | dict(alive=jnp.asarray(alive)), "triton", noise)
+    image, gradient = errors(got, (out, gradients), safe)
+    passes = image < 1e-5 and gradient < 1e-4
+    return [Result(f"float64 {name}", passes, f"{image:.1e}, {gradient:.1e}")]
 
 
 def head_frames(n_frames: int) -> tuple[dict, dict, dict]:
@@ -257,11 +282,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true")
     arguments = parser.parse_args(argv)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes, torch
     report, small = Report(), sorted(set(CASES) - {"head_512"})
-    check_scenes(report, small)
+    report.check_all(check_scene, small, 1 if arguments.small else WORKERS)
     if not arguments.small:
+        report.check_all(
+            check_oracle, [name for name in small if name not in ("non_finite", "empty")], WORKERS
+        )  # fmt: skip
         check_head(report)
-        check_oracle(report, [name for name in small if name not in ("non_finite", "empty")])
         check_repeats(report)
         check_two_gpus(report)
         check_gsplat(report)

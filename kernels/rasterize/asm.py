@@ -36,7 +36,7 @@ def load4(pointer, ASM: tl.constexpr):
 
 @triton.jit
 def store4(pointer, v0, v1, v2, v3, mask, ASM: tl.constexpr):
-    """Store four neighbouring float32 values where `mask` is true.
+    """Store four neighbouring values where `mask` is true: floats or integers, by the pointer.
 
     Args:
       pointer: tensor of pointers to the first of the four.
@@ -48,10 +48,11 @@ def store4(pointer, v0, v1, v2, v3, mask, ASM: tl.constexpr):
       ASM: one 16-byte store instead of four.
     """
     if ASM:
+        is_int: tl.constexpr = pointer.dtype.element_ty == tl.int32
         tl.inline_asm_elementwise(
-            "{.reg .pred p; setp.ne.s32 p, $6, 0; @p st.global.v4.f32 [$1], {$2, $3, $4, $5};"
+            "{.reg .pred p; setp.ne.s32 p, $6, 0; @p st.global.v4.b32 [$1], {$2, $3, $4, $5};"
             " mov.b32 $0, 0;}",
-            "=r,l,f,f,f,f,r",
+            "=r,l,r,r,r,r,r" if is_int else "=r,l,f,f,f,f,r",
             (pointer.to(tl.int64), v0, v1, v2, v3, mask.to(tl.int32)), tl.int32, False, 1,
         )  # fmt: skip
     else:

@@ -4,15 +4,21 @@ The geometry is that of `binning`, which explains it. Conventions: one warp per 
 Gaussian within its frame; results repeat bit for bit, places within a tile excepted, which
 `list_kernels` puts in order.
 
+INSTANCE numbers of a (Gaussian, tile) pair: tile; a place of its own among the tile's instances, in
+no order; 16 times the Gaussian, plus a bit for each quarter that it meets; gradient row of the
+first of these quarters.
 ELLIPSE numbers per Gaussian: x, y, cov_xx, cov_xy, cov_yy, cov_det, level (-1: culled), z.
 """
 
 import triton
 import triton.language as tl
 
+from kernels.rasterize import asm
+
 TILE = tl.constexpr(16)
 QUARTER = tl.constexpr(8)  # a tile has four quarters, numbered row by row
 ELLIPSE = tl.constexpr(8)
+INSTANCE = tl.constexpr(4)
 LIMIT = tl.constexpr(2**30)  # `binning.COUNT_LIMIT`
 SLACK = tl.constexpr(2e-3)  # `binning.SLACK_PIXELS`
 
@@ -227,8 +233,8 @@ def _quarter_bits(left, upper, upper_end, lower, lower_end):
 
 @triton.jit
 def _emit_tiles(
-    tile_counts, slot_tiles, slot_places, owners, rows, slot, gradient_row,
-    n, tile, owner, left, upper, upper_end, lower, lower_end,
+    tile_counts, instances, slot, gradient_row,
+    n, tile, owner, left, upper, upper_end, lower, lower_end, ASM: tl.constexpr,
 ):  # fmt: skip
     """Write n neighbouring tiles of each Gaussian to slots; the next slot and gradient row.
 
@@ -242,16 +248,13 @@ def _emit_tiles(
         next_place = tl.atomic_add(tile_counts + tile + 1, 1, mask=second, sem="relaxed")
         bits = _quarter_bits(left, upper, upper_end, lower, lower_end)
         next_bits = _quarter_bits(left + 2, upper, upper_end, lower, lower_end)
-        tl.store(slot_tiles + slot, tile, mask=fits)
-        tl.store(slot_tiles + slot + 1, tile + 1, mask=second)
-        tl.store(owners + slot, owner + bits, mask=fits)
-        tl.store(owners + slot + 1, owner + next_bits, mask=second)
-        tl.store(rows + slot, gradient_row, mask=fits)
-        gradient_row += tl.where(fits, count_bits(bits), 0)
-        tl.store(rows + slot + 1, gradient_row, mask=second)
-        gradient_row += tl.where(second, count_bits(next_bits), 0)
-        tl.store(slot_places + slot, place, mask=fits)
-        tl.store(slot_places + slot + 1, next_place, mask=second)
+        next_row = gradient_row + tl.where(fits, count_bits(bits), 0)
+        at = instances + slot.to(tl.int64) * INSTANCE
+        asm.store4(at, tile, place, owner + bits, gradient_row, fits, ASM)
+        asm.store4(
+            at + INSTANCE, tile + 1, next_place, owner + next_bits, next_row, second, ASM
+        )  # fmt: skip
+        gradient_row = next_row + tl.where(second, count_bits(next_bits), 0)
         slot += fits.to(tl.int32) + second.to(tl.int32)
         tile += 2
         left += 4
@@ -262,9 +265,10 @@ def _emit_tiles(
 @triton.jit
 def emit_kernel(
     ellipses, keys, tiles, bases, cuts,
-    tile_counts, slot_tiles, slot_places, owners, rows, row_heads, row_counts,
+    tile_counts, instances, row_heads, row_counts,
     N: tl.constexpr, CHUNKS: tl.constexpr, WIDTH: tl.constexpr, HEIGHT: tl.constexpr,
     COLUMNS: tl.constexpr, TILES: tl.constexpr, CAPACITY: tl.constexpr, CHUNK: tl.constexpr,
+    ASM: tl.constexpr,
 ):  # fmt: skip
     """Write every instance to its slot: a program per chunk of Gaussians.
 
@@ -273,11 +277,7 @@ def emit_kernel(
     Args (pointers):
       ellipses, keys, tiles, bases, cuts: as above.
       tile_counts: [B, TILES] int32 out, zero before: instances of each tile.
-      slot_tiles, slot_places: [B, CAPACITY] int32 out: tile of each used slot, and a place of its
-        own among the tile's instances, in no order.
-      owners: [B, CAPACITY] int32 out: 16 times the Gaussian of the slot, plus a bit for each
-        quarter that it meets.
-      rows: [B, CAPACITY] int32 out: gradient row of the first of these quarters.
+      instances: [B, CAPACITY, INSTANCE] int32 out, by slot.
       row_heads, row_counts: [B, N] int32 out: first gradient row of each Gaussian, and how many.
     """
     chunk = tl.program_id(0) % CHUNKS
@@ -311,9 +311,9 @@ def emit_kernel(
             2 * row + 1, x, y, xx, xy, yy, det, level, WIDTH, HEIGHT
         )  # fmt: skip
         slot, gradient_row = _emit_tiles(
-            tile_counts + frame * TILES, slot_tiles, slot_places, owners, rows, slot, gradient_row,
+            tile_counts + frame * TILES, instances, slot, gradient_row,
             tl.minimum(n, end - slot), row * COLUMNS + column, index * 16, 2 * column,
-            upper, upper_end, lower, lower_end,
+            upper, upper_end, lower, lower_end, ASM,
         )  # fmt: skip
         row += 1
         i += 1

@@ -31,9 +31,8 @@ MAX_INSTANCES = 2**27  # per frame, and Gaussians: a number and four bits share 
 CHUNK = 32  # Gaussians per program, as in `projection_triton`
 SCAN_BLOCK, SCAN_WARPS = 1024, 8
 GATHER_BLOCK = 128
-# Instances of a tile that are sorted at once, and in runs if there are more. Small in Triton's
-# interpreter, which takes long to sort.
-SORT_SMALL, SORT_RUN = (8, 16) if _triton.is_interpreting() else (64, 256)
+# Instances of a tile that are sorted at once; small in Triton's interpreter, which takes long.
+SORT_RUN = 16 if _triton.is_interpreting() else 256
 
 
 class QuarterLists(NamedTuple):
@@ -91,8 +90,7 @@ def build_quarter_lists(
     )
     n_chunks, int32 = sums.shape[1], jnp.int32
     per_gaussian = ShapeDtypeStruct((n_frames, n_gaussians), int32)
-    per_slot = ShapeDtypeStruct((n_frames, capacity), int32)
-    per_tile = ShapeDtypeStruct((n_frames, n_tiles), int32)
+    asm = not _triton.is_interpreting()
     chunks = dict(CHUNKS=n_chunks, CHUNK=CHUNK)
     bases, cuts, totals = _triton.triton_call(
         binning_kernels.scan_kernel, sums, keys, tiles,
@@ -103,11 +101,14 @@ def build_quarter_lists(
         grid=n_frames, num_warps=SCAN_WARPS, N=n_gaussians, BITS=n_gaussians.bit_length(),
         CAPACITY=capacity, BLOCK=SCAN_BLOCK, **chunks,
     )  # fmt: skip
-    tile_counts, slot_tiles, slot_places, owners, slot_rows, *gradient_rows = _triton.triton_call(
+    tile_counts, instances, *gradient_rows = _triton.triton_call(
         binning_kernels.emit_kernel, ellipses, keys, tiles, bases, cuts,
-        outputs=(per_tile, per_slot, per_slot, per_slot, per_slot, per_gaussian, per_gaussian),
+        outputs=(
+            ShapeDtypeStruct((n_frames, n_tiles), int32),
+            ShapeDtypeStruct((n_frames, capacity, 4), int32), per_gaussian, per_gaussian,
+        ),
         zeroed=(0,), grid=n_frames * n_chunks, N=n_gaussians, WIDTH=width, HEIGHT=height,
-        COLUMNS=tile_grid(width, height)[0], TILES=n_tiles, CAPACITY=capacity, **chunks,
+        COLUMNS=tile_grid(width, height)[0], TILES=n_tiles, CAPACITY=capacity, ASM=asm, **chunks,
     )  # fmt: skip
     bounds = _triton.triton_call(
         list_kernels.bounds_kernel, tile_counts,
@@ -117,19 +118,18 @@ def build_quarter_lists(
     sizes = dict(N=n_gaussians, TILES=n_tiles, CAPACITY=capacity)
     n_blocks = -(-capacity // GATHER_BLOCK)
     entries = _triton.triton_call(
-        list_kernels.gather_kernel, slot_tiles, slot_places, owners, keys, bounds,
+        list_kernels.gather_kernel, instances, keys, bounds,
         outputs=(ShapeDtypeStruct((n_frames, capacity, 2), int32),), grid=n_frames * n_blocks,
-        BLOCKS=n_blocks, BLOCK=GATHER_BLOCK, **sizes,
+        BLOCKS=n_blocks, BLOCK=GATHER_BLOCK, ASM=asm, **sizes,
     )[0]  # fmt: skip
     per_entry = ShapeDtypeStruct((n_frames, n_entries), int32)
     pairs = ShapeDtypeStruct(entries.shape, int32)
     ids, rows, lengths, _, _ = _triton.triton_call(
-        list_kernels.sort_kernel, entries, owners, slot_rows, bounds,
+        list_kernels.sort_kernel, entries, instances, bounds,
         outputs=(
             per_entry, per_entry, ShapeDtypeStruct((n_frames, QUARTERS * n_tiles), int32), pairs,
             pairs,
         ),
-        grid=n_frames * n_tiles, SMALL=SORT_SMALL, SIZE=SORT_RUN,
-        STEPS=SORT_RUN.bit_length(), **sizes,
+        grid=n_frames * n_tiles, SIZE=SORT_RUN, STEPS=SORT_RUN.bit_length(), **sizes,
     )  # fmt: skip
     return QuarterLists(bounds, lengths, ids, rows, *gradient_rows, totals)

@@ -7,7 +7,8 @@ them all, by depth and then by slot, so that no two are equal and the result is 
 import triton
 import triton.language as tl
 
-from kernels.rasterize.binning_kernels import count_bits
+from kernels.rasterize import asm
+from kernels.rasterize.binning_kernels import INSTANCE, count_bits
 
 
 @triton.jit
@@ -31,14 +32,14 @@ def bounds_kernel(tile_counts, bounds, TILES: tl.constexpr, BLOCK: tl.constexpr)
 
 @triton.jit
 def gather_kernel(
-    slot_tiles, slot_places, owners, keys, bounds, entries,
+    instances, keys, bounds, entries,
     N: tl.constexpr, TILES: tl.constexpr, CAPACITY: tl.constexpr, BLOCKS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Bring the instances of each tile together: a program per block of slots.
 
     Args (pointers):
-      slot_tiles, slot_places, owners, keys, bounds: from `binning_kernels` and above.
+      instances, keys, bounds: from `binning_kernels` and above.
       entries: [B, CAPACITY, 2] int32 out, tile by tile: order of depth of each instance (bits of
         the key), and 16 times its slot, plus the bits of its quarters.
     """
@@ -46,10 +47,11 @@ def gather_kernel(
     slot = tl.program_id(0) % BLOCKS * BLOCK + tl.arange(0, BLOCK)
     bounds += frame * (TILES + 1)
     mask = slot < tl.load(bounds + TILES)
-    at = frame * CAPACITY + slot
-    tile = tl.load(slot_tiles + at, mask=mask, other=0)
-    place = tl.load(slot_places + at, mask=mask, other=0)
-    owner = tl.load(owners + at, mask=mask, other=0)
+    # Slots past the last used one hold anything: their numbers may be loaded, not used.
+    at = instances + (frame * CAPACITY + tl.minimum(slot, CAPACITY - 1)).to(tl.int64) * INSTANCE
+    tile, place, owner, _ = asm.load4(at, ASM)
+    tile = tl.where(mask, tile, 0)
+    owner = tl.where(mask, owner, 0)
     key = tl.load(keys + frame * N + owner // 16, mask=mask, other=0).to(tl.int32, bitcast=True)
     place += frame * CAPACITY + tl.load(bounds + tile, mask=mask, other=0)
     # Side by side, so that both go in one store.
@@ -84,12 +86,12 @@ def _store_order(entries, place, order, mask):
 
 @triton.jit
 def _deal(
-    order, mask, listed, owners, slot_rows, ids, rows, region,
+    order, mask, listed, instances, ids, rows, region,
 ):  # fmt: skip
     """Deal sorted instances out to the lists of the quarters, which hold `listed` entries each."""
-    slot = order.to(tl.int32) >> 4
-    owner = tl.load(owners + slot, mask=mask, other=0)
-    row = tl.load(slot_rows + slot, mask=mask, other=0)
+    slot = (order.to(tl.int32) >> 4).to(tl.int64)
+    owner = tl.load(instances + slot * INSTANCE + 2, mask=mask, other=0)
+    row = tl.load(instances + slot * INSTANCE + 3, mask=mask, other=0)
     now = ()
     for half in tl.static_range(2):
         # Two counters of 16 bits in one number.
@@ -137,18 +139,6 @@ def _count_before(run, length, order, STEPS: tl.constexpr):
 
 
 @triton.jit
-def _sort_runs(entries, runs, length, SIZE: tl.constexpr):
-    """Sort SIZE instances at a time."""
-    first = 0
-    while first < length:
-        place = first + tl.arange(0, SIZE)
-        order = tl.sort(_load_order(entries, place, place < length))
-        _store_order(runs, place, order, place < length)
-        first += SIZE
-    tl.debug_barrier()
-
-
-@triton.jit
 def _merge_runs(runs, merged, length, SIZE: tl.constexpr, STEPS: tl.constexpr):
     """Put every instance at the place that is the number of instances before it, in all runs."""
     first = 0
@@ -168,17 +158,16 @@ def _merge_runs(runs, merged, length, SIZE: tl.constexpr, STEPS: tl.constexpr):
 
 @triton.jit
 def sort_kernel(
-    entries, owners, slot_rows, bounds, ids, rows, lengths, runs, merged,
-    N: tl.constexpr, TILES: tl.constexpr, CAPACITY: tl.constexpr, SMALL: tl.constexpr,
-    SIZE: tl.constexpr, STEPS: tl.constexpr,
+    entries, instances, bounds, ids, rows, lengths, runs, merged,
+    N: tl.constexpr, TILES: tl.constexpr, CAPACITY: tl.constexpr, SIZE: tl.constexpr,
+    STEPS: tl.constexpr,
 ):  # fmt: skip
     """Make the lists of a tile's quarters: a program per tile.
 
-    At most SMALL instances are sorted at once; more in runs of SIZE, which are then merged.
+    At most SIZE instances are sorted at once; more in runs of SIZE, which are then merged.
 
     Args (pointers):
-      entries, bounds: as above.
-      owners, slot_rows: [B, CAPACITY] int32 by slot, from `emit_kernel`.
+      entries, instances, bounds: as above.
       ids, rows: [B, 4 CAPACITY + 16 TILES] int32 out: Gaussian and gradient row of each entry.
       lengths: [B, 4 TILES] int32 out.
       runs, merged: [B, CAPACITY, 2] int32, room to work in.
@@ -194,25 +183,25 @@ def sort_kernel(
     lengths += tl.program_id(0) * 4
     at = (frame * CAPACITY + start) * 2
     entries += at
-    owners += frame * CAPACITY
-    slot_rows += frame * CAPACITY
+    instances += (frame * CAPACITY).to(tl.int64) * INSTANCE
     zero = length * 0
     listed = (zero, zero, zero, zero)
-    if (length > 0) & (length <= SMALL):
-        place = tl.arange(0, SMALL)
-        mask = place < length
-        order = tl.sort(_load_order(entries, place, mask))
-        listed = _deal(order, mask, listed, owners, slot_rows, ids, rows, region)
-    elif length > 0:
-        _sort_runs(entries, runs + at, length, SIZE)
-        ordered = runs + at
-        if length > SIZE:
-            _merge_runs(runs + at, merged + at, length, SIZE, STEPS)
-            ordered = merged + at
+    first = 0
+    while first < length:
+        place = first + tl.arange(0, SIZE)
+        order = tl.sort(_load_order(entries, place, place < length))
+        if length <= SIZE:
+            listed = _deal(order, place < length, listed, instances, ids, rows, region)
+        else:
+            _store_order(runs + at, place, order, place < length)
+        first += SIZE
+    if length > SIZE:
+        tl.debug_barrier()
+        _merge_runs(runs + at, merged + at, length, SIZE, STEPS)
         first = 0
         while first < length:
             place = first + tl.arange(0, SIZE)
-            order = _load_order(ordered, place, place < length)
-            listed = _deal(order, place < length, listed, owners, slot_rows, ids, rows, region)
+            order = _load_order(merged + at, place, place < length)
+            listed = _deal(order, place < length, listed, instances, ids, rows, region)
             first += SIZE
     _finish_lists(lengths, ids, rows, listed, region, N, CAPACITY)

@@ -43,10 +43,10 @@ KERNELS = {
         PROJECT | dict(ROW=9, DEPTH=0, CAMERA_GRADIENT=0),
     ),
     "scan": (binning_kernels.scan_kernel, SIZES | LISTS | CHUNKS | dict(BITS=16, BLOCK=1024)),
-    "emit": (binning_kernels.emit_kernel, SIZES | LISTS | CHUNKS),
+    "emit": (binning_kernels.emit_kernel, SIZES | LISTS | CHUNKS | dict(ASM=True)),
     "bounds": (list_kernels.bounds_kernel, LISTS | dict(BLOCK=1024)),
-    "gather": (list_kernels.gather_kernel, SIZES | LISTS | dict(BLOCKS=2075, BLOCK=128)),
-    "sort": (list_kernels.sort_kernel, SIZES | LISTS | dict(SMALL=64, SIZE=256, STEPS=9)),
+    "gather": (list_kernels.gather_kernel, SIZES | LISTS | dict(BLOCKS=2075, BLOCK=128, ASM=True)),
+    "sort": (list_kernels.sort_kernel, SIZES | LISTS | dict(SIZE=256, STEPS=9)),
     "forward": (blend_kernels.forward_kernel, FORWARD),
     "backward": (blend_adjoint_kernels.backward_kernel, BACKWARD | dict(DEPTH_GRADIENT=0)),
     "backward_depth": (blend_adjoint_kernels.backward_kernel, BACKWARD | dict(DEPTH_GRADIENT=1)),
@@ -56,9 +56,9 @@ KERNELS = {
     ),
 }
 INTEGERS = (
-    "tiles", "bases", "cuts", "totals", "tile_counts", "slot_tiles", "slot_places", "owners",
-    "slot_rows", "entries", "runs", "merged", "heads", "counts", "row_heads", "row_counts",
-    "bounds", "ids", "rows", "lengths", "stops", "turns", "radii",
+    "tiles", "bases", "cuts", "totals", "tile_counts", "instances", "entries", "runs", "merged",
+    "heads", "counts", "row_heads", "row_counts", "bounds", "ids", "rows", "lengths", "stops",
+    "turns", "radii",
 )  # fmt: skip
 POINTERS = dict.fromkeys(INTEGERS, "*i32") | dict(keys="*u32", alive="*i1")
 INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(.*);")
