@@ -275,6 +275,11 @@ class Config:
         """Steps of both stages."""
         return self.schedule.static_steps + self.schedule.deform_steps
 
+    @property
+    def hears(self) -> bool:
+        """Whether lips are read from the sound alone, as a task of its own (`loss.hearing`)."""
+        return self.loss.hearing > 0 and self.model.architecture != "parity"
+
     def stage(self, step: int) -> Stage:
         """The stage that `step` belongs to."""
         return "static" if step < self.schedule.static_steps else "deform"

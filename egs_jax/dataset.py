@@ -16,7 +16,7 @@ import numpy as np
 from egs_jax.audio import feature_windows
 from egs_jax.config import Config
 from egs_jax.errors import InputError
-from egs_jax.face_mesh import LEFT_EYE, RIGHT_EYE, mouth_opening, mouth_width
+from egs_jax.face_mesh import LEFT_EYE, RIGHT_EYE, mouth_width
 from egs_jax.perceptual import PerceptualParams, load_perceptual
 from egs_jax.types import Batch, Camera, Drive
 
@@ -152,8 +152,8 @@ class Dataset:
     @functools.cached_property
     def lip_shapes(self) -> np.ndarray:
         """Opening and width of the mouth, in standard deviations from the training mean, [T,2]."""
-        landmarks = np.asarray(self.arrays["landmarks"])
-        shapes = np.stack([mouth_opening(landmarks), mouth_width(landmarks)], axis=1)
+        width = mouth_width(np.asarray(self.arrays["landmarks"]))
+        shapes = np.stack([self.arrays["mouth_opening"], width], axis=1)
         seen = shapes[slice(*self.splits["train"])]
         spread = np.maximum(seen.std(axis=0), 1e-3)  # a still mouth has none
         return np.float32((shapes - seen.mean(axis=0)) / spread)
@@ -225,6 +225,9 @@ class Dataset:
 
     def _heard(self, config: Config, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Sound around single frames [M,16,F] and their lips [M,2]; some rest in silence."""
+        if not config.hears:
+            sound = self.silence(1, 1)[:0, 0]
+            return sound, np.zeros((0, 2), np.float32)
         rng = np.random.default_rng([config.seed, step, 2])
         frames, rest = (
             rng.integers(*self.splits["train"], HEARD),

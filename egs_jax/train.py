@@ -187,7 +187,7 @@ def _loss(
         perceptual=batch.vgg,
         perceptual_gain=float(config.loss.perceptual_every),
     )
-    if config.loss.hearing > 0 and model.networks(config.model).tokens.lips_token:
+    if config.hears:
         read = model.lip_shapes(config.model, params, batch.entries)
         parts["hearing"] = jnp.mean(jnp.square(read - batch.lip_shapes))
         total = total + config.loss.hearing * parts["hearing"]

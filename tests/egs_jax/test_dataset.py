@@ -185,6 +185,8 @@ def test_lips_are_paired_with_the_sound_of_their_frames(dataset):
     noise = dataset.batch(config_of(silence_share=0.3), 9).entries - batch.entries
     np.testing.assert_allclose(noise.std((0, 1)), dataset.sound_spread, rtol=0.15)
     assert np.abs(noise.mean((0, 1))).max() < 0.15 * dataset.sound_spread.max()
+    deaf = dataclasses.replace(quiet, loss=LossConfig(perceptual=0.0, hearing=0.0))
+    assert dataset.batch(deaf, 9).entries.shape == (0, 16, AUDIO_DIM)
 
 
 def test_silence_ends_with_the_period_of_its_pattern(performer_dataset):
