@@ -26,7 +26,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from kernels import rasterize
-from kernels.rasterize.cases import CASES, head_case, make_case
+from kernels.rasterize.cases import CASES, head_case, make_case, random_case
 
 TESTS = Path(__file__).parents[1] / "tests" / "kernels"
 ARRAYS = (
@@ -124,13 +124,50 @@ def check_head(report: Report) -> None:
     )  # fmt: skip
 
 
+def runs_case() -> dict:
+    """Frames whose one tile has as many instances as a sort takes, and one more or less."""
+    counts = np.array([1, 255, 256, 257, 511, 512, 513])
+    case = random_case(513, 8, 8, seed=4, size=0.5)
+    case["opacities"] *= 0.1
+    return case | dict(
+        viewmats=np.stack([case["viewmats"]] * len(counts)),
+        alive=np.arange(513) < counts[:, None],
+    )
+
+
+def crowd_case() -> dict:
+    """5,000 splats in one tile."""
+    case = random_case(5000, 16, 16, seed=5, size=0.01)
+    case["means"][:, :2] *= 0.2
+    case["opacities"] *= 0.1
+    return case
+
+
+def shared_case() -> dict:
+    """Three frames of the same Gaussians over one background."""
+    case = make_case("harmonics")
+    viewmats = np.stack([case["viewmats"]] * 3)
+    viewmats[:, 0, 3] += np.array([-0.1, 0.0, 0.1], np.float32)
+    return case | dict(viewmats=viewmats)
+
+
+def full_hd_case() -> dict:
+    """1920 x 1080 pixels, which is no multiple of a tile."""
+    case = random_case(3000, 1920, 1080, seed=6, size=0.02)
+    case["opacities"] *= 0.3
+    return case
+
+
+EXTRA = dict(runs=runs_case, crowd=crowd_case, shared=shared_case, full_hd=full_hd_case)
+
+
 def check_scene(name: str) -> list[Result]:
     """A scene against the XLA implementation; one of them also at full and overfull capacity."""
-    arrays, static = split(make_case(name))
+    arrays, static = split(EXTRA[name]() if name in EXTRA else make_case(name))
     got = run(arrays, static, "triton")
     want = jax.tree.map(np.asarray, run(arrays, static, "xla"))
     image, gradient = errors(got, want)
-    count, wanted = int(got[1].n_instances), int(want[1].n_instances)
+    count, wanted = (int(np.sum(aux.n_instances)) for aux in (got[1], want[1]))
     detail = f"{image:.1e}, {gradient:.1e}, instances {count}, {wanted}"
     passes = image < 1e-5 and gradient < 1e-4 and count == wanted
     results = [Result(f"xla {name}", passes, detail)]
@@ -284,7 +321,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes, torch
     report, small = Report(), sorted(set(CASES) - {"head_512"})
-    report.check_all(check_scene, small, 1 if arguments.small else WORKERS)
+    scenes = small if arguments.small else [*EXTRA, *small]
+    report.check_all(check_scene, scenes, 1 if arguments.small else WORKERS)
     if not arguments.small:
         report.check_all(
             check_oracle, [name for name in small if name not in ("non_finite", "empty")], WORKERS

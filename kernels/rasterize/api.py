@@ -126,7 +126,7 @@ def rasterize(
         for T tiles. What exceeds it is dropped, farthest first, and reported as `aux.overflow`.
       implementation: "xla"; "triton"; None picks "triton" on an NVIDIA GPU where it can run, else
         "xla". Triton computes in float32.
-      deterministic: False allows sums in any order (off the CPU: less memory).
+      deterministic: False allows XLA sums in any order (off the CPU: less memory).
 
     Returns:
       Images and `aux`.

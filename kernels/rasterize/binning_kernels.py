@@ -1,12 +1,11 @@
 """Triton kernels of `binning_triton` that find the tiles of every Gaussian: scan, emit.
 
-The geometry is that of `binning`, which explains it. Conventions: one warp per program; index of a
-Gaussian within its frame; results repeat bit for bit, places within a tile excepted, which
-`list_kernels` puts in order.
+The geometry is that of `binning`, which explains it. Conventions: index of a Gaussian within its
+frame; results repeat bit for bit, but for places within a tile, which `list_kernels` puts in order.
 
-INSTANCE numbers of a (Gaussian, tile) pair: tile; a place of its own among the tile's instances, in
-no order; 16 times the Gaussian, plus a bit for each quarter that it meets; gradient row of the
-first of these quarters.
+INSTANCE numbers of a (Gaussian, tile) pair: tile (-1: none); a place of its own among the tile's
+instances, in no order; 16 times the Gaussian, plus a bit for each quarter that it meets; gradient
+row of the first of these quarters.
 ELLIPSE numbers per Gaussian: x, y, cov_xx, cov_xy, cov_yy, cov_det, level (-1: culled), z.
 """
 
@@ -317,5 +316,10 @@ def emit_kernel(
         )  # fmt: skip
         row += 1
         i += 1
+    # Were fewer found than were counted, say because of rounding, nobody may take the slots left.
+    while tl.max(end - slot, axis=0) > 0:
+        at = instances + slot.to(tl.int64) * INSTANCE
+        tl.store(at, index * 0 - 1, mask=slot < end)
+        slot += 1
     tl.store(row_heads + flat, row_head, mask=mask)
     tl.store(row_counts + flat, gradient_row - row_head, mask=mask)

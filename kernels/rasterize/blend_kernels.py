@@ -189,7 +189,7 @@ def forward_kernel(
     pixel_x = column.to(tl.float32) + 0.5
     pixel_y = row.to(tl.float32) + 0.5
     light = (tl.full([LANES], 1.0, tl.float32), tl.full([LANES], 1.0, tl.float32))
-    cap, stop, total = (), (), ((), ())
+    cap, stop = (), ()
     for h in tl.static_range(2):
         on_image = (column < WIDTH) & (row + GROUP * h < HEIGHT)
         cap = cap + (tl.where(on_image, ALPHA_MAX, 0.0),)

@@ -1,8 +1,8 @@
 """One `vmap` rule for every stage that takes a leading axis of frames: fold the new axis into it.
 
 The generic rule would batch the loops and sorts inside a stage, which keeps every lane running
-until the slowest is done and turns slices into gathers. Folding costs nothing and gives the same
-numbers.
+until the slowest is done and turns slices into gathers. Folding gives the same numbers; an array
+that is not mapped is copied for every frame.
 """
 
 from collections.abc import Callable

@@ -32,24 +32,25 @@ def bounds_kernel(tile_counts, bounds, TILES: tl.constexpr, BLOCK: tl.constexpr)
 
 @triton.jit
 def gather_kernel(
-    instances, keys, bounds, entries,
+    instances, keys, bounds, totals, entries,
     N: tl.constexpr, TILES: tl.constexpr, CAPACITY: tl.constexpr, BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Bring the instances of each tile together: a program per block of slots.
 
     Args (pointers):
-      instances, keys, bounds: from `binning_kernels` and above.
+      instances, keys, bounds, totals: from `binning_kernels` and above.
       entries: [B, CAPACITY, 2] int32 out, tile by tile: order of depth of each instance (bits of
         the key), and 16 times its slot, plus the bits of its quarters.
     """
     frame = tl.program_id(0) // BLOCKS
     slot = tl.program_id(0) % BLOCKS * BLOCK + tl.arange(0, BLOCK)
     bounds += frame * (TILES + 1)
-    mask = slot < tl.load(bounds + TILES)
+    mask = slot < tl.minimum(tl.load(totals + frame), CAPACITY)
     # Slots past the last used one hold anything: their numbers may be loaded, not used.
     at = instances + (frame * CAPACITY + tl.minimum(slot, CAPACITY - 1)).to(tl.int64) * INSTANCE
     tile, place, owner, _ = asm.load4(at, ASM)
+    mask = mask & (tile >= 0)
     tile = tl.where(mask, tile, 0)
     owner = tl.where(mask, owner, 0)
     key = tl.load(keys + frame * N + owner // 16, mask=mask, other=0).to(tl.int32, bitcast=True)
@@ -126,41 +127,46 @@ def _finish_lists(
 
 
 @triton.jit
-def _count_before(run, length, order, STEPS: tl.constexpr):
+def _rank(run, length, order):
     """How many of a sorted run come before each of `order`, by binary search."""
     low = (order & 0).to(tl.int32)
     high = low + length
-    for _ in range(STEPS):
+    while tl.max(high - low, axis=0) > 0:
         middle = (low + high) // 2
         is_before = _load_order(run, middle, low < high) < order
-        low = tl.where((low < high) & is_before, middle + 1, low)
-        high = tl.where((low < high) & ~is_before, middle, high)
+        low, high = (
+            tl.where((low < high) & is_before, middle + 1, low),
+            tl.where((low < high) & ~is_before, middle, high),
+        )
     return low
 
 
 @triton.jit
-def _merge_runs(runs, merged, length, SIZE: tl.constexpr, STEPS: tl.constexpr):
-    """Put every instance at the place that is the number of instances before it, in all runs."""
-    first = 0
-    while first < length:
-        place = first + tl.arange(0, SIZE)
-        order = _load_order(runs, place, place < length)
-        target = tl.arange(0, SIZE)
-        other = 0
-        while other < length:
-            n = tl.where(other == first, 0, tl.minimum(length - other, SIZE))
-            target += _count_before(runs + 2 * other, n, order, STEPS)
-            other += SIZE
-        _store_order(merged, target, order, place < length)
-        first += SIZE
-    tl.debug_barrier()
+def _merge_runs(source, target, length, SIZE: tl.constexpr):
+    """Merge neighbouring runs of SIZE, two by two, until there is one; returns where it is."""
+    width = SIZE
+    while width < length:
+        first = 0
+        while first < length:
+            place = first + tl.arange(0, SIZE)
+            order = _load_order(source, place, place < length)
+            run = first // width
+            partner = (run ^ 1) * width
+            n = tl.maximum(tl.minimum(length - partner, width), 0)
+            rank = _rank(source + 2 * partner, n, order)
+            at = run // 2 * 2 * width + place - run * width + rank
+            _store_order(target, at, order, place < length)
+            first += SIZE
+        tl.debug_barrier()
+        source, target = target, source
+        width *= 2
+    return source
 
 
 @triton.jit
 def sort_kernel(
     entries, instances, bounds, ids, rows, lengths, runs, merged,
     N: tl.constexpr, TILES: tl.constexpr, CAPACITY: tl.constexpr, SIZE: tl.constexpr,
-    STEPS: tl.constexpr,
 ):  # fmt: skip
     """Make the lists of a tile's quarters: a program per tile.
 
@@ -197,11 +203,11 @@ def sort_kernel(
         first += SIZE
     if length > SIZE:
         tl.debug_barrier()
-        _merge_runs(runs + at, merged + at, length, SIZE, STEPS)
+        ordered = _merge_runs(runs + at, merged + at, length, SIZE)
         first = 0
         while first < length:
             place = first + tl.arange(0, SIZE)
-            order = _load_order(merged + at, place, place < length)
+            order = _load_order(ordered, place, place < length)
             listed = _deal(order, place < length, listed, instances, ids, rows, region)
             first += SIZE
     _finish_lists(lengths, ids, rows, listed, region, N, CAPACITY)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from kernels.rasterize.binning_triton import build_quarter_lists
 from kernels.rasterize.blend_triton import blend_backward, blend_forward
 from kernels.rasterize.folding import fold_frames, match_varying
-from kernels.rasterize.projection import Camera, Gaussians
+from kernels.rasterize.projection import MAX_NUMBER, Camera, Gaussians
 from kernels.rasterize.projection_triton import project_backward, project_triton
 from kernels.rasterize.types import Images, Settings
 
@@ -65,7 +65,12 @@ def render(
     inputs = match_varying(_Inputs(gaussians, alive, viewmats, Ks, background))
     inputs = jax.tree.map(lambda v: v if v.dtype == bool else v.astype(jnp.float32), inputs)
     colors, background = inputs.gaussians.colors, inputs.background
+    if background is not None:  # the kernels read one per frame
+        background = jnp.broadcast_to(background, (viewmats.shape[0], *background.shape[1:]))
     at_once = MAX_COLORS if settings.sh_degree is None else MAX_HARMONIC_COLORS
+    if colors.shape[-1] > at_once:  # a launch sees only its own channels
+        bounded = jnp.all(jnp.abs(colors) < MAX_NUMBER, axis=tuple(range(2, colors.ndim)))
+        inputs = inputs._replace(alive=inputs.alive & bounded)
     images = []
     for first in range(0, colors.shape[-1], at_once):
         some = slice(first, first + at_once)

@@ -36,17 +36,19 @@ PROJECT = SIZES | dict(
     CHANNELS=3, DEGREE=3, USED=48, LENGTH=48, NEAR=0.2, EPS=0.3, ALPHA_MIN=0.0039, BLOCK=32,
     ASM=True,
 )  # fmt: skip
+PROJECT_FORWARD = PROJECT | dict(STRIDE=12, LEVEL_MIN=-11.09)
+PROJECT_BACK = PROJECT | dict(ROW=9, DEPTH=0, CAMERA_GRADIENT=0)
+project_backward = projection_adjoint_kernels.project_backward_kernel
 KERNELS = {
-    "project": (projection_kernels.project_kernel, PROJECT | dict(STRIDE=12, LEVEL_MIN=-11.09)),
-    "project_back": (
-        projection_adjoint_kernels.project_backward_kernel,
-        PROJECT | dict(ROW=9, DEPTH=0, CAMERA_GRADIENT=0),
-    ),
+    "project": (projection_kernels.project_kernel, PROJECT_FORWARD),
+    "project_8": (projection_kernels.project_kernel, PROJECT_FORWARD | dict(FRAMES=8)),
+    "project_back": (project_backward, PROJECT_BACK),
+    "project_back_8": (project_backward, PROJECT_BACK | dict(FRAMES=8)),
     "scan": (binning_kernels.scan_kernel, SIZES | LISTS | CHUNKS | dict(BITS=16, BLOCK=1024)),
     "emit": (binning_kernels.emit_kernel, SIZES | LISTS | CHUNKS | dict(ASM=True)),
     "bounds": (list_kernels.bounds_kernel, LISTS | dict(BLOCK=1024)),
     "gather": (list_kernels.gather_kernel, SIZES | LISTS | dict(BLOCKS=2075, BLOCK=128, ASM=True)),
-    "sort": (list_kernels.sort_kernel, SIZES | LISTS | dict(SIZE=256, STEPS=9)),
+    "sort": (list_kernels.sort_kernel, SIZES | LISTS | dict(SIZE=256)),
     "forward": (blend_kernels.forward_kernel, FORWARD),
     "backward": (blend_adjoint_kernels.backward_kernel, BACKWARD | dict(DEPTH_GRADIENT=0)),
     "backward_depth": (blend_adjoint_kernels.backward_kernel, BACKWARD | dict(DEPTH_GRADIENT=1)),
@@ -69,7 +71,7 @@ def compile_kernel(name):
     kernel, constants = KERNELS[name]
     names = [parameter.name for parameter in kernel.params]
     constants = {n: value for n, value in constants.items() if n in names}
-    integers = POINTERS | (dict(sums="*i32") if name in ("project", "scan") else {})
+    integers = POINTERS | (dict(sums="*i32") if name in ("project", "project_8", "scan") else {})
     signature = {
         n: "constexpr" if n in constants else integers.get(n, "*fp32") for n in names
     }  # fmt: skip

@@ -20,6 +20,8 @@ from kernels.rasterize.cases import make_case, random_case
 ROOT = pathlib.Path(__file__).parents[2]
 NAMES = ("means", "quats", "scales", "opacities", "colors", "viewmats", "Ks", "backgrounds")
 SHARED = NAMES[:5]
+# Most registers of a kernel where it is not 64, with which 32 programs fit on a multiprocessor.
+REGISTERS = dict(sort=128, project_back=128, project_8=128, project_back_8=255)
 # The scenes are small: compiling takes far longer than running, so compile in a hurry.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 needs_triton = pytest.mark.skipif(
@@ -134,6 +136,17 @@ def test_alive_mask_and_constant_background():
 def test_black_background_and_more_channels_than_one_launch_takes():
     case = random_case(12, 17, 9, seed=7, size=0.2, channels=17)
     del case["backgrounds"]
+    case["colors"][3, 16] = np.nan  # culled, though only the second launch sees it
+    assert_equal_implementations(case)
+
+
+@needs_triton
+@pytest.mark.parametrize("shape", [(3,), (9, 17, 3)])
+def test_frames_that_share_gaussians_and_a_background(shape):
+    case = random_case(12, 17, 9, seed=8, size=0.2)
+    case["viewmats"] = np.stack([case["viewmats"]] * 3)
+    case["viewmats"][:, 0, 3] += np.linspace(-0.1, 0.1, 3)
+    case["backgrounds"] = np.random.default_rng(0).random(shape, np.float32)
     assert_equal_implementations(case)
 
 
@@ -207,7 +220,7 @@ def test_machine_code_for_hopper_stays_within_its_budget():
     for name, cost in costs.items():
         assert cost["spilt"] == 0, name
         assert cost["barriers_in_loop"] == 0, name
-        assert cost["registers"] <= (128 if name in ("sort", "project_back") else 64)
-    assert costs["forward"]["registers"] <= 64 and costs["backward"]["registers"] <= 64
+        assert cost["registers"] <= REGISTERS.get(name, 64), name
     assert costs["forward"]["instructions_per_entry"] <= 42
     assert costs["backward"]["instructions_per_entry"] <= 112
+    assert costs["backward_depth"]["instructions_per_entry"] <= 120
