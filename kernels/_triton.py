@@ -24,7 +24,7 @@ import numpy as np
 from jax import ShapeDtypeStruct
 from jaxtyping import Array
 
-from kernels.rasterize.folding import match_varying
+from kernels._sharding import match_varying
 
 INSTALL = "pip install 'jax[cuda12]<0.12' jax-triton 'triton>=3.6,<3.9'"
 INTERPRETER = threading.Lock()

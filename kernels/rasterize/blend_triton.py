@@ -30,10 +30,10 @@ from kernels.rasterize import blend_adjoint_kernels, blend_kernels
 from kernels.rasterize.binning import tile_grid
 from kernels.rasterize.binning_triton import QuarterLists
 from kernels.rasterize.blend_xla import N_SHAPE, STOP_SLACK, BlendSpec
+from kernels.rasterize.projection_triton import MAX_NUMBERS
 
 MAX_COLORS = 15  # per launch: with depth, sums for 16 features stay in registers
 REDUCE_BLOCK = 8  # Gaussians per program
-MAX_NUMBERS = 2**31  # of an image: its indices have 32 bits
 LEAST_LIGHT = 1e-37  # the walk stops here even for transmittance_min = 0: floats end at 1e-38
 
 Background = Float[Array, "B H Wd D"] | Float[Array, "B D"] | None

@@ -8,7 +8,7 @@ notation: `projection_parts`.
 import triton
 import triton.language as tl
 
-from kernels.rasterize.binning_kernels import count_tiles
+from kernels.rasterize.binning_kernels import ELLIPSE, count_tiles
 from kernels.rasterize.harmonics_kernels import basis_of, color_of
 from kernels.rasterize.projection_parts import (
     axes_of,
@@ -24,7 +24,6 @@ from kernels.rasterize.projection_parts import (
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
-ELLIPSE = tl.constexpr(8)
 
 
 @triton.jit

@@ -19,9 +19,9 @@ from kernels._checks import require
 from kernels.rasterize import projection_adjoint_kernels, projection_kernels
 from kernels.rasterize.binning import SLACK_POWER, tile_grid
 from kernels.rasterize.binning_triton import CHUNK
+from kernels.rasterize.blend_xla import N_SHAPE
 from kernels.rasterize.projection import Camera, Gaussians
 
-N_SHAPE = 6  # numbers of a splat that are not features
 N_CAMERA = 16  # numbers of a camera's gradient: rows of [W | w], fx, fy, cx, cy
 BLOCK = CHUNK  # Gaussians per program, one per lane
 # A program walks over several frames and loads what they share once, as long as there are still so

@@ -16,16 +16,15 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Bool, Float, PyTree
 
+from kernels._sharding import match_varying
 from kernels.rasterize.binning_triton import build_quarter_lists
-from kernels.rasterize.blend_triton import blend_backward, blend_forward
-from kernels.rasterize.folding import fold_frames, match_varying
+from kernels.rasterize.blend_triton import MAX_COLORS, blend_backward, blend_forward
+from kernels.rasterize.folding import fold_frames
 from kernels.rasterize.projection import MAX_NUMBER, Camera, Gaussians
 from kernels.rasterize.projection_triton import project_backward, project_triton
 from kernels.rasterize.types import Images, Settings
 
-# Channels per launch: their sums, and the coefficients of their harmonics, stay in registers.
-MAX_COLORS = 15
-MAX_HARMONIC_COLORS = 3
+MAX_HARMONIC_COLORS = 3  # per launch: their coefficients stay in registers
 
 
 class _Inputs(NamedTuple):

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from kernels._sharding import match_varying
 from kernels.rasterize.binning import TILE, build_tile_lists, tile_grid
 from kernels.rasterize.blend_xla import blend
-from kernels.rasterize.folding import fold_frames, match_varying
+from kernels.rasterize.folding import fold_frames
 from kernels.rasterize.projection import Camera, Gaussians, Splats, project, radii_of
 from kernels.rasterize.types import Images, Settings
 
