@@ -17,12 +17,10 @@ README = Path(__file__).parents[1] / "README.md"
 
 def tables() -> dict[str, str]:
     """Markdown by table name."""
-    return {
-        "reconstruction": _reconstruction(),
-        "training": _training(),
-        "rasterizer": _rasterizer(),
-        "stages": _stages(),
-    }
+    named = {"reconstruction": _reconstruction(), "training": _training()}
+    if _pairs():
+        named |= {"rasterizer": _rasterizer(), "stages": _stages()}
+    return named
 
 
 def _cases(name: str) -> list[dict]:
@@ -128,8 +126,6 @@ def filled(text: str) -> str:
     """README text with every marked table replaced."""
     for name, table in tables().items():
         start, end = f"<!-- table:{name} -->", f"<!-- end:{name} -->"
-        if start not in text:
-            continue
         before, _, rest = text.partition(start)
         _, _, after = rest.partition(end)
         text = f"{before}{start}\n{table}\n{end}{after}"

@@ -12,14 +12,14 @@ ELLIPSE numbers per Gaussian: x, y, cov_xx, cov_xy, cov_yy, cov_det, level (-1: 
 import triton
 import triton.language as tl
 
-from kernels.rasterize import asm
+from kernels.rasterize import asm, binning
 
-TILE = tl.constexpr(16)
+TILE = tl.constexpr(binning.TILE)
 QUARTER = tl.constexpr(8)  # a tile has four quarters, numbered row by row
 ELLIPSE = tl.constexpr(8)
 INSTANCE = tl.constexpr(4)
-LIMIT = tl.constexpr(2**30)  # `binning.COUNT_LIMIT`
-SLACK = tl.constexpr(2e-3)  # `binning.SLACK_PIXELS`
+LIMIT = tl.constexpr(binning.COUNT_LIMIT)
+SLACK = tl.constexpr(binning.SLACK_PIXELS)
 
 
 @triton.jit

@@ -12,9 +12,8 @@ import triton
 import triton.language as tl
 
 from kernels.rasterize import asm
+from kernels.rasterize.binning_kernels import QUARTER, TILE
 
-QUARTER = tl.constexpr(8)
-TILE = tl.constexpr(16)
 LANES = tl.constexpr(32)
 SHAPE = tl.constexpr(6)  # numbers of a splat, and of a gradient row, that are not features
 GROUP = tl.constexpr(4)  # list entries per step

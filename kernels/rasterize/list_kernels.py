@@ -55,10 +55,15 @@ def gather_kernel(
     owner = tl.where(mask, owner, 0)
     key = tl.load(keys + frame * N + owner // 16, mask=mask, other=0).to(tl.int32, bitcast=True)
     place += frame * CAPACITY + tl.load(bounds + tile, mask=mask, other=0)
-    # Side by side, so that both go in one store.
+    _store_pair(entries, place, key, slot * 16 + (owner & 15), mask)
+
+
+@triton.jit
+def _store_pair(entries, place, first, second, mask):
+    """Two numbers side by side, so that both go in one store."""
     half = tl.arange(0, 2)[None, :]
-    both = tl.join(key, slot * 16 + (owner & 15))
-    tl.store(entries + place[:, None] * 2 + half, both, mask=mask[:, None] & (half >= 0))
+    at = entries + place[:, None] * 2 + half
+    tl.store(at, tl.join(first, second), mask=mask[:, None] & (half >= 0))
 
 
 @triton.jit
@@ -80,9 +85,7 @@ def _unsigned(bits):
 @triton.jit
 def _store_order(entries, place, order, mask):
     """Inverse of `_load_order`."""
-    both = tl.join((order >> 32).to(tl.int32), order.to(tl.int32))
-    half = tl.arange(0, 2)[None, :]
-    tl.store(entries + place[:, None] * 2 + half, both, mask=mask[:, None] & (half >= 0))
+    _store_pair(entries, place, (order >> 32).to(tl.int32), order.to(tl.int32), mask)
 
 
 @triton.jit

@@ -27,6 +27,7 @@ from kernels.rasterize.projection_parts import (
     rotation_of,
     store_row,
     times,
+    to_world,
     zeros,
 )
 
@@ -148,17 +149,6 @@ def _center_adjoint(grad_x, grad_y, grad_row_x, grad_row_y, grad_depth, projecte
 
 
 @triton.jit
-def _world(grad, camera):
-    """W^T grad."""
-    along_x, along_y, along_z = camera[0], camera[1], camera[2]
-    return (
-        along_x[0] * grad[0] + along_y[0] * grad[1] + along_z[0] * grad[2],
-        along_x[1] * grad[0] + along_y[1] * grad[1] + along_z[1] * grad[2],
-        along_x[2] * grad[0] + along_y[2] * grad[1] + along_z[2] * grad[2],
-    )
-
-
-@triton.jit
 def _times_all(factor, numbers):
     scaled = ()
     for i in tl.static_range(len(numbers)):
@@ -247,7 +237,7 @@ def _adjoint(
     grad_center, grad_focals = _center_adjoint(
         grad_x, grad_y, grad_row_x, grad_row_y, grad_depth, projected, camera
     )
-    grad_mean = _world(grad_center, camera)
+    grad_mean = to_world(grad_center, camera)
     grad_view = (tl.zeros_like(grad_x), tl.zeros_like(grad_x), tl.zeros_like(grad_x))
     grad_color = keep(visible, sums[SHAPE : SHAPE + CHANNELS])
     grad_coefficients = grad_color

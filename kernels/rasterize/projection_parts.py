@@ -262,11 +262,19 @@ def is_visible(
 
 
 @triton.jit
+def to_world(a, camera):
+    """W^T a."""
+    along_x, along_y, along_z = camera[0], camera[1], camera[2]
+    return (
+        along_x[0] * a[0] + along_y[0] * a[1] + along_z[0] * a[2],
+        along_x[1] * a[0] + along_y[1] * a[1] + along_z[1] * a[2],
+        along_x[2] * a[0] + along_y[2] * a[1] + along_z[2] * a[2],
+    )
+
+
+@triton.jit
 def direction_to(mean, camera):
     """Unit vector from the camera centre -W^T w to the Gaussian, and the inverse distance."""
-    along_x, along_y, along_z, shift, _ = camera
-    x = mean[0] + (along_x[0] * shift[0] + along_y[0] * shift[1] + along_z[0] * shift[2])
-    y = mean[1] + (along_x[1] * shift[0] + along_y[1] * shift[1] + along_z[1] * shift[2])
-    z = mean[2] + (along_x[2] * shift[0] + along_y[2] * shift[1] + along_z[2] * shift[2])
+    x, y, z = add(mean, to_world(camera[3], camera))
     inverse = tl.rsqrt(x * x + y * y + z * z)
     return (x * inverse, y * inverse, z * inverse), inverse

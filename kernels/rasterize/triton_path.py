@@ -20,7 +20,7 @@ from kernels._sharding import match_varying
 from kernels.rasterize.binning_triton import build_quarter_lists
 from kernels.rasterize.blend_triton import MAX_COLORS, blend_backward, blend_forward
 from kernels.rasterize.folding import fold_frames
-from kernels.rasterize.projection import MAX_NUMBER, Camera, Gaussians
+from kernels.rasterize.projection import MAX_NUMBER, Gaussians
 from kernels.rasterize.projection_triton import project_backward, project_triton
 from kernels.rasterize.types import Images, Settings
 
@@ -110,18 +110,11 @@ def _render_backward(settings: Settings, residuals: tuple, cotangents: Images) -
 _render.defvjp(_render_forward, _render_backward, symbolic_zeros=True)
 
 
-def _camera(settings: Settings, inputs: _Inputs) -> Camera:
-    spec = settings.spec
-    return Camera(
-        inputs.viewmats, inputs.Ks, spec.width, spec.height, settings.near_plane, settings.eps2d
-    )
-
-
 def _forward(settings: Settings, inputs: _Inputs) -> tuple[Images, tuple]:
     """The images, and what the way back needs."""
     spec = settings.spec
     projected = project_triton(
-        inputs.gaussians, inputs.alive, _camera(settings, inputs),
+        inputs.gaussians, inputs.alive, settings.camera(inputs.viewmats, inputs.Ks),
         sh_degree=settings.sh_degree, alpha_min=spec.alpha_min,
     )  # fmt: skip
     lists = build_quarter_lists(
@@ -148,7 +141,7 @@ def _backward(
         grad_left, n_colors,
     )  # fmt: skip
     gaussians, viewmats, Ks = project_backward(
-        inputs.gaussians, inputs.alive, _camera(settings, inputs), sums,
+        inputs.gaussians, inputs.alive, settings.camera(inputs.viewmats, inputs.Ks), sums,
         sh_degree=settings.sh_degree, alpha_min=settings.spec.alpha_min,
         depth_gradient=grad_depth is not None, camera_gradient=camera_gradient,
     )  # fmt: skip

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from jaxtyping import Array, Float, Int
 
 from kernels.rasterize.blend_xla import BlendSpec
+from kernels.rasterize.projection import Camera
 
 
 class Settings(NamedTuple):
@@ -15,6 +16,11 @@ class Settings(NamedTuple):
     eps2d: float
     sh_degree: int | None
     capacity: int
+
+    def camera(self, viewmats: Float[Array, "B 4 4"], Ks: Float[Array, "B 3 3"]) -> Camera:
+        """The cameras of a batch of frames."""
+        spec = self.spec
+        return Camera(viewmats, Ks, spec.width, spec.height, self.near_plane, self.eps2d)
 
 
 class Images(NamedTuple):

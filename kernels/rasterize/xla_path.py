@@ -10,7 +10,7 @@ from kernels._sharding import match_varying
 from kernels.rasterize.binning import TILE, build_tile_lists, tile_grid
 from kernels.rasterize.blend_xla import blend
 from kernels.rasterize.folding import fold_frames
-from kernels.rasterize.projection import Camera, Gaussians, Splats, project, radii_of
+from kernels.rasterize.projection import Gaussians, Splats, project, radii_of
 from kernels.rasterize.types import Images, Settings
 
 
@@ -27,12 +27,10 @@ def render(
     n_frames = viewmats.shape[0]
     spread = lambda v: jnp.broadcast_to(v, (n_frames, *v.shape[1:]))
     gaussians, alive = jax.tree.map(spread, (gaussians, alive))
-    camera = Camera(
-        viewmats, Ks, spec.width, spec.height, settings.near_plane, settings.eps2d
-    )  # fmt: skip
     splats = project(
-        gaussians, alive, camera, sh_degree=settings.sh_degree, alpha_min=spec.alpha_min
-    )
+        gaussians, alive, settings.camera(viewmats, Ks), sh_degree=settings.sh_degree,
+        alpha_min=spec.alpha_min,
+    )  # fmt: skip
     features = jnp.concatenate([splats.colors, splats.depths[..., None]], axis=-1)
     shapes, features, splats = match_varying((_splat_shapes(splats), features, splats))
     bin_splats = partial(
