@@ -2,11 +2,16 @@
 
 Batches are prepared one step ahead by a thread. A run can be killed at any moment: the next one
 goes on from the last checkpoint and ends with the same bits as an uninterrupted run (on CPU).
+SIGTERM and Ctrl-C save the step in hand first.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
+import signal
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +45,7 @@ def fit(config: Config, dataset: Dataset, *, run_dir: str | Path) -> TrainState:
       InputError: a run folder of other settings, a damaged checkpoint, a clip too short.
       TrainingError: the loss stayed non-finite after going back `MAX_ROLLBACKS` times.
       OSError: a checkpoint could not be written; earlier ones are untouched.
+      KeyboardInterrupt: SIGTERM or Ctrl-C came; the last finished step is saved.
     """
     run_dir = Path(run_dir)
     config = dataclasses.replace(config, size=config.size or dataset.width)
@@ -73,7 +79,7 @@ def _loop(
     schedule, clock = config.schedule, _Clock()
     step, deforming = int(state.step), bool(state.deforming)
     batches, unseen = prefetch(config, dataset, step), []
-    with progress(config.total_steps, "train") as bar:
+    with progress(config.total_steps, "train") as bar, _stop_requests() as stop:
         while step < config.total_steps:
             if config.stage(step) == "deform" and not deforming:
                 state, deforming = train.hand_over(config, state), True
@@ -84,7 +90,8 @@ def _loop(
             step += 1
             last = step == config.total_steps
             logs = last or step % schedule.log_every == 0
-            saves = last or step % schedule.checkpoint_every == 0
+            stopping = stop.is_set()
+            saves = last or stopping or step % schedule.checkpoint_every == 0
             kept = 0 if logs or saves else 1
             if _longest_streak(config, dataset, unseen, kept, bar) >= BAD_STEPS:
                 state = _roll_back(config, dataset, state, checkpoints)
@@ -99,7 +106,35 @@ def _loop(
             bar.update(0, completed=step)
             if saves:
                 checkpoints.save(step, state)
+            if stopping and not last:
+                raise KeyboardInterrupt
     return state
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """An event that SIGTERM or Ctrl-C sets; the second one interrupts at once.
+
+    An interrupt in the middle of a step can leave a lock of a library taken, and closing the log
+    would then wait for it for ever.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # signals belong to the main thread
+        return
+
+    def request(*_: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        print("stopping after this step; once more stops at once", file=sys.stderr)
+
+    before = {name: signal.signal(name, request) for name in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
 
 class _Clock:

@@ -77,12 +77,14 @@ def test_stopped_killed_and_resumed_run_has_the_bits_of_an_undisturbed_one(
     """Stopped in the static stage, killed in the other; every attempt resumes by itself."""
     run_dir = tmp_path / "run"
     arguments = train_arguments(painted, run_dir)
-    process = started(arguments, run_dir, lines=3)  # step 15, saved at 10
+    process = started(arguments, run_dir, lines=3)  # step 15, a checkpoint is due at 10 and 20
     process.send_signal(signal.SIGTERM)
     error = process.communicate(timeout=100)[1]
     assert process.returncode == 1 and "Traceback" not in error
     told = [line for line in error.splitlines() if "egs-jax" in line]
     assert told == ["egs-jax: stopped; the same command goes on from the last checkpoint"]
+    saved = {int(path.name) for path in (run_dir / "checkpoints").iterdir()}
+    assert max(saved) >= 15  # the step in hand; only 10 was due
 
     process = started(arguments, run_dir, lines=6)  # step 30, which is being saved
     process.kill()
