@@ -271,8 +271,9 @@ def project_backward_kernel(
     COLORS: tl.constexpr, OFFSETS: tl.constexpr, ALIVE: tl.constexpr, N: tl.constexpr,
     CHUNKS: tl.constexpr, FRAMES: tl.constexpr, CHANNELS: tl.constexpr, DEGREE: tl.constexpr,
     USED: tl.constexpr, LENGTH: tl.constexpr, ROW: tl.constexpr, DEPTH: tl.constexpr,
-    CAMERA_GRADIENT: tl.constexpr, WIDTH: tl.constexpr, HEIGHT: tl.constexpr, NEAR: tl.constexpr,
-    EPS: tl.constexpr, ALPHA_MIN: tl.constexpr, BLOCK: tl.constexpr, ASM: tl.constexpr,
+    CAMERA_GRADIENT: tl.constexpr, OFFSET_GRADIENT: tl.constexpr, WIDTH: tl.constexpr,
+    HEIGHT: tl.constexpr, NEAR: tl.constexpr, EPS: tl.constexpr, ALPHA_MIN: tl.constexpr,
+    BLOCK: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a chunk of Gaussians from the sums of the walk back over the pixels.
 
@@ -280,7 +281,7 @@ def project_backward_kernel(
       means ... Ks: as above.
       sums: [B, N, ROW]: with g the cotangent of ln alpha, sums of g, g a, g c, g a a, g a c, g c c
         for the two linear forms a, c of a splat; cotangents of the colours, and of depth if DEPTH.
-      grad_means ... grad_offsets: of the inputs' shapes, out.
+      grad_means ... grad_offsets: of the inputs' shapes, out; the last only with OFFSET_GRADIENT.
       partials: [B, CHUNKS, 16] out, only with CAMERA_GRADIENT.
     """
     chunk = tl.program_id(0) % CHUNKS
@@ -311,7 +312,8 @@ def project_backward_kernel(
         )  # fmt: skip
         seen = seen | visible
         mean_sum = _give(grad_means, at, exists, mean_sum, mean, MEANS, 3, ASM)
-        offset_sum = _give(grad_offsets, at, exists, offset_sum, offset, OFFSETS, 2, ASM)
+        if OFFSET_GRADIENT:
+            offset_sum = _give(grad_offsets, at, exists, offset_sum, offset, OFFSETS, 2, ASM)
         color_sum = _give(grad_colors, at, exists, color_sum, color, COLORS, LENGTH, ASM)
         # Where a factor of the gradient is shared too, it is applied once, after the sum.
         opacity = (tl.where(visible, given[0], 0.0),)
@@ -339,4 +341,5 @@ def project_backward_kernel(
     _give_sum(grad_scales, own, exists, scale_sum, SCALES, 3, ASM)
     _give_sum(grad_opacities, own, exists, opacity_sum, OPACITIES, 1, ASM)
     _give_sum(grad_colors, own, exists, color_sum, COLORS, LENGTH, ASM)
-    _give_sum(grad_offsets, own, exists, offset_sum, OFFSETS, 2, ASM)
+    if OFFSET_GRADIENT:
+        _give_sum(grad_offsets, own, exists, offset_sum, OFFSETS, 2, ASM)

@@ -97,6 +97,7 @@ def project_backward(
     alpha_min: float,
     depth_gradient: bool,
     camera_gradient: bool,
+    offset_gradient: bool,
 ) -> tuple[Gaussians, Float[Array, "B 4 4"] | None, Float[Array, "B 3 3"] | None]:
     """Gradients of all arrays from the sums of the walk back over the pixels.
 
@@ -113,6 +114,7 @@ def project_backward(
       alpha_min: See above.
       depth_gradient: Whether `sums` has the depth.
       camera_gradient: Whether gradients of the cameras are wanted.
+      offset_gradient: Whether that of `gaussians.means2d_offset` is wanted, which is None if not.
 
     Returns:
       Gradients shaped as `gaussians`, summed over frames where axis 0 has one; those of
@@ -122,19 +124,22 @@ def project_backward(
     arrays, constants = _arguments(gaussians, alive, camera, sh_degree, alpha_min)
     _require_countable(sums.size, n_frames)
     n_chunks = -(-n_gaussians // BLOCK)
-    is_shared = any(value.shape[0] < n_frames for value in gaussians)
+    wanted = gaussians if offset_gradient else gaussians[:-1]
+    is_shared = any(value.shape[0] < n_frames for value in wanted)
     at_once = n_frames if is_shared else _frames_per_program(n_frames, n_chunks)
+    offsets = gaussians.means2d_offset.shape if offset_gradient else (1,)
     partials = (n_frames, n_chunks, N_CAMERA) if camera_gradient else (1,)
     outputs = _triton.triton_call(
         projection_adjoint_kernels.project_backward_kernel, *arrays, sums,
         outputs=(
-            *(ShapeDtypeStruct(value.shape, jnp.float32) for value in gaussians),
-            ShapeDtypeStruct(partials, jnp.float32),
+            *(ShapeDtypeStruct(value.shape, jnp.float32) for value in gaussians[:-1]),
+            ShapeDtypeStruct(offsets, jnp.float32), ShapeDtypeStruct(partials, jnp.float32),
         ),
         grid=n_chunks * (n_frames // at_once), CHUNKS=n_chunks, FRAMES=at_once, ROW=n_row,
-        DEPTH=int(depth_gradient), CAMERA_GRADIENT=int(camera_gradient), **constants,
+        DEPTH=int(depth_gradient), CAMERA_GRADIENT=int(camera_gradient),
+        OFFSET_GRADIENT=int(offset_gradient), **constants,
     )  # fmt: skip
-    grads = Gaussians(*outputs[:-1])
+    grads = Gaussians(*outputs[:5], outputs[5] if offset_gradient else None)
     if not camera_gradient:
         return grads, None, None
     totals = jnp.sum(outputs[-1], axis=1)

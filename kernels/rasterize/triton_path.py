@@ -88,10 +88,12 @@ def _render(settings: Settings, inputs: _Inputs) -> Images:
 
 def _render_forward(settings: Settings, primals: PyTree) -> tuple[Images, tuple]:
     inputs = jax.tree.map(lambda p: p.value, primals, is_leaf=_is_primal)
-    # An empty tuple or None, because what is saved for the way back may hold only arrays.
-    camera_gradient = () if primals.viewmats.perturbed or primals.Ks.perturbed else None
+    camera_gradient = primals.viewmats.perturbed or primals.Ks.perturbed
+    offset_gradient = primals.gaussians.means2d_offset.perturbed
+    # Empty tuples or None, because what is saved for the way back may hold only arrays.
+    wanted = tuple(() if wants else None for wants in (camera_gradient, offset_gradient))
     image, saved = fold_frames(partial(_forward, settings))(inputs)
-    return image, (inputs, saved, camera_gradient)
+    return image, (inputs, saved, wanted)
 
 
 def _is_primal(value: Any) -> bool:
@@ -99,11 +101,11 @@ def _is_primal(value: Any) -> bool:
 
 
 def _render_backward(settings: Settings, residuals: tuple, cotangents: Images) -> tuple:
-    inputs, saved, camera_gradient = residuals
+    inputs, saved, wanted = residuals
     rgb, depth, left = (None if isinstance(v, SymbolicZero) else v for v in cotangents[:3])
     if rgb is None:
         rgb = jnp.zeros(cotangents.rgb.shape, jnp.float32)
-    backward = partial(_backward, settings, camera_gradient is not None)
+    backward = partial(_backward, settings, *(wants is not None for wants in wanted))
     return (fold_frames(backward)(inputs, saved, rgb, depth, left),)
 
 
@@ -130,10 +132,10 @@ def _forward(settings: Settings, inputs: _Inputs) -> tuple[Images, tuple]:
 
 
 def _backward(
-    settings: Settings, camera_gradient: bool, inputs: _Inputs, saved: tuple,
-    grad_rgb: Array, grad_depth: Array | None, grad_left: Array | None,
+    settings: Settings, camera_gradient: bool, offset_gradient: bool, inputs: _Inputs,
+    saved: tuple, grad_rgb: Array, grad_depth: Array | None, grad_left: Array | None,
 ) -> _Inputs:  # fmt: skip
-    """Gradients of every array, summed over the frames where they share it."""
+    """Gradients of every array, summed over the frames where they share it; None if not wanted."""
     splats, lists, left, stops = saved
     n_colors = inputs.gaussians.colors.shape[-1]
     sums = blend_backward(
@@ -144,6 +146,7 @@ def _backward(
         inputs.gaussians, inputs.alive, settings.camera(inputs.viewmats, inputs.Ks), sums,
         sh_degree=settings.sh_degree, alpha_min=settings.spec.alpha_min,
         depth_gradient=grad_depth is not None, camera_gradient=camera_gradient,
+        offset_gradient=offset_gradient,
     )  # fmt: skip
     background = None
     if inputs.background is not None:

@@ -37,7 +37,7 @@ PROJECT = SIZES | dict(
     ASM=True,
 )  # fmt: skip
 PROJECT_FORWARD = PROJECT | dict(STRIDE=12, LEVEL_MIN=-11.09)
-PROJECT_BACK = PROJECT | dict(ROW=9, DEPTH=0, CAMERA_GRADIENT=0)
+PROJECT_BACK = PROJECT | dict(ROW=9, DEPTH=0, CAMERA_GRADIENT=0, OFFSET_GRADIENT=0)
 project_backward = projection_adjoint_kernels.project_backward_kernel
 KERNELS = {
     "project": (projection_kernels.project_kernel, PROJECT_FORWARD),

@@ -96,7 +96,10 @@ def expected(gaussians, alive, viewmats, Ks, sums, sh_degree, size):
     return splats, shape, pullback((grad, grad_colors, grad_depths)), radii_of(splats)
 
 
-def check(n_frames, per_frame, color_shape, sh_degree, depth=False, camera_gradient=False):
+def check(
+    n_frames, per_frame, color_shape, sh_degree, depth=False, camera_gradient=False,
+    offset_gradient=True,
+):  # fmt: skip
     from kernels.rasterize.projection_triton import project_backward, project_triton
 
     gaussians, alive = make_gaussians(n_frames, per_frame, color_shape)
@@ -115,9 +118,12 @@ def check(n_frames, per_frame, color_shape, sh_degree, depth=False, camera_gradi
     assert_values(got, splats, shape, radii)
     grads, viewmats, Ks = project_backward(
         gaussians, alive, camera, jnp.asarray(sums), **options, depth_gradient=depth,
-        camera_gradient=camera_gradient,
+        camera_gradient=camera_gradient, offset_gradient=offset_gradient,
     )  # fmt: skip
-    for name, grad, expect in zip(Gaussians._fields, grads, want, strict=True):
+    if not offset_gradient:
+        assert grads.means2d_offset is None
+        grads, want = grads[:-1], want[:-1]
+    for name, grad, expect in zip(Gaussians._fields, grads, want, strict=False):
         assert_close(grad, expect, 1e-4, name)
         assert not np.any(grad[:, :8]), name
     if camera_gradient:
@@ -189,6 +195,10 @@ def test_plain_colors_of_one_frame_with_gradient_of_the_camera(channels):
 def test_arrays_of_each_frame_beside_shared_ones(per_frame, color_shape, sh_degree):
     """And the gradient of the camera through every path."""
     check(2, per_frame, color_shape, sh_degree, depth=True, camera_gradient=True)
+
+
+def test_no_gradient_of_a_shared_offset():
+    check(2, (*Gaussians._fields[:-1], "alive"), (3,), None, offset_gradient=False)
 
 
 def test_coefficients_beyond_the_degree_are_not_read():

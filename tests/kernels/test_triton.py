@@ -151,6 +151,28 @@ def test_frames_that_share_gaussians_and_a_background(shape):
 
 
 @needs_triton
+def test_no_offset_is_an_offset_of_zero_without_gradient(monkeypatch):
+    """And if all arrays with a gradient are per frame, no program walks over several frames."""
+    from kernels import _triton
+
+    walked = []
+    call = _triton.triton_call
+
+    def spy(kernel, *arrays, **options):
+        if kernel.__name__ == "project_backward_kernel":
+            walked.append(options["FRAMES"])
+        return call(kernel, *arrays, **options)
+
+    monkeypatch.setattr(_triton, "triton_call", spy)
+    case = stack([random_case(11, 16, 16, seed=seed, size=0.2) for seed in (30, 31)])
+    arrays = {name: jnp.asarray(case.pop(name)) for name in NAMES}
+    _, _, want = pullback_of(arrays | dict(means2d_offset=jnp.zeros((11, 2))), case, "triton")
+    _, _, got = pullback_of(arrays, case, "triton")
+    assert walked == [2, 1] and np.any(want.pop("means2d_offset"))
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+@needs_triton
 def test_no_stop_and_no_clamp():
     """Light that all but vanishes must come back in the reverse walk."""
     case = random_case(24, 17, 9, seed=5, size=0.3)
