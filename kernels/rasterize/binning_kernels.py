@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from kernels.rasterize import asm, binning
+from kernels.rasterize.projection_parts import load_row
 
 TILE = tl.constexpr(binning.TILE)
 QUARTER = tl.constexpr(8)  # a tile has four quarters, numbered row by row
@@ -20,19 +21,6 @@ ELLIPSE = tl.constexpr(8)
 INSTANCE = tl.constexpr(4)
 LIMIT = tl.constexpr(binning.COUNT_LIMIT)
 SLACK = tl.constexpr(binning.SLACK_PIXELS)
-
-
-@triton.jit
-def _load_ellipse(ellipses, flat, mask):
-    at = ellipses + flat * ELLIPSE
-    x = tl.load(at, mask=mask, other=0.0)
-    y = tl.load(at + 1, mask=mask, other=0.0)
-    xx = tl.load(at + 2, mask=mask, other=1.0)
-    xy = tl.load(at + 3, mask=mask, other=0.0)
-    yy = tl.load(at + 4, mask=mask, other=1.0)
-    det = tl.load(at + 5, mask=mask, other=1.0)
-    level = tl.load(at + 6, mask=mask, other=-1.0)
-    return x, y, xx, xy, yy, det, level
 
 
 @triton.jit
@@ -295,7 +283,8 @@ def emit_kernel(
     gradient_row = row_head
     slot += frame * CAPACITY
 
-    x, y, xx, xy, yy, det, level = _load_ellipse(ellipses, flat, mask)
+    own = frame * N + tl.minimum(index, N - 1)
+    x, y, xx, xy, yy, det, level = load_row(ellipses, own, 7, ELLIPSE, ASM)
     row, n_rows = _tile_rows(x, y, xx, xy, yy, det, level, WIDTH, HEIGHT)
     n_rows = tl.where(count > 0, n_rows, 0)
     tallest = tl.max(n_rows, axis=0)

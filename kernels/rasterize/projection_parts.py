@@ -1,4 +1,4 @@
-"""Triton functions that the projection and its adjoint share.
+"""Triton functions that the projection, its adjoint and (rows of numbers) the lists share.
 
 Mathematics of `projection`. One Gaussian per lane; a vector is a tuple of numbers per lane, or of
 scalars where it belongs to the camera.
