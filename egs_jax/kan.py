@@ -8,7 +8,6 @@ product. Parameters are plain dicts; `knots` of a B-spline layer live among them
 gradient.
 """
 
-import functools
 from collections.abc import Mapping
 from typing import Literal
 
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kernels._checks import require, typechecked
+from kernels.splines import bspline_basis
 
 Basis = Literal["taylor", "bspline"]
 Network = Literal["kan", "mlp"]
@@ -200,59 +200,6 @@ def uniform_knots(
     require(low < high, f"grid_range: expected low < high, got {grid_range}")
     steps = jnp.arange(-order, grid_size + order + 1, dtype=jnp.float32)
     return jnp.tile(low + steps * ((high - low) / grid_size), (fan_in, 1))
-
-
-@typechecked
-def bspline_basis(
-    x: Float[Array, "*batch fan_in"], knots: Float[Array, "fan_in knots"], order: int
-) -> Float[Array, "*batch count fan_in"]:
-    """Evaluate all B-splines of degree `order` by the recursion of Cox and de Boor.
-
-    The derivative in `x` is the closed form over the splines of one degree less, several times
-    faster than differentiating the recursion; the knots are constants.
-
-    Args:
-      x: Inputs.
-      knots: Strictly increasing knots of every input; `count` = knots - order - 1.
-      order: Degree, at least 1.
-
-    Returns:
-      Basis values; between knot `order` and the last but `order` they sum to one, outside all
-      knots they are zero.
-    """
-    values = _basis_columns(x, jax.lax.stop_gradient(knots), order)
-    return values.reshape(*x.shape[:-1], -1, x.shape[-1])
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _basis_columns(x: Array, knots: Array, order: int) -> Array:
-    return jnp.concatenate(_cox_de_boor(x, knots, order)[0], axis=-1)
-
-
-@_basis_columns.defjvp
-def _basis_columns_jvp(order: int, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    values, slopes = _cox_de_boor(*primals, order)
-    slopes = [slope * tangents[0] for slope in slopes]
-    return jnp.concatenate(values, axis=-1), jnp.concatenate(slopes, axis=-1)
-
-
-def _cox_de_boor(x: Array, knots: Array, order: int) -> tuple[list[Array], list[Array]]:
-    """Return values and slopes of the splines, one array like `x` each.
-
-    One array a spline keeps the inputs on the last axis, where the CPU computes several at once.
-    """
-    t = [row.reshape((1,) * (x.ndim - 1) + row.shape) for row in knots.T]
-    values = [((x >= t[j]) & (x < t[j + 1])).astype(x.dtype) for j in range(len(t) - 1)]
-    lower, span = values, []
-    for degree in range(1, order + 1):
-        lower = values
-        span = [1.0 / (t[j + degree] - t[j]) for j in range(len(lower))]
-        values = [
-            (x - t[j]) * span[j] * lower[j] + (t[j + degree + 1] - x) * span[j + 1] * lower[j + 1]
-            for j in range(len(lower) - 1)
-        ]
-    slopes = [order * (span[j] * lower[j] - span[j + 1] * lower[j + 1]) for j in range(len(values))]
-    return values, slopes
 
 
 @typechecked

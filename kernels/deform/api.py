@@ -1,0 +1,122 @@
+"""`deform`: everything that happens to each Gaussian between a frame's tokens and the rasterizer.
+
+With P the static and G the dynamic mix, S the tokens, f the features and LN a normalisation:
+
+    x1 = LN(f + gain (P G) S),   x2 = LN(x1 + FFN(x1)),
+    attributes = activate(canonical + heads(x2)).
+
+Place in the pipeline: before `rasterize`. Two implementations: `xla_path`, and on an NVIDIA GPU one
+Triton kernel, `triton_path`, which keeps all that lies between in registers and shared memory.
+"""
+
+from functools import partial
+
+import jax
+from jaxtyping import Array, Float
+
+from kernels import _triton
+from kernels._checks import require, typechecked
+from kernels.deform.types import (
+    NETWORKS,
+    Deformed,
+    DeformInputs,
+    DeformWeights,
+    color_columns,
+)
+from kernels.deform.xla_path import deform_xla
+
+
+@partial(jax.jit, static_argnames="implementation")
+@typechecked
+def deform(
+    canonical: DeformInputs,
+    features: Float[Array, "N D"],
+    static_mix: Float[Array, "N A"],
+    dynamic_mix: Float[Array, "B A T"],
+    tokens: Float[Array, "B T D"],
+    weights: DeformWeights,
+    *,
+    implementation: str | None = None,
+) -> Deformed:
+    """Deform canonical Gaussians by the tokens of every frame.
+
+    Already jitted. Rows are independent: a Gaussian with non-finite numbers harms no other. Bits
+    may depend on the number of frames and on the machine, not on what the other frames hold.
+
+    Args:
+      canonical: What deltas are added to.
+      features: f, one row a Gaussian.
+      static_mix: P, how much a Gaussian listens to each agent.
+      dynamic_mix: G, how much each agent listens to each token.
+      tokens: S, of each frame.
+      weights: See `pack_weights`. Their type is that of the operands of all products in "xla".
+      implementation: "xla": plain JAX, differentiable. "triton": one kernel, products of bfloat16
+        operands with sums in float32, no gradient, no `vmap` (frames are its batch), networks
+        "taylor" and "mlp". None picks "triton" on an NVIDIA GPU where it can do the work, else
+        "xla".
+
+    Returns:
+      Activated attributes, float32.
+
+    Raises:
+      NotImplementedError: if the implementation asked for cannot run; the message says why.
+      ValueError: if a shape or a name makes no sense.
+    """
+    _check(canonical, features, weights, tokens.shape[0])
+    if _picks_triton(implementation, weights):
+        from kernels.deform.triton_path import deform_triton as run
+    else:
+        run = deform_xla
+    return run(canonical, features, static_mix, dynamic_mix, tokens, weights)
+
+
+def _check(canonical: DeformInputs, features: Array, weights: DeformWeights, n_frames: int) -> None:
+    """Check what shape annotations do not."""
+    count, n_harmonics = features.shape[0], canonical.sh.shape[-2]
+    require(
+        count > 0 and n_frames > 0,
+        f"features, tokens: expected at least one Gaussian and one frame, got {count} and "
+        f"{n_frames}; do not call it for none",
+    )
+    wanted = DeformInputs((count, 3), (count, 3), (count, 4), (count,), (count, n_harmonics, 3))
+    got = DeformInputs(*(value.shape for value in canonical))
+    require(
+        got == wanted, f"canonical: expected shapes {wanted} beside {count} features, got {got}"
+    )
+    require(
+        weights.network in NETWORKS,
+        f"weights.network: expected one of {NETWORKS}, got {weights.network!r}",
+    )
+    width = weights.hidden.kernel.shape[1]
+    require(
+        width == features.shape[1],
+        f"weights: expected them for {features.shape[1]} features, got {width}; pack them again",
+    )
+    columns = color_columns(n_harmonics)
+    require(
+        weights.color.kernel.shape[-1] == columns,
+        f"weights: expected {columns} columns of colour for {n_harmonics} harmonics, got "
+        f"{weights.color.kernel.shape[-1]}; pass the same n_harmonics to pack_weights",
+    )
+
+
+def _picks_triton(implementation: str | None, weights: DeformWeights) -> bool:
+    require(
+        implementation in (None, "xla", "triton"),
+        f"implementation: expected None, 'xla' or 'triton', got {implementation!r}",
+    )
+    if implementation is None:
+        return _triton.is_default() and _why_not(weights) is None
+    reason = implementation == "triton" and (_triton.why_not() or _why_not(weights))
+    if reason:
+        raise NotImplementedError(
+            f"deform: implementation 'triton' cannot run here: {reason}; pass 'xla' or None"
+        )
+    return implementation == "triton"
+
+
+def _why_not(weights: DeformWeights) -> str | None:
+    """One line that says why the kernel does not take these weights; None if it does."""
+    if weights.network == "bspline":
+        return "its kernel has no B-splines"
+    return None
