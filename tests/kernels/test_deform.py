@@ -1,5 +1,6 @@
 """`deform`: the JAX implementation against NumPy loops, the Triton kernel against both."""
 
+import importlib
 from types import SimpleNamespace
 
 import jax
@@ -111,6 +112,15 @@ def test_jax_equals_rows_by_hand(network, k):
     got = deform(*case.arrays, pack(case), implementation="xla")
     for value, want in zip(got, by_hand(case), strict=True):
         assert value.shape == want.shape and value.dtype == jnp.float32
+        np.testing.assert_allclose(value, want, rtol=2e-5, atol=2e-5)
+
+
+def test_blocks_of_a_cpu_hold_every_gaussian_once(monkeypatch):
+    """Seven Gaussians in blocks of three or two: the last block is filled up."""
+    monkeypatch.setattr(importlib.import_module("kernels.deform.xla_path"), "BLOCK_ROWS", (2, 3))
+    case = make_case("taylor", n=7)
+    got = deform(*case.arrays, pack(case), implementation="xla")
+    for value, want in zip(got, by_hand(case), strict=True):
         np.testing.assert_allclose(value, want, rtol=2e-5, atol=2e-5)
 
 
