@@ -69,7 +69,8 @@ def _training() -> str:
 def _pairs() -> list[dict]:
     """Cases of the rasterizer's benchmark: gsplat's as `peer` of ours."""
     cases = _cases("bench_rasterizer")
-    return [ours | {"peer": peer} for ours, peer in zip(cases[::2], cases[1::2], strict=True)]
+    ours, peers = ([c for c in cases if c["name"] == name] for name in ("ours", "gsplat"))
+    return [case | {"peer": peer} for case, peer in zip(ours, peers, strict=True)]
 
 
 def _rasterizer() -> str:
@@ -77,13 +78,16 @@ def _rasterizer() -> str:
         return lambda c: f"{c[key]:.0f} / {c['peer'][key]:.0f} (**{c['peer'][key] / c[key]:.1f}x**)"
 
     columns = {
-        "Gaussians, px, splat px": lambda c: f"{c['n']:,}, {c['size']}, {c['px']}",
+        "Gaussians, image px, splat px": lambda c: f"{c['n']:,}, {c['size']}, {c['px']}",
         "frames": lambda c: str(c["batch"]),
-        "forward, wall": time("fwd_us"),
-        "forward, kernels": time("fwd_kernel_us"),
-        "both ways, wall": time("fwd_bwd_us"),
-        "both ways, kernels": time("fwd_bwd_kernel_us"),
-        "memory both ways, MB a call": lambda c: (
+        "forward, wall us": time("fwd_us"),
+        "forward, kernels us": time("fwd_kernel_us"),
+        "both ways, wall us": time("fwd_bwd_us"),
+        "both ways, kernels us": time("fwd_bwd_kernel_us"),
+        "instances a frame, thousands": lambda c: (
+            f"{c['instances_per_frame'] / 1e3:.0f} / {c['peer']['instances_per_frame'] / 1e3:.0f}"
+        ),
+        "memory both ways, MiB a call": lambda c: (
             f"{c['fwd_bwd_memory_mb']:.0f} / {c['peer']['fwd_bwd_memory_mb']:.0f}"
         ),
     }
@@ -91,25 +95,38 @@ def _rasterizer() -> str:
 
 
 def _stages() -> str:
+    """Where the time goes, most first, and how far it is from the floors."""
     shown = [c for c in _pairs() if (c["n"], c["size"], c["px"]) == (50_000, 512, 1.6)]
-    columns = {"stage": lambda row: row["stage"]}
-    for i, case in enumerate(shown):
+    sides = {}
+    for case in shown:
         frames = "1 frame" if case["batch"] == 1 else f"{case['batch']} frames"
-        columns[f"{frames}: ours"] = lambda row, i=i: row["times"][i][0]
-        columns[f"{frames}: gsplat"] = lambda row, i=i: row["times"][i][1]
-    names = dict.fromkeys(
-        name for c in shown for side in (c, c["peer"]) for name in side["fwd_bwd_stages_us"]
-    )
+        sides |= {f"{frames}: ours": case, f"{frames}: gsplat": case["peer"]}
 
-    def time(case: dict, name: str) -> str:
-        value = case["fwd_bwd_stages_us"].get(name)
-        return "-" if value is None else f"{value:.1f}"
+    def row(label: str, key: str, stage: str | None = None) -> dict:
+        values = [side.get(key) for side in sides.values()]
+        if stage is not None:
+            values = [value.get(stage) for value in values]
+        return {"label": label} | dict(zip(sides, map(_microseconds, values), strict=True))
 
+    stages = {}  # with our time where we have the stage
+    for side in reversed(sides.values()):
+        stages |= side["fwd_bwd_stages_us"]
     rows = [
-        {"stage": name, "times": [(time(c, name), time(c["peer"], name)) for c in shown]}
-        for name in names
+        row(stage, "fwd_bwd_stages_us", stage)
+        for stage in sorted(stages, key=stages.get, reverse=True)
     ]
-    return _table(columns, rows)
+    for label, key in (("both ways", "fwd_bwd"), ("forward alone", "fwd")):
+        rows.append(row(f"**{label}: all kernels**", f"{key}_kernel_us"))
+        rows.append(row(f"{label}: wall", f"{key}_us"))
+        rows.append(row(f"{label}: floor, estimated", f"{key}_floor_us"))
+    columns = {"us a frame": "label"} | {name: name for name in sides}
+    return _table({head: lambda r, key=key: r[key] for head, key in columns.items()}, rows)
+
+
+def _microseconds(value: float | list[float] | None) -> str:
+    if value is None:
+        return "-"
+    return "{}-{}".format(*value) if isinstance(value, list) else f"{value:.1f}"
 
 
 def _number(value: float | None) -> str:
@@ -123,11 +140,17 @@ def _table(columns: dict, cases: list[dict]) -> str:
 
 
 def filled(text: str) -> str:
-    """README text with every marked table replaced."""
+    """README text with every marked table replaced.
+
+    Raises:
+      ValueError: if the marks of a table are missing.
+    """
     for name, table in tables().items():
         start, end = f"<!-- table:{name} -->", f"<!-- end:{name} -->"
-        before, _, rest = text.partition(start)
-        _, _, after = rest.partition(end)
+        before, found, rest = text.partition(start)
+        _, found_end, after = rest.partition(end)
+        if not (found and found_end):
+            raise ValueError(f"no place for a table; add the lines {start} and {end}")
         text = f"{before}{start}\n{table}\n{end}{after}"
     return text
 

@@ -38,8 +38,32 @@ def test_readme_tables_come_from_the_results():
 
 
 def test_tables_are_filled_between_their_marks():
-    text = "a\n<!-- table:training -->\nold\n<!-- end:training -->\nb\n"
-    start, end = "<!-- table:reconstruction -->", "<!-- end:reconstruction -->"
-    filled = readme.filled(text + f"{start}\n{end}\n")
-    assert "old" not in filled and filled.startswith("a\n") and "\nb\n" in filled
+    marks = [f"<!-- table:{name} -->\nold\n<!-- end:{name} -->\nb\n" for name in readme.tables()]
+    filled = readme.filled("a\n" + "".join(marks))
+    assert "old" not in filled and filled.startswith("a\n")
+    assert filled.count("\nb\n") == len(marks)
     assert "| static |" in filled
+    with pytest.raises(ValueError, match="add the lines <!-- table:training"):
+        readme.filled(marks[0])
+
+
+def test_rasterizer_tables_pair_ours_with_the_peers(monkeypatch):
+    def case(name, batch, us, **more):
+        keys = ("fwd_us", "fwd_kernel_us", "fwd_bwd_us", "fwd_bwd_kernel_us")
+        shape = dict(name=name, n=50_000, size=512, px=1.6, batch=batch, fwd_bwd_memory_mb=us)
+        return shape | dict.fromkeys(keys, us) | dict(instances_per_frame=1000 * us) | more
+
+    cases = [
+        case("ours", 1, 20.0, fwd_bwd_stages_us={"blend": 2.0, "sums": 9.0}, fwd_floor_us=[7, 8]),
+        case("gsplat", 1, 50.0, fwd_bwd_stages_us={"blend": 5.0, "torch": 1.0}),
+    ]
+    monkeypatch.setattr(readme, "_cases", lambda name: cases if "raster" in name else [])
+    tables = readme.tables()
+    assert "| 50,000, 512, 1.6 | 1 | 20 / 50 (**2.5x**) |" in tables["rasterizer"]
+    rows = tables["stages"].splitlines()
+    assert rows[0] == "| us a frame | 1 frame: ours | 1 frame: gsplat |"
+    assert rows[2:5] == ["| sums | 9.0 | - |", "| blend | 2.0 | 5.0 |", "| torch | - | 1.0 |"]
+    assert rows[-1] == "| forward alone: floor, estimated | 7-8 | - |"
+    del cases[1]
+    with pytest.raises(ValueError, match="shorter"):
+        readme.tables()
