@@ -169,5 +169,5 @@ def _interpret(
 
 
 def _uninitialised(output: ShapeDtypeStruct) -> np.ndarray:
-    is_float = np.issubdtype(output.dtype, np.floating)
+    is_float = jax.dtypes.issubdtype(output.dtype, np.floating)  # bfloat16 as well
     return np.full(output.shape, np.nan if is_float else np.iinfo(output.dtype).max, output.dtype)

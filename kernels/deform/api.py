@@ -119,4 +119,12 @@ def _why_not(weights: DeformWeights) -> str | None:
     """One line that says why the kernel does not take these weights; None if it does."""
     if weights.network == "bspline":
         return "its kernel has no B-splines"
+    d_model, ffn_width = weights.ffn_in.kernel.shape
+    width = weights.color.kernel.shape[1]
+    powers = all(size >= 16 and size & (size - 1) == 0 for size in (d_model, ffn_width, width))
+    if not powers or d_model > 64:
+        return (
+            "it takes 16, 32 or 64 features and layers as wide as a power of two from 16 on, got "
+            f"{d_model} features, widths {ffn_width} and {width}"
+        )
     return None

@@ -72,15 +72,26 @@ def compile_kernel(name):
     names = [parameter.name for parameter in kernel.params]
     constants = {n: value for n, value in constants.items() if n in names}
     integers = POINTERS | (dict(sums="*i32") if name in ("project", "project_8", "scan") else {})
-    signature = {
-        n: "constexpr" if n in constants else integers.get(n, "*fp32") for n in names
-    }  # fmt: skip
+    pointers = {n: integers.get(n, "*fp32") for n in names if n not in constants}
+    return assemble(kernel, pointers, constants, dict(scan=8, bounds=8).get(name, 1))[:2]
+
+
+def assemble(kernel, pointers, constants, num_warps):
+    """SASS text, resource line and bytes of shared memory of a kernel.
+
+    Args:
+      kernel: A `@triton.jit` function.
+      pointers: Type of each array, by name.
+      constants: Compile-time numbers, by name.
+      num_warps: Warps per program.
+    """
+    names = [parameter.name for parameter in kernel.params]
     source = ASTSource(
-        kernel, signature=signature,
+        kernel, signature={n: pointers.get(n, "constexpr") for n in names},
         constexprs={(names.index(n),): value for n, value in constants.items()},
-        attrs={(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if n not in constants},
+        attrs={(names.index(n),): [["tt.divisibility", 16]] for n in pointers},
     )  # fmt: skip
-    options = dict(num_warps=dict(scan=8, bounds=8).get(name, 1), num_stages=1)
+    options = dict(num_warps=num_warps, num_stages=1)
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
@@ -93,6 +104,7 @@ def compile_kernel(name):
         return (
             read(triton.knobs.nvidia.nvdisasm, "-c"),
             read(triton.knobs.nvidia.cuobjdump, "-res-usage"),
+            compiled.metadata.shared,
         )
 
 
@@ -101,6 +113,17 @@ def blend_loop(sass):
 
     Without what a branch inside it skips, which is rare: a pixel stops.
     """
+    lines, jumps = instructions(sass)
+    for last, first in jumps.items():
+        loop = range(first, last + 1)
+        if any("MUFU.EX2" in lines[i] for i in loop) and first < last:
+            skipped = [range(i + 1, jumps[i]) for i in loop if i < jumps.get(i, 0) <= last]
+            return [lines[i] for i in loop if not any(i in some for some in skipped)]
+    return []
+
+
+def instructions(sass):
+    """All instructions, and of those that jump, by their place, where to."""
     lines, labels = [], {}
     for line in sass.splitlines():
         label = re.match(r"\s*(\.L_x_\d+):", line)
@@ -114,12 +137,7 @@ def blend_loop(sass):
         for i, line in enumerate(lines)
         if (match := re.search(r"BRA.*`\((\.L_x_\d+)\)", line))
     }
-    for last, first in jumps.items():
-        loop = range(first, last + 1)
-        if any("MUFU.EX2" in lines[i] for i in loop) and first < last:
-            skipped = [range(i + 1, jumps[i]) for i in loop if i < jumps.get(i, 0) <= last]
-            return [lines[i] for i in loop if not any(i in some for some in skipped)]
-    return []
+    return lines, jumps
 
 
 def measure(name):
@@ -127,12 +145,16 @@ def measure(name):
     sass, usage = compile_kernel(name)
     loop = blend_loop(sass)
     entries = sum("MUFU.EX2" in text for text in loop) // 2  # two pixels per lane
-    return dict(
-        registers=int(re.search(r"REG:(\d+)", usage)[1]),
-        spilt=int(re.search(r"LOCAL:(\d+)", usage)[1]) + int(re.search(r"STACK:(\d+)", usage)[1]),
+    return resources(usage) | dict(
         barriers_in_loop=sum("BAR." in text for text in loop),
         instructions_per_entry=len(loop) / entries if entries else None,
     )
+
+
+def resources(usage):
+    """Registers and spilt bytes by the resource line."""
+    spilt = [int(re.search(rf"{kind}:(\d+)", usage)[1]) for kind in ("LOCAL", "STACK")]
+    return dict(registers=int(re.search(r"REG:(\d+)", usage)[1]), spilt=sum(spilt))
 
 
 if __name__ == "__main__":

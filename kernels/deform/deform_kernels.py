@@ -1,0 +1,257 @@
+"""Triton kernel of `triton_path`: all that happens to Gaussians between inputs and attributes.
+
+A row is a Gaussian in a frame. Operands of products are rounded to bfloat16, sums and all else are
+float32. Hidden units come UNITS at a time: their values never leave the registers, only their
+weights pass through shared memory, once for all rows of a program.
+"""
+
+import triton
+import triton.language as tl
+
+GEOMETRY = tl.constexpr(16)  # `types.GEOMETRY`
+ALL = tl.constexpr(tl.PropagateNan.ALL)
+
+
+@triton.jit
+def _operand(x, ASM: tl.constexpr):
+    """Numbers as operands of `_dot`: rounded to bfloat16, to the nearest and then the even one.
+
+    Triton's interpreter cuts digits off instead and multiplies the bits of bfloat16 as integers.
+    There operands are float32 numbers of so many digits: their products are exact either way, only
+    the order of the sums differs.
+    """
+    if ASM:
+        return x.to(tl.bfloat16)
+    else:
+        bits = x.to(tl.float32).to(tl.uint32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+        return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _dot(a, b, total, ASM: tl.constexpr):
+    """Add a b to `total`, for operands."""
+    return tl.dot(a, _operand(b, ASM), total, input_precision="ieee")
+
+
+@triton.jit
+def _relu(x):
+    return tl.maximum(x, 0.0, propagate_nan=ALL)
+
+
+@triton.jit
+def _silu(x, ASM: tl.constexpr):
+    """Return x sigmoid(x); with ASM by the hardware's tanh, to 2^-11 of x / 2."""
+    if ASM:
+        half = x * 0.5
+        tanh = tl.inline_asm_elementwise(
+            "tanh.approx.f32 $0, $1;", "=f,f", (half,), tl.float32, True, 1
+        )
+        return half * tanh + half
+    else:
+        return x / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def _normalise(x, scale, bias, EPSILON: tl.constexpr):
+    x = x - (tl.sum(x, axis=1) / x.shape[1])[:, None]
+    inverse = tl.rsqrt(tl.sum(x * x, axis=1) / x.shape[1] + EPSILON)
+    return x * inverse[:, None] * scale[None, :] + bias[None, :]
+
+
+@triton.jit
+def _expand(x, TAYLOR: tl.constexpr, ASM: tl.constexpr):
+    """Columns of a layer's inputs, as operands."""
+    if TAYLOR:
+        columns = (_operand(_silu(x, ASM), ASM), _operand(x, ASM), _operand(x * x, ASM))
+    else:
+        columns = (_operand(_relu(x), ASM),)
+    return columns
+
+
+@triton.jit
+def _apply(
+    columns, kernel, inputs, outputs, total,
+    FAN_IN: tl.constexpr, FAN_OUT: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """Add columns times the part [:, inputs, outputs] of a [C, in, out] kernel to `total`."""
+    for i in tl.static_range(len(columns)):
+        matrix = tl.load(kernel + (inputs + i * FAN_IN)[:, None] * FAN_OUT + outputs[None, :])
+        total = _dot(columns[i], matrix, total, ASM)
+    return total
+
+
+@triton.jit
+def _two_layers(
+    columns, total, inner, inner_bias, outer, feature, column,
+    FIRST: tl.constexpr, COUNT: tl.constexpr, STRIDE: tl.constexpr, UNITS: tl.constexpr,
+    TAYLOR: tl.constexpr, STAGES: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """Add what two layers make of `columns`, by way of the COUNT hidden units from FIRST on.
+
+    The kernels are [C, in, STRIDE] and [C, COUNT, out].
+    """
+    fan_in: tl.constexpr = feature.shape[0]
+    fan_out: tl.constexpr = column.shape[0]
+    for first in tl.range(0, COUNT, UNITS, num_stages=STAGES):
+        unit = first + tl.arange(0, UNITS)
+        x = tl.zeros([total.shape[0], UNITS], tl.float32)
+        x = _apply(columns, inner, feature, unit + FIRST, x, fan_in, STRIDE, ASM)
+        x = x + tl.load(inner_bias + unit + FIRST)[None, :]
+        total = _apply(_expand(x, TAYLOR, ASM), outer, unit, column, total, COUNT, fan_out, ASM)
+    return total
+
+
+@triton.jit
+def _attend(
+    static_mix, dynamic_mix, tokens, row, exists, frame, feature,
+    GAIN: tl.constexpr, AGENTS: tl.constexpr, TOKENS: tl.constexpr, D: tl.constexpr,
+    ROWS: tl.constexpr, AGENT_BLOCK: tl.constexpr, TOKEN_BLOCK: tl.constexpr,
+    STAGES: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """GAIN (P G) S."""
+    token = tl.arange(0, TOKEN_BLOCK)
+    is_token = token < TOKENS
+    shares = tl.zeros([ROWS, TOKEN_BLOCK], tl.float32)
+    for first in tl.range(0, AGENTS, AGENT_BLOCK, num_stages=STAGES):
+        agent = first + tl.arange(0, AGENT_BLOCK)
+        is_agent = agent < AGENTS
+        static = tl.load(
+            static_mix + row[:, None] * AGENTS + agent[None, :],
+            mask=exists[:, None] & is_agent[None, :], other=0.0,
+        )  # fmt: skip
+        dynamic = tl.load(
+            dynamic_mix + (frame * AGENTS + agent)[:, None] * TOKENS + token[None, :],
+            mask=is_agent[:, None] & is_token[None, :], other=0.0,
+        )  # fmt: skip
+        shares = _dot(_operand(static, ASM), dynamic, shares, ASM)
+    values = tl.load(
+        tokens + (frame * TOKENS + token)[:, None] * D + feature[None, :],
+        mask=is_token[:, None], other=0.0,
+    )  # fmt: skip
+    nothing = tl.zeros([ROWS, D], tl.float32)
+    return _dot(_operand(shares, ASM), values * GAIN, nothing, ASM)
+
+
+@triton.jit
+def _load_some(pointer, row, exists, column, FIRST: tl.constexpr, SIZE: tl.constexpr):
+    """An array [N, SIZE] as the columns from FIRST on of a block of rows, 0 elsewhere."""
+    own = (column >= FIRST) & (column < FIRST + SIZE)
+    place = row[:, None] * SIZE + (column - FIRST)[None, :]
+    return tl.load(pointer + place, mask=exists[:, None] & own[None, :], other=0.0)
+
+
+@triton.jit
+def _store_some(pointer, values, row, exists, column, FIRST: tl.constexpr, SIZE: tl.constexpr):
+    own = (column >= FIRST) & (column < FIRST + SIZE)
+    place = row[:, None] * SIZE + (column - FIRST)[None, :]
+    tl.store(pointer + place, values, mask=exists[:, None] & own[None, :])
+
+
+@triton.jit
+def _finish_geometry(
+    change, means, log_scales, quats, logit_opacities,
+    out_means, out_quats, out_scales, out_opacities, row, at, exists,
+):  # fmt: skip
+    """Add the canonical attributes to what the heads say, activate, store."""
+    column = tl.arange(0, GEOMETRY)
+    x = change + _load_some(means, row, exists, column, 0, 3)
+    x += _load_some(log_scales, row, exists, column, 3, 3)
+    x += _load_some(quats, row, exists, column, 6, 4)
+    x += _load_some(logit_opacities, row, exists, column, 10, 1)
+    exponential = tl.exp(tl.where(column == 10, -1.0, 1.0)[None, :] * x)
+    _store_some(out_means, x, at, exists, column, 0, 3)
+    _store_some(out_scales, exponential, at, exists, column, 3, 3)
+    _store_some(out_quats, x, at, exists, column, 6, 4)
+    _store_some(out_opacities, 1.0 / (1.0 + exponential), at, exists, column, 10, 1)
+
+
+@triton.jit
+def _staged(columns, scratch, place, ASM: tl.constexpr):
+    """The same operands, by way of memory that only this program uses.
+
+    Triton keeps an operand that was computed in registers, and one that was loaded in shared
+    memory, from where tensor cores read it as well. That leaves registers for twice the rows.
+    """
+    size: tl.constexpr = place.shape[0] * place.shape[1]
+    own = scratch + tl.program_id(0).to(tl.int64) * (len(columns) * size) + place
+    for i in tl.static_range(len(columns)):
+        tl.store(own + i * size, columns[i])
+    tl.debug_barrier()  # other threads load what this one stored
+    loaded = ()
+    for i in tl.static_range(len(columns)):
+        loaded = loaded + (_operand(tl.load(own + i * size), ASM),)
+    return loaded
+
+
+@triton.jit
+def deform_kernel(
+    means, log_scales, quats, logit_opacities, sh, features, static_mix, dynamic_mix, tokens,
+    norm1_scale, norm1_bias, ffn_in, ffn_in_bias, ffn_out, ffn_out_bias, norm2_scale, norm2_bias,
+    hidden, hidden_bias, geometry, geometry_bias, color, color_bias,
+    out_means, out_quats, out_scales, out_opacities, out_sh, scratch,
+    N: tl.constexpr, FRAMES: tl.constexpr, AGENTS: tl.constexpr, TOKENS: tl.constexpr,
+    D: tl.constexpr, FFN: tl.constexpr, WIDTH: tl.constexpr, COLORS: tl.constexpr,
+    COLOR_BLOCK: tl.constexpr, TAYLOR: tl.constexpr, GAIN: tl.constexpr, EPSILON: tl.constexpr,
+    ROWS: tl.constexpr, UNITS: tl.constexpr, AGENT_BLOCK: tl.constexpr,
+    TOKEN_BLOCK: tl.constexpr, STAGES: tl.constexpr, STAGED: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """Deform ROWS Gaussians in one frame.
+
+    Programs of the same Gaussians are neighbours: what all frames share comes from the cache.
+
+    Args (pointers, float32 unless stated):
+      means, log_scales, quats, logit_opacities, sh: [N, 3 | 3 | 4 | 1 | COLORS], canonical.
+      features: [N, D].
+      static_mix: [N, AGENTS], of any floating type.
+      dynamic_mix: [FRAMES, AGENTS, TOKENS].
+      tokens: [FRAMES, TOKENS, D].
+      norm1_scale to norm2_bias: [D], but [D, FFN], [FFN], [FFN, D], [D] between; matrices bfloat16.
+      hidden, hidden_bias: [C, D, 5 WIDTH] bfloat16, [5 WIDTH].
+      geometry, geometry_bias: [C, 4 WIDTH, 16] bfloat16, [16].
+      color, color_bias: [C, WIDTH, COLOR_BLOCK] bfloat16, [COLOR_BLOCK].
+      out_means, out_quats, out_scales, out_opacities, out_sh: [FRAMES, N, 3 | 4 | 3 | 1 | COLORS].
+      scratch: [programs, C, ROWS, D] bfloat16, read and written if STAGED.
+    """
+    frame = tl.program_id(0) % FRAMES
+    row = tl.program_id(0) // FRAMES * ROWS + tl.arange(0, ROWS)
+    exists = row < N
+    at = frame * N + row
+    feature = tl.arange(0, D)
+    x = _attend(
+        static_mix, dynamic_mix, tokens, row, exists, frame, feature,
+        GAIN, AGENTS, TOKENS, D, ROWS, AGENT_BLOCK, TOKEN_BLOCK, STAGES, ASM,
+    )  # fmt: skip
+    x += tl.load(features + row[:, None] * D + feature[None, :], mask=exists[:, None], other=0.0)
+    x = _normalise(x, tl.load(norm1_scale + feature), tl.load(norm1_bias + feature), EPSILON)
+
+    sums = x + tl.load(ffn_out_bias + feature)[None, :]
+    x = _two_layers(
+        (_operand(x, ASM),), sums, ffn_in, ffn_in_bias, ffn_out, feature, feature,
+        0, FFN, FFN, UNITS, False, STAGES, ASM,
+    )  # fmt: skip
+    x = _normalise(x, tl.load(norm2_scale + feature), tl.load(norm2_bias + feature), EPSILON)
+    columns = _expand(x, TAYLOR, ASM)
+    if STAGED:
+        place = tl.arange(0, ROWS)[:, None] * D + feature[None, :]
+        columns = _staged(columns, scratch, place, ASM)
+
+    column = tl.arange(0, COLOR_BLOCK)
+    change = tl.zeros([ROWS, COLOR_BLOCK], tl.float32) + tl.load(color_bias + column)[None, :]
+    change = _two_layers(
+        columns, change, hidden, hidden_bias, color, feature, column,
+        4 * WIDTH, WIDTH, 5 * WIDTH, UNITS, TAYLOR, STAGES, ASM,
+    )  # fmt: skip
+    change += _load_some(sh, row, exists, column, 0, COLORS)
+    _store_some(out_sh, change, at, exists, column, 0, COLORS)
+
+    part = tl.arange(0, GEOMETRY)
+    total = tl.zeros([ROWS, GEOMETRY], tl.float32) + tl.load(geometry_bias + part)[None, :]
+    total = _two_layers(
+        columns, total, hidden, hidden_bias, geometry, feature, part,
+        0, 4 * WIDTH, 5 * WIDTH, UNITS, TAYLOR, STAGES, ASM,
+    )  # fmt: skip
+    _finish_geometry(
+        total, means, log_scales, quats, logit_opacities,
+        out_means, out_quats, out_scales, out_opacities, row, at, exists,
+    )  # fmt: skip

@@ -1,0 +1,125 @@
+"""`deform` on an NVIDIA GPU: one Triton kernel, nothing but inputs and attributes in memory.
+
+Floors for 50,000 Gaussians, "taylor", 64 features, heads of 128, degree 3, on an H200, per frame:
+19 GFLOP, padding included, at 790 TFLOP/s: 24 us ("mlp" 10 us); 709 hyperbolic tangents and the
+like a Gaussian at 16 a cycle: 10 us; 56 MB of inputs and attributes at 4.3 TB/s: 13 us, 3 us for
+further frames of a batch. And every program reads 370 KB of weights from the second-level cache:
+150 MB with 128 rows a program, 75 MB with 256, at about 5.5 TB/s: 27 us or 14 us. All of these
+overlap as far as the programs of a multiprocessor are at different places.
+
+Not computed here: B-splines. Nine columns an input do not fit in registers or shared memory beside
+the rest, and evaluating them again for every matrix takes 16 times the instructions.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import ShapeDtypeStruct
+from jaxtyping import Array, Float
+
+from kernels import _triton
+from kernels._checks import require
+from kernels.deform import deform_kernels
+from kernels.deform.types import Deformed, DeformInputs, DeformWeights
+
+
+class Tile(NamedTuple):
+    """How a program works."""
+
+    rows: int  # Gaussians of one frame; all of them read the weights once
+    units: int  # hidden units at a time
+    warps: int
+    stages: int  # weights of so many steps are in shared memory
+    staged: bool  # operands of the heads in shared memory instead of registers
+
+
+SMALL = Tile(rows=128, units=64, warps=8, stages=2, staged=False)
+LARGE = Tile(rows=256, units=64, warps=16, stages=2, staged=True)
+MULTIPROCESSORS = 132  # of an H100 or H200; each runs one program at a time
+AGENT_BLOCK = 64
+MAX_NUMBERS = 2**31  # the kernel's indices have 32 bits
+
+
+def deform_triton(
+    canonical: DeformInputs,
+    features: Float[Array, "N D"],
+    static_mix: Float[Array, "N A"],
+    dynamic_mix: Float[Array, "B A T"],
+    tokens: Float[Array, "B T D"],
+    weights: DeformWeights,
+) -> Deformed:
+    """Deform with the Triton kernel; arguments and results as `deform`.
+
+    Matrices that are not bfloat16 yet are cast in every call; so is `static_mix` by the kernel.
+
+    Raises:
+      NotImplementedError: if it is differentiated.
+      ValueError: if an array has more numbers than 32 bits can count.
+    """
+    tile = pick_tile(features.shape[0], tokens.shape[0])
+    return deform_tiles(tile, canonical, features, static_mix, dynamic_mix, tokens, weights)
+
+
+def pick_tile(n_gaussians: int, n_frames: int) -> Tile:
+    """The large tile, which reads the weights half as often, unless it leaves more idle."""
+    rounds = lambda tile: -(-_programs(tile, n_gaussians, n_frames) // MULTIPROCESSORS)
+    return LARGE if rounds(LARGE) * LARGE.rows <= rounds(SMALL) * SMALL.rows else SMALL
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def deform_tiles(
+    tile: Tile,
+    canonical: DeformInputs,
+    features: Float[Array, "N D"],
+    static_mix: Float[Array, "N A"],
+    dynamic_mix: Float[Array, "B A T"],
+    tokens: Float[Array, "B T D"],
+    weights: DeformWeights,
+) -> Deformed:
+    """`deform_triton` with programs of a given kind."""
+    n_frames, n_tokens, d_model = tokens.shape
+    n_gaussians, n_agents = static_mix.shape
+    n_harmonics = canonical.sh.shape[1]
+    n_outputs = n_frames * canonical.sh.size
+    require(
+        max(n_outputs, static_mix.size, features.size) < MAX_NUMBERS,
+        f"frames: expected arrays of fewer than {MAX_NUMBERS} numbers, got {n_outputs} colours of "
+        f"{n_frames} frames; deform fewer frames at once",
+    )
+    w = jax.tree.map(lambda v: v.astype(jnp.bfloat16 if v.ndim > 1 else jnp.float32), weights)
+    arrays = jax.tree.map(lambda v: v.astype(jnp.float32), (*canonical, features))
+    mixes = static_mix, *(v.astype(jnp.float32) for v in (dynamic_mix, tokens))
+    n_columns, fan_in, _ = w.hidden.kernel.shape
+    width, ffn_width = w.color.kernel.shape[1], w.ffn_in.bias.size
+    programs = _programs(tile, n_gaussians, n_frames)
+    scratch = (programs, n_columns, tile.rows, fan_in) if tile.staged else (1,)
+    shape = lambda *own: ShapeDtypeStruct((n_frames, n_gaussians, *own), jnp.float32)
+    *outputs, _ = _triton.triton_call(
+        deform_kernels.deform_kernel, *arrays, *mixes, *w.norm1, *w.ffn_in, *w.ffn_out, *w.norm2,
+        *w.hidden, *w.geometry, *w.color,
+        outputs=(
+            shape(3), shape(4), shape(3), shape(), shape(n_harmonics, 3),
+            ShapeDtypeStruct(scratch, jnp.bfloat16),
+        ),
+        grid=programs, num_warps=tile.warps,
+        N=n_gaussians, FRAMES=n_frames, AGENTS=n_agents, TOKENS=n_tokens, D=d_model,
+        FFN=ffn_width, WIDTH=width, COLORS=3 * n_harmonics, COLOR_BLOCK=w.color.bias.size,
+        TAYLOR=int(w.network == "taylor"), GAIN=float(w.gain), EPSILON=float(w.epsilon),
+        ROWS=tile.rows, UNITS=min(tile.units, width, ffn_width), AGENT_BLOCK=AGENT_BLOCK,
+        TOKEN_BLOCK=max(16, 1 << (n_tokens - 1).bit_length()), STAGES=tile.stages,
+        STAGED=int(tile.staged), ASM=not _triton.is_interpreting(),
+    )  # fmt: skip
+    return Deformed(*outputs)
+
+
+@deform_tiles.defjvp
+def _no_derivative(*_arguments: Any) -> None:
+    raise NotImplementedError(
+        "deform: the Triton kernel has no derivative; pass implementation='xla'"
+    )
+
+
+def _programs(tile: Tile, n_gaussians: int, n_frames: int) -> int:
+    return -(-n_gaussians // tile.rows) * n_frames

@@ -1,0 +1,70 @@
+"""Compiles `deform`'s Triton kernel for sm_90 without a GPU and prints what the code costs.
+
+Run on its own, without TRITON_INTERPRET: `python deform_gate.py` prints one JSON object, by network
+and rows per program: registers, spilt bytes, bytes of shared memory, how many products there are on
+Hopper's tensor cores and on the slow path, how many groups of them wait for the one before, and of
+the loops over hidden units the barriers and the instructions per unit.
+"""
+
+import json
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from compile_gate import assemble, instructions, resources
+from deform_cases import make_case, pack
+
+from kernels import _triton
+from kernels.deform.triton_path import LARGE, SMALL, deform_tiles
+
+GAUSSIANS = 50_000
+PAPER = dict(n=2, frames=1, agents=200, tokens=12, d=64, units=128, ffn=128, k=16)
+CASES = [("taylor", SMALL), ("taylor", LARGE), ("mlp", LARGE)]
+POINTERS = dict(float32="*fp32", bfloat16="*bf16")
+
+
+def launch_of(network, tile):
+    """Kernel, arrays, constants and warps of one call, as `triton_call` gets them."""
+    case = make_case(network, **PAPER)
+    many = lambda v: jax.ShapeDtypeStruct((GAUSSIANS, *v.shape[1:]), v.dtype)
+    canonical, features, static, *others = case.arrays
+    arrays = (*jax.tree.map(many, (canonical, features)), many(static.astype(jnp.bfloat16)))
+    seen = []
+
+    def record(kernel, *arrays, outputs, grid, num_warps, **constants):
+        seen.append((kernel, (*arrays, *outputs), constants, num_warps))
+        return tuple(jnp.zeros(o.shape, o.dtype) for o in outputs)
+
+    _triton.triton_call = record
+    jax.eval_shape(partial(deform_tiles, tile), *arrays, *others, pack(case, jnp.bfloat16))
+    return seen[0]
+
+
+def measure(network, tile):
+    """Cost of the machine code."""
+    kernel, arrays, constants, num_warps = launch_of(network, tile)
+    names = [parameter.name for parameter in kernel.params]
+    pointers = {n: POINTERS[a.dtype.name] for n, a in zip(names, arrays, strict=False)}
+    sass, usage, shared = assemble(kernel, pointers, constants, num_warps)
+    lines, jumps = instructions(sass)
+    loops = [lines[first : last + 1] for last, first in jumps.items() if first < last]
+    loops = [loop for loop in loops if sum("HGMMA" in text for text in loop) > 4][-2:]
+    units = tile.rows * constants["UNITS"] / (32 * num_warps)
+    return resources(usage) | dict(
+        shared=shared,
+        products=count(r"\bHGMMA", lines),
+        slow_products=count(r"\bHMMA", lines),
+        waits=count(r"WARPGROUP\.ARRIVE", lines),
+        barriers=max(count(r"\bBAR\.", loop) for loop in loops),
+        instructions_per_unit=max(map(len, loops)) / units,
+    )
+
+
+def count(pattern, lines):
+    """How many instructions have it."""
+    return sum(bool(re.search(pattern, text)) for text in lines)
+
+
+if __name__ == "__main__":
+    print(json.dumps({f"{n}_{t.rows}": measure(n, t) for n, t in CASES}))

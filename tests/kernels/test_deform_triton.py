@@ -1,0 +1,161 @@
+"""`deform`'s Triton kernel, in Triton's interpreter, against the implementation in JAX."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from deform_cases import make_case, pack
+
+from kernels import _triton
+from kernels.deform import deform
+from kernels.deform.xla_path import deform_xla
+
+ROOT = pathlib.Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton is not installed (Linux only)"
+)
+# The cases are small: compiling takes far longer than running, so compile in a hurry. And keep XLA
+# from dropping a rounding to bfloat16 where the result is wanted in float32.
+OPTIONS = {"xla_backend_optimization_level": 0, "xla_allow_excess_precision": False}
+in_jax = jax.jit(deform_xla, compiler_options=OPTIONS)
+
+
+def run(case, rows=32, units=32, staged=False, dtype=jnp.bfloat16):
+    """The kernel on small tiles: several programs with little to interpret."""
+    from kernels.deform.triton_path import Tile, deform_tiles
+
+    tile = Tile(rows=rows, units=units, warps=4, stages=2, staged=staged)
+    return deform_tiles(tile, *case.arrays, pack(case, dtype))
+
+
+def assert_close(got, case):
+    """Equal but for sums in another order, which now and then turn the rounding of an operand."""
+    same = in_jax(*case.arrays, pack(case, jnp.bfloat16))
+    exact = in_jax(*case.arrays, pack(case))
+    for name, value, want, full in zip(same._fields, got, same, exact, strict=True):
+        assert value.shape == want.shape and value.dtype == jnp.float32, name
+        scale = np.max(np.abs(full))
+        error = np.abs(value - want) / scale
+        assert np.quantile(error, 0.75) < 1e-6 and np.max(error) < 2e-3, name
+        assert np.max(np.abs(value - full)) < 0.02 * scale, name
+
+
+@pytest.mark.parametrize(
+    ("network", "staged", "sizes"),
+    [
+        ("taylor", False, dict(k=16, d=64, units=64, ffn=128, n=33)),
+        ("taylor", True, dict(k=4, d=32, units=32, ffn=64, n=64, tokens=20, frames=3)),
+        ("mlp", False, dict(k=9, d=32, units=16, ffn=32, n=40, frames=1, agents=130)),
+        ("mlp", True, dict(k=1, d=64, units=64, ffn=64, n=31)),
+        ("taylor", True, dict(k=1, d=16, units=16, ffn=16, n=1, frames=1, agents=1, tokens=1)),
+    ],
+)
+def test_kernel_equals_jax_with_operands_rounded_alike(network, staged, sizes):
+    """Widths, harmonics, frames, agents and tokens, Gaussians under, over and at full programs."""
+    case = make_case(network, **(dict(agents=70, tokens=5) | sizes))
+    assert_close(run(case, staged=staged), case)
+
+
+def test_api_runs_the_kernel_with_weights_of_either_type():
+    """Cast when packed or in the call: the same bits. `static_mix` may be bfloat16 as well."""
+    case = make_case("taylor", n=9, d=32, units=32, ffn=32, frames=1)
+    got = deform(*case.arrays, pack(case), implementation="triton")
+    assert_close(got, case)
+    canonical, features, static, *others = case.arrays
+    arrays = (canonical, features, jnp.asarray(static, jnp.bfloat16), *others)
+    again = deform(*arrays, pack(case, jnp.bfloat16), implementation="triton")
+    jax.tree.map(np.testing.assert_array_equal, got, again)
+
+
+@pytest.mark.parametrize("network", ["taylor", "mlp"])
+def test_a_gaussian_that_is_not_finite_harms_no_other(network):
+    case = make_case(network, n=40, d=32, units=32, ffn=32, frames=1)
+    clean = run(case)
+    canonical, features, static, *others = jax.tree.map(np.copy, case.arrays)
+    features[3, 5], features[20, 0], static[35, 2] = np.nan, np.inf, np.nan
+    canonical.means[7, 1], canonical.sh[8, 0, 2] = np.nan, -np.inf
+    case.arrays = (canonical, features, static, *others)
+    got = run(case)
+    for row in (3, 20, 35):  # poisoned before the heads
+        assert not any(np.any(np.isfinite(value[0, row])) for value in got), row
+    assert np.isnan(got.means[0, 7, 1]) and np.isinf(got.sh[0, 8, 0, 2])
+    others = np.setdiff1d(np.arange(40), (3, 7, 8, 20, 35))
+    for value, want in zip(got, clean, strict=True):
+        np.testing.assert_array_equal(value[:, others], want[:, others])
+
+
+def test_what_the_kernel_cannot_do_is_said(monkeypatch):
+    monkeypatch.setattr(_triton, "is_default", lambda: True)
+    case = make_case("bspline", n=4, d=16, units=16, ffn=16)
+    with pytest.raises(NotImplementedError, match="its kernel has no B-splines; pass 'xla'"):
+        deform(*case.arrays, pack(case), implementation="triton")
+    program = str(jax.make_jaxpr(lambda: deform(*case.arrays, pack(case)))())
+    assert "pure_callback" not in program  # None picks what can do it
+    fine = make_case("mlp", n=4, d=16, units=16, ffn=16)
+    assert "pure_callback" in str(jax.make_jaxpr(lambda: deform(*fine.arrays, pack(fine)))())
+    case = make_case("mlp", n=4, d=24, units=16, ffn=16)
+    with pytest.raises(NotImplementedError, match="got 24 features, widths 16 and 16"):
+        deform(*case.arrays, pack(case), implementation="triton")
+
+
+def test_no_gradient():
+    case = make_case("mlp", n=4, d=16, units=16, ffn=16)
+    weights = pack(case)
+
+    def loss(tokens):
+        arrays = (*case.arrays[:-1], tokens)
+        return jnp.sum(deform(*arrays, weights, implementation="triton").means)
+
+    with pytest.raises(NotImplementedError, match="no derivative; pass implementation='xla'"):
+        jax.grad(loss)(case.arrays[-1])
+
+
+def test_more_numbers_than_the_kernel_can_index_are_refused():
+    case = make_case("mlp", n=4, d=16, units=16, ffn=16, frames=1)
+    many = lambda v: jax.ShapeDtypeStruct((2**28, *v.shape[1:]), v.dtype)
+    canonical, features, static, *others = case.arrays
+    arrays = (*jax.tree.map(many, (canonical, features, static)), *others)
+    with pytest.raises(ValueError, match="fewer than 2147483648 numbers"):
+        jax.eval_shape(lambda *a: deform(*a, pack(case), implementation="triton"), *arrays)
+
+
+def test_large_tiles_only_where_they_leave_no_more_idle():
+    from kernels.deform.triton_path import LARGE, MULTIPROCESSORS, SMALL, pick_tile
+
+    full = MULTIPROCESSORS * LARGE.rows
+    for n_gaussians, n_frames, want in [
+        (1, 1, SMALL),
+        (full // 2, 1, SMALL),
+        (full // 2 + 1, 1, LARGE),
+        (full, 1, LARGE),
+        (full + 1, 1, SMALL),
+        (50_000, 1, SMALL),
+        (50_000, 16, LARGE),
+    ]:
+        assert pick_tile(n_gaussians, n_frames) == want, (n_gaussians, n_frames)
+
+
+def test_machine_code_for_hopper_stays_within_its_budget():
+    """Compiled without a GPU: tensor cores fed without waiting, nothing spilt, few instructions."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment |= dict(PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu")
+    script = pathlib.Path(__file__).parent / "deform_gate.py"
+    result = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True
+    )
+    costs = json.loads(result.stdout)
+    for name, cost in costs.items():
+        assert cost["spilt"] == 0 and cost["slow_products"] == 0 < cost["products"], name
+        assert cost["shared"] <= 227 * 1024, name
+        # One matrix after another; with too few registers every sixteen rows of one wait.
+        assert cost["waits"] <= 16, name
+        assert cost["barriers"] <= 2, name
+        assert cost["registers"] <= (128 if name.endswith("256") else 255), name
+        assert cost["instructions_per_unit"] <= (6 if name.startswith("mlp") else 14), name
