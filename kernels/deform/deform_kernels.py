@@ -13,6 +13,21 @@ ALL = tl.constexpr(tl.PropagateNan.ALL)
 
 
 @triton.jit
+def _rows(N: tl.constexpr, FRAMES: tl.constexpr, ROWS: tl.constexpr, ASM: tl.constexpr):
+    """The frame, the Gaussians and which of them exist; every call computes them anew.
+
+    Otherwise all that depends on them is computed first and takes registers in every loop.
+    """
+    program = tl.program_id(0)
+    if ASM:
+        program = tl.inline_asm_elementwise(
+            "mov.b32 $0, $1;", "=r,r", (program,), tl.int32, False, 1
+        )
+    row = program // FRAMES * ROWS + tl.arange(0, ROWS)
+    return program % FRAMES, row, row < N
+
+
+@triton.jit
 def _operand(x, ASM: tl.constexpr):
     """Numbers as operands of `_dot`: rounded to bfloat16, to the nearest and then the even one.
 
@@ -149,16 +164,17 @@ def _store_some(pointer, values, row, exists, column, FIRST: tl.constexpr, SIZE:
 
 
 @triton.jit
-def _finish_geometry(
-    change, means, log_scales, quats, logit_opacities,
-    out_means, out_quats, out_scales, out_opacities, row, at, exists,
-):  # fmt: skip
-    """Add the canonical attributes to what the heads say, activate, store."""
-    column = tl.arange(0, GEOMETRY)
-    x = change + _load_some(means, row, exists, column, 0, 3)
+def _load_geometry(means, log_scales, quats, logit_opacities, row, exists, column):
+    """Canonical attributes as the columns of `types.DeformWeights.geometry`."""
+    x = _load_some(means, row, exists, column, 0, 3)
     x += _load_some(log_scales, row, exists, column, 3, 3)
     x += _load_some(quats, row, exists, column, 6, 4)
-    x += _load_some(logit_opacities, row, exists, column, 10, 1)
+    return x + _load_some(logit_opacities, row, exists, column, 10, 1)
+
+
+@triton.jit
+def _store_geometry(x, out_means, out_quats, out_scales, out_opacities, at, exists, column):
+    """Activate and store."""
     exponential = tl.exp(tl.where(column == 10, -1.0, 1.0)[None, :] * x)
     _store_some(out_means, x, at, exists, column, 0, 3)
     _store_some(out_scales, exponential, at, exists, column, 3, 3)
@@ -213,10 +229,7 @@ def deform_kernel(
       out_means, out_quats, out_scales, out_opacities, out_sh: [FRAMES, N, 3 | 4 | 3 | 1 | COLORS].
       scratch: [programs, C, ROWS, D] bfloat16, read and written if STAGED.
     """
-    frame = tl.program_id(0) % FRAMES
-    row = tl.program_id(0) // FRAMES * ROWS + tl.arange(0, ROWS)
-    exists = row < N
-    at = frame * N + row
+    frame, row, exists = _rows(N, FRAMES, ROWS, ASM)
     feature = tl.arange(0, D)
     x = _attend(
         static_mix, dynamic_mix, tokens, row, exists, frame, feature,
@@ -236,14 +249,15 @@ def deform_kernel(
         place = tl.arange(0, ROWS)[:, None] * D + feature[None, :]
         columns = _staged(columns, scratch, place, ASM)
 
+    # These sums begin with what is added to them, for want of registers at the end.
     column = tl.arange(0, COLOR_BLOCK)
-    change = tl.zeros([ROWS, COLOR_BLOCK], tl.float32) + tl.load(color_bias + column)[None, :]
-    change = _two_layers(
-        columns, change, hidden, hidden_bias, color, feature, column,
+    colors = _load_some(sh, row, exists, column, 0, COLORS) + tl.load(color_bias + column)[None, :]
+    colors = _two_layers(
+        columns, colors, hidden, hidden_bias, color, feature, column,
         4 * WIDTH, WIDTH, 5 * WIDTH, UNITS, TAYLOR, STAGES, ASM,
     )  # fmt: skip
-    change += _load_some(sh, row, exists, column, 0, COLORS)
-    _store_some(out_sh, change, at, exists, column, 0, COLORS)
+    frame, row, exists = _rows(N, FRAMES, ROWS, ASM)
+    _store_some(out_sh, colors, frame * N + row, exists, column, 0, COLORS)
 
     part = tl.arange(0, GEOMETRY)
     total = tl.zeros([ROWS, GEOMETRY], tl.float32) + tl.load(geometry_bias + part)[None, :]
@@ -251,7 +265,8 @@ def deform_kernel(
         columns, total, hidden, hidden_bias, geometry, feature, part,
         0, 4 * WIDTH, 5 * WIDTH, UNITS, TAYLOR, STAGES, ASM,
     )  # fmt: skip
-    _finish_geometry(
-        total, means, log_scales, quats, logit_opacities,
-        out_means, out_quats, out_scales, out_opacities, row, at, exists,
-    )  # fmt: skip
+    frame, row, exists = _rows(N, FRAMES, ROWS, ASM)
+    total += _load_geometry(means, log_scales, quats, logit_opacities, row, exists, part)
+    _store_geometry(
+        total, out_means, out_quats, out_scales, out_opacities, frame * N + row, exists, part
+    )

@@ -19,14 +19,14 @@ from kernels import _triton
 from kernels.deform.triton_path import LARGE, SMALL, deform_tiles
 
 GAUSSIANS = 50_000
-PAPER = dict(n=2, frames=1, agents=200, tokens=12, d=64, units=128, ffn=128, k=16)
-CASES = [("taylor", SMALL), ("taylor", LARGE), ("mlp", LARGE)]
+PAPER = dict(n=2, agents=200, tokens=12, d=64, units=128, ffn=128, k=16)
+CASES = [("taylor", SMALL, 1), ("taylor", LARGE, 16), ("mlp", LARGE, 16)]  # and frames
 POINTERS = dict(float32="*fp32", bfloat16="*bf16")
 
 
-def launch_of(network, tile):
+def launch_of(network, tile, frames):
     """Kernel, arrays, constants and warps of one call, as `triton_call` gets them."""
-    case = make_case(network, **PAPER)
+    case = make_case(network, frames=frames, **PAPER)
     many = lambda v: jax.ShapeDtypeStruct((GAUSSIANS, *v.shape[1:]), v.dtype)
     canonical, features, static, *others = case.arrays
     arrays = (*jax.tree.map(many, (canonical, features)), many(static.astype(jnp.bfloat16)))
@@ -41,9 +41,9 @@ def launch_of(network, tile):
     return seen[0]
 
 
-def measure(network, tile):
+def measure(network, tile, frames):
     """Cost of the machine code."""
-    kernel, arrays, constants, num_warps = launch_of(network, tile)
+    kernel, arrays, constants, num_warps = launch_of(network, tile, frames)
     names = [parameter.name for parameter in kernel.params]
     pointers = {n: POINTERS[a.dtype.name] for n, a in zip(names, arrays, strict=False)}
     sass, usage, shared = assemble(kernel, pointers, constants, num_warps)
@@ -67,4 +67,4 @@ def count(pattern, lines):
 
 
 if __name__ == "__main__":
-    print(json.dumps({f"{n}_{t.rows}": measure(n, t) for n, t in CASES}))
+    print(json.dumps({f"{n}_{t.rows}": measure(n, t, b) for n, t, b in CASES}))
