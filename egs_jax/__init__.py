@@ -16,7 +16,8 @@ Read the files in this order; each is one step of the data's way:
  9. `losses`, `perceptual`, `metrics`
 10. `model`                    5 to 8 on one page
 11. `train`, `optimizer`, `loop`, `checkpoint`, `run_log`
-12. `infer`, `drive`           avatar + speech -> video
+12. `avatar`, `prepared`, `drive`, `infer`   what an avatar keeps; a batch of frames
+    `stream`, `render`         speech, live or from a file -> frames, video
 13. `evaluate`, `baselines`, `report`, `demo`
 """
 
@@ -24,18 +25,20 @@ import importlib
 from typing import Any
 
 _HOME = {
-    "Avatar": "infer",
+    "Avatar": "avatar",
     "Config": "config",
     "Dataset": "dataset",
     "InputError": "errors",
+    "Stream": "stream",
     "densify_step": "train",
+    "draw": "infer",
     "fit": "loop",
     "hand_over": "train",
     "infer_step": "infer",
     "init_state": "train",
     "load_drive": "infer",
     "preset": "config",
-    "render_video": "infer",
+    "render_video": "render",
     "train_step": "train",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605

@@ -157,7 +157,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _render(arguments: argparse.Namespace) -> None:
-    from egs_jax.infer import render_video
+    from egs_jax.render import render_video
 
     render_video(arguments.run_dir, arguments.audio, arguments.out)
 

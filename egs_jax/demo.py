@@ -14,9 +14,9 @@ from egs_jax.config import preset
 from egs_jax.dataset import Dataset
 from egs_jax.errors import InputError
 from egs_jax.evaluate import evaluate
-from egs_jax.infer import render_video
 from egs_jax.loop import fit
 from egs_jax.preprocess import preprocess
+from egs_jax.render import render_video
 
 SECONDS, SIZE = 20.0, 256
 FILM_SEED, SPEECH_SEED = 0, 1

@@ -16,15 +16,18 @@ import numpy as np
 from egs_jax import metrics
 from egs_jax.audio import SAMPLE_RATE
 from egs_jax.audio_file import read_audio
+from egs_jax.avatar import Avatar
 from egs_jax.baselines import MeanFrame, NearestFrame
 from egs_jax.dataset import Dataset
 from egs_jax.face_mesh import eye_openness, mouth_opening
-from egs_jax.infer import MICRO_BATCH, Avatar, render_drive, to_uint8
+from egs_jax.infer import infer_step, pad_batch, to_uint8
 from egs_jax.landmarks import MIN_PRESENCE, FaceLandmarker, roi_of_landmarks
 from egs_jax.metrics import Figure, mean_figure
 from egs_jax.perceptual import PerceptualParams, load_perceptual, lpips
 from egs_jax.report import write_report
 from egs_jax.run_log import progress, write_atomically
+from egs_jax.stream import MICRO_BATCH
+from egs_jax.types import Drive
 
 SILENT_FRAMES = 32
 """Training frames rendered under silence."""
@@ -107,7 +110,12 @@ def draw(
             if heard.ndim == 1:
                 heard = data.audio_windows(heard, window_frames)
             drive = drive.replace(audio_windows=heard)
-        yield from render_drive(avatar, drive)
+        yield from _rendered(avatar, drive)
+
+
+def _rendered(avatar: Avatar, drive: Drive) -> np.ndarray:
+    """Renders of at most MICRO_BATCH frames, float32 [B,H,W,3], by one compiled program."""
+    return np.asarray(infer_step(avatar, pad_batch(drive, MICRO_BATCH)).rgb)[: len(drive.eyes)]
 
 
 def worst_frames(
@@ -243,6 +251,6 @@ def _render_fps(avatar: Avatar, frames: np.ndarray, repeats: int = 5) -> float:
     times = []
     for _ in range(repeats):
         began = time.perf_counter()
-        render_drive(avatar, drive)
+        _rendered(avatar, drive)
         times.append(time.perf_counter() - began)
     return MICRO_BATCH / float(np.median(times))

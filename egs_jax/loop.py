@@ -5,10 +5,9 @@ goes on from the last checkpoint and ends with the same bits as an uninterrupted
 SIGTERM and Ctrl-C save the step in hand first.
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
-import functools
+import itertools
 import signal
 import sys
 import threading
@@ -22,6 +21,7 @@ from jaxtyping import Array
 from rich.progress import Progress
 
 from egs_jax import train
+from egs_jax.ahead import ahead
 from egs_jax.checkpoint import Checkpoints, state_sha256
 from egs_jax.config import Config
 from egs_jax.dataset import Dataset
@@ -186,13 +186,8 @@ def _longest_streak(
 def prefetch(config: Config, dataset: Dataset, step: int) -> Iterator[Batch]:
     """Batches from `step` on, the next one made while the current one is used."""
     data = dataset.resized(config.size)
-    make = functools.partial(data.batch, config)
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        upcoming = pool.submit(make, step)
-        while True:
-            batch, step = upcoming.result(), step + 1
-            upcoming = pool.submit(make, step)
-            yield jax.device_put(batch)
+    batches = (data.batch(config, number) for number in itertools.count(step))
+    return map(jax.device_put, ahead(batches, 1))
 
 
 def _resume(config: Config, dataset: Dataset, checkpoints: Checkpoints) -> TrainState:

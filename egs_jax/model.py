@@ -6,6 +6,7 @@ deformation network adds deltas per frame.
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -126,6 +127,24 @@ def static_gaussians(config: ModelConfig, params: Params) -> Gaussians:
     )
 
 
+def condition(
+    config: ModelConfig, params: Mapping[str, Any], drive: Drive, **settings: Any
+) -> tuple[Float[Array, "B T D"], Float[Array, " T"] | None]:
+    """Encode what the frames of `drive` are conditioned on.
+
+    Returns:
+      The tokens, and what is added to the attention's score of each (None: nothing).
+    """
+    poses = pose_vector(drive.viewmats)
+    tokens = networks(config).tokens.apply(
+        {"params": params}, drive.audio_windows, drive.eyes, poses, **settings
+    )
+    if config.resolved.ppe != "temporal":
+        return tokens, None
+    others = tokens.shape[1] - config.window_frames
+    return tokens, period_bias(config.window_frames, config.ppe_period, others)
+
+
 def deformed_gaussians(
     config: ModelConfig, params: Params, alive: Bool[Array, " N"], drive: Drive,
     dropout_key: Key[Array, ""] | None,
@@ -135,13 +154,7 @@ def deformed_gaussians(
     rngs = {} if dropout_key is None else {"dropout": dropout_key}
     settings = {"deterministic": dropout_key is None, "rngs": rngs}
     features = nets.spatial.apply({"params": weights["spatial"]}, free.means)
-    poses = pose_vector(drive.viewmats)
-    tokens = nets.tokens.apply(
-        {"params": weights["tokens"]}, drive.audio_windows, drive.eyes, poses, **settings
-    )
-    temporal = config.resolved.ppe == "temporal"
-    others = tokens.shape[1] - config.window_frames
-    bias = period_bias(config.window_frames, config.ppe_period, others) if temporal else None
+    tokens, bias = condition(config, weights["tokens"], drive, **settings)
     attended = nets.attention.apply(
         {"params": weights["attention"]}, features, tokens, bias, alive, **settings
     )

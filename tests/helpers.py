@@ -3,10 +3,12 @@
 The painting is a ball with a mouth that opens with its one-note "sound".
 """
 
+import itertools
 import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import jax
@@ -143,7 +145,12 @@ def _frame(background: np.ndarray, opening: float) -> tuple[np.ndarray, np.ndarr
 
 
 def fill(module, *args):
-    """Parameters of the module's shapes, drawn by numpy: no compile for the start."""
+    """Parameters of a module's shapes, drawn by numpy: no compile for the start."""
+    return fill_shapes(jax.eval_shape(module.init, jax.random.key(0), *args))
+
+
+def fill_shapes(shapes):
+    """Parameters of these shapes."""
     rng = np.random.default_rng(7)
 
     def leaf(path, shape):
@@ -152,5 +159,21 @@ def fill(module, *args):
         scale = shape.shape[-2] ** -0.5 if len(shape.shape) > 1 else 0.3
         return jnp.asarray(scale * rng.normal(size=shape.shape), jnp.float32)
 
-    shapes = jax.eval_shape(module.init, jax.random.key(0), *args)
     return jax.tree_util.tree_map_with_path(leaf, shapes)
+
+
+def voice(seconds: float, rate: int = 16_000) -> np.ndarray:
+    """A voice-like sound that comes and goes."""
+    time = np.arange(round(seconds * rate)) / rate
+    tone = np.sin(2 * np.pi * 180 * time) * (0.5 + 0.5 * np.sin(2 * np.pi * 3 * time))
+    return 0.4 * tone.astype(np.float32)
+
+
+def frames_of(live: Any, sound: np.ndarray, sizes: list[int]) -> list[Any]:
+    """Frames of a `Stream` whose sound is pushed in chunks of these sizes, over and over."""
+    frames, at, sizes = [], 0, itertools.cycle(sizes)
+    while at < len(sound):
+        size = next(sizes)
+        frames += live.push(sound[at : at + size])
+        at += size
+    return frames + list(live.finish())

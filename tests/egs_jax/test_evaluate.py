@@ -8,9 +8,9 @@ import pytest
 from helpers import SIZE, micro_config
 
 from egs_jax import evaluate, metrics
+from egs_jax.avatar import Avatar
 from egs_jax.baselines import MeanFrame, NearestFrame
 from egs_jax.dataset import Dataset
-from egs_jax.infer import Avatar
 from egs_jax.loop import fit
 
 KEYS = (

@@ -8,9 +8,10 @@ import pytest
 from helpers import AUDIO_DIM, micro_config
 
 from egs_jax import model, train
+from egs_jax.avatar import Avatar
 from egs_jax.config import DensifyConfig, ModelConfig, ScheduleConfig
 from egs_jax.dataset import Dataset
-from egs_jax.infer import Avatar, infer_step
+from egs_jax.infer import infer_step
 
 FAST = {"xla_backend_optimization_level": 0}  # these programs run once
 SMALL = {"width": 16, "agents_count": 20, "sh_degree": 1, "hash_levels": 4}

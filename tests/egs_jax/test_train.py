@@ -10,9 +10,10 @@ import pytest
 from helpers import POINTS, micro_config
 
 from egs_jax import model, train
+from egs_jax.avatar import Avatar
 from egs_jax.checkpoint import state_sha256
 from egs_jax.dataset import Dataset
-from egs_jax.infer import Avatar, infer_step
+from egs_jax.infer import infer_step
 
 STATIC, TOTAL = 20, 40
 

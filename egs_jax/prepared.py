@@ -1,0 +1,147 @@
+"""What an avatar keeps: all of a frame's work that no frame changes, done once.
+
+Before: `model`, whose forward pass this is, split in two; after: `infer`. Kept are the live
+Gaussians, their spatial features, the agents, the static mix P of the attention and the weights in
+the form that `kernels.deform` takes. A frame then costs its tokens, the dynamic mix G, one call of
+`deform` and one of `rasterize`.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from egs_jax import model
+from egs_jax.attention import dynamic_mix
+from egs_jax.config import Config, ModelConfig
+from egs_jax.decoders import DeltaGains
+from egs_jax.types import Drive, Params, RenderOutput
+from kernels import rasterize
+from kernels.deform import (
+    HEADS,
+    Affine,
+    Deformed,
+    DeformInputs,
+    DeformWeights,
+    Knots,
+    Norm,
+    deform,
+    pack_weights,
+)
+
+GAINS = dict(zip(HEADS, DeltaGains._fields, strict=True))
+"""Field of `DeltaGains` of each head of `deform`, which lists them in the same order."""
+
+
+class Prepared(flax.struct.PyTreeNode):
+    """The part of an avatar that drawing needs; N live Gaussians."""
+
+    canonical: DeformInputs
+    features: Float[Array, "N D"]
+    agents: Float[Array, "A D"]
+    static_mix: Float[Array, "N A"]
+    weights: DeformWeights
+    token_params: Mapping[str, Any]
+    """Flax parameters of the token encoders."""
+
+
+def prepare(config: ModelConfig, params: Params, alive: Bool[Array, " N"]) -> Prepared:
+    """Compute what no frame changes.
+
+    Args:
+      config: Networks.
+      params: Everything trained.
+      alive: Slots in use; the others are left out (the first stays if there is none).
+    """
+    live = np.flatnonzero(alive)
+    return _prepare(config, params, alive, live if live.size else np.zeros(1, int))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _prepare(config: ModelConfig, params: Params, alive: Array, live: Array) -> Prepared:
+    nets, networks, free = model.networks(config), params["networks"], params["gaussians"]
+    features = nets.spatial.apply({"params": networks["spatial"]}, free.means)
+    attention = {"params": networks["attention"]}
+    agents, static = nets.attention.apply(attention, features, alive, method="prepare")
+    n_harmonics = (config.sh_degree + 1) ** 2
+    sh = jnp.concatenate([free.sh0, free.shN], axis=1)[:, :n_harmonics]
+    cloud = DeformInputs(free.means, free.log_scales, free.quats, free.logit_opacities, sh)
+    # Without a live Gaussian the one that stays is as opaque as nothing.
+    cloud = cloud._replace(logit_opacities=jnp.where(alive, cloud.logit_opacities, -jnp.inf))
+    cloud, features, static = jax.tree.map(lambda v: v[live], (cloud, features, static))
+    weights = deform_weights(config, networks["attention"], networks["deform"]["heads"])
+    return Prepared(cloud, features, agents, static, weights, networks["tokens"])
+
+
+def deform_weights(
+    config: ModelConfig, attention: Mapping[str, Any], heads: Mapping[str, Any]
+) -> DeformWeights:
+    """Lay the attention's and the heads' Flax parameters out for `kernels.deform`."""
+    nets = model.networks(config)
+    network = "mlp" if nets.deform.network == "mlp" else nets.deform.basis
+    linear = lambda layer: Affine(layer["kernel"], layer["bias"])
+    norm = lambda layer: Norm(layer["scale"], layer["bias"])
+    seconds, knots = {}, []
+    for name, source in GAINS.items():
+        layer = heads[source]
+        gain = getattr(nets.deform.gains, source)
+        affine = _columns(network, layer)
+        seconds[name] = Affine(gain * affine.kernel, gain * affine.bias)
+        knots.append(layer.get("knots"))
+    return pack_weights(
+        network,
+        gain=nets.attention.gain,
+        epsilon=nets.attention.norm_epsilon,
+        norm1=norm(attention["norm1"]),
+        ffn_in=linear(attention["ffn_in"]),
+        ffn_out=linear(attention["ffn_out"]),
+        norm2=norm(attention["norm2"]),
+        hidden=_columns(network, heads["hidden"]),
+        heads=seconds,
+        knots=(
+            Knots(heads["hidden"]["knots"], jnp.concatenate(knots))
+            if network == "bspline" else None
+        ),
+        n_harmonics=(config.sh_degree + 1) ** 2,
+    )  # fmt: skip
+
+
+def _columns(network: str, layer: Mapping[str, Any]) -> Affine:
+    """One matrix a column of the layer's expansion (`kan.KANLayer`, `kan.Linear`)."""
+    if network == "mlp":
+        return Affine(layer["kernel"][None], layer["bias"])
+    if network == "taylor":
+        powers = layer["powers"]
+        kernel = jnp.stack([layer["base"], powers[1], powers[2]])
+        return Affine(kernel, layer["bias"] + powers[0].sum(axis=0))
+    splines = layer["scaler"][None] * layer["spline"]
+    return Affine(jnp.concatenate([layer["base"][None], splines]), layer["bias"])
+
+
+def move(config: ModelConfig, kept: Prepared, drive: Drive, implementation: str | None) -> Deformed:
+    """The live Gaussians in every frame of `drive`, activated (`implementation`: of `deform`)."""
+    tokens, bias = model.condition(config, kept.token_params, drive)
+    temperature = model.networks(config).attention.temperature
+    mix = dynamic_mix(kept.agents, tokens, temperature, bias)
+    return deform(
+        kept.canonical, kept.features, kept.static_mix, mix, tokens, kept.weights,
+        implementation=implementation,
+    )  # fmt: skip
+
+
+def render(config: Config, kept: Prepared, drive: Drive) -> RenderOutput:
+    """Draw the frames of `drive`: what `model.forward` draws in the deformation stage."""
+    moved = move(config.model, kept, drive, "xla" if config.rasterizer == "xla" else None)
+    height, width = drive.backgrounds.shape[1:3]
+    out = rasterize(
+        moved.means, moved.quats, moved.scales, moved.opacities, moved.sh,
+        drive.viewmats, drive.Ks, width, height, sh_degree=config.model.sh_degree,
+        backgrounds=drive.backgrounds.astype(jnp.float32) / 255,
+        implementation=config.rasterizer,
+    )  # fmt: skip
+    return RenderOutput(rgb=out.rgb, alpha=out.alpha, depth=out.depth)

@@ -1,0 +1,47 @@
+"""A run folder and a speech of any length -> a film with sound, in constant memory.
+
+Three things go on at once: sound becomes batches to draw (`stream`), the device draws them, and
+the film is encoded (`video_writer`); few batches wait between them.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from egs_jax.ahead import ahead
+from egs_jax.audio import SAMPLE_RATE
+from egs_jax.audio_file import stream_audio
+from egs_jax.avatar import Avatar
+from egs_jax.drive import FPS
+from egs_jax.infer import num_video_frames
+from egs_jax.run_log import CONSENT, progress
+from egs_jax.stream import IN_FLIGHT, dispatch, fetch, speech_batches
+from egs_jax.video import write_video
+
+
+def speak(avatar: Avatar, audio_path: str | Path) -> Iterator[UInt8[np.ndarray, "H Wd 3"]]:
+    """Frames of a speech of any length, as it is read, in constant memory.
+
+    Raises:
+      InputError: if the file cannot be read as sound.
+    """
+    batches = ahead(speech_batches(avatar, stream_audio(audio_path)), IN_FLIGHT)
+    for drawn in ahead((dispatch(avatar, batch) for batch in batches), IN_FLIGHT):
+        yield from (frame.rgb for frame in fetch(*drawn))
+
+
+def render_video(run_dir: str | Path, audio_path: str | Path, out_path: str | Path) -> None:
+    """Speak `audio_path` with the avatar of `run_dir`: H.264 + AAC into `out_path`, atomically.
+
+    Raises:
+      InputError: bad audio, bad run folder, or an output that cannot be written.
+      OSError: the disk is full or fails; what was at `out_path` before is untouched.
+    """
+    avatar = Avatar.load(run_dir)
+    total = num_video_frames(sum(len(chunk) for chunk in stream_audio(audio_path)))
+    with progress(total, "render", "frame") as bar:
+        frames = bar.track(speak(avatar, audio_path), task_id=0)
+        write_video(out_path, frames, FPS, stream_audio(audio_path), SAMPLE_RATE)
+    print(f"{out_path}: {total / FPS:.1f} s. {CONSENT}")
