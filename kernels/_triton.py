@@ -68,6 +68,7 @@ def triton_call(
     outputs: tuple[ShapeDtypeStruct, ...],
     grid: int,
     num_warps: int = 1,
+    max_registers: int | None = None,
     zeroed: tuple[int, ...] = (),
     **constants: int | float | bool,
 ) -> tuple[Array, ...]:
@@ -81,6 +82,7 @@ def triton_call(
         them with NaN and large numbers, so that tests notice who reads what nobody wrote.
       grid: Number of programs.
       num_warps: Warps per program.
+      max_registers: Most registers a thread may have, so that more programs run at once.
       zeroed: Places of the outputs that start out as zeros instead.
       **constants: Compile-time numbers, by name.
 
@@ -93,6 +95,9 @@ def triton_call(
     else:
         call, output_name = _jax_triton()
         options = {output_name: outputs, "num_warps": num_warps, "num_stages": 1}
+        # jax-triton 0.3.1 cannot pass it on: the same numbers by fewer programs at once.
+        if max_registers is not None and "backend_options" in inspect.signature(call).parameters:
+            options["backend_options"] = {"maxnreg": max_registers}
         with warnings.catch_warnings():
             # jax-triton 0.4 would have zeros passed by reference, which 0.3.1 cannot do.
             warnings.filterwarnings("ignore", "zeroed_outputs", DeprecationWarning)

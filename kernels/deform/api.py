@@ -6,7 +6,7 @@ With P the static and G the dynamic mix, S the tokens, f the features and LN a n
     attributes = activate(canonical + heads(x2)).
 
 Place in the pipeline: before `rasterize`. Two implementations: `xla_path`, and on an NVIDIA GPU one
-Triton kernel, `triton_path`, which keeps all that lies between in registers and shared memory.
+Triton kernel, `triton_path`, in which a block of Gaussians goes through all layers.
 """
 
 from functools import partial

@@ -1,4 +1,4 @@
-"""`deform` on an NVIDIA GPU: one Triton kernel, nothing but inputs and attributes in memory.
+"""`deform` on an NVIDIA GPU: one Triton kernel from inputs to attributes.
 
 Floors for 50,000 Gaussians, "taylor", 64 features, heads of 128, degree 3, on an H200, per frame:
 19 GFLOP, padding included, at 790 TFLOP/s: 24 us ("mlp" 10 us); 709 hyperbolic tangents and the
@@ -33,6 +33,7 @@ class Tile(NamedTuple):
     warps: int
     stages: int  # weights of so many steps are in shared memory
     staged: bool  # operands of the heads in shared memory instead of registers
+    registers: int | None = None  # most of a thread; None: as many as it wants
 
 
 SMALL = Tile(rows=128, units=64, warps=8, stages=2, staged=False)
@@ -103,7 +104,7 @@ def deform_tiles(
             shape(3), shape(4), shape(3), shape(), shape(n_harmonics, 3),
             ShapeDtypeStruct(scratch, jnp.bfloat16),
         ),
-        grid=programs, num_warps=tile.warps,
+        grid=programs, num_warps=tile.warps, max_registers=tile.registers,
         N=n_gaussians, FRAMES=n_frames, AGENTS=n_agents, TOKENS=n_tokens, D=d_model,
         FFN=ffn_width, WIDTH=width, COLORS=3 * n_harmonics, COLOR_BLOCK=w.color.bias.size,
         TAYLOR=int(w.network == "taylor"), GAIN=float(w.gain), EPSILON=float(w.epsilon),

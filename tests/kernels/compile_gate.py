@@ -76,7 +76,7 @@ def compile_kernel(name):
     return assemble(kernel, pointers, constants, dict(scan=8, bounds=8).get(name, 1))[:2]
 
 
-def assemble(kernel, pointers, constants, num_warps):
+def assemble(kernel, pointers, constants, num_warps, max_registers=None):
     """SASS text, resource line and bytes of shared memory of a kernel.
 
     Args:
@@ -84,6 +84,7 @@ def assemble(kernel, pointers, constants, num_warps):
       pointers: Type of each array, by name.
       constants: Compile-time numbers, by name.
       num_warps: Warps per program.
+      max_registers: Most registers a thread may have.
     """
     names = [parameter.name for parameter in kernel.params]
     source = ASTSource(
@@ -91,7 +92,7 @@ def assemble(kernel, pointers, constants, num_warps):
         constexprs={(names.index(n),): value for n, value in constants.items()},
         attrs={(names.index(n),): [["tt.divisibility", 16]] for n in pointers},
     )  # fmt: skip
-    options = dict(num_warps=num_warps, num_stages=1)
+    options = dict(num_warps=num_warps, num_stages=1, maxnreg=max_registers)
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])

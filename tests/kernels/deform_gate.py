@@ -25,15 +25,15 @@ POINTERS = dict(float32="*fp32", bfloat16="*bf16")
 
 
 def launch_of(network, tile, frames):
-    """Kernel, arrays, constants and warps of one call, as `triton_call` gets them."""
+    """Kernel, arrays, constants, warps and most registers of one call, as `triton_call` gets them."""
     case = make_case(network, frames=frames, **PAPER)
     many = lambda v: jax.ShapeDtypeStruct((GAUSSIANS, *v.shape[1:]), v.dtype)
     canonical, features, static, *others = case.arrays
     arrays = (*jax.tree.map(many, (canonical, features)), many(static.astype(jnp.bfloat16)))
     seen = []
 
-    def record(kernel, *arrays, outputs, grid, num_warps, **constants):
-        seen.append((kernel, (*arrays, *outputs), constants, num_warps))
+    def record(kernel, *arrays, outputs, grid, num_warps, max_registers, **constants):
+        seen.append((kernel, (*arrays, *outputs), constants, (num_warps, max_registers)))
         return tuple(jnp.zeros(o.shape, o.dtype) for o in outputs)
 
     _triton.triton_call = record
@@ -43,14 +43,14 @@ def launch_of(network, tile, frames):
 
 def measure(network, tile, frames):
     """Cost of the machine code."""
-    kernel, arrays, constants, num_warps = launch_of(network, tile, frames)
+    kernel, arrays, constants, limits = launch_of(network, tile, frames)
     names = [parameter.name for parameter in kernel.params]
     pointers = {n: POINTERS[a.dtype.name] for n, a in zip(names, arrays, strict=False)}
-    sass, usage, shared = assemble(kernel, pointers, constants, num_warps)
+    sass, usage, shared = assemble(kernel, pointers, constants, *limits)
     lines, jumps = instructions(sass)
     loops = [lines[first : last + 1] for last, first in jumps.items() if first < last]
     loops = [loop for loop in loops if sum("HGMMA" in text for text in loop) > 4][-2:]
-    units = tile.rows * constants["UNITS"] / (32 * num_warps)
+    units = tile.rows * constants["UNITS"] / (32 * tile.warps)
     return resources(usage) | dict(
         shared=shared,
         products=count(r"\bHGMMA", lines),
