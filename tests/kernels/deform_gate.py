@@ -25,7 +25,7 @@ POINTERS = dict(float32="*fp32", bfloat16="*bf16")
 
 
 def launch_of(network, tile, frames):
-    """Kernel, arrays, constants, warps and most registers of one call, as `triton_call` gets them."""
+    """Kernel, arrays, constants, and warps and most registers, as `triton_call` gets them."""
     case = make_case(network, frames=frames, **PAPER)
     many = lambda v: jax.ShapeDtypeStruct((GAUSSIANS, *v.shape[1:]), v.dtype)
     canonical, features, static, *others = case.arrays
