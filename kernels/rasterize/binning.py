@@ -17,8 +17,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from kernels._sharding import match_varying
 from kernels.rasterize.projection import Splats
 
 TILE = 16
@@ -26,6 +28,8 @@ COUNT_LIMIT = 2**30  # a count of instances beyond it is reported as this
 # Slack of the footprint, so that rounding never loses a pixel that blending would draw.
 SLACK_PIXELS = 2e-3
 SLACK_POWER = 1e-4
+HALF_BITS = 16  # of a 32-bit sort key
+SUM_BLOCK = 64
 
 
 class TileLists(NamedTuple):
@@ -100,7 +104,7 @@ def build_tile_lists(
     splats = jax.lax.stop_gradient(splats)
     n_gaussians = splats.depths.shape[1]
     n_tiles = tile_grid(width, height)[0] * tile_grid(width, height)[1]
-    order = jnp.argsort(jnp.where(splats.visible, splats.depths, jnp.inf), axis=1, stable=True)
+    order = _sort_by_depth(jnp.where(splats.visible, splats.depths, jnp.inf))
     sorted_splats = jax.tree.map(lambda v: _take_rows(v, order), splats._replace(colors=order))
     footprints = _footprints(sorted_splats, width, height, alpha_min)
     slots = _emit(footprints, width, height, capacity)
@@ -122,6 +126,35 @@ def build_tile_lists(
         n_instances=slots.n_instances,
         on_image=_put_rows(footprints.n_rows > 0, order),
     )
+
+
+def _sort_by_depth(depths: Float[Array, "B N"]) -> Int[Array, "B N"]:
+    """Order of every frame's depths, ties by index.
+
+    A CPU sorts one operand several times faster than two, so there the index sits in the key beside
+    half of the depth's bits: first the lower half, then the upper (20,000: 1.6 ms instead of 3.3).
+    """
+
+    def argsort(depths: Array) -> Array:
+        order = jnp.argsort(depths, axis=1, stable=True).astype(jnp.int32)
+        return match_varying((order, depths))[0]  # it forgets that it varies
+
+    if depths.dtype != jnp.float32 or depths.shape[1] > 2**HALF_BITS:
+        return argsort(depths)
+    return jax.lax.platform_dependent(depths, cpu=_sort_by_halves, default=argsort)
+
+
+def _sort_by_halves(depths: Float[Array, "B N"]) -> Int[Array, "B N"]:
+    bits = jax.lax.bitcast_convert_type(depths, jnp.uint32)
+    negative = bits >> 31 == 1
+    bits = jnp.where(negative, ~bits, bits | jnp.uint32(1 << 31))  # in the order of the floats
+    low = jnp.uint32((1 << HALF_BITS) - 1)
+    place = jnp.broadcast_to(jnp.arange(bits.shape[1], dtype=jnp.uint32)[None], bits.shape)
+    order = place
+    for half in (bits & low, bits >> HALF_BITS):
+        keys = (_take_rows(half, order) << HALF_BITS) | place
+        order = _take_rows(order, jax.lax.sort(keys, is_stable=False) & low)
+    return order.astype(jnp.int32)
 
 
 def _take_rows(values: Array, index: Int[Array, "B M"]) -> Array:
@@ -226,14 +259,28 @@ def _count_instances(
     return jnp.where(fits, total, COUNT_LIMIT)
 
 
+def _running_sum(counts: Int[Array, "B M"]) -> Int[Array, "B M"]:
+    """Sum of every row up to and including each entry.
+
+    Within blocks by a product with a triangular matrix of ones, exact as long as a block's sum is
+    under 2^24: on a CPU in half the time of `jnp.cumsum`.
+    """
+    n_frames, size = counts.shape
+    blocks = jnp.pad(counts, ((0, 0), (0, -size % SUM_BLOCK))).reshape(n_frames, -1, SUM_BLOCK)
+    up_to = np.triu(np.ones((SUM_BLOCK, SUM_BLOCK), np.float32))
+    sums = jnp.matmul(blocks.astype(jnp.float32), up_to, precision=jax.lax.Precision.HIGHEST)
+    sums = sums.astype(jnp.int32)
+    before = jnp.cumsum(sums[..., -1], axis=1) - sums[..., -1]
+    return (sums + before[..., None]).reshape(n_frames, -1)[:, :size]
+
+
 def _owners(ends: Int[Array, "B M"], size: int) -> Int[Array, "B size"]:
     """Which entry owns each of `size` slots, given where every entry's slots end.
 
-    A binary search: on a CPU as fast as marks and a running maximum, and compiled in half the time.
+    As many entries come before a slot as end at it or earlier: marks at the ends, added up.
     """
-    slot = jnp.arange(size, dtype=ends.dtype)
-    owner = jax.vmap(lambda row: jnp.searchsorted(row, slot, side="right"))(ends)
-    return jnp.minimum(owner, ends.shape[1] - 1).astype(jnp.int32)
+    count = lambda row: jnp.zeros(size, ends.dtype).at[row].add(1, mode="drop")
+    return jnp.minimum(_running_sum(jax.vmap(count)(ends)), ends.shape[1] - 1)
 
 
 def _emit(footprints: _Footprint, width: int, height: int, capacity: int) -> _Slots:
@@ -244,7 +291,7 @@ def _emit(footprints: _Footprint, width: int, height: int, capacity: int) -> _Sl
     """
     columns, rows = tile_grid(width, height)
     n_row_slots = min(capacity, footprints.x.shape[1] * rows)
-    row_ends = jnp.cumsum(footprints.n_rows, axis=1)
+    row_ends = _running_sum(footprints.n_rows)
     rank = _owners(row_ends, n_row_slots)
     per_row = _Footprint(*(_take_rows(field, rank) for field in footprints))
     row_slot = jnp.arange(n_row_slots, dtype=jnp.int32)[None]
@@ -252,7 +299,7 @@ def _emit(footprints: _Footprint, width: int, height: int, capacity: int) -> _Sl
     row = per_row.first_row + per_row.n_rows - left
     first_column, n_columns = _columns(per_row, row, width)
     n_columns = jnp.where(left > 0, n_columns, 0)
-    slot_ends = jnp.cumsum(n_columns, axis=1)
+    slot_ends = _running_sum(n_columns)
     entry = _owners(slot_ends, capacity)
     slot = jnp.arange(capacity, dtype=jnp.int32)[None]
     column_end = row * columns + first_column + n_columns
