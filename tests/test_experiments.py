@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments import readme
+from experiments import bench_inference, readme
 from experiments._common import RESULTS, commit, record, spread
 
 
@@ -67,3 +67,15 @@ def test_rasterizer_tables_pair_ours_with_the_peers(monkeypatch):
     del cases[1]
     with pytest.raises(ValueError, match="shorter"):
         readme.tables()
+
+
+def test_inference_is_measured_on_any_machine(tmp_path):
+    [case] = json.loads(bench_inference.main(["--tiny", "--out", str(tmp_path)]).read_text())[
+        "cases"
+    ]
+    assert (case["gaussians"], case["size"], case["batch"]) == (500, 48, 2)
+    assert 0 < case["call_p50_ms"] <= case["call_p95_ms"] <= case["call_p99_ms"]
+    assert case["streaming_ms_a_frame"] > 0 and case["memory_mb"] > 0
+    assert case["psnr_to_forward_pass_db"] > 80
+    with pytest.raises(SystemExit):
+        bench_inference.main(["--tiny"])

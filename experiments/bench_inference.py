@@ -1,0 +1,298 @@
+"""Time to a picture: from sound features, eyes, pose and camera to bytes on the device or the host.
+
+Claim: `infer.draw` is an order of magnitude faster than the original's code, which took, on an
+NVIDIA H200 with 50,000 Gaussians at 512 px and everything on the device, 3.60 ms a frame at batch 1
+and 1.68 at batch 16. Cases: the synthetic head (`kernels.rasterize.cases.head_case` under random
+networks) and, with --run, a trained avatar. Measured: each of `--calls` calls alone, synchronised
+(p50, p95, p99); the same calls without waiting in between; with arguments from the host and
+pictures back; kernel times by stage and per call (torch's profiler, last, because it slows down
+what follows); memory; the training's own forward pass in the same run, which is what all this
+saves; and how far pictures are from those of float32 throughout. With --audio too, the whole way
+from a file to an mp4 with sound, and its parts alone.
+
+    python -m experiments.bench_inference [--run RUN] [--audio FILE] [--calls 1000] [--tiny]
+
+writes `results/bench_inference.json`. `--tiny` runs a small case on any machine and writes nowhere
+but to --out (for tests).
+
+Floors of a frame for 50,000 Gaussians at 512 px, estimated before the kernels were written: of
+`deform` 19 GFLOP on tensor cores and 41 MB, 24 us at 790 TFLOP/s and 10 us at 4.3 TB/s; of
+rasterizing 40-50 us in batches, 70-100 alone; of the tokens under 10 MFLOP, a few launches of 2 us.
+"""
+
+import argparse
+import functools
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from egs_jax import infer, model, prepared, render, stream
+from egs_jax.audio import extract_features
+from egs_jax.audio_file import read_audio
+from egs_jax.avatar import Avatar
+from egs_jax.config import Config, DensifyConfig, ModelConfig
+from egs_jax.gaussians import Gaussians
+from egs_jax.prepared import Prepared
+from egs_jax.types import Drive, Params
+from egs_jax.video import write_video
+from experiments._common import RESULTS, record
+from kernels.rasterize.cases import head_case
+
+AUDIO_DIM = 384
+ORIGINAL_MS = {1: 3.60, 16: 1.68}
+"""A frame by the original's code, measured once on an H200 (50,000 Gaussians, 512 px)."""
+SYNTHETIC = "synthetic head"
+STAGES = {
+    "deform": ("deform_kernel",),
+    "rasterize": ("project_kernel", "scan_kernel", "emit_kernel", "bounds_kernel",
+                  "gather_kernel", "sort_kernel", "forward_kernel"),
+}  # fmt: skip
+
+
+class Scene(NamedTuple):
+    """What is drawn."""
+
+    name: str
+    config: Config
+    params: Params
+    alive: jax.Array
+    kept: Prepared
+    drive: Callable[[int], Drive]  # of so many frames, on the host
+
+
+def synthetic(n: int, size: int, architecture: str) -> Scene:
+    """The benchmark's head, moved by random networks."""
+    case = head_case(n, size)
+    sh = case["colors"]
+    logits = np.log(case["opacities"]) - np.log1p(-case["opacities"])
+    free = Gaussians(
+        means=case["means"], log_scales=np.log(case["scales"]), quats=case["quats"],
+        logit_opacities=logits, sh0=sh[:, :1], shN=sh[:, 1:],
+    )  # fmt: skip
+    config = Config(
+        size=size, model=ModelConfig(architecture=architecture, dropout=0.0),
+        densify=DensifyConfig(capacity=n, points=min(n, 30_000)),
+    )  # fmt: skip
+    init = jax.jit(lambda key: model.init_networks(config.model, key, AUDIO_DIM))
+    nets = init(jax.random.key(0))
+    heads = nets["deform"]["heads"]
+    keys = iter(jax.random.split(jax.random.key(1), 100))
+    nets["deform"]["heads"] = jax.tree.map(
+        lambda leaf: leaf + 0.02 * jax.random.normal(next(keys), leaf.shape), heads
+    )
+    params = jax.device_put({"gaussians": free, "networks": nets})
+    alive = jnp.ones(n, bool)
+
+    def drive(batch: int) -> Drive:
+        rng = np.random.default_rng(0)
+        return Drive(
+            audio_windows=rng.standard_normal((batch, 8, 16, AUDIO_DIM), np.float32),
+            eyes=rng.random(batch, np.float32),
+            viewmats=np.stack([case["viewmats"]] * batch),
+            Ks=np.stack([case["Ks"]] * batch),
+            backgrounds=rng.integers(0, 256, (batch, size, size, 3), np.uint8),
+        )
+
+    kept = prepared.prepare(config.model, params, alive)
+    return Scene(f"{SYNTHETIC}, {architecture}", config, params, alive, kept, drive)
+
+
+def trained(run_dir: Path) -> Scene:
+    """A trained avatar with the first frames of its clip."""
+    avatar = Avatar.load(run_dir)
+    window = avatar.config.model.window_frames
+    drive = lambda batch: avatar.dataset.drive(np.arange(batch), window)
+    name = f"trained on {avatar.dataset.meta['source']['name']}"
+    return Scene(name, avatar.config, avatar.params, avatar.alive, avatar.prepared, drive)
+
+
+def percentiles(milliseconds: list[float], name: str) -> dict[str, float]:
+    """p50, p95, p99 of times, under names."""
+    return {
+        f"{name}_p{q}_ms": round(float(np.percentile(milliseconds, q)), 4) for q in (50, 95, 99)
+    }
+
+
+def clocked(call: Callable[[], object]) -> float:
+    """Milliseconds of a call."""
+    began = time.perf_counter()
+    call()
+    return (time.perf_counter() - began) * 1e3
+
+
+def walls(scene: Scene, batch: int, calls: int) -> dict:
+    """Times of a call by the clock, and memory."""
+    host = scene.drive(batch)
+    rest = jax.device_put(host.replace(backgrounds=None))
+    pictures = jax.device_put(host.backgrounds)
+
+    def step() -> None:
+        # What was drawn is the next background, so that a donated buffer is there every time.
+        nonlocal pictures
+        pictures = infer._draw(scene.config, scene.kept, rest, pictures).rgb
+
+    def whole() -> None:
+        drawn = infer._draw(
+            scene.config, scene.kept, host.replace(backgrounds=None), host.backgrounds
+        )
+        jax.device_get(drawn)
+
+    first = clocked(lambda: (step(), jax.block_until_ready(pictures)))
+    for _ in range(max(3, calls // 20)):
+        step()
+    jax.block_until_ready(pictures)
+    alone = [clocked(lambda: (step(), jax.block_until_ready(pictures))) for _ in range(calls)]
+    began = time.perf_counter()
+    for _ in range(calls):
+        step()
+    jax.block_until_ready(pictures)
+    streaming = (time.perf_counter() - began) / calls * 1e3
+    whole()
+    to_host = [clocked(whole) for _ in range(max(3, calls // 5))]
+    memory = infer._draw.lower(scene.config, scene.kept, rest, pictures).compile()
+    memory = memory.memory_analysis()
+    kept = sum(leaf.nbytes for leaf in jax.tree.leaves(scene.kept))
+    return {
+        "compile_s": round(first / 1e3, 2),
+        **percentiles(alone, "call"),
+        "streaming_ms_a_frame": round(streaming / batch, 4),
+        **percentiles(to_host, "host_call"),
+        "memory_mb": round((memory.temp_size_in_bytes + memory.output_size_in_bytes) / 2**20, 1),
+        "kept_mb": round(kept / 2**20, 1),
+    }
+
+
+def kernels(scene: Scene, batch: int, calls: int) -> dict:
+    """Times of the kernels: by stage, and of whole calls; nothing without a GPU and torch."""
+    if jax.default_backend() != "gpu":
+        return {}
+    import torch
+
+    rest, pictures = scene.drive(batch), jax.device_put(scene.drive(batch).backgrounds)
+    rest = jax.device_put(rest.replace(backgrounds=None))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(calls):
+            pictures = infer._draw(scene.config, scene.kept, rest, pictures).rgb
+        jax.block_until_ready(pictures)
+        torch.cuda.synchronize()
+    events = sorted(profile.events(), key=lambda event: event.time_range.start)
+    if len(events) % calls:
+        raise RuntimeError(f"{len(events)} kernels in {calls} calls: not the same in every call")
+    per_call = np.array([event.time_range.elapsed_us() for event in events]).reshape(calls, -1)
+    stages: dict[str, float] = {}
+    for event, us in zip(events, per_call.mean(axis=0), strict=False):
+        known = (name for name, parts in STAGES.items() if any(p in event.name for p in parts))
+        stage = next(known, "tokens and bytes")
+        stages[stage] = stages.get(stage, 0.0) + us / batch
+    return {
+        "kernels_a_call": per_call.shape[1],
+        **percentiles((per_call.sum(axis=1) / 1e3).tolist(), "device"),
+        "stages_us_a_frame": {name: round(us, 2) for name, us in stages.items()},
+    }
+
+
+def before(scene: Scene, batch: int, calls: int) -> dict:
+    """The training's forward pass on the same frames, and the pictures' distance from float32's."""
+    drive = jax.device_put(scene.drive(batch))
+
+    @jax.jit
+    def forward(params: Params, drive: Drive) -> jax.Array:
+        return model.forward(scene.config, params, scene.alive, drive, "deform")[0].rgb
+
+    call = lambda: jax.block_until_ready(forward(scene.params, drive))
+    wanted = np.asarray(call())
+    times = [clocked(call) for _ in range(max(3, calls // 20))]
+    got = np.asarray(jax.jit(prepared.render)(scene.config, scene.kept, drive).rgb)
+    error = np.mean(np.square(got.clip(0, 1) - wanted.clip(0, 1)))
+    return {
+        "forward_pass_ms_a_frame": round(float(np.median(times)) / batch, 4),
+        "psnr_to_forward_pass_db": round(float(-10 * np.log10(max(error, 1e-12))), 1),
+    }
+
+
+def film(run_dir: Path, audio: Path) -> dict:
+    """The whole way from a file to an mp4 with sound, and its parts alone."""
+    avatar, samples = Avatar.load(run_dir), read_audio(audio)
+    list(render.speak(avatar, audio))  # compiles
+    seconds = {}
+
+    def timed(name: str, call: Callable[[], object]) -> object:
+        began = time.perf_counter()
+        result = call()
+        seconds[name] = round(time.perf_counter() - began, 2)
+        return result
+
+    timed("features_s", lambda: extract_features(samples, avatar.feature_kind))
+    # A few frames are enough to write, over and over: all of them would not fit into memory.
+    batches = stream.speech_batches(avatar, [samples])
+    frames = [f.rgb for f in stream.fetch(*stream.dispatch(avatar, next(batches)))]
+    total = timed("draw_s", lambda: sum(1 for _ in render.speak(avatar, audio)))
+    with tempfile.TemporaryDirectory() as folder:
+        same = (frames[i % len(frames)] for i in range(total))
+        timed("encode_s", lambda: write_video(Path(folder) / "a.mp4", same))
+        out = Path(folder) / "talk.mp4"
+        timed("render_s", functools.partial(render.render_video, run_dir, audio, out))
+        size = out.stat().st_size
+    return dict(
+        name="film", gaussians=int(np.sum(avatar.alive)), size=avatar.dataset.width,
+        sound_s=round(len(samples) / 16_000, 1), frames=total, megabytes=round(size / 1e6, 1),
+        **seconds,
+    )  # fmt: skip
+
+
+def cases(scenes: list[Scene], batches: tuple[int, ...], calls: int) -> list[dict]:
+    """Every scene at every batch; the profiler last."""
+    found = []
+    for scene in scenes:
+        gaussians, size = scene.kept.features.shape[0], scene.drive(1).backgrounds.shape[1]
+        is_main = (gaussians, size) == (50_000, 512)
+        for batch in batches:
+            case = dict(name=scene.name, gaussians=gaussians, size=size, batch=batch)
+            case |= walls(scene, batch, calls)
+            if is_main or calls < 10 or not scene.name.startswith(SYNTHETIC):
+                case |= before(scene, batch, calls)
+            if is_main and batch in ORIGINAL_MS:
+                case["original_ms_a_frame"] = ORIGINAL_MS[batch]
+            print(case, flush=True)
+            found.append(case)
+    pairs = [(scene, batch) for scene in scenes for batch in batches]
+    for case, (scene, batch) in zip(found, pairs, strict=True):
+        case.update(kernels(scene, batch, calls))
+    return found
+
+
+def main(argv: list[str] | None = None) -> Path:
+    """Run the benchmark; returns the file written."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--audio", type=Path)
+    parser.add_argument("--calls", type=int, default=1000)
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args(argv)
+    if arguments.tiny:
+        if not arguments.out:
+            parser.error("--tiny: name a folder by --out")
+        scenes, batches, calls = [synthetic(500, 48, "paper")], (2,), 3
+    else:
+        shapes = [(n, size) for size in (512, 1024) for n in (20_000, 50_000, 100_000)]
+        scenes = [synthetic(*shape, "paper") for shape in shapes]
+        scenes += [synthetic(50_000, 512, "parity")]
+        batches, calls = (1, 4, 16), arguments.calls
+    if arguments.run:
+        scenes.append(trained(arguments.run))
+    found = cases(scenes, batches, calls)
+    if arguments.run and arguments.audio:
+        found.append(film(arguments.run, arguments.audio))
+        print(found[-1], flush=True)
+    return record("bench_inference", found, arguments.out or RESULTS)
+
+
+if __name__ == "__main__":
+    print(main())
