@@ -178,6 +178,45 @@ def test_gradients_repeat_bit_for_bit_and_data_do_not_retrace(tiny):
     assert len(traces) == 1
 
 
+def test_tiles_that_nothing_touches_show_the_background():
+    """A head in the corner of a large image is that of a small image; the rest is background."""
+    case = random_case(40, 40, 24, seed=5, size=0.03)
+    case["means"] *= 0.5  # inside the small image, away from the clamp beyond its border
+    rng = np.random.default_rng(0)
+    background = rng.random((88, 104, 3)).astype(np.float32)
+    small = rasterize(**case | dict(backgrounds=background[:24, :40]))
+    large = rasterize(**case | dict(backgrounds=background, width=104, height=88))
+    assert float(small.alpha.max()) > 0.5
+    for corner, whole in zip(small[:3], large[:3], strict=True):
+        np.testing.assert_allclose(whole[:24, :40], corner, **CLOSE)
+    rest = np.ones((88, 104), bool)
+    rest[:24, :40] = False
+    np.testing.assert_array_equal(large.rgb[rest], background[rest])
+    nothing = rasterize(**case | dict(opacities=np.zeros(40, np.float32)))
+    np.testing.assert_array_equal(nothing.rgb, case["backgrounds"])
+    assert not np.any(nothing.alpha) and not np.any(nothing.depth)
+
+
+def test_every_tile_full():
+    """Forty splats over all of 42 tiles: more than one block of tiles, more than one chunk."""
+    case = random_case(40, 104, 88)
+    faint = case["opacities"] * 0.1
+    out = rasterize(**case | dict(scales=np.full((40, 3), 1e3, np.float32), opacities=faint))
+    assert int(out.aux.n_instances) == 40 * 42
+    np.testing.assert_allclose(out.alpha, 1 - np.prod(1.0 - faint), rtol=1e-4)
+
+
+def test_depths_are_sorted_as_floats_are():
+    """Halves of one key give the order of a stable sort: ties, signs, infinities."""
+    binning = importlib.import_module("kernels.rasterize.binning")
+    rng = np.random.default_rng(0)
+    depths = np.float32(rng.normal(size=(3, 500)) * 10.0 ** rng.integers(-30, 30, (3, 500)))
+    depths[:, 100:200] = depths[:, :100]
+    depths[:, 200:230] = np.inf
+    got = binning._sort_by_depth(jnp.asarray(depths))
+    np.testing.assert_array_equal(got, np.argsort(depths, axis=1, kind="stable"))
+
+
 def test_runs_under_shard_map(tiny):
     """Frames are split over a mesh; shared Gaussians get the sum of the frames' gradients."""
     mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
