@@ -54,7 +54,7 @@ class Avatar:
     @functools.cached_property
     def prepared(self) -> Prepared:
         """All that no frame changes, computed when it is first asked for."""
-        return prepare(self.config.model, self.params, self.alive)
+        return prepare(self.config, self.params, self.alive)
 
     @property
     def feature_kind(self) -> str:

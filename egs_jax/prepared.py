@@ -31,6 +31,7 @@ from kernels.deform import (
     Knots,
     Norm,
     deform,
+    operand_dtype,
     pack_weights,
 )
 
@@ -50,11 +51,11 @@ class Prepared(flax.struct.PyTreeNode):
     """Flax parameters of the token encoders."""
 
 
-def prepare(config: ModelConfig, params: Params, alive: Bool[Array, " N"]) -> Prepared:
+def prepare(config: Config, params: Params, alive: Bool[Array, " N"]) -> Prepared:
     """Compute what no frame changes.
 
     Args:
-      config: Networks.
+      config: Networks, and the rasterizer: "xla" keeps Triton out of the whole frame.
       params: Everything trained.
       alive: Slots in use; the others are left out (the first stays if there is none).
     """
@@ -63,19 +64,27 @@ def prepare(config: ModelConfig, params: Params, alive: Bool[Array, " N"]) -> Pr
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _prepare(config: ModelConfig, params: Params, alive: Array, live: Array) -> Prepared:
-    nets, networks, free = model.networks(config), params["networks"], params["gaussians"]
+def _prepare(config: Config, params: Params, alive: Array, live: Array) -> Prepared:
+    model_config = config.model
+    nets, networks, free = model.networks(model_config), params["networks"], params["gaussians"]
     features = nets.spatial.apply({"params": networks["spatial"]}, free.means)
     attention = {"params": networks["attention"]}
     agents, static = nets.attention.apply(attention, features, alive, method="prepare")
-    n_harmonics = (config.sh_degree + 1) ** 2
+    n_harmonics = (model_config.sh_degree + 1) ** 2
     sh = jnp.concatenate([free.sh0, free.shN], axis=1)[:, :n_harmonics]
     cloud = DeformInputs(free.means, free.log_scales, free.quats, free.logit_opacities, sh)
     # Without a live Gaussian the one that stays is as opaque as nothing.
     cloud = cloud._replace(logit_opacities=jnp.where(alive, cloud.logit_opacities, -jnp.inf))
     cloud, features, static = jax.tree.map(lambda v: v[live], (cloud, features, static))
-    weights = deform_weights(config, networks["attention"], networks["deform"]["heads"])
+    weights = deform_weights(model_config, networks["attention"], networks["deform"]["heads"])
+    dtype = operand_dtype(weights, _implementation(config))
+    weights, static = weights.astype(dtype), static.astype(dtype)
     return Prepared(cloud, features, agents, static, weights, networks["tokens"])
+
+
+def _implementation(config: Config) -> str | None:
+    """Of `deform`."""
+    return "xla" if config.rasterizer == "xla" else None
 
 
 def deform_weights(
@@ -123,20 +132,20 @@ def _columns(network: str, layer: Mapping[str, Any]) -> Affine:
     return Affine(jnp.concatenate([layer["base"][None], splines]), layer["bias"])
 
 
-def move(config: ModelConfig, kept: Prepared, drive: Drive, implementation: str | None) -> Deformed:
-    """The live Gaussians in every frame of `drive`, activated (`implementation`: of `deform`)."""
-    tokens, bias = model.condition(config, kept.token_params, drive)
-    temperature = model.networks(config).attention.temperature
+def move(config: Config, kept: Prepared, drive: Drive) -> Deformed:
+    """The live Gaussians in every frame of `drive`, activated."""
+    tokens, bias = model.condition(config.model, kept.token_params, drive)
+    temperature = model.networks(config.model).attention.temperature
     mix = dynamic_mix(kept.agents, tokens, temperature, bias)
     return deform(
         kept.canonical, kept.features, kept.static_mix, mix, tokens, kept.weights,
-        implementation=implementation,
+        implementation=_implementation(config),
     )  # fmt: skip
 
 
 def render(config: Config, kept: Prepared, drive: Drive) -> RenderOutput:
     """Draw the frames of `drive`: what `model.forward` draws in the deformation stage."""
-    moved = move(config.model, kept, drive, "xla" if config.rasterizer == "xla" else None)
+    moved = move(config, kept, drive)
     height, width = drive.backgrounds.shape[1:3]
     out = rasterize(
         moved.means, moved.quats, moved.scales, moved.opacities, moved.sh,

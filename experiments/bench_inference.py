@@ -99,7 +99,7 @@ def synthetic(n: int, size: int, architecture: str) -> Scene:
             backgrounds=rng.integers(0, 256, (batch, size, size, 3), np.uint8),
         )
 
-    kept = prepared.prepare(config.model, params, alive)
+    kept = prepared.prepare(config, params, alive)
     return Scene(f"{SYNTHETIC}, {architecture}", config, params, alive, kept, drive)
 
 

@@ -1,6 +1,6 @@
 """Gaussians of every frame from a frame's tokens: attention, normalised layers, heads, deltas."""
 
-from kernels.deform.api import deform
+from kernels.deform.api import deform, operand_dtype
 from kernels.deform.types import (
     HEADS,
     Affine,
@@ -21,5 +21,6 @@ __all__ = [
     "Knots",
     "Norm",
     "deform",
+    "operand_dtype",
     "pack_weights",
 ]

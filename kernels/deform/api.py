@@ -12,6 +12,7 @@ Triton kernel, `triton_path`, in which a block of Gaussians goes through all lay
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kernels import _triton
@@ -68,6 +69,14 @@ def deform(
     else:
         run = deform_xla
     return run(canonical, features, static_mix, dynamic_mix, tokens, weights)
+
+
+def operand_dtype(weights: DeformWeights, implementation: str | None = None) -> jnp.dtype:
+    """Type that `deform` gives to the operands of its products here: weights and static mix.
+
+    Those of another type are converted in every call; pass them as this type to have it done once.
+    """
+    return jnp.dtype(jnp.bfloat16 if _picks_triton(implementation, weights) else jnp.float32)
 
 
 def _check(canonical: DeformInputs, features: Array, weights: DeformWeights, n_frames: int) -> None:

@@ -13,7 +13,7 @@ A kernel [C, in, out] has one matrix a column. Four heads that move and shape a 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import jax
@@ -105,6 +105,12 @@ class DeformWeights:
     color: Affine
     knots: Knots | None
 
+    def astype(self, dtype: jnp.dtype | type) -> "DeformWeights":
+        """The same with matrices of another type; what is added stays float32."""
+        cast = lambda layer: Affine(layer.kernel.astype(dtype), layer.bias.astype(jnp.float32))
+        layers = ("ffn_in", "ffn_out", "hidden", "geometry", "color")
+        return replace(self, **{name: cast(getattr(self, name)) for name in layers})
+
 
 @typechecked
 def pack_weights(
@@ -120,9 +126,8 @@ def pack_weights(
     heads: Mapping[str, Affine],
     knots: Knots | None = None,
     n_harmonics: int = 16,
-    dtype: jnp.dtype | type = jnp.float32,
 ) -> DeformWeights:
-    """Lay weights out for `deform`; differentiable.
+    """Lay weights out for `deform`, in float32; differentiable.
 
     Args:
       network: See `DeformWeights`; likewise `gain` to `hidden` and `knots`.
@@ -137,8 +142,6 @@ def pack_weights(
         factors of the deltas must be in them.
       knots: See above.
       n_harmonics: K, the harmonics that are drawn; the kernel's other columns are dropped.
-      dtype: Type of the operands of all products, float32 or bfloat16; what is not multiplied as a
-        matrix stays float32.
 
     Returns:
       The weights.
@@ -167,12 +170,11 @@ def pack_weights(
     geometry = Affine(
         jnp.concatenate(kernels, axis=1), jnp.pad(geometry_bias, (0, GEOMETRY - sum(sizes)))
     )
-    cast = lambda layer: Affine(layer.kernel.astype(dtype), layer.bias.astype(jnp.float32))
-    return DeformWeights(
-        network=network, gain=gain, epsilon=epsilon, norm1=norm1, ffn_in=cast(ffn_in),
-        ffn_out=cast(ffn_out), norm2=norm2, hidden=cast(hidden), geometry=cast(geometry),
-        color=cast(color), knots=knots,
+    weights = DeformWeights(
+        network=network, gain=gain, epsilon=epsilon, norm1=norm1, ffn_in=ffn_in, ffn_out=ffn_out,
+        norm2=norm2, hidden=hidden, geometry=geometry, color=color, knots=knots,
     )  # fmt: skip
+    return weights.astype(jnp.float32)
 
 
 def color_columns(n_harmonics: int) -> int:

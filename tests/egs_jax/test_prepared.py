@@ -1,12 +1,14 @@
 """What an avatar keeps draws what the training's forward pass draws."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 from helpers import AUDIO_DIM, POINTS, fill_shapes
 
 from egs_jax import model, prepared
-from egs_jax.config import ModelConfig
+from egs_jax.config import Config, ModelConfig
 from egs_jax.dataset import Dataset
 from egs_jax.gaussians import activate, init_gaussians
 
@@ -42,8 +44,9 @@ def test_gaussians_are_those_of_the_forward_pass(scene, name):
     drive, free, alive = scene
     config = ModelConfig(**(SMALL | CHOICES[name]))
     params = random_params(config, free)
-    kept = prepared.prepare(config, params, alive)
-    got = jax.jit(lambda *a: prepared.move(config, *a, None), compiler_options=FAST)(kept, drive)
+    whole = Config(model=config)
+    kept = prepared.prepare(whole, params, alive)
+    got = jax.jit(functools.partial(prepared.move, whole), compiler_options=FAST)(kept, drive)
     forward = lambda *a: model.deformed_gaussians(config, *a, dropout_key=None)
     want = jax.jit(forward, compiler_options=FAST)(params, alive, drive)
     scales, opacities, sh = activate(want)
@@ -59,6 +62,7 @@ def test_gaussians_are_those_of_the_forward_pass(scene, name):
 def test_an_avatar_without_a_live_gaussian_keeps_one_that_draws_nothing(scene):
     _, free, alive = scene
     config = ModelConfig(**SMALL, sh_degree=0)
-    kept = prepared.prepare(config, random_params(config, free), np.zeros_like(alive))
+    params = random_params(config, free)
+    kept = prepared.prepare(Config(model=config), params, np.zeros_like(alive))
     assert kept.features.shape[0] == 1
     assert np.isfinite(kept.static_mix).all() and np.isneginf(kept.canonical.logit_opacities)

@@ -43,7 +43,7 @@ def make_case(network, n=5, frames=2, agents=7, tokens=4, d=8, units=4, ffn=6, k
 
 
 def pack(case, dtype=jnp.float32):
-    return pack_weights(case.network, **case.weights, n_harmonics=case.k, dtype=dtype)
+    return pack_weights(case.network, **case.weights, n_harmonics=case.k).astype(dtype)
 
 
 def by_hand(case):
