@@ -9,6 +9,7 @@ import pytest
 
 from egs_jax.errors import InputError
 from egs_jax.video import VideoWriter, probe, read_frames, write_video
+from egs_jax.video_writer import best_encoder
 
 BITS = 10  # a frame's number is drawn as this many black or white bars
 
@@ -358,4 +359,13 @@ def test_wrong_frame_is_refused(tmp_path):
     with pytest.raises(ValueError, match="expected uint8"):
         with VideoWriter(tmp_path / "v.mp4", 64, 64) as writer:
             writer.write_frame(np.zeros((64, 32, 3), np.uint8))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_encoder_that_cannot_run_is_no_other_one(tmp_path):
+    if best_encoder() == "h264_nvenc":
+        pytest.skip("this machine's card can encode")
+    with pytest.raises(OSError, match=r"cannot write the video.*v\.mp4"):
+        with VideoWriter(tmp_path / "v.mp4", 160, 48, encoder="h264_nvenc") as writer:
+            writer.write_frame(numbered(0))
     assert not list(tmp_path.iterdir())
