@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Compiling takes far longer than running here: let XLA hurry, in this process and its children.
+HURRY = "--xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {HURRY}".strip()
 sys.path.insert(0, str(Path(__file__).parent))  # `helpers`: the importlib mode adds no paths
 
 from helpers import COMPILED, make_dataset, micro_config  # noqa: E402
