@@ -17,7 +17,7 @@ from egs_jax.avatar import Avatar
 from egs_jax.drive import FPS
 from egs_jax.infer import num_video_frames
 from egs_jax.run_log import CONSENT, progress
-from egs_jax.stream import IN_FLIGHT, dispatch, fetch, speech_batches
+from egs_jax.stream import IN_FLIGHT, draw_all, speech_batches
 from egs_jax.video import write_video
 
 
@@ -28,8 +28,7 @@ def speak(avatar: Avatar, audio_path: str | Path) -> Iterator[UInt8[np.ndarray, 
       InputError: if the file cannot be read as sound.
     """
     batches = ahead(speech_batches(avatar, stream_audio(audio_path)), IN_FLIGHT)
-    for drawn in ahead((dispatch(avatar, batch) for batch in batches), IN_FLIGHT):
-        yield from (frame.rgb for frame in fetch(*drawn))
+    return (frame.rgb for frame in draw_all(avatar, batches))
 
 
 def render_video(run_dir: str | Path, audio_path: str | Path, out_path: str | Path) -> None:

@@ -9,7 +9,10 @@ reach beyond its own time.
 """
 
 import collections
+import concurrent.futures
+import functools
 import operator
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -52,6 +55,16 @@ class StreamFrame(NamedTuple):
     rgb: UInt8[np.ndarray, "H Wd 3"]
     alpha: UInt8[np.ndarray, "H Wd"]
     """Share of the head in each pixel."""
+
+
+class Drawing(NamedTuple):
+    """A batch that is being drawn."""
+
+    frames: Int[np.ndarray, " F"]
+    """Numbers of the frames that count, in order."""
+    first: int
+    """Place of the first of them."""
+    parts: list[concurrent.futures.Future[Pictures]]
 
 
 class SpeechBatches:
@@ -129,19 +142,55 @@ def speech_batches(avatar: Avatar, chunks: Iterable[np.ndarray]) -> Iterator[Mic
     yield from batches.finish()
 
 
-def dispatch(avatar: Avatar, batch: MicroBatch) -> tuple[MicroBatch, Pictures]:
+@functools.cache
+def _workers() -> tuple[concurrent.futures.ThreadPoolExecutor, int]:
+    """Threads that draw, and how many frames a thread draws at once.
+
+    A CPU draws a frame a core: several cores in one frame are kept busy poorly (measured on two
+    cores, `fast` preset: 40 ms a frame instead of 55).
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    is_told = hasattr(os, "sched_getaffinity")  # not on macOS
+    cores = len(os.sched_getaffinity(0)) if is_told else os.cpu_count() or 1
+    pool = concurrent.futures.ThreadPoolExecutor(cores if on_cpu else IN_FLIGHT)
+    return pool, 1 if on_cpu else MICRO_BATCH
+
+
+def dispatch(avatar: Avatar, batch: MicroBatch) -> Drawing:
     """Have a batch drawn and copied to the host, without waiting for either."""
-    pictures = draw(avatar, batch.drive)
-    for image in jax.tree.leaves(pictures):
-        image.copy_to_host_async()
-    return batch._replace(drive=None), pictures
+    pool, at_once = _workers()
+    part = lambda at: jax.tree.map(lambda v: v[at : at + at_once], batch.drive)
+    parts = [part(at) for at in range(0, MICRO_BATCH, at_once)]
+    return Drawing(
+        batch.frames, batch.first, [pool.submit(_to_host, avatar, drive) for drive in parts]
+    )
 
 
-def fetch(batch: MicroBatch, pictures: Pictures) -> Iterator[StreamFrame]:
+def _to_host(avatar: Avatar, drive: Drive) -> Pictures:
+    return jax.device_get(draw(avatar, drive))
+
+
+def fetch(drawing: Drawing) -> Iterator[StreamFrame]:
     """Wait for a batch; its frames."""
-    rgb, alpha = np.asarray(pictures.rgb), np.asarray(pictures.alpha)
-    for place, number in enumerate(batch.frames.tolist(), batch.first):
-        yield StreamFrame(number, number / FPS, rgb[place], alpha[place])
+    pictures = [
+        picture
+        for part in drawing.parts
+        for picture in zip(*jax.tree.leaves(part.result()), strict=True)
+    ]
+    for place, number in enumerate(drawing.frames.tolist(), drawing.first):
+        rgb, alpha = pictures[place]
+        yield StreamFrame(number, number / FPS, rgb, alpha)
+
+
+def draw_all(avatar: Avatar, batches: Iterable[MicroBatch]) -> Iterator[StreamFrame]:
+    """The frames of all batches, `IN_FLIGHT` of which are drawn while another is taken."""
+    drawing: collections.deque[Drawing] = collections.deque()
+    for batch in batches:
+        drawing.append(dispatch(avatar, batch))
+        if len(drawing) > IN_FLIGHT:
+            yield from fetch(drawing.popleft())
+    for rest in drawing:
+        yield from fetch(rest)
 
 
 class Stream:
@@ -197,7 +246,7 @@ class Stream:
             )
         self._sound: collections.deque[np.ndarray] = collections.deque()  # waits for features
         self._due: collections.deque[MicroBatch] = collections.deque()
-        self._drawing: collections.deque[tuple[MicroBatch, Pictures]] = collections.deque()
+        self._drawing: collections.deque[Drawing] = collections.deque()
         self._frames: collections.deque[StreamFrame] = collections.deque()
         self._is_finished = self._is_flushed = False
 
@@ -250,8 +299,8 @@ class Stream:
 
     def _advance(self) -> bool:
         """Do one piece of work, the latest stage first; False if there is none."""
-        if len(self._drawing) == IN_FLIGHT or (self._drawing and not (self._due or self._sound)):
-            self._frames.extend(fetch(*self._drawing.popleft()))
+        if len(self._drawing) > IN_FLIGHT or (self._drawing and not (self._due or self._sound)):
+            self._frames.extend(fetch(self._drawing.popleft()))
         elif self._due:
             self._drawing.append(dispatch(self._avatar, self._due.popleft()))
         elif self._sound:

@@ -135,10 +135,10 @@ def walls(scene: Scene, batch: int, calls: int) -> dict:
     def step() -> None:
         # What was drawn is the next background, so that a donated buffer is there every time.
         nonlocal pictures
-        pictures = infer._draw(scene.config, scene.kept, rest, pictures).rgb
+        pictures = infer.draw_program()(scene.config, scene.kept, rest, pictures).rgb
 
     def whole() -> None:
-        drawn = infer._draw(
+        drawn = infer.draw_program()(
             scene.config, scene.kept, host.replace(backgrounds=None), host.backgrounds
         )
         jax.device_get(drawn)
@@ -155,7 +155,7 @@ def walls(scene: Scene, batch: int, calls: int) -> dict:
     streaming = (time.perf_counter() - began) / calls * 1e3
     whole()
     to_host = [clocked(whole) for _ in range(max(3, calls // 5))]
-    memory = infer._draw.lower(scene.config, scene.kept, rest, pictures).compile()
+    memory = infer.draw_program().lower(scene.config, scene.kept, rest, pictures).compile()
     memory = memory.memory_analysis()
     kept = sum(leaf.nbytes for leaf in jax.tree.leaves(scene.kept))
     return {
@@ -178,7 +178,7 @@ def kernels(scene: Scene, batch: int, calls: int) -> dict:
     rest = jax.device_put(rest.replace(backgrounds=None))
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         for _ in range(calls):
-            pictures = infer._draw(scene.config, scene.kept, rest, pictures).rgb
+            pictures = infer.draw_program()(scene.config, scene.kept, rest, pictures).rgb
         jax.block_until_ready(pictures)
         torch.cuda.synchronize()
     events = sorted(profile.events(), key=lambda event: event.time_range.start)
@@ -231,7 +231,7 @@ def film(run_dir: Path, audio: Path) -> dict:
     timed("features_s", lambda: extract_features(samples, avatar.feature_kind))
     # A few frames are enough to write, over and over: all of them would not fit into memory.
     batches = stream.speech_batches(avatar, [samples])
-    frames = [f.rgb for f in stream.fetch(*stream.dispatch(avatar, next(batches)))]
+    frames = [f.rgb for f in stream.fetch(stream.dispatch(avatar, next(batches)))]
     total = timed("draw_s", lambda: sum(1 for _ in render.speak(avatar, audio)))
     with tempfile.TemporaryDirectory() as folder:
         same = (frames[i % len(frames)] for i in range(total))

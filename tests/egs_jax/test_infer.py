@@ -24,11 +24,13 @@ def test_bytes_are_the_rounded_numbers(avatar):
         assert np.mean(np.asarray(got) != want) < 1e-3
 
 
-def test_pictures_take_the_place_of_the_backgrounds(avatar):
+def test_pictures_take_the_place_of_the_backgrounds_on_the_device(avatar):
     drive = avatar.dataset.drive(np.arange(2), avatar.config.model.window_frames)
-    backgrounds = jax.device_put(drive.backgrounds)
+    backgrounds, before = jax.device_put(drive.backgrounds.copy()), drive.backgrounds.copy()
     infer.draw(avatar, drive.replace(backgrounds=backgrounds))
     assert backgrounds.is_deleted()
+    assert np.any(np.asarray(infer.draw(avatar, drive).rgb) != before)
+    np.testing.assert_array_equal(drive.backgrounds, before)  # the host's stay
 
 
 def test_infer_lowers_for_tpu(avatar):
