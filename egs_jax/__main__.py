@@ -36,8 +36,8 @@ class Parser(argparse.ArgumentParser):
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit status."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        argv = sys.argv[1:] if argv is None else argv
         arguments = _parser(argv).parse_args(argv)
         with _terminable():
             arguments.run(arguments)
@@ -45,9 +45,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"egs-jax: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "egs-jax: stopped; the same command goes on from the last checkpoint", file=sys.stderr
-        )
+        resumes = argv[:1] in (["train"], ["demo"])
+        how = "; the same command goes on from the last checkpoint" if resumes else ""
+        print(f"egs-jax: stopped{how}", file=sys.stderr)
         return 1
     except (OSError, TrainingError) as error:
         print(f"egs-jax: {' '.join(str(error).split())}", file=sys.stderr)
@@ -55,21 +55,42 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def entry() -> NoReturn:
+    """Run as a process of its own."""
+    status = main()
+    if status == 1:
+        # Python's own way out crashes in XLA where an interrupt came while it compiled.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM stop the work as Ctrl-C does, so that files are closed and one line says so."""
+    """Let SIGTERM stop the work as Ctrl-C does, so that files are closed and one line says so.
+
+    The second of them ends the process: the first may have been ignored, or what it interrupted
+    may never let go of a lock.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # signals belong to the main thread
         return
 
+    stopping = []
+
     def stop(*_: Any) -> NoReturn:
+        if stopping:
+            os._exit(1)
+        stopping.append(True)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {name: signal.signal(name, stop) for name in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
 
 def _parser(argv: list[str]) -> Parser:
@@ -189,4 +210,4 @@ def _seconds(text: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

@@ -26,7 +26,7 @@ SAMPLE_RATE = 16_000
 
 _TIME_TOLERANCE = 0.02  # s: half a video frame; Matroska and FLV round their timestamps to 1 ms
 _LARGEST_GAP = 3600.0  # s: a longer jump is a broken clock, not a pause
-_LARGEST_PEAK = 8.0  # decoded lossy sound overshoots 1 a little; a factor of 8 is a wrong scale
+LARGEST_PEAK = 8.0  # decoded lossy sound overshoots 1 a little; a factor of 8 is a wrong scale
 _EXACT_ENDS = {"mov", "wav", "flac", "aiff", "w64"}  # formats whose header knows the duration
 
 
@@ -117,7 +117,7 @@ def _checked(samples: np.ndarray, path: Path, seconds: float) -> np.ndarray:
         raise InputError(
             f"{path}: has NaN or infinite samples near {seconds:.1f} s; export it again"
         )
-    if np.abs(samples).max(initial=0.0) > _LARGEST_PEAK:
+    if np.abs(samples).max(initial=0.0) > LARGEST_PEAK:
         raise InputError(
             f"{path}: has samples far beyond full scale near {seconds:.1f} s; "
             "float sound must lie in -1 ... 1, export it again"

@@ -13,7 +13,7 @@ import cv2
 import jax.numpy as jnp
 import numpy as np
 
-from egs_jax.audio import feature_windows
+from egs_jax.audio import AUDIO_FEATURES, HOP_ROWS, feature_windows
 from egs_jax.config import Config
 from egs_jax.errors import InputError
 from egs_jax.face_mesh import LEFT_EYE, RIGHT_EYE, mouth_width
@@ -298,8 +298,10 @@ def _check(folder: Path, meta: dict, arrays: dict[str, np.ndarray]) -> None:
         sizes = tuple(int(meta[name]) for name in ("num_frames", "height", "width"))
         ranges = [(int(start), int(stop)) for start, stop in map(meta["splits"].get, SPLITS)]
         fps, kind = float(meta["fps"]), str(meta["audio_features"]["kind"])
-        if not (fps > 0 and kind and all(0 <= a < b <= sizes[0] for a, b in ranges)):
+        if not (fps > 0 and all(0 <= a < b <= sizes[0] for a, b in ranges)):
             raise ValueError(f"splits {ranges} of {sizes[0]} frames at {fps} fps")
+        if kind not in AUDIO_FEATURES:
+            raise ValueError(f"sound features of kind {kind!r}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(
@@ -313,6 +315,12 @@ def _check(folder: Path, meta: dict, arrays: dict[str, np.ndarray]) -> None:
                 f"{folder}/{name}.npy: {got}, expected finite {np.dtype(dtype)} {list(shape)}; "
                 "preprocess the video again"
             )
+    hush = arrays["silence_features"]
+    if not len(hush) or len(hush) % HOP_ROWS:
+        raise InputError(
+            f"{folder}/silence_features.npy: {len(hush)} rows, expected a multiple of {HOP_ROWS}; "
+            "preprocess the video again"
+        )
 
 
 def _expected(

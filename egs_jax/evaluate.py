@@ -26,7 +26,7 @@ from egs_jax.metrics import Figure, mean_figure
 from egs_jax.perceptual import PerceptualParams, load_perceptual, lpips
 from egs_jax.report import write_report
 from egs_jax.run_log import progress, write_atomically
-from egs_jax.stream import MICRO_BATCH
+from egs_jax.stream import MICRO_BATCH, MicroBatch, dispatch, fetch
 from egs_jax.types import Drive
 
 SILENT_FRAMES = 32
@@ -244,13 +244,12 @@ def _sync_figures(avatar: Avatar, measured: Measured) -> dict[str, Figure]:
 
 
 def _render_fps(avatar: Avatar, frames: np.ndarray, repeats: int = 5) -> float:
-    """Frames per second of `infer_step`, sound features given, result on the host; median."""
-    drive = avatar.dataset.drive(
-        frames[np.arange(MICRO_BATCH) % len(frames)], avatar.config.model.window_frames
-    )
+    """Frames per second of a stream, sound features given, result on the host; median."""
+    drawn = frames[np.arange(MICRO_BATCH) % len(frames)]
+    batch = MicroBatch(drawn, 0, avatar.dataset.drive(drawn, avatar.config.model.window_frames))
     times = []
     for _ in range(repeats):
         began = time.perf_counter()
-        _rendered(avatar, drive)
+        list(fetch(dispatch(avatar, batch)))
         times.append(time.perf_counter() - began)
     return MICRO_BATCH / float(np.median(times))

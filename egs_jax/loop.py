@@ -8,8 +8,8 @@ SIGTERM and Ctrl-C save the step in hand first.
 import contextlib
 import dataclasses
 import itertools
+import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -54,14 +54,17 @@ def fit(config: Config, dataset: Dataset, *, run_dir: str | Path) -> TrainState:
     start_run(run_dir, config)
     checkpoints = Checkpoints(run_dir, config.schedule.keep_checkpoints)
     try:
-        state = _resume(config, dataset, checkpoints)
-        log = RunLog(run_dir, int(state.step))
-        try:
-            state = _loop(config, dataset, state, checkpoints, log)
-            digest = state_sha256(state)
-            log.write({"step": int(state.step), "state_sha256": digest})
-        finally:
-            log.close()
+        with _stop_requests() as stop:
+            state = _resume(config, dataset, checkpoints)
+            if stop.is_set():
+                raise KeyboardInterrupt
+            log = RunLog(run_dir, int(state.step))
+            try:
+                state = _loop(config, dataset, state, checkpoints, log, stop)
+                digest = state_sha256(state)
+                log.write({"step": int(state.step), "state_sha256": digest})
+            finally:
+                log.close()
     finally:
         checkpoints.close()
     print(f"state_sha256 {digest}")
@@ -69,8 +72,9 @@ def fit(config: Config, dataset: Dataset, *, run_dir: str | Path) -> TrainState:
 
 
 def _loop(
-    config: Config, dataset: Dataset, state: TrainState, checkpoints: Checkpoints, log: RunLog
-) -> TrainState:
+    config: Config, dataset: Dataset, state: TrainState, checkpoints: Checkpoints, log: RunLog,
+    stop: threading.Event,
+) -> TrainState:  # fmt: skip
     """Run the remaining steps.
 
     The host looks at a step while the device works on the next one; it waits for the newest step
@@ -79,7 +83,7 @@ def _loop(
     schedule, clock = config.schedule, _Clock()
     step, deforming = int(state.step), bool(state.deforming)
     batches, unseen = prefetch(config, dataset, step), []
-    with progress(config.total_steps, "train") as bar, _stop_requests() as stop:
+    with progress(config.total_steps, "train") as bar:
         while step < config.total_steps:
             if config.stage(step) == "deform" and not deforming:
                 state, deforming = train.hand_over(config, state), True
@@ -96,7 +100,7 @@ def _loop(
             if _longest_streak(config, dataset, unseen, kept, bar) >= BAD_STEPS:
                 state = _roll_back(config, dataset, state, checkpoints)
                 step, deforming = int(state.step), bool(state.deforming)
-                batches, unseen = prefetch(config, dataset, step), []
+                batches, unseen, clock = prefetch(config, dataset, step), [], _Clock()
                 log.rewind(step)
                 continue
             if logs:
@@ -113,10 +117,10 @@ def _loop(
 
 @contextlib.contextmanager
 def _stop_requests() -> Iterator[threading.Event]:
-    """An event that SIGTERM or Ctrl-C sets; the second one interrupts at once.
+    """An event that SIGTERM or Ctrl-C sets; the next one does what it did before.
 
     An interrupt in the middle of a step can leave a lock of a library taken, and closing the log
-    would then wait for it for ever.
+    would then wait for it for ever; or it falls into a callback of JAX, where it is ignored.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -124,17 +128,19 @@ def _stop_requests() -> Iterator[threading.Event]:
         return
 
     def request(*_: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
         stop.set()
-        print("stopping after this step; once more stops at once", file=sys.stderr)
+        restore()
+        os.write(2, b"stopping after this step; once more stops at once\n")  # print may be at work
+
+    def restore() -> None:
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
     before = {name: signal.signal(name, request) for name in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
     finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
+        restore()
 
 
 class _Clock:
@@ -210,7 +216,7 @@ def _roll_back(
         )
     state = _resume(config, dataset, checkpoints)
     print(f"going back to step {int(state.step)}, learning rates times {scale}")
-    return state.replace(rate_scale=jax.numpy.float32(scale))
+    return state.replace(rate_scale=jax.numpy.float32(scale), bad_streak=jax.numpy.int32(0))
 
 
 def _check_length(dataset: Dataset) -> None:

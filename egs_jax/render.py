@@ -4,6 +4,7 @@ Three things go on at once: sound becomes batches to draw (`stream`), the device
 the film is encoded (`video_writer`); few batches wait between them.
 """
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from egs_jax.audio import SAMPLE_RATE
 from egs_jax.audio_file import stream_audio
 from egs_jax.avatar import Avatar
 from egs_jax.drive import FPS
+from egs_jax.errors import InputError
 from egs_jax.infer import num_video_frames
 from egs_jax.run_log import CONSENT, progress
 from egs_jax.stream import IN_FLIGHT, draw_all, speech_batches
@@ -28,7 +30,9 @@ def speak(avatar: Avatar, audio_path: str | Path) -> Iterator[UInt8[np.ndarray, 
       InputError: if the file cannot be read as sound.
     """
     batches = ahead(speech_batches(avatar, stream_audio(audio_path)), IN_FLIGHT)
-    return (frame.rgb for frame in draw_all(avatar, batches))
+    with contextlib.closing(batches):
+        for frame in draw_all(avatar, batches):
+            yield frame.rgb
 
 
 def render_video(run_dir: str | Path, audio_path: str | Path, out_path: str | Path) -> None:
@@ -38,6 +42,11 @@ def render_video(run_dir: str | Path, audio_path: str | Path, out_path: str | Pa
       InputError: bad audio, bad run folder, or an output that cannot be written.
       OSError: the disk is full or fails; what was at `out_path` before is untouched.
     """
+    out_path = Path(out_path)
+    if out_path.is_dir():
+        raise InputError(f"{out_path}: is a folder; name the film to write, say talk.mp4")
+    if out_path.exists() and Path(audio_path).exists() and out_path.samefile(audio_path):
+        raise InputError(f"{out_path}: is the speech itself; name another file for the film")
     avatar = Avatar.load(run_dir)
     total = num_video_frames(sum(len(chunk) for chunk in stream_audio(audio_path)))
     with progress(total, "render", "frame") as bar:

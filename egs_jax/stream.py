@@ -2,10 +2,10 @@
 
 Before: `audio` (features of a stream), `drive`, `infer`; after: `render`.
 
-Frames are always drawn in the same batches by one compiled program, however the sound arrives. A
-block of ten feature rows makes five frames ready; these are a batch. Frame i has place
-(i + lead) mod 5, where `lead` frames are missing from the first block: the rows that a frame hears
-reach beyond its own time.
+Frames are always drawn in the same batches by one compiled program (on a CPU: one by one),
+however the sound arrives. A block of ten feature rows makes five frames ready; these are a batch.
+Frame i has place (i + lead) mod 5, where `lead` frames are missing from the first block: the rows
+that a frame hears reach beyond its own time.
 """
 
 import collections
@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from egs_jax.audio import AUDIO_FEATURES, BATCH, HOP_ROWS, HOP_SAMPLES, SAMPLE_RATE, FeatureStream
+from egs_jax.audio_file import LARGEST_PEAK
 from egs_jax.avatar import Avatar
 from egs_jax.drive import FPS, compose
 from egs_jax.errors import InputError
@@ -53,6 +54,7 @@ class StreamFrame(NamedTuple):
     time: float
     """When it is to be shown, seconds from the first sample."""
     rgb: UInt8[np.ndarray, "H Wd 3"]
+    """Head over its background; read-only, a copy can be drawn on."""
     alpha: UInt8[np.ndarray, "H Wd"]
     """Share of the head in each pixel."""
 
@@ -159,6 +161,7 @@ def _workers() -> tuple[concurrent.futures.ThreadPoolExecutor, int]:
 def dispatch(avatar: Avatar, batch: MicroBatch) -> Drawing:
     """Have a batch drawn and copied to the host, without waiting for either."""
     pool, at_once = _workers()
+    _ = avatar.prepared  # once, not by every thread
     part = lambda at: jax.tree.map(lambda v: v[at : at + at_once], batch.drive)
     parts = [part(at) for at in range(0, MICRO_BATCH, at_once)]
     return Drawing(
@@ -208,7 +211,7 @@ class Stream:
     say, push silence. One thread at a time may use a stream.
 
     Attributes:
-      latency: See there [s]; a resampler adds some 20 ms.
+      latency: See there, with the resampler's own [s].
     """
 
     def __init__(self, avatar: Avatar, *, sample_rate: int = SAMPLE_RATE, most_waiting: float = 10):
@@ -232,23 +235,20 @@ class Stream:
                 f"{RATES[1]}; name the rate of the sound"
             )
         self._avatar, self._most_waiting = avatar, most_waiting
-        self.latency = latency(avatar)
+        self.latency = latency(avatar) + _resampling_delay(self._rate)
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything: the next sample is at time 0, the next frame is frame 0."""
-        self._batches, self._resampler = SpeechBatches(self._avatar), None
-        if self._rate != SAMPLE_RATE:
-            import soxr  # noqa: PLC0415
+        """Forget everything: the next sample is at time 0, the next frame is frame 0.
 
-            self._resampler = soxr.ResampleStream(
-                self._rate, SAMPLE_RATE, 1, "float32", quality="HQ"
-            )
+        Iterators of earlier calls give the new frames too.
+        """
+        self._batches, self._resampler = SpeechBatches(self._avatar), _resampler(self._rate)
         self._sound: collections.deque[np.ndarray] = collections.deque()  # waits for features
         self._due: collections.deque[MicroBatch] = collections.deque()
         self._drawing: collections.deque[Drawing] = collections.deque()
         self._frames: collections.deque[StreamFrame] = collections.deque()
-        self._is_finished = self._is_flushed = False
+        self._is_finished = self._is_flushed = self._is_broken = False
 
     @property
     def waiting(self) -> float:
@@ -267,9 +267,11 @@ class Stream:
 
         Raises:
           InputError: if they are no such sound, more wait than may, or the stream is finished.
-            Nothing of the chunk is taken then, and the stream can go on.
+            Nothing of the chunk is taken then, and the stream can go on. Also if an earlier call
+            failed while it drew: frames are missing, only `reset` helps.
         """
         chunk = _checked(samples)
+        self._need_whole()
         if self._is_finished:
             raise InputError("stream: it is finished; call reset before more sound")
         if len(chunk) and self.waiting > self._most_waiting:
@@ -282,6 +284,7 @@ class Stream:
 
     def finish(self) -> Iterator[StreamFrame]:
         """Iterate over the remaining frames, as if silence followed; only `reset` goes on then."""
+        self._need_whole()
         if not self._is_finished:
             if self._resampler is not None:
                 self._hear(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
@@ -292,8 +295,18 @@ class Stream:
         if len(samples):
             self._sound.append(np.clip(samples, -1.0, 1.0))
 
+    def _need_whole(self) -> None:
+        if self._is_broken:
+            raise InputError("stream: an earlier call failed and frames are missing; call reset")
+
     def _drawn(self) -> Iterator[StreamFrame]:
-        while self._frames or self._advance():
+        while True:
+            self._need_whole()
+            self._is_broken = True  # until this has gone well
+            is_at_work = bool(self._frames) or self._advance()
+            self._is_broken = False
+            if not is_at_work:
+                return
             if self._frames:
                 yield self._frames.popleft()
 
@@ -316,9 +329,31 @@ class Stream:
         return True
 
 
+def _resampler(rate: int) -> Any:
+    """From `rate` to 16 kHz; None where there is nothing to do."""
+    if rate == SAMPLE_RATE:
+        return None
+    import soxr  # noqa: PLC0415
+
+    return soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", quality="HQ")
+
+
+def _resampling_delay(rate: int) -> float:
+    """Longest time for which sound stays in the resampler [s]."""
+    resampler, given, delay = _resampler(rate), 0, 0.0
+    step = np.zeros(rate // 1000, np.float32)
+    for count in range(1, 500 if resampler else 0):
+        given += len(resampler.resample_chunk(step))
+        delay = max(delay, count * len(step) / rate - given / SAMPLE_RATE)
+    return delay
+
+
 def _checked(samples: Any) -> Float[np.ndarray, " S"]:
     """Sound as float32, or an `InputError`."""
-    samples = np.asarray(samples)
+    try:
+        samples = np.asarray(samples)
+    except ValueError:  # ragged
+        samples = np.empty((0, 0), object)
     if samples.ndim != 1 or not (samples.dtype == np.int16 or samples.dtype.kind == "f"):
         raise InputError(
             f"stream: got {samples.dtype} {list(samples.shape)}, expected mono sound of one "
@@ -329,4 +364,8 @@ def _checked(samples: Any) -> Float[np.ndarray, " S"]:
     samples = samples.astype(np.float32)
     if not np.isfinite(samples).all():
         raise InputError("stream: the chunk has NaN or infinite samples; drop or repair it")
+    if np.abs(samples).max(initial=0.0) > LARGEST_PEAK:
+        raise InputError(
+            "stream: the chunk is far beyond full scale; float sound must lie in -1 ... 1"
+        )
     return samples

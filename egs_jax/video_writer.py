@@ -34,17 +34,17 @@ OUTPUT_RATE = 48_000
 
 
 @functools.cache
-def best_encoder() -> Encoder:
-    """NVIDIA's encoder if it can be opened on this machine, else x264.
+def best_encoder(width: int, height: int) -> Encoder:
+    """NVIDIA's encoder if it can be opened on this machine for pictures of this size, else x264.
 
     Cards for data centres (A100, H100, H200) have none.
     """
-    context = av.CodecContext.create("h264_nvenc", "w")
-    context.width = context.height = 256
-    context.pix_fmt, context.time_base = "yuv420p", Fraction(1, 25)
     try:
+        context = av.CodecContext.create("h264_nvenc", "w")
+        context.width, context.height = width + width % 2, height + height % 2
+        context.pix_fmt, context.time_base = "yuv420p", Fraction(1, 25)
         context.open()
-    except (av.error.FFmpegError, OSError):
+    except (av.error.FFmpegError, av.codec.codec.UnknownCodecError, OSError):
         return "libx264"
     return "h264_nvenc"
 
@@ -82,7 +82,7 @@ class VideoWriter:
         crf: int = 18,
         encoder: Encoder | None = None,
     ):
-        self._encoder = encoder or best_encoder()
+        self._encoder = encoder or best_encoder(width, height)
         self._path = Path(os.path.abspath(path))
         self._size, self._fps, self._rate, self._crf = (
             (width, height),
@@ -248,7 +248,7 @@ def write_video(
         fps: Pictures a second.
         audio: float [n] mono samples in [-1, 1], or an iterable of such chunks, or None.
         sample_rate: Samples a second of `audio`.
-        crf: Constant quality of x264.
+        crf: Constant quality.
 
     Returns:
         The number of frames written.

@@ -84,10 +84,10 @@ def deform_tiles(
     n_frames, n_tokens, d_model = tokens.shape
     n_gaussians, n_agents = static_mix.shape
     n_harmonics = canonical.sh.shape[1]
-    n_outputs = n_frames * canonical.sh.size
+    n_outputs = n_frames * n_gaussians * max(4, 3 * n_harmonics)  # the longest attribute
     require(
         max(n_outputs, static_mix.size, features.size) < MAX_NUMBERS,
-        f"frames: expected arrays of fewer than {MAX_NUMBERS} numbers, got {n_outputs} colours of "
+        f"frames: expected arrays of fewer than {MAX_NUMBERS} numbers, got {n_outputs} for "
         f"{n_frames} frames; deform fewer frames at once",
     )
     w = jax.tree.map(lambda v: v.astype(jnp.bfloat16 if v.ndim > 1 else jnp.float32), weights)

@@ -319,6 +319,15 @@ def test_one_frame_too_few(copy):
     refused(copy, "audio_features.npy")
 
 
+def test_sound_features_that_no_avatar_can_hear(copy):
+    for rows in (0, 7):
+        np.save(copy / "silence_features.npy", np.zeros((rows, AUDIO_DIM), np.float32))
+        refused(copy, f"silence_features.npy: {rows} rows, expected a multiple of 10")
+    meta = json.loads((copy / "meta.json").read_text())
+    (copy / "meta.json").write_text(json.dumps(meta | {"audio_features": {"kind": "hubert"}}))
+    refused(copy, "meta.json: damaged (sound features of kind 'hubert')")
+
+
 @pytest.mark.parametrize("damage", ["empty", "cut", "text", "archive"])
 def test_damaged_array(copy, damage):
     path = copy / "frames.npy"

@@ -108,6 +108,27 @@ def test_a_finished_run_only_says_its_hash_again(painted, trained_run, tmp_path,
     assert records(run_dir) == records(trained_run.folder)
 
 
+def test_a_checkpoint_after_a_bad_step_does_not_count_it_twice(painted, tmp_path, monkeypatch):
+    """Steps 28 to 30 are bad and the checkpoint at 30 knows of two; back there, one more is bad."""
+    poison(monkeypatch, {28, 29, 30}, times=4)
+    state = fit(micro_config(painted), Dataset.open(painted), run_dir=tmp_path / "run")
+    assert float(state.rate_scale) == 0.5 and int(state.step) == 40
+    rates = [line.get("steps_per_second") for line in records(tmp_path / "run")]
+    assert all(rate is None or rate > 0 for rate in rates)
+
+
+def test_a_stop_while_it_compiles_ends_with_status_1(painted, tmp_path):
+    command, environment = python("-m", "egs_jax", *train_arguments(painted, tmp_path / "run"))
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert any("consent" in line for line in iter(process.stdout.readline, ""))
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    error = process.communicate(timeout=100)[1]
+    assert process.returncode == 1 and "egs-jax: stopped" in error and "Traceback" not in error
+
+
 def test_two_bad_steps_are_skipped_and_named(painted, tmp_path, monkeypatch, capsys):
     config = micro_config(painted)
     poison(monkeypatch, {26, 27})

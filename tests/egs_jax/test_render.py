@@ -108,6 +108,16 @@ def test_folder_that_does_not_exist_is_refused(trained_run, tmp_path, capsys):
     assert str(out) in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_a_film_in_the_place_of_a_folder_or_of_the_speech_is_refused(trained_run, tmp_path, capsys):
+    path = speech(tmp_path / "speech.wav", 0.1)
+    before = path.read_bytes()
+    for out, message in ((tmp_path, "is a folder"), (path, "is the speech itself")):
+        assert main(["render", str(trained_run.folder), str(path), "--out", str(out)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"egs-jax: {out}: {message}") and error.count("\n") == 1
+    assert path.read_bytes() == before
+
+
 def test_full_disk_leaves_the_film_before_as_it_was(trained_run, tmp_path, capsys, monkeypatch):
     path, out = speech(tmp_path / "speech.wav", 1.0), tmp_path / "talk.mp4"
     arguments = ["render", str(trained_run.folder), str(path), "--out", str(out)]

@@ -53,14 +53,15 @@ def test_frames_do_not_depend_on_the_chunks(avatar, seconds):
         assert np.abs(frame.rgb.astype(int) - want).max() <= 1, frame.number
 
 
-def test_frames_come_as_soon_as_their_sound_is_there(avatar):
-    sound, live = voice(3.0), Stream(avatar)
+@pytest.mark.parametrize("rate", [16_000, 8_000, 44_100])
+def test_frames_come_as_soon_as_their_sound_is_there(avatar, rate):
+    sound, live = voice(3.0, rate), Stream(avatar, sample_rate=rate)
     assert 0.2 < live.latency < 1.2
-    worst = 0.0
-    for heard in range(160, len(sound) + 1, 160):
-        for frame in live.push(sound[heard - 160 : heard]):
-            worst = max(worst, heard / SAMPLE_RATE - frame.time)
-    assert live.latency <= worst <= live.latency + 0.01  # the size of a chunk
+    worst, size = 0.0, rate // 100
+    for heard in range(size, len(sound) + 1, size):
+        for frame in live.push(sound[heard - size : heard]):
+            worst = max(worst, heard / rate - frame.time)
+    assert live.latency - (0 if rate == SAMPLE_RATE else 0.02) <= worst <= live.latency + 0.011
 
 
 @pytest.mark.parametrize("window", [2, 5, 8])
@@ -104,7 +105,8 @@ def test_a_bad_chunk_is_refused_and_forgotten(avatar):
     bad[5] = np.nan
     for chunk, message in ((bad, "NaN or infinite"), (sound.reshape(2, -1), "expected mono"),
                            (sound.astype(complex), "got complex128"),
-                           (["a"], "expected mono")):  # fmt: skip
+                           (["a"], "expected mono"), ([[1.0], [1.0, 2.0]], "expected mono"),
+                           (sound * 32767, "beyond full scale")):  # fmt: skip
         with pytest.raises(InputError, match=message):
             live.push(chunk)
     frames += [*live.push(sound[9000:]), *live.finish()]
@@ -124,6 +126,28 @@ def test_a_finished_stream_takes_nothing_until_it_is_reset(avatar):
         live.push(sound)
     live.reset()
     assert len(frames_of(live, sound, [100])) == 8
+
+
+@pytest.mark.parametrize("stage", ["draw", "compose"])
+def test_after_a_failure_only_a_reset_helps(avatar, monkeypatch, stage):
+    sound, live = voice(2.0), Stream(avatar)
+    original, calls = getattr(stream, stage), iter(range(100))
+
+    def fails_once(*arguments):
+        if next(calls) == 2:
+            raise MemoryError("no room")
+        return original(*arguments)
+
+    monkeypatch.setattr(stream, stage, fails_once)
+    frames = live.push(sound)
+    with pytest.raises(MemoryError, match="no room"):
+        list(frames)
+    for call in (lambda: live.push(sound), live.finish):
+        with pytest.raises(InputError, match="frames are missing; call reset"):
+            call()
+    live.reset()
+    again = frames_of(live, sound, [len(sound)])
+    assert [f.number for f in again] == list(range(50))
 
 
 def draw_nothing(avatar, drive):
