@@ -23,16 +23,14 @@ jax.config.update("jax_compilation_cache_dir", str(COMPILED))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the tests of a file in one process, and all files that share a costly fixture."""
-    costly = {}
-    for item in items:
-        used = [name for name in ("trained_run", "performer_dataset") if name in item.fixturenames]
-        costly[item.path] = costly.get(item.path, []) + used
-    for item in items:
-        group = next(iter(costly[item.path]), item.path.name)
-        item.add_marker(pytest.mark.xdist_group(group))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Run all tests that share a costly fixture in one process, and the others file by file.
+
+    Not in `pytest_collection_modifyitems`, which comes after xdist's own and is too late for it.
+    """
+    costly = ("trained_run", "performer_dataset")
+    group = next((name for name in costly if name in item.fixturenames), item.path.name)
+    item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture
