@@ -3,8 +3,9 @@
 Claim: on heads ours is faster than gsplat, forward and backward, one frame and eight. The scene is
 `kernels.rasterize.cases.head_case`; harmonics of degree 3, a background per pixel, the gradient of
 an L1 loss for all parameters. Images are compared first. Wall times are medians of seven repeats of
-n calls with one synchronisation at the end of each repeat, with their range; kernel times are sums
-from the profiler (of torch, which sees the kernels of both), by stage.
+a tenth of a second each, ours and gsplat's in turn, with one synchronisation at the end of each
+repeat, and their range; kernel times are sums from the profiler (of torch, which sees the kernels of
+both), by stage.
 
     python -m experiments.bench_rasterizer [--cases small] [--ours] [--out FOLDER]
 
@@ -35,6 +36,7 @@ SMALL = [(50_000, 512, 1.6, 1), (50_000, 512, 1.6, 8)]
 ALL = [(n, size, 1.6, b) for size in (512, 1024) for n in (20_000, 50_000, 100_000) for b in (1, 8)]
 ALL += [(50_000, 512, 2.5, 1), (50_000, 512, 2.5, 8)]
 ALPHA_MAX = 0.999  # gsplat's
+REPEATS, REPEAT_SECONDS = 7, 0.1
 
 
 # Parts of the kernels' names by stage, ours and gsplat's; the first that fits counts. "instances":
@@ -55,18 +57,27 @@ STAGES = {
 FLOORS_US = {1: ([70, 100], [150, 200]), 8: ([40, 50], [105, 125])}
 
 
-def wall_us(call: Callable, wait: Callable, n: int) -> list[float]:
-    """Median, least and most time of a call over repeats, synchronised after every n."""
-    times = []
-    for repeat in range(8):
+def wall_us(calls: list[Callable], waits: list[Callable]) -> list[list[float]]:
+    """Median, least and most time of each call over repeats, which take turns.
+
+    A repeat is as many calls as take about `REPEAT_SECONDS`, synchronised after the last.
+    """
+
+    def seconds(call: Callable, wait: Callable, n: int) -> float:
         start = time.perf_counter()
         for _ in range(n):
             result = call()
         wait(result)
-        times.append((time.perf_counter() - start) / n * 1e6)
-        if repeat == 0:
-            times.clear()  # compilation and warm-up
-    return [float(np.median(times)), min(times), max(times)]
+        return time.perf_counter() - start
+
+    counts, times = [], [[] for _ in calls]
+    for pair in zip(calls, waits, strict=True):
+        seconds(*pair, 5)  # compilation and warm-up
+        counts.append(max(5, round(REPEAT_SECONDS * 20 / seconds(*pair, 20))))
+    for _ in range(REPEATS):
+        for kept, call, wait, n in zip(times, calls, waits, counts, strict=True):
+            kept.append(seconds(call, wait, n) / n * 1e6)
+    return [[float(np.median(kept)), min(kept), max(kept)] for kept in times]
 
 
 def kernel_us(call: Callable, wait: Callable, n: int = 10) -> dict[str, float] | None:
@@ -98,24 +109,27 @@ class Contender(NamedTuple):
     image: np.ndarray
     facts: dict  # versions, instances and memory
 
-    def calls(self) -> tuple:
-        """Name in the record, call, and calls per repeat."""
-        return ("fwd", self.forward, 30), ("fwd_bwd", self.step, 15)
+    def calls(self) -> dict[str, Callable]:
+        """Calls by their name in the record."""
+        return {"fwd": self.forward, "fwd_bwd": self.step}
 
 
-def wall_times(contender: Contender, batch: int) -> dict:
-    """Wall times, microseconds per frame."""
-    case = {}
-    for name, call, n in contender.calls():
-        median, least, most = (round(us / batch, 1) for us in wall_us(call, contender.wait, n))
-        case |= {f"{name}_us": median, f"{name}_us_range": [least, most]}
-    return case
+def wall_times(contenders: list[Contender], batch: int) -> list[dict]:
+    """Wall times of each, microseconds per frame."""
+    found = [{} for _ in contenders]
+    waits = [contender.wait for contender in contenders]
+    for name in contenders[0].calls():
+        calls = [contender.calls()[name] for contender in contenders]
+        for case, times in zip(found, wall_us(calls, waits), strict=True):
+            median, least, most = (round(us / batch, 1) for us in times)
+            case |= {f"{name}_us": median, f"{name}_us_range": [least, most]}
+    return found
 
 
 def kernel_times(contender: Contender, batch: int) -> dict:
     """Kernel times, microseconds per frame; nothing without torch."""
     case = {}
-    for name, call, _ in contender.calls():
+    for name, call in contender.calls().items():
         stages = kernel_us(call, contender.wait)
         if stages is not None:
             case[f"{name}_kernel_us"] = round(sum(stages.values()) / batch, 1)
@@ -233,8 +247,8 @@ def run(shapes: list[tuple], with_peer: bool, implementation: str) -> list[dict]
             new[0]["pixels_off"] = pixels_off(both[0].image, both[1].image)
         if (n, size, px) == (50_000, 512, 1.6):
             new[0] |= dict(zip(("fwd_floor_us", "fwd_bwd_floor_us"), FLOORS_US[batch], strict=True))
-        for case, contender in zip(new, both, strict=True):
-            case.update(wall_times(contender, batch))
+        for case, times in zip(new, wall_times(both, batch), strict=True):
+            case.update(times)
         print(*new, sep="\n", flush=True)
         contenders += both
         cases += new

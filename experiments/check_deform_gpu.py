@@ -7,7 +7,7 @@ the same bits; a Gaussian that is not finite changes no bit of the others. Takes
 
     python -m experiments.check_deform_gpu
 
-prints a line per check and exits with 1 if one fails.
+prints a line per check, writes `results/check_deform_gpu.json`, and exits with 1 if one fails.
 """
 
 import os
@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments._common import RESULTS
 from experiments.check_kernels_gpu import Report, Result
 from kernels.deform import Deformed
 from kernels.deform.triton_path import LARGE, SMALL, Tile, deform_tiles
@@ -117,8 +118,7 @@ def main() -> int:
     for tile in TILES:
         check_repeats(report, tile)
         check_neighbours(report, tile)
-    print("all passed" if not report.failed else f"{report.failed} failed", flush=True)
-    return int(report.failed > 0)
+    return report.finish("check_deform_gpu", RESULTS)
 
 
 if __name__ == "__main__":
