@@ -4,8 +4,8 @@ Claim: on heads ours is faster than gsplat, forward and backward, one frame and 
 `kernels.rasterize.cases.head_case`; harmonics of degree 3, a background per pixel, the gradient of
 an L1 loss for all parameters. Images are compared first. Wall times are medians of seven repeats of
 a tenth of a second each, ours and gsplat's in turn, with one synchronisation at the end of each
-repeat, and their range; kernel times are sums from the profiler (of torch, which sees the kernels of
-both), by stage.
+repeat, and their range; kernel times are sums from the profiler (of torch, which sees the kernels
+of both), by stage.
 
     python -m experiments.bench_rasterizer [--cases small] [--ours] [--out FOLDER]
 
