@@ -89,6 +89,8 @@ def split(case: dict) -> tuple[dict, dict]:
     """Arrays to differentiate, and the rest."""
     case = dict(case)
     case.setdefault("means2d_offset", np.zeros((len(case["means"]), 2), np.float32))
+    if "alive" in case:
+        case["alive"] = jnp.asarray(case["alive"])
     return {name: jnp.asarray(case.pop(name)) for name in ARRAYS}, case
 
 
@@ -224,7 +226,7 @@ def check_oracle(name: str) -> list[Result]:
     import dense_oracle
 
     arrays, static = split(make_case(name))
-    alive = static.pop("alive", np.ones(len(arrays["means"]), bool))
+    alive = static.pop("alive", jnp.ones(len(arrays["means"]), bool))
     size = (static["height"], static["width"])
 
     def images(wide: dict) -> tuple:
@@ -247,7 +249,7 @@ def check_oracle(name: str) -> list[Result]:
         oracle = jax.jit(of_noise, compiler_options=hurried)(wide)
         out, safe, noise, gradients = jax.tree.map(np.asarray, oracle)
     noise = tuple(n.astype(np.float32) for n in noise)
-    got = draw(arrays, static | dict(alive=jnp.asarray(alive)), "triton")
+    got = draw(arrays, static | dict(alive=alive), "triton")
     image = float(np.max(differences(got.images, out), where=safe, initial=0.0))
     gradient = gradient_error(got.pullback(noise), gradients)
     passes = image < CLOSE and gradient < 1e-4

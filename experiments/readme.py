@@ -12,20 +12,25 @@ from pathlib import Path
 
 from experiments._common import RESULTS
 
+CHECKS = ("check_kernels_gpu", "check_deform_gpu")
 README = Path(__file__).parents[1] / "README.md"
 
 
 def tables() -> dict[str, str]:
     """Markdown by table name."""
-    named = {"reconstruction": _reconstruction(), "training": _training()}
-    if _pairs():
-        named |= {"rasterizer": _rasterizer(), "stages": _stages()}
-    return named
+    return {
+        "reconstruction": _reconstruction(), "training": _training(), "checks": _checks(),
+        "rasterizer": _rasterizer(), "stages": _stages(),
+    }  # fmt: skip
+
+
+def _read(name: str) -> dict:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else {"cases": []}
 
 
 def _cases(name: str) -> list[dict]:
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text())["cases"] if path.exists() else []
+    return _read(name)["cases"]
 
 
 def _reconstruction() -> str:
@@ -121,6 +126,19 @@ def _stages() -> str:
         rows.append(row(f"{label}: floor, estimated", f"{key}_floor_us"))
     columns = {"us a frame": "label"} | {name: name for name in sides}
     return _table({head: lambda r, key=key: r[key] for head, key in columns.items()}, rows)
+
+
+def _checks() -> str:
+    """One row a script."""
+    columns = {
+        "script": lambda r: f"`{r['script']}`",
+        "checks": lambda r: str(len(r["cases"])),
+        "passed": lambda r: str(sum(case["passes"] for case in r["cases"])),
+        "on": lambda r: r["device"].removeprefix("gpu: "),
+        "commit": lambda r: r["commit"][:7],
+    }
+    rows = ({"script": name} | _read(name) for name in CHECKS)
+    return _table(columns, [row for row in rows if row["cases"]])
 
 
 def _microseconds(value: float | list[float] | None) -> str:
