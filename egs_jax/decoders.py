@@ -7,7 +7,8 @@ Every decoder is a bank of two-layer heads. The heads' first layers see the same
 stored and computed as one wide layer, which is mathematically the same as separate ones.
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import flax.struct
@@ -18,6 +19,7 @@ from jaxtyping import Array, Float
 from egs_jax.kan import Basis, Block, Linear, Network, Start, make_layer
 from egs_jax.triplane import make_triplane
 from kernels._checks import require, typechecked
+from kernels.deform import HEADS, Affine, HeadWeights, Knots, pack_heads
 
 SH_COUNT = 16
 STATIC_HEADS = (
@@ -251,3 +253,44 @@ class DeformationDecoder(nn.Module):
             d_logit_opacities=self.gains.logit_opacities * out["logit_opacities"][..., 0],
             d_sh_coeffs=self.gains.sh_coeffs * out["sh_coeffs"].reshape(*x.shape[:-1], SH_COUNT, 3),
         )
+
+
+def head_weights(
+    decoder: DeformationDecoder, params: Mapping[str, Any], n_harmonics: int = SH_COUNT
+) -> HeadWeights:
+    """Lay the parameters of a deformation decoder's heads out for `kernels.deform`.
+
+    Args:
+      decoder: What they belong to.
+      params: Flax parameters of its "heads".
+      n_harmonics: Harmonics a colour that are wanted.
+    """
+    network = "mlp" if decoder.network == "mlp" else decoder.basis
+    seconds, knots = {}, []
+    for name, source in zip(HEADS, DeltaGains._fields, strict=True):
+        gain, layer = getattr(decoder.gains, source), params[source]
+        affine = _columns(network, layer)
+        seconds[name] = Affine(gain * affine.kernel, gain * affine.bias)
+        knots.append(layer.get("knots"))
+    return pack_heads(
+        network,
+        hidden=_columns(network, params["hidden"]),
+        heads=seconds,
+        knots=(
+            Knots(params["hidden"]["knots"], jnp.concatenate(knots))
+            if network == "bspline" else None
+        ),
+        n_harmonics=n_harmonics,
+    )  # fmt: skip
+
+
+def _columns(network: str, layer: Mapping[str, Any]) -> Affine:
+    """One matrix a column of the layer's expansion (`kan.KANLayer`, `kan.Linear`)."""
+    if network == "mlp":
+        return Affine(layer["kernel"][None], layer["bias"])
+    if network == "taylor":
+        powers = layer["powers"]
+        kernel = jnp.stack([layer["base"], powers[1], powers[2]])
+        return Affine(kernel, layer["bias"] + powers[0].sum(axis=0))
+    splines = layer["scaler"][None] * layer["spline"]
+    return Affine(jnp.concatenate([layer["base"][None], splines]), layer["bias"])

@@ -19,24 +19,18 @@ from jaxtyping import Array, Bool, Float
 from egs_jax import model
 from egs_jax.attention import dynamic_mix
 from egs_jax.config import Config, ModelConfig
-from egs_jax.decoders import DeltaGains
+from egs_jax.decoders import head_weights
 from egs_jax.types import Drive, Params, RenderOutput
 from kernels import rasterize
 from kernels.deform import (
-    HEADS,
     Affine,
     Deformed,
     DeformInputs,
     DeformWeights,
-    Knots,
     Norm,
     deform,
     operand_dtype,
-    pack_weights,
 )
-
-GAINS = dict(zip(HEADS, DeltaGains._fields, strict=True))
-"""Field of `DeltaGains` of each head of `deform`, which lists them in the same order."""
 
 
 class Prepared(flax.struct.PyTreeNode):
@@ -92,44 +86,18 @@ def deform_weights(
 ) -> DeformWeights:
     """Lay the attention's and the heads' Flax parameters out for `kernels.deform`."""
     nets = model.networks(config)
-    network = "mlp" if nets.deform.network == "mlp" else nets.deform.basis
     linear = lambda layer: Affine(layer["kernel"], layer["bias"])
     norm = lambda layer: Norm(layer["scale"], layer["bias"])
-    seconds, knots = {}, []
-    for name, source in GAINS.items():
-        layer = heads[source]
-        gain = getattr(nets.deform.gains, source)
-        affine = _columns(network, layer)
-        seconds[name] = Affine(gain * affine.kernel, gain * affine.bias)
-        knots.append(layer.get("knots"))
-    return pack_weights(
-        network,
+    weights = DeformWeights(
         gain=nets.attention.gain,
         epsilon=nets.attention.norm_epsilon,
         norm1=norm(attention["norm1"]),
         ffn_in=linear(attention["ffn_in"]),
         ffn_out=linear(attention["ffn_out"]),
         norm2=norm(attention["norm2"]),
-        hidden=_columns(network, heads["hidden"]),
-        heads=seconds,
-        knots=(
-            Knots(heads["hidden"]["knots"], jnp.concatenate(knots))
-            if network == "bspline" else None
-        ),
-        n_harmonics=(config.sh_degree + 1) ** 2,
-    )  # fmt: skip
-
-
-def _columns(network: str, layer: Mapping[str, Any]) -> Affine:
-    """One matrix a column of the layer's expansion (`kan.KANLayer`, `kan.Linear`)."""
-    if network == "mlp":
-        return Affine(layer["kernel"][None], layer["bias"])
-    if network == "taylor":
-        powers = layer["powers"]
-        kernel = jnp.stack([layer["base"], powers[1], powers[2]])
-        return Affine(kernel, layer["bias"] + powers[0].sum(axis=0))
-    splines = layer["scaler"][None] * layer["spline"]
-    return Affine(jnp.concatenate([layer["base"][None], splines]), layer["bias"])
+        heads=head_weights(nets.deform, heads, n_harmonics=(config.sh_degree + 1) ** 2),
+    )
+    return weights.astype(jnp.float32)
 
 
 def move(config: Config, kept: Prepared, drive: Drive) -> Deformed:

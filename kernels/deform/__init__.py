@@ -1,15 +1,17 @@
 """Gaussians of every frame from a frame's tokens: attention, normalised layers, heads, deltas."""
 
 from kernels.deform.api import deform, operand_dtype
+from kernels.deform.heads import decode_heads
 from kernels.deform.types import (
     HEADS,
     Affine,
     Deformed,
     DeformInputs,
     DeformWeights,
+    HeadWeights,
     Knots,
     Norm,
-    pack_weights,
+    pack_heads,
 )
 
 __all__ = [
@@ -18,9 +20,11 @@ __all__ = [
     "DeformInputs",
     "DeformWeights",
     "Deformed",
+    "HeadWeights",
     "Knots",
     "Norm",
+    "decode_heads",
     "deform",
     "operand_dtype",
-    "pack_weights",
+    "pack_heads",
 ]

@@ -15,10 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels import _triton
 from kernels._checks import require, typechecked
+from kernels.deform.heads import check_heads, picks_triton, why_not
 from kernels.deform.types import (
-    NETWORKS,
     Deformed,
     DeformInputs,
     DeformWeights,
@@ -50,7 +49,7 @@ def deform(
       static_mix: P, how much a Gaussian listens to each agent.
       dynamic_mix: G, how much each agent listens to each token.
       tokens: S, of each frame.
-      weights: See `pack_weights`. Their type is that of the operands of all products in "xla".
+      weights: Their type is that of the operands of all products in "xla".
       implementation: "xla": plain JAX, differentiable. "triton": one kernel, products of bfloat16
         operands with sums in float32, no gradient, no `vmap` (frames are its batch), networks
         "taylor" and "mlp". None picks "triton" on an NVIDIA GPU where it can do the work, else
@@ -64,7 +63,7 @@ def deform(
       ValueError: if a shape or a name makes no sense.
     """
     _check(canonical, features, weights, tokens.shape[0])
-    if _picks_triton(implementation, weights):
+    if _picks(implementation, weights):
         from kernels.deform.triton_path import deform_triton as run
     else:
         run = deform_xla
@@ -76,7 +75,7 @@ def operand_dtype(weights: DeformWeights, implementation: str | None = None) -> 
 
     Those of another type are converted in every call; pass them as this type to have it done once.
     """
-    return jnp.dtype(jnp.bfloat16 if _picks_triton(implementation, weights) else jnp.float32)
+    return jnp.dtype(jnp.bfloat16 if _picks(implementation, weights) else jnp.float32)
 
 
 def _check(canonical: DeformInputs, features: Array, weights: DeformWeights, n_frames: int) -> None:
@@ -92,48 +91,23 @@ def _check(canonical: DeformInputs, features: Array, weights: DeformWeights, n_f
     require(
         got == wanted, f"canonical: expected shapes {wanted} beside {count} features, got {got}"
     )
-    require(
-        weights.network in NETWORKS,
-        f"weights.network: expected one of {NETWORKS}, got {weights.network!r}",
-    )
-    width = weights.hidden.kernel.shape[1]
-    require(
-        width == features.shape[1],
-        f"weights: expected them for {features.shape[1]} features, got {width}; pack them again",
-    )
+    check_heads(features.shape[1], weights.heads)
     columns = color_columns(n_harmonics)
     require(
-        weights.color.kernel.shape[-1] == columns,
+        weights.heads.color.kernel.shape[-1] == columns,
         f"weights: expected {columns} columns of colour for {n_harmonics} harmonics, got "
-        f"{weights.color.kernel.shape[-1]}; pass the same n_harmonics to pack_weights",
+        f"{weights.heads.color.kernel.shape[-1]}; pass the same n_harmonics to pack_heads",
     )
 
 
-def _picks_triton(implementation: str | None, weights: DeformWeights) -> bool:
-    require(
-        implementation in (None, "xla", "triton"),
-        f"implementation: expected None, 'xla' or 'triton', got {implementation!r}",
-    )
-    if implementation is None:
-        return _triton.is_default() and _why_not(weights) is None
-    reason = implementation == "triton" and (_triton.why_not() or _why_not(weights))
-    if reason:
-        raise NotImplementedError(
-            f"deform: implementation 'triton' cannot run here: {reason}; pass 'xla' or None"
-        )
-    return implementation == "triton"
+def _picks(implementation: str | None, weights: DeformWeights) -> bool:
+    """Whether the Triton kernel runs."""
+    return picks_triton("deform", implementation, _why_not(weights))
 
 
 def _why_not(weights: DeformWeights) -> str | None:
     """One line that says why the kernel does not take these weights; None if it does."""
-    if weights.network == "bspline":
-        return "its kernel has no B-splines"
-    d_model, ffn_width = weights.ffn_in.kernel.shape
-    width = weights.color.kernel.shape[1]
-    powers = all(size >= 16 and size & (size - 1) == 0 for size in (d_model, ffn_width, width))
-    if not powers or d_model > 64:
-        return (
-            "it takes 16, 32 or 64 features and layers as wide as a power of two from 16 on, got "
-            f"{d_model} features, widths {ffn_width} and {width}"
-        )
-    return None
+    ffn_width = weights.ffn_in.kernel.shape[1]
+    if ffn_width < 16 or ffn_width & (ffn_width - 1):
+        return f"it takes a layer as wide as a power of two from 16 on, got width {ffn_width}"
+    return why_not(weights.heads)

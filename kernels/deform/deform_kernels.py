@@ -8,8 +8,10 @@ weights pass through shared memory, once for all rows of a program.
 import triton
 import triton.language as tl
 
-GEOMETRY = tl.constexpr(16)  # `types.GEOMETRY`
-ALL = tl.constexpr(tl.PropagateNan.ALL)
+from kernels.deform.layer_kernels import dot, expand, normalise, operand, two_layers
+from kernels.deform.types import GEOMETRY as GEOMETRY_COLUMNS
+
+GEOMETRY = tl.constexpr(GEOMETRY_COLUMNS)
 
 
 @triton.jit
@@ -25,96 +27,6 @@ def _rows(N: tl.constexpr, FRAMES: tl.constexpr, ROWS: tl.constexpr, ASM: tl.con
         )
     row = program // FRAMES * ROWS + tl.arange(0, ROWS)
     return program % FRAMES, row, row < N
-
-
-@triton.jit
-def _operand(x, ASM: tl.constexpr):
-    """Numbers as operands of `_dot`: rounded to bfloat16, to the nearest and then the even one.
-
-    Triton's interpreter cuts digits off instead and multiplies the bits of bfloat16 as integers.
-    There operands are float32 numbers of so many digits: their products are exact either way, only
-    the order of the sums differs.
-    """
-    if ASM:
-        return x.to(tl.bfloat16)
-    else:
-        bits = x.to(tl.float32).to(tl.uint32, bitcast=True)
-        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
-        return bits.to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def _dot(a, b, total, ASM: tl.constexpr):
-    """Add a b to `total`, for operands."""
-    return tl.dot(a, _operand(b, ASM), total, input_precision="ieee")
-
-
-@triton.jit
-def _relu(x):
-    return tl.maximum(x, 0.0, propagate_nan=ALL)
-
-
-@triton.jit
-def _silu(x, ASM: tl.constexpr):
-    """Return x sigmoid(x); with ASM by the hardware's tanh, to 2^-11 of x / 2."""
-    if ASM:
-        half = x * 0.5
-        tanh = tl.inline_asm_elementwise(
-            "tanh.approx.f32 $0, $1;", "=f,f", (half,), tl.float32, True, 1
-        )
-        return half * tanh + half
-    else:
-        return x / (1.0 + tl.exp(-x))
-
-
-@triton.jit
-def _normalise(x, scale, bias, EPSILON: tl.constexpr):
-    x = x - (tl.sum(x, axis=1) / x.shape[1])[:, None]
-    inverse = tl.rsqrt(tl.sum(x * x, axis=1) / x.shape[1] + EPSILON)
-    return x * inverse[:, None] * scale[None, :] + bias[None, :]
-
-
-@triton.jit
-def _expand(x, TAYLOR: tl.constexpr, ASM: tl.constexpr):
-    """Columns of a layer's inputs, as operands."""
-    if TAYLOR:
-        columns = (_operand(_silu(x, ASM), ASM), _operand(x, ASM), _operand(x * x, ASM))
-    else:
-        columns = (_operand(_relu(x), ASM),)
-    return columns
-
-
-@triton.jit
-def _apply(
-    columns, kernel, inputs, outputs, total,
-    FAN_IN: tl.constexpr, FAN_OUT: tl.constexpr, ASM: tl.constexpr,
-):  # fmt: skip
-    """Add columns times the part [:, inputs, outputs] of a [C, in, out] kernel to `total`."""
-    for i in tl.static_range(len(columns)):
-        matrix = tl.load(kernel + (inputs + i * FAN_IN)[:, None] * FAN_OUT + outputs[None, :])
-        total = _dot(columns[i], matrix, total, ASM)
-    return total
-
-
-@triton.jit
-def _two_layers(
-    columns, total, inner, inner_bias, outer, feature, column,
-    FIRST: tl.constexpr, COUNT: tl.constexpr, STRIDE: tl.constexpr, UNITS: tl.constexpr,
-    TAYLOR: tl.constexpr, STAGES: tl.constexpr, ASM: tl.constexpr,
-):  # fmt: skip
-    """Add what two layers make of `columns`, by way of the COUNT hidden units from FIRST on.
-
-    The kernels are [C, in, STRIDE] and [C, COUNT, out].
-    """
-    fan_in: tl.constexpr = feature.shape[0]
-    fan_out: tl.constexpr = column.shape[0]
-    for first in tl.range(0, COUNT, UNITS, num_stages=STAGES):
-        unit = first + tl.arange(0, UNITS)
-        x = tl.zeros([total.shape[0], UNITS], tl.float32)
-        x = _apply(columns, inner, feature, unit + FIRST, x, fan_in, STRIDE, ASM)
-        x = x + tl.load(inner_bias + unit + FIRST)[None, :]
-        total = _apply(_expand(x, TAYLOR, ASM), outer, unit, column, total, COUNT, fan_out, ASM)
-    return total
 
 
 @triton.jit
@@ -139,13 +51,13 @@ def _attend(
             dynamic_mix + (frame * AGENTS + agent)[:, None] * TOKENS + token[None, :],
             mask=is_agent[:, None] & is_token[None, :], other=0.0,
         )  # fmt: skip
-        shares = _dot(_operand(static, ASM), dynamic, shares, ASM)
+        shares = dot(operand(static, ASM), dynamic, shares, ASM)
     values = tl.load(
         tokens + (frame * TOKENS + token)[:, None] * D + feature[None, :],
         mask=is_token[:, None], other=0.0,
     )  # fmt: skip
     nothing = tl.zeros([ROWS, D], tl.float32)
-    return _dot(_operand(shares, ASM), values * GAIN, nothing, ASM)
+    return dot(operand(shares, ASM), values * GAIN, nothing, ASM)
 
 
 @triton.jit
@@ -196,7 +108,7 @@ def _staged(columns, scratch, place, ASM: tl.constexpr):
     tl.debug_barrier()  # other threads load what this one stored
     loaded = ()
     for i in tl.static_range(len(columns)):
-        loaded = loaded + (_operand(tl.load(own + i * size), ASM),)
+        loaded = loaded + (operand(tl.load(own + i * size), ASM),)
     return loaded
 
 
@@ -236,15 +148,15 @@ def deform_kernel(
         GAIN, AGENTS, TOKENS, D, ROWS, AGENT_BLOCK, TOKEN_BLOCK, STAGES, ASM,
     )  # fmt: skip
     x += tl.load(features + row[:, None] * D + feature[None, :], mask=exists[:, None], other=0.0)
-    x = _normalise(x, tl.load(norm1_scale + feature), tl.load(norm1_bias + feature), EPSILON)
+    x = normalise(x, tl.load(norm1_scale + feature), tl.load(norm1_bias + feature), EPSILON)
 
     sums = x + tl.load(ffn_out_bias + feature)[None, :]
-    x = _two_layers(
-        (_operand(x, ASM),), sums, ffn_in, ffn_in_bias, ffn_out, feature, feature,
+    x = two_layers(
+        (operand(x, ASM),), sums, ffn_in, ffn_in_bias, ffn_out, feature, feature,
         0, FFN, FFN, UNITS, False, STAGES, ASM,
     )  # fmt: skip
-    x = _normalise(x, tl.load(norm2_scale + feature), tl.load(norm2_bias + feature), EPSILON)
-    columns = _expand(x, TAYLOR, ASM)
+    x = normalise(x, tl.load(norm2_scale + feature), tl.load(norm2_bias + feature), EPSILON)
+    columns = expand(x, TAYLOR, ASM)
     if STAGED:
         place = tl.arange(0, ROWS)[:, None] * D + feature[None, :]
         columns = _staged(columns, scratch, place, ASM)
@@ -252,7 +164,7 @@ def deform_kernel(
     # These sums begin with what is added to them, for want of registers at the end.
     column = tl.arange(0, COLOR_BLOCK)
     colors = _load_some(sh, row, exists, column, 0, COLORS) + tl.load(color_bias + column)[None, :]
-    colors = _two_layers(
+    colors = two_layers(
         columns, colors, hidden, hidden_bias, color, feature, column,
         4 * WIDTH, WIDTH, 5 * WIDTH, UNITS, TAYLOR, STAGES, ASM,
     )  # fmt: skip
@@ -261,7 +173,7 @@ def deform_kernel(
 
     part = tl.arange(0, GEOMETRY)
     total = tl.zeros([ROWS, GEOMETRY], tl.float32) + tl.load(geometry_bias + part)[None, :]
-    total = _two_layers(
+    total = two_layers(
         columns, total, hidden, hidden_bias, geometry, feature, part,
         0, 4 * WIDTH, 5 * WIDTH, UNITS, TAYLOR, STAGES, ASM,
     )  # fmt: skip

@@ -93,22 +93,23 @@ def deform_tiles(
     w = jax.tree.map(lambda v: v.astype(jnp.bfloat16 if v.ndim > 1 else jnp.float32), weights)
     arrays = jax.tree.map(lambda v: v.astype(jnp.float32), (*canonical, features))
     mixes = static_mix, *(v.astype(jnp.float32) for v in (dynamic_mix, tokens))
-    n_columns, fan_in, _ = w.hidden.kernel.shape
-    width, ffn_width = w.color.kernel.shape[1], w.ffn_in.bias.size
+    heads = w.heads
+    n_columns, fan_in, _ = heads.hidden.kernel.shape
+    width, ffn_width = heads.color.kernel.shape[1], w.ffn_in.bias.size
     programs = _programs(tile, n_gaussians, n_frames)
     scratch = (programs, n_columns, tile.rows, fan_in) if tile.staged else (1,)
     shape = lambda *own: ShapeDtypeStruct((n_frames, n_gaussians, *own), jnp.float32)
     *outputs, _ = _triton.triton_call(
         deform_kernels.deform_kernel, *arrays, *mixes, *w.norm1, *w.ffn_in, *w.ffn_out, *w.norm2,
-        *w.hidden, *w.geometry, *w.color,
+        *heads.hidden, *heads.geometry, *heads.color,
         outputs=(
             shape(3), shape(4), shape(3), shape(), shape(n_harmonics, 3),
             ShapeDtypeStruct(scratch, jnp.bfloat16),
         ),
         grid=programs, num_warps=tile.warps, max_registers=tile.registers,
         N=n_gaussians, FRAMES=n_frames, AGENTS=n_agents, TOKENS=n_tokens, D=d_model,
-        FFN=ffn_width, WIDTH=width, COLORS=3 * n_harmonics, COLOR_BLOCK=w.color.bias.size,
-        TAYLOR=int(w.network == "taylor"), GAIN=float(w.gain), EPSILON=float(w.epsilon),
+        FFN=ffn_width, WIDTH=width, COLORS=3 * n_harmonics, COLOR_BLOCK=heads.color.bias.size,
+        TAYLOR=int(heads.network == "taylor"), GAIN=float(w.gain), EPSILON=float(w.epsilon),
         ROWS=tile.rows, UNITS=min(tile.units, width, ffn_width), AGENT_BLOCK=AGENT_BLOCK,
         TOKEN_BLOCK=max(16, 1 << (n_tokens - 1).bit_length()), STAGES=tile.stages,
         STAGED=int(tile.staged), ASM=not _triton.is_interpreting(),

@@ -74,17 +74,11 @@ class Knots(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class DeformWeights:
-    """Weights of `deform`; make them with `pack_weights`.
+class HeadWeights:
+    """Weights of the heads; make them with `pack_heads`.
 
     Attributes:
       network: What the heads are made of.
-      gain: Weight of what is attended beside a Gaussian's own features.
-      epsilon: Added to the variance in both normalisations.
-      norm1: After attention.
-      ffn_in: D -> F, then ReLU.
-      ffn_out: F -> D.
-      norm2: After the feed-forward network.
       hidden: [C, D, 5 U]: the heads' first layers, in the order of `HEADS`.
       geometry: [C, 4 U, 16]: the first four heads' second layers, each with zeros in the columns
         of the others; columns means 0-2, log-scales 3-5, quaternion 6-9, opacity 10.
@@ -94,49 +88,63 @@ class DeformWeights:
     """
 
     network: Network = field(metadata=dict(static=True))
+    hidden: Affine
+    geometry: Affine
+    color: Affine
+    knots: Knots | None
+
+    def astype(self, dtype: jnp.dtype | type) -> "HeadWeights":
+        """The same with matrices of another type; what is added stays float32."""
+        layers = ("hidden", "geometry", "color")
+        return replace(self, **{name: _cast(getattr(self, name), dtype) for name in layers})
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class DeformWeights:
+    """Weights of `deform`.
+
+    Attributes:
+      gain: Weight of what is attended beside a Gaussian's own features.
+      epsilon: Added to the variance in both normalisations.
+      norm1: After attention.
+      ffn_in: D -> F, then ReLU.
+      ffn_out: F -> D.
+      norm2: After the feed-forward network.
+      heads: See there.
+    """
+
     gain: float = field(metadata=dict(static=True))
     epsilon: float = field(metadata=dict(static=True))
     norm1: Norm
     ffn_in: Affine
     ffn_out: Affine
     norm2: Norm
-    hidden: Affine
-    geometry: Affine
-    color: Affine
-    knots: Knots | None
+    heads: HeadWeights
 
     def astype(self, dtype: jnp.dtype | type) -> "DeformWeights":
         """The same with matrices of another type; what is added stays float32."""
-        cast = lambda layer: Affine(layer.kernel.astype(dtype), layer.bias.astype(jnp.float32))
-        layers = ("ffn_in", "ffn_out", "hidden", "geometry", "color")
-        return replace(self, **{name: cast(getattr(self, name)) for name in layers})
+        layers = {name: _cast(getattr(self, name), dtype) for name in ("ffn_in", "ffn_out")}
+        return replace(self, heads=self.heads.astype(dtype), **layers)
+
+
+def _cast(layer: Affine, dtype: jnp.dtype | type) -> Affine:
+    return Affine(layer.kernel.astype(dtype), layer.bias.astype(jnp.float32))
 
 
 @typechecked
-def pack_weights(
+def pack_heads(
     network: Network,
     *,
-    gain: float,
-    epsilon: float,
-    norm1: Norm,
-    ffn_in: Affine,
-    ffn_out: Affine,
-    norm2: Norm,
     hidden: Affine,
     heads: Mapping[str, Affine],
     knots: Knots | None = None,
     n_harmonics: int = 16,
-) -> DeformWeights:
-    """Lay weights out for `deform`, in float32; differentiable.
+) -> HeadWeights:
+    """Lay the heads' weights out for `deform` and `decode_heads`, in float32; differentiable.
 
     Args:
-      network: See `DeformWeights`; likewise `gain` to `hidden` and `knots`.
-      gain: See above.
-      epsilon: See above.
-      norm1: See above.
-      ffn_in: See above.
-      ffn_out: See above.
-      norm2: See above.
+      network: See `HeadWeights`; likewise `hidden` and `knots`.
       hidden: See above.
       heads: Second layers by the names in `HEADS`, kernels [C, U, 3 | 3 | 4 | 1 | 3 K or more];
         factors of the deltas must be in them.
@@ -170,10 +178,9 @@ def pack_weights(
     geometry = Affine(
         jnp.concatenate(kernels, axis=1), jnp.pad(geometry_bias, (0, GEOMETRY - sum(sizes)))
     )
-    weights = DeformWeights(
-        network=network, gain=gain, epsilon=epsilon, norm1=norm1, ffn_in=ffn_in, ffn_out=ffn_out,
-        norm2=norm2, hidden=hidden, geometry=geometry, color=color, knots=knots,
-    )  # fmt: skip
+    weights = HeadWeights(
+        network=network, hidden=hidden, geometry=geometry, color=color, knots=knots
+    )
     return weights.astype(jnp.float32)
 
 

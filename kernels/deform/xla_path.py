@@ -10,7 +10,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels.deform.types import Affine, Deformed, DeformInputs, DeformWeights, Norm
+from kernels.deform.types import (
+    Affine,
+    Deformed,
+    DeformInputs,
+    DeformWeights,
+    HeadWeights,
+    Norm,
+)
 from kernels.splines import bspline_basis
 
 BLOCK_ROWS = (512, 1024)  # least and most Gaussians in a block
@@ -25,7 +32,7 @@ def deform_xla(
     weights: DeformWeights,
 ) -> Deformed:
     """Deform with XLA operations; arguments and results as `deform`."""
-    shares = _shares(static_mix, dynamic_mix, weights.hidden.kernel.dtype)
+    shares = _shares(static_mix, dynamic_mix, weights.heads.hidden.kernel.dtype)
     return jax.lax.platform_dependent(
         canonical, features, shares, weights.gain * tokens, weights,
         cpu=_in_blocks, default=_together,
@@ -85,11 +92,11 @@ def _frame(
     weights: DeformWeights,
 ) -> Deformed:
     """Deform some Gaussians in one frame; `tokens` are multiplied by the gain."""
-    attended = _product(shares, tokens, weights.hidden.kernel.dtype)
+    attended = _product(shares, tokens, weights.heads.hidden.kernel.dtype)
     x = _normalise(features + attended, weights.norm1, weights.epsilon)
     change = _affine(jax.nn.relu(_affine(x, weights.ffn_in)), weights.ffn_out)
     x = _normalise(x + change, weights.norm2, weights.epsilon)
-    geometry, color = _heads(x, weights)
+    geometry, color = heads_xla(x, weights.heads)
     n_colors = 3 * canonical.sh.shape[1]
     return Deformed(
         means=canonical.means + geometry[:, 0:3],
@@ -100,8 +107,10 @@ def _frame(
     )
 
 
-def _heads(x: Array, weights: DeformWeights) -> tuple[Array, Array]:
-    """What the heads say, [rows, 16] and [rows, S]."""
+def heads_xla(
+    x: Float[Array, "R D"], weights: HeadWeights
+) -> tuple[Float[Array, "R 16"], Float[Array, "R S"]]:
+    """Apply the heads with XLA operations; arguments and results as `decode_heads`."""
     n_geometry = weights.geometry.kernel.shape[1]
     knots = weights.knots
     units = _expanded(x, weights.hidden, weights.network, knots and knots.hidden)

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.interpolate import BSpline
 
-from kernels.deform import HEADS, Affine, DeformInputs, Knots, Norm, pack_weights
+from kernels.deform import HEADS, Affine, DeformInputs, DeformWeights, Knots, Norm, pack_heads
 
 SIZES = dict(means=3, log_scales=3, quats=4, logit_opacities=1)
 ORDER = 3
 
 
 def make_case(network, n=5, frames=2, agents=7, tokens=4, d=8, units=4, ffn=6, k=4, seed=0):
-    """Random inputs, and the weights both as they are and as `pack_weights` takes them."""
+    """Random inputs, and the weights both as they are and as `pack` takes them."""
     rng = np.random.default_rng(seed)
     draw = lambda *shape, scale=1.0: (scale * rng.normal(size=shape)).astype(np.float32)
     columns = dict(taylor=3, mlp=1, bspline=9)[network]
@@ -43,7 +43,10 @@ def make_case(network, n=5, frames=2, agents=7, tokens=4, d=8, units=4, ffn=6, k
 
 
 def pack(case, dtype=jnp.float32):
-    return pack_weights(case.network, **case.weights, n_harmonics=case.k).astype(dtype)
+    weights = dict(case.weights)
+    parts = {name: weights.pop(name) for name in ("hidden", "heads", "knots")}
+    heads = pack_heads(case.network, **parts, n_harmonics=case.k)
+    return DeformWeights(**weights, heads=heads).astype(dtype)
 
 
 def by_hand(case):

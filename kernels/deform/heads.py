@@ -1,0 +1,103 @@
+"""`decode_heads`: the heads of `deform` by themselves, differentiable, for training.
+
+A layer of the heads expands its inputs into columns c_i (`types`) and is linear in them:
+h = sum_i c_i(x) A_i + a of all heads side by side, then of each head sum_i c_i(h) B_i + b.
+Two implementations: "xla" (`xla_path.heads_xla`), and "triton" (`heads_triton`) with an adjoint of
+its own, which keeps nothing of what lies between x and the outputs.
+"""
+
+from functools import partial
+
+import jax
+from jaxtyping import Array, Float
+
+from kernels import _triton
+from kernels._checks import require, typechecked
+from kernels.deform.types import NETWORKS, HeadWeights
+from kernels.deform.xla_path import heads_xla
+
+
+@partial(jax.jit, static_argnames="implementation")
+@typechecked
+def decode_heads(
+    x: Float[Array, "*rows D"], weights: HeadWeights, *, implementation: str | None = None
+) -> tuple[Float[Array, "*rows 16"], Float[Array, "*rows S"]]:
+    """Apply the heads to rows of features.
+
+    Already jitted. Gradients with respect to `x` and all weights; sums have a fixed order.
+
+    Args:
+      x: Features, one row a Gaussian and frame.
+      weights: See `pack_heads`.
+      implementation: "xla"; "triton": products of bfloat16 operands with sums in float32, networks
+        "taylor" and "mlp"; no `vmap` (rows are its batch). None picks "triton" on an NVIDIA GPU
+        where it can do the work, else "xla".
+
+    Returns:
+      What the first four heads say, in the columns of `HeadWeights.geometry`, and what that of the
+      harmonics says, in those of `HeadWeights.color`.
+
+    Raises:
+      NotImplementedError: if the implementation asked for cannot run; the message says why.
+      ValueError: if a shape or a name makes no sense.
+    """
+    check_heads(x.shape[-1], weights)
+    if not picks_triton("decode_heads", implementation, why_not(weights)):
+        run = heads_xla
+    else:
+        from kernels.deform.heads_triton import heads_triton as run
+    geometry, color = run(x.reshape(-1, x.shape[-1]), weights)
+    shaped = lambda value: value.reshape(*x.shape[:-1], value.shape[-1])
+    return shaped(geometry), shaped(color)
+
+
+def check_heads(d_model: int, weights: HeadWeights) -> None:
+    """Check what shape annotations do not.
+
+    Raises:
+      ValueError: if the weights are of an unknown network, or for features of another size.
+    """
+    require(
+        weights.network in NETWORKS,
+        f"weights.network: expected one of {NETWORKS}, got {weights.network!r}",
+    )
+    width = weights.hidden.kernel.shape[1]
+    require(
+        width == d_model,
+        f"weights: expected them for {d_model} features, got {width}; pack them again",
+    )
+
+
+def picks_triton(op: str, implementation: str | None, reason: str | None) -> bool:
+    """Whether the Triton kernels of `op` run, of which `reason` says why they cannot.
+
+    Raises:
+      NotImplementedError: if they are asked for and cannot.
+      ValueError: if the name makes no sense.
+    """
+    require(
+        implementation in (None, "xla", "triton"),
+        f"implementation: expected None, 'xla' or 'triton', got {implementation!r}",
+    )
+    if implementation is None:
+        return _triton.is_default() and reason is None
+    reason = implementation == "triton" and (_triton.why_not() or reason)
+    if reason:
+        raise NotImplementedError(
+            f"{op}: implementation 'triton' cannot run here: {reason}; pass 'xla' or None"
+        )
+    return implementation == "triton"
+
+
+def why_not(weights: HeadWeights) -> str | None:
+    """One line that says why the kernels do not take these weights; None if they do."""
+    if weights.network == "bspline":
+        return "its kernel has no B-splines"
+    d_model, width = weights.hidden.kernel.shape[1], weights.color.kernel.shape[1]
+    powers = all(size >= 16 and size & (size - 1) == 0 for size in (d_model, width))
+    if not powers or d_model > 64:
+        return (
+            "it takes 16, 32 or 64 features and heads as wide as a power of two from 16 on, got "
+            f"{d_model} features and width {width}"
+        )
+    return None

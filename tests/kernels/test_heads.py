@@ -1,0 +1,49 @@
+"""The heads alone, in plain JAX: those that `deform` has, and the trained modules' own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from deform_cases import make_case, pack
+
+from egs_jax.decoders import DeformationDecoder, DeltaGains, head_weights
+from kernels.deform import decode_heads
+
+GAINS = DeltaGains(means=0.5, log_scales=2.0, quats=0.1, logit_opacities=3.0, sh_coeffs=0.2)
+
+
+@pytest.mark.parametrize(("network", "basis"), [("kan", "taylor"), ("kan", "bspline"), ("mlp", "")])
+def test_packed_heads_say_what_the_module_says(network, basis):
+    decoder = DeformationDecoder(network, basis or "taylor", width=16, gains=GAINS)
+    x = jax.random.normal(jax.random.key(0), (2, 5, 16))
+    params = decoder.init(jax.random.key(1), x)["params"]
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    moved = [v + 0.1 * jax.random.normal(k, v.shape) for v, k in zip(leaves, keys, strict=True)]
+    params = jax.tree.unflatten(tree, moved)
+    if basis == "bspline":  # knots must rise
+        before = jax.tree.unflatten(tree, leaves)
+        for name, layer in params["heads"].items():
+            layer["knots"] = before["heads"][name]["knots"]
+    want = decoder.apply({"params": params}, x)
+
+    @jax.jit
+    def decode(x, params):
+        return decode_heads(x, head_weights(decoder, params["heads"]), implementation="xla")
+
+    geometry, color = decode(x, params)
+    assert geometry.shape == (2, 5, 16) and color.shape == (2, 5, 64)
+    parts = (want.d_means, want.d_log_scales, want.d_quats, want.d_logit_opacities[..., None])
+    np.testing.assert_allclose(geometry[..., :11], jnp.concatenate(parts, -1), rtol=2e-5, atol=2e-5)
+    colors = want.d_sh_coeffs.reshape(2, 5, 48)
+    np.testing.assert_allclose(color[..., :48], colors, rtol=2e-5, atol=2e-5)
+    assert not np.any(geometry[..., 11:]) and not np.any(color[..., 48:])
+
+
+def test_what_makes_no_sense_is_refused():
+    case = make_case("taylor", d=16)
+    weights = pack(case).heads
+    with pytest.raises(ValueError, match="expected them for 8 features, got 16"):
+        decode_heads(jnp.zeros((3, 8)), weights)
+    with pytest.raises(ValueError, match="implementation: expected None, 'xla' or 'triton'"):
+        decode_heads(jnp.zeros((3, 16)), weights, implementation="cuda")

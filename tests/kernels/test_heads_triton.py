@@ -1,0 +1,127 @@
+"""The Triton kernels of the heads, in Triton's interpreter, against the implementation in JAX."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from deform_cases import make_case, pack
+
+from kernels import _triton
+from kernels.deform import decode_heads
+
+ROOT = pathlib.Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton is not installed (Linux only)"
+)
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    """Several programs, blocks of units and shares with little to interpret."""
+    from kernels.deform import heads_triton
+
+    units = dict.fromkeys(heads_triton.UNITS, 16)
+    for name, value in dict(ROWS=32, UNITS=units, PROGRAMS=20).items():
+        monkeypatch.setattr(heads_triton, name, value)
+    jax.clear_caches()  # the tiles are no argument
+    yield
+    jax.clear_caches()
+
+
+def both_ways(x, weights, cotangents, implementation):
+    """Outputs, and cotangents of x and the weights; operands are bfloat16 either way."""
+
+    def decode(x, weights):
+        rounded = weights if implementation == "triton" else weights.astype(jnp.bfloat16)
+        return decode_heads(x, rounded, implementation=implementation)
+
+    @jax.jit
+    def run(x, weights):
+        out, pullback = jax.vjp(decode, x, weights)
+        return out, pullback(cotangents)
+
+    return run(x, weights)
+
+
+def assert_close(got, want, most):
+    """By vector, of which an entry may be off by the rounding of operands."""
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True
+    ):
+        assert a.shape == b.shape and np.all(np.isfinite(a)), path
+        error = np.linalg.norm(np.float64(a) - np.float64(b))
+        assert error < most * np.linalg.norm(np.float64(b)), jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize(
+    ("network", "rows", "d", "units", "k"),
+    [("taylor", 70, 64, 32, 16), ("taylor", 32, 16, 16, 1), ("mlp", 161, 32, 64, 9)],
+)
+def test_outputs_and_gradients_equal_those_of_jax(network, rows, d, units, k):
+    """Rows under, at and over whole programs; one block of units a head, and several."""
+    weights = pack(make_case(network, d=d, units=units, k=k)).heads
+    rng = np.random.default_rng(1)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    x = draw(rows, d)
+    cotangents = draw(rows, 16), draw(rows, weights.color.bias.size)
+    got = both_ways(x, weights, cotangents, "triton")
+    want = both_ways(x, weights, cotangents, "xla")
+    assert_close(got, want, 0.01)
+
+
+def test_small_cotangents_are_not_lost():
+    """A loss is a mean over millions of numbers."""
+    weights = pack(make_case("taylor", d=16, units=16, k=1)).heads
+    rng = np.random.default_rng(2)
+    x = jnp.asarray(rng.normal(size=(40, 16)), jnp.float32)
+    cotangents = tuple(
+        jnp.asarray(1e-12 * rng.normal(size=(40, 16)), jnp.float32) for _ in range(2)
+    )
+    got = both_ways(x, weights, cotangents, "triton")[1]
+    assert_close(got, both_ways(x, weights, cotangents, "xla")[1], 0.01)
+
+
+def test_a_row_that_is_not_finite_harms_no_other_and_is_noticed():
+    weights = pack(make_case("taylor", d=16, units=16, k=1)).heads
+    x = jnp.asarray(np.random.default_rng(3).normal(size=(40, 16)), jnp.float32)
+    ones = jnp.ones((40, 16)), jnp.ones((40, 16))
+    clean, (clean_x, _) = both_ways(x, weights, ones, "triton")
+    got, (grad_x, grad_weights) = both_ways(x.at[5, 3].set(jnp.nan), weights, ones, "triton")
+    others = np.delete(np.arange(40), 5)
+    for a, b in zip((*got, grad_x), (*clean, clean_x), strict=True):
+        np.testing.assert_array_equal(a[others], b[others])
+        assert np.all(np.isnan(a[5, :11]))
+    assert np.any(np.isnan(grad_weights.hidden.kernel))
+
+
+def test_what_the_kernels_cannot_do_is_said(monkeypatch):
+    monkeypatch.setattr(_triton, "is_default", lambda: True)
+    for network, d, message in (("bspline", 16, "no B-splines"), ("mlp", 24, "got 24 features")):
+        x, weights = jnp.zeros((3, d)), pack(make_case(network, d=d, units=16)).heads
+        with pytest.raises(NotImplementedError, match=f"decode_heads: .*{message}.*; pass 'xla'"):
+            decode_heads(x, weights, implementation="triton")
+        jaxpr = str(jax.make_jaxpr(decode_heads)(x, weights))
+        assert "pure_callback" not in jaxpr  # None picks what can do it
+
+
+def test_machine_code_for_hopper_stays_within_its_budget():
+    """Compiled without a GPU: all products on Hopper's tensor cores, little spilt."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment |= dict(PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu")
+    script = pathlib.Path(__file__).parent / "heads_gate.py"
+    result = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True
+    )
+    costs = json.loads(result.stdout)
+    assert len(costs) == 8
+    for name, cost in costs.items():
+        assert cost["slow_products"] == 0 < cost["products"], name
+        assert cost["shared"] <= 227 * 1024, name
+        assert cost["spilt"] <= (600 if name.startswith("taylor weights") else 0), name
