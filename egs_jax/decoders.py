@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from egs_jax.kan import Basis, Block, Linear, Network, Start, make_layer
 from egs_jax.triplane import make_triplane
 from kernels._checks import require, typechecked
-from kernels.deform import HEADS, Affine, HeadWeights, Knots, pack_heads
+from kernels.deform import HEADS, Affine, HeadWeights, Knots, decode_heads, pack_heads
 
 SH_COUNT = 16
 STATIC_HEADS = (
@@ -253,6 +253,31 @@ class DeformationDecoder(nn.Module):
             d_logit_opacities=self.gains.logit_opacities * out["logit_opacities"][..., 0],
             d_sh_coeffs=self.gains.sh_coeffs * out["sh_coeffs"].reshape(*x.shape[:-1], SH_COUNT, 3),
         )
+
+
+def decode_deltas(
+    decoder: DeformationDecoder,
+    params: Mapping[str, Any],
+    x: Float[Array, "B N D"],
+    implementation: str | None = None,
+) -> Deltas:
+    """What `decoder` says of attended features, computed by `kernels.deform.decode_heads`.
+
+    Args:
+      decoder: Whose `__call__` this equals.
+      params: Its Flax parameters.
+      x: Attended features.
+      implementation: See `decode_heads`.
+    """
+    weights = head_weights(decoder, params["heads"])
+    geometry, color = decode_heads(x, weights, implementation=implementation)
+    return Deltas(
+        d_means=geometry[..., 0:3],
+        d_log_scales=geometry[..., 3:6],
+        d_quats=geometry[..., 6:10],
+        d_logit_opacities=geometry[..., 10],
+        d_sh_coeffs=color[..., : 3 * SH_COUNT].reshape(*x.shape[:-1], SH_COUNT, 3),
+    )
 
 
 def head_weights(

@@ -16,7 +16,13 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from egs_jax import gaussians as cloud
 from egs_jax.attention import SpatialAudioAttention
 from egs_jax.config import Config, ModelConfig, Stage
-from egs_jax.decoders import DeformationDecoder, DeltaGains, SpatialEncoder, StaticDecoder
+from egs_jax.decoders import (
+    DeformationDecoder,
+    DeltaGains,
+    SpatialEncoder,
+    StaticDecoder,
+    decode_deltas,
+)
 from egs_jax.gaussians import Gaussians
 from egs_jax.tokens import SpeechTokens, period_bias, pose_vector
 from egs_jax.types import Drive, Params, RenderOutput
@@ -91,6 +97,11 @@ def networks(config: ModelConfig) -> Networks:
     )
 
 
+def decoder_kernels(config: Config) -> str | None:
+    """Implementation of `kernels.deform`: with rasterizer "xla" no Triton in the whole frame."""
+    return "xla" if config.rasterizer == "xla" else None
+
+
 def init_networks(config: ModelConfig, key: Key[Array, ""], audio_dim: int) -> dict[str, Any]:
     """Fresh parameters of all networks: {module name: parameters}."""
     nets = networks(config)
@@ -146,19 +157,19 @@ def condition(
 
 
 def deformed_gaussians(
-    config: ModelConfig, params: Params, alive: Bool[Array, " N"], drive: Drive,
+    config: Config, params: Params, alive: Bool[Array, " N"], drive: Drive,
     dropout_key: Key[Array, ""] | None,
 ) -> Gaussians:  # fmt: skip
     """The cloud in every frame of `drive`: leaves gain a leading axis B."""
-    nets, weights, free = networks(config), params["networks"], params["gaussians"]
+    nets, weights, free = networks(config.model), params["networks"], params["gaussians"]
     rngs = {} if dropout_key is None else {"dropout": dropout_key}
     settings = {"deterministic": dropout_key is None, "rngs": rngs}
     features = nets.spatial.apply({"params": weights["spatial"]}, free.means)
-    tokens, bias = condition(config, weights["tokens"], drive, **settings)
+    tokens, bias = condition(config.model, weights["tokens"], drive, **settings)
     attended = nets.attention.apply(
         {"params": weights["attention"]}, features, tokens, bias, alive, **settings
     )
-    deltas = nets.deform.apply({"params": weights["deform"]}, attended)
+    deltas = decode_deltas(nets.deform, weights["deform"], attended, decoder_kernels(config))
     return Gaussians(
         means=free.means[None] + deltas.d_means,
         log_scales=free.log_scales[None] + deltas.d_log_scales,
@@ -215,5 +226,5 @@ def forward(
     if stage == "static":
         gaussians = static_gaussians(config.model, params)
     else:
-        gaussians = deformed_gaussians(config.model, params, alive, drive, dropout_key)
+        gaussians = deformed_gaussians(config, params, alive, drive, dropout_key)
     return render(config, gaussians, alive, drive, sh_degree, means2d_offset)

@@ -155,13 +155,13 @@ def _conv_relu(params, i: int, x, stride: int, padding: int, precision):
     """Apply convolution `i` and rectify."""
     y = jax.lax.conv_general_dilated(
         x,
-        params.kernels[i],
+        params.kernels[i].astype(x.dtype),
         window_strides=(stride, stride),
         padding=((padding, padding), (padding, padding)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision=precision,
     )
-    return jax.nn.relu(y + params.biases[i][None, None, None, :])
+    return jax.nn.relu(y + params.biases[i].astype(x.dtype)[None, None, None, :])
 
 
 def _halve(x):
@@ -204,12 +204,15 @@ def _channels(values: np.ndarray) -> Array:
 
 
 @typechecked
-def vgg_features(params: PerceptualParams, images: Images) -> list[Float[Array, "B h w c"]]:
+def vgg_features(
+    params: PerceptualParams, images: Images, dtype: jnp.dtype | type = jnp.float32
+) -> list[Float[Array, "B h w c"]]:
     """Compute VGG-16 features after relu1_2, relu2_2, relu3_3 and relu4_3.
 
     Args:
       params: Weights of kind "vgg16".
       images: RGB in [0, 1], both sides at least 16 pixels.
+      dtype: Of all activations and operands; the features have it.
 
     Returns:
       Four arrays of 64, 128, 256 and 512 channels at 1/1, 1/2, 1/4 and 1/8 of the resolution.
@@ -222,7 +225,7 @@ def vgg_features(params: PerceptualParams, images: Images) -> list[Float[Array, 
         f"params: expected kind 'vgg16', got {params.kind!r}; load_perceptual",
     )
     _require_size(params, images)
-    x = (images - _channels(IMAGENET_MEAN)) / _channels(IMAGENET_STD)
+    x = ((images - _channels(IMAGENET_MEAN)) / _channels(IMAGENET_STD)).astype(dtype)
     return _vgg(params, x, _TAPS["vgg16"][:4], jax.lax.Precision.DEFAULT)
 
 
@@ -233,7 +236,8 @@ def perceptual_loss(
     """Sum over four VGG-16 features of the mean absolute difference.
 
     The images are resized bilinearly (half-pixel centers, no antialiasing) to `size` x `size`, as
-    the original code does after its normalisation: the two are linear and commute.
+    the original code does after its normalisation: the two are linear and commute. The network
+    computes in bfloat16, but on a CPU, which is slow at it, in float32; means are float32.
 
     Args:
       params: Weights of kind "vgg16".
@@ -244,13 +248,14 @@ def perceptual_loss(
     Returns:
       The loss, differentiable with respect to `rendered`.
     """
+    dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     target = jax.lax.stop_gradient(target)
     features = zip(
-        vgg_features(params, _resized(rendered, size)),
-        jax.lax.stop_gradient(vgg_features(params, _resized(target, size))),
+        vgg_features(params, _resized(rendered, size), dtype),
+        jax.lax.stop_gradient(vgg_features(params, _resized(target, size), dtype)),
         strict=True,
     )
-    return sum(jnp.mean(jnp.abs(a - b)) for a, b in features)
+    return sum(jnp.mean(jnp.abs(a.astype(jnp.float32) - b)) for a, b in features)
 
 
 @typechecked

@@ -71,14 +71,9 @@ def _prepare(config: Config, params: Params, alive: Array, live: Array) -> Prepa
     cloud = cloud._replace(logit_opacities=jnp.where(alive, cloud.logit_opacities, -jnp.inf))
     cloud, features, static = jax.tree.map(lambda v: v[live], (cloud, features, static))
     weights = deform_weights(model_config, networks["attention"], networks["deform"]["heads"])
-    dtype = operand_dtype(weights, _implementation(config))
+    dtype = operand_dtype(weights, model.decoder_kernels(config))
     weights, static = weights.astype(dtype), static.astype(dtype)
     return Prepared(cloud, features, agents, static, weights, networks["tokens"])
-
-
-def _implementation(config: Config) -> str | None:
-    """Of `deform`."""
-    return "xla" if config.rasterizer == "xla" else None
 
 
 def deform_weights(
@@ -107,7 +102,7 @@ def move(config: Config, kept: Prepared, drive: Drive) -> Deformed:
     mix = dynamic_mix(kept.agents, tokens, temperature, bias)
     return deform(
         kept.canonical, kept.features, kept.static_mix, mix, tokens, kept.weights,
-        implementation=_implementation(config),
+        implementation=model.decoder_kernels(config),
     )  # fmt: skip
 
 

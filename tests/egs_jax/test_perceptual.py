@@ -117,6 +117,9 @@ def test_vgg_features_equal_numpy(vgg):
     assert [f.shape[-1] for f in got] == [8, 16, 32, 64]
     for f, e in zip(got, expected, strict=True):
         np.testing.assert_allclose(f[0], e, atol=1e-4 * np.abs(e).max())
+    for f, e in zip(perceptual.vgg_features(vgg, a_(image), jnp.bfloat16), expected, strict=True):
+        assert f.dtype == jnp.bfloat16  # what a GPU's loss computes in
+        assert np.linalg.norm(np.float64(f[0]) - e) < 0.02 * np.linalg.norm(e)
 
 
 def test_equal_images_are_at_distance_zero(vgg, alexnet):

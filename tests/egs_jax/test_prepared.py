@@ -47,7 +47,7 @@ def test_gaussians_are_those_of_the_forward_pass(scene, name):
     whole = Config(model=config)
     kept = prepared.prepare(whole, params, alive)
     got = jax.jit(functools.partial(prepared.move, whole), compiler_options=FAST)(kept, drive)
-    forward = lambda *a: model.deformed_gaussians(config, *a, dropout_key=None)
+    forward = lambda *a: model.deformed_gaussians(whole, *a, dropout_key=None)
     want = jax.jit(forward, compiler_options=FAST)(params, alive, drive)
     scales, opacities, sh = activate(want)
     sh = sh[:, :, : (config.sh_degree + 1) ** 2]
