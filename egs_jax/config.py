@@ -262,6 +262,10 @@ class Config:
     frames_on: Literal["device", "host"] | None = None
     """Where the training frames lie; None: on a GPU or TPU, if they take less than half of its
     memory."""
+    devices: int = 1
+    """Devices that share the frames of each step."""
+    parallel: Literal["shard_map", "pmap"] = "shard_map"
+    """How they share them: pmap is the older way, with the same result."""
     model: ModelConfig = field(default_factory=ModelConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -271,6 +275,14 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse sizes that no network of the pipeline can see anything in."""
         _need(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
+        _need(self.devices >= 1, "devices", self.devices, "at least 1")
+        schedule = self.schedule
+        for name in ("batch", "static_batch"):
+            frames = getattr(schedule, name)
+            _need(
+                frames % self.devices == 0,
+                f"schedule.{name}", frames, f"a multiple of devices ({self.devices})",
+            )  # fmt: skip
         _need(self.size is None or 32 <= self.size <= 4096, "size", self.size, "32 to 4096")
 
     @property

@@ -80,6 +80,8 @@ def accumulate(
     radii: Real[Array, "B N"],
     width: int,
     height: int,
+    *,
+    axis: str | None = None,
 ) -> DensityStats:
     """Add B views to the statistics; only visible Gaussians count.
 
@@ -90,6 +92,7 @@ def accumulate(
       radii: Screen radii [pixels]; 0 where the Gaussian is not visible.
       width: Image width [pixels].
       height: Image height [pixels].
+      axis: Name of a mapped axis whose devices have B views each; None: there is none.
 
     Returns:
       The new statistics.
@@ -97,10 +100,17 @@ def accumulate(
     to_ndc = jnp.array([width / 2, height / 2], means2d_grad.dtype)
     norms = jnp.linalg.norm(means2d_grad * to_ndc[None, None, :], axis=-1)
     visible = radii > 0
+    sums = (
+        jnp.sum(jnp.where(visible, norms, 0.0), axis=0),
+        jnp.sum(visible, axis=0, dtype=jnp.int32),
+    )
+    largest = jnp.max(radii, axis=0).astype(jnp.float32)
+    if axis is not None:
+        sums, largest = jax.lax.psum(sums, axis), jax.lax.pmax(largest, axis)
     return DensityStats(
-        grad_sum=stats.grad_sum + jnp.sum(jnp.where(visible, norms, 0.0), axis=0),
-        count=stats.count + jnp.sum(visible, axis=0, dtype=jnp.int32),
-        max_radii=jnp.maximum(stats.max_radii, jnp.max(radii, axis=0).astype(jnp.float32)),
+        grad_sum=stats.grad_sum + sums[0],
+        count=stats.count + sums[1],
+        max_radii=jnp.maximum(stats.max_radii, largest),
     )
 
 

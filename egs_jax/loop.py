@@ -9,6 +9,7 @@ uninterrupted run. SIGTERM and Ctrl-C save the step in hand first.
 import collections
 import contextlib
 import dataclasses
+import functools
 import itertools
 import os
 import signal
@@ -21,7 +22,7 @@ from typing import NamedTuple
 import jax
 from rich.progress import Progress
 
-from egs_jax import train
+from egs_jax import parallel, train
 from egs_jax.ahead import ahead
 from egs_jax.checkpoint import Checkpoints, state_sha256
 from egs_jax.config import Config
@@ -92,14 +93,14 @@ def _loop(
         while step < config.total_steps:
             if config.stage(step) == "deform" and not deforming:
                 state, deforming = train.hand_over(config, state), True
-            state, metrics = train.train_step(config, state, next(batches))
+            state, metrics = parallel.train_step(config, state, next(batches))
             if train.densifies(config, step):
                 state = train.densify_step(config, state)
             step += 1
             last, stopping = step == config.total_steps, stop.is_set()
             logs = last or step % schedule.log_every == 0
             saves = last or stopping or step % schedule.checkpoint_every == 0
-            unseen.add(step, metrics, train.cloud_facts(state) if logs else {})
+            unseen.add(step, metrics, _facts(config, state) if logs else {})
             bad = unseen.look(0 if saves else most_unseen, bar)
             if bad is not None:
                 state = _roll_back(config, dataset, state, checkpoints, bad)
@@ -152,6 +153,12 @@ class Unseen:
                 self._tell_bad(step.number - 1, streak, bar)
             if streak >= BAD_STEPS:
                 return step.number
+            if step.facts.pop("devices_differ", 0):
+                raise TrainingError(
+                    f"the devices' copies of the parameters differ at step {step.number}: a device "
+                    "or its link is at fault; the last checkpoint was saved before, train on one "
+                    "device to go on from there"
+                )
             if step.facts:
                 record = self._record(step)
                 self._log.write(record)
@@ -209,18 +216,26 @@ def _stop_requests() -> Iterator[threading.Event]:
         restore()
 
 
+def _facts(config: Config, state: TrainState) -> Metrics:
+    """Of a state, without waiting: what is logged and, of several devices, what must be 0."""
+    facts = train.cloud_facts(state)
+    if config.devices > 1:
+        facts["devices_differ"] = parallel.difference(config, state)
+    return facts
+
+
 def prefetch(config: Config, source: BatchSource, step: int) -> Iterator[Batch]:
     """Batches from `step` on, the next one made while the current one is used."""
     batches = (source.batch(config, number) for number in itertools.count(step))
-    return map(jax.device_put, ahead(batches, 1))
+    return map(functools.partial(parallel.split, config), ahead(batches, 1))
 
 
 def _resume(config: Config, dataset: Dataset, checkpoints: Checkpoints) -> TrainState:
     if checkpoints.latest() is None:
-        return train.init_state(config, dataset)
+        return parallel.share(config, train.init_state(config, dataset))
     state = checkpoints.load(train.abstract_state(config, dataset.audio_dim))
     print(f"resuming at step {int(state.step)}")
-    return state
+    return parallel.share(config, state)
 
 
 def _roll_back(

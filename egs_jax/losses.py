@@ -111,14 +111,14 @@ def rect_mask(
 
 @typechecked
 def rect_loss(rendered: Images, target: Images, rects: Int[Array, "B 4"]) -> Float[Array, ""]:
-    """Return the mean absolute difference over the pixels of all rectangles together.
+    """Return the mean over frames of the mean absolute difference in each one's rectangle.
 
-    Rectangles are as in `rect_mask`; if all are empty the loss is 0.
+    Rectangles are as in `rect_mask`; an empty one counts as 0.
     """
     mask = rect_mask(rects, *rendered.shape[1:3])
     error = jnp.sum(jnp.abs(rendered - target), axis=-1)
-    count = 3 * jnp.sum(mask)
-    return jnp.sum(jnp.where(mask, error, 0.0)) / jnp.maximum(count, 1)
+    sums = jnp.sum(jnp.where(mask, error, 0.0), axis=(1, 2))
+    return jnp.mean(sums / jnp.maximum(3 * jnp.sum(mask, axis=(1, 2)), 1))
 
 
 @typechecked

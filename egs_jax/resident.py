@@ -10,8 +10,10 @@ from typing import Protocol
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array
 
+from egs_jax import parallel
 from egs_jax.batches import Clip, Footage, Picks, cut
 from egs_jax.config import Config, Stage
 from egs_jax.dataset import Dataset, perceptual_weights
@@ -31,24 +33,28 @@ class BatchSource(Protocol):
 def batch_source(config: Config, dataset: Dataset) -> BatchSource:
     """The dataset on the device or, where it does not fit or the config says so, on the host."""
     where = config.frames_on or ("device" if _fits(dataset) else "host")
-    return ResidentDataset(dataset) if where == "device" else dataset
+    return ResidentDataset(dataset, config.devices) if where == "device" else dataset
 
 
 class ResidentDataset:
-    """The training frames of a dataset, at its size, on the default device."""
+    """The training frames of a dataset, at its size, on the first devices."""
 
-    def __init__(self, dataset: Dataset):
-        """Copy them there."""
+    def __init__(self, dataset: Dataset, devices: int = 1):
+        """Copy all of them to each."""
         self._dataset, self._first = dataset, dataset.splits["train"][0]
         frames = np.array_split(np.arange(*dataset.splits["train"]), PIECES)
         with concurrent.futures.ThreadPoolExecutor() as pool:
             parts = list(pool.map(dataset.footage, filter(len, frames)))
         whole = jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)
-        self._footage, self._clip = jax.device_put((whole, dataset.clip))
+        mesh = parallel.mesh_of(devices)
+        self._split = NamedSharding(mesh, parallel.SPLIT)
+        self._footage, self._clip = jax.device_put(
+            (whole, dataset.clip), NamedSharding(mesh, parallel.SHARED)
+        )
 
     def batch(self, config: Config, step: int) -> Batch:
         """The same as `Dataset.batch`, on the device."""
-        picks = self._dataset.picks(config, step)
+        picks = jax.device_put(self._dataset.picks(config, step), self._split)
         stage = config.stage(step)
         batch = _cut(config, stage, self._first, self._clip, self._footage, picks)
         return batch.replace(vgg=perceptual_weights(config, step))

@@ -72,13 +72,33 @@ def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
     Returns:
       The next state, and of this batch: loss, its parts, PSNR and the new `bad_streak`.
     """
+    return step(config, state, batch)
+
+
+def step(
+    config: Config, state: TrainState, batch: Batch, axis: str | None = None
+) -> tuple[TrainState, Metrics]:
+    """`train_step` unjitted, or the part of one device (`parallel`).
+
+    Args:
+      config: Settings.
+      state: The same on all devices.
+      batch: Frames of this device.
+      axis: Name of the mapped axis over which the step's frames are split; None: they are not.
+
+    Returns:
+      As `train_step`, the same on all devices.
+    """
     static = batch.stage == "static"
     # Only density control asks for the screen-space gradient.
     offset = jnp.zeros((batch.frames.shape[0], state.alive.shape[0], 2)) if static else None
     gradient = jax.value_and_grad(_loss, argnums=(0, 1), has_aux=True)
     (loss, (metrics, aux)), (grads, offset_grad) = gradient(
-        state.params, offset, config, state, batch
+        state.params, offset, config, state, batch, axis
     )
+    if axis is not None:
+        loss, metrics, grads = jax.lax.pmean((loss, metrics, grads), axis)
+    metrics["psnr"] = -10 * jnp.log10(metrics.pop("squared_error"))
     finite = jnp.isfinite(loss) & _all_finite(grads)
     params, opt_state = optimizer.update(
         config.optim,
@@ -92,7 +112,9 @@ def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
     if static:
         count, height, width = batch.frames.shape[:3]
         # The loss is a mean over the frames; density control wants the gradient of each alone.
-        stats = density.accumulate(stats, count * offset_grad, aux.radii, width, height)
+        stats = density.accumulate(
+            stats, count * offset_grad, aux.radii, width, height, axis=axis
+        )  # fmt: skip
     params, opt_state, stats = jax.tree.map(
         functools.partial(jnp.where, finite),
         (params, opt_state, stats),
@@ -175,9 +197,12 @@ def _loss(
     config: Config,
     state: TrainState,
     batch: Batch,
+    axis: str | None,
 ) -> tuple[Float[Array, ""], tuple[Metrics, RasterizeAux]]:
-    """Loss of a batch; beside it the metrics and what the rasterizer says."""
+    """Loss of a device's frames; beside it the metrics and what the rasterizer says."""
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    if axis is not None:  # devices that drop out alike would be one device
+        key = jax.random.fold_in(key, jax.lax.axis_index(axis))
     output, aux = model.forward(
         config,
         params,
@@ -207,9 +232,9 @@ def _loss(
         parts["hearing"] = jnp.mean(jnp.square(read - batch.lip_shapes))
         total = total + config.loss.hearing * parts["hearing"]
     error = jnp.mean(jnp.square(jnp.clip(output.rgb, 0, 1) - target))
-    # (Gaussian, tile) pairs that the rasterizer had no room for, farthest first: 0 in a sane run.
-    parts["raster_overflow"] = jnp.sum(aux.overflow).astype(jnp.float32)
-    return total, ({"loss": total, "psnr": -10 * jnp.log10(error), **parts}, aux)
+    # (Gaussian, tile) pairs of a frame that the rasterizer had no room for: 0 in a sane run.
+    parts["raster_overflow"] = jnp.mean(aux.overflow.astype(jnp.float32))
+    return total, ({"loss": total, "squared_error": error, **parts}, aux)
 
 
 def _fresh_state(params: Params, alive: Bool[Array, " N"]) -> TrainState:

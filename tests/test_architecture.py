@@ -25,7 +25,7 @@ LAYERS = {
     ),
     4: ("types", "losses", "metrics", "optimizer", "checkpoint", "report"),
     5: ("batches", "dataset", "drive", "baselines", "model"),
-    6: ("preprocess", "resident", "train", "prepared"),
+    6: ("preprocess", "train", "parallel", "resident", "prepared"),
     7: ("loop", "avatar", "infer", "stream", "render"),
     8: ("evaluate",),
     9: (

@@ -1,0 +1,138 @@
+"""Several devices share the frames of each step; parameters are the same on all of them.
+
+Every device has the whole state, takes its share of the batch, and the gradients are averaged: the
+mean over all frames. Density control sees sums over all frames and draws from one key, so that it
+decides the same everywhere. Before: `train`; after: `loop`.
+
+What repeats bit for bit: a run on the same machine with the same number of devices. Another number
+adds up the same gradients in another order, and draws other dropout and noise.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int
+
+from egs_jax import train
+from egs_jax.config import Config
+from egs_jax.errors import InputError
+from egs_jax.types import Batch, Metrics, TrainState
+
+AXIS = "frames"
+SHARED, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
+
+
+@functools.cache
+def mesh_of(count: int) -> Mesh:
+    """The first `count` devices.
+
+    Raises:
+      InputError: if there are fewer.
+    """
+    devices = jax.devices()
+    if count > len(devices):
+        raise InputError(
+            f"devices: got {count}, but JAX finds {len(devices)} ({devices[0].device_kind}); "
+            "lower --devices, or install what lets JAX see the others"
+        )
+    return Mesh(np.array(devices[:count]), (AXIS,))
+
+
+def share(config: Config, state: TrainState) -> TrainState:
+    """Copy a state to all devices of a run."""
+    if config.devices == 1:
+        return state
+    return jax.device_put(state, NamedSharding(mesh_of(config.devices), SHARED))
+
+
+def split(config: Config, batch: Batch) -> Batch:
+    """Put every device's frames where they are used."""
+    if config.devices == 1:
+        return jax.device_put(batch)
+    mesh = mesh_of(config.devices)
+    return jax.tree.map(
+        lambda leaf, spec: jax.device_put(leaf, NamedSharding(mesh, spec)), batch, _specs(batch)
+    )
+
+
+def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    """`train.train_step` on `config.devices` devices; arguments and results are those of one."""
+    if config.devices == 1:
+        return train.train_step(config, state, batch)
+    run = _mapped if config.parallel == "shard_map" else _pmapped
+    return run(config)(state, batch)
+
+
+@functools.cache
+def _mapped(config: Config) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    mesh = mesh_of(config.devices)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        # Without the check of what varies over the mesh, a gradient with respect to what all
+        # devices share is that of the device's own frames; with it, it would be summed already.
+        part = jax.shard_map(
+            functools.partial(train.step, config, axis=AXIS), mesh=mesh,
+            in_specs=(SHARED, _specs(batch)), out_specs=(SHARED, SHARED), check_vma=False,
+        )  # fmt: skip
+        return part(state, batch)
+
+    return jax.jit(step, donate_argnums=0)
+
+
+@functools.cache
+def _pmapped(config: Config) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    count = config.devices
+
+    def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        axes = jax.tree.map(lambda spec: 0 if spec == SPLIT else None, _specs(batch))
+        apart = lambda leaf, axis: (
+            leaf if axis is None else leaf.reshape(count, leaf.shape[0] // count, *leaf.shape[1:])
+        )
+        parts = jax.tree.map(apart, batch, axes, is_leaf=lambda leaf: leaf is None)
+        step = jax.pmap(
+            functools.partial(train.step, config, axis=AXIS), axis_name=AXIS,
+            in_axes=(None, axes), out_axes=None, devices=jax.devices()[:count],
+        )  # fmt: skip
+        return step(state, parts)
+
+    return run
+
+
+def _specs(batch: Batch) -> Batch:
+    """For every leaf of a batch: its frames are split, or all devices have it."""
+    specs = jax.tree.map(lambda _: SPLIT, batch)
+    shared = jax.tree.map(lambda _: SHARED, (batch.entry_noise, batch.vgg))
+    return specs.replace(entry_noise=shared[0], vgg=shared[1])
+
+
+def difference(config: Config, state: TrainState) -> Int[Array, ""]:
+    """0 if the devices' copies of a state have the same bits."""
+    if config.devices == 1:
+        return jnp.int32(0)
+    return _difference(config.devices)(state)
+
+
+@functools.cache
+def _difference(count: int) -> Callable[[TrainState], Int[Array, ""]]:
+    def compare(state: TrainState) -> Int[Array, ""]:
+        sums = jnp.stack([_checksum(leaf) for leaf in jax.tree.leaves(state)])
+        gap = jax.lax.pmax(sums, AXIS) != jax.lax.pmin(sums, AXIS)
+        return jnp.sum(gap, dtype=jnp.int32)
+
+    return jax.jit(
+        jax.shard_map(
+            compare, mesh=mesh_of(count), in_specs=SHARED, out_specs=SHARED, check_vma=False
+        )
+    )
+
+
+def _checksum(leaf: Array) -> Int[Array, ""]:
+    """Sum of the bits, taken as numbers weighed by their place, modulo 2^32."""
+    if leaf.dtype == bool:
+        leaf = leaf.astype(jnp.int32)
+    bits = jax.lax.bitcast_convert_type(leaf, jnp.int32).reshape(-1)
+    return jnp.sum(bits * (2 * jnp.arange(bits.size, dtype=jnp.int32) + 1))

@@ -1,0 +1,104 @@
+"""Four virtual devices of a CPU do what one does, whichever way they share the frames."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+
+import pytest
+from helpers import micro_config, python
+
+from egs_jax import parallel
+from egs_jax.config import Config, ScheduleConfig
+from egs_jax.errors import InputError
+
+TESTS = pathlib.Path(__file__).parents[1]
+PROGRAM = '''
+import dataclasses, json, sys
+import jax, jax.numpy as jnp, numpy as np
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+sys.path.insert(0, sys.argv[2])
+from helpers import micro_config
+from egs_jax import density, parallel, train
+from egs_jax.dataset import Dataset
+from egs_jax.resident import ResidentDataset
+
+# Without dropout and noise, of which devices draw their own.
+config = micro_config(sys.argv[1])
+config = dataclasses.replace(
+    config,
+    model=dataclasses.replace(config.model, dropout=0.0),
+    loss=dataclasses.replace(config.loss, hearing_noise=0.0),
+    schedule=dataclasses.replace(config.schedule, batch=4, static_batch=4),
+)
+data = Dataset.open(sys.argv[1])
+
+def one_step(config, source):
+    """State, and gradients (ten times Adam's first moment) and losses, after a step."""
+    state = parallel.share(config, train.hand_over(config, train.init_state(config, data)))
+    batch = parallel.split(config, source.batch(config, 20))
+    state, metrics = parallel.train_step(config, state, batch)
+    moments = {name: part.mu for name, part in state.opt_state.items()}
+    return state, jax.tree.map(np.float64, (metrics, moments))
+
+_, want = one_step(config, data)
+whole = max(np.linalg.norm(leaf) for leaf in jax.tree.leaves(want[1]))
+report = {}
+for way in ("pmap", "shard_map"):
+    several = dataclasses.replace(config, devices=4, parallel=way)
+    source = ResidentDataset(data, 4) if way == "shard_map" else data
+    state, got = one_step(several, source)
+    # Some gradients are zero but for rounding.
+    errors = jax.tree.map(
+        lambda a, b: np.linalg.norm(a - b) / (np.linalg.norm(b) + 1e-6 * whole), got, want
+    )
+    report[way] = max(jax.tree.leaves(errors)), int(parallel.difference(several, state))
+
+means = state.params["gaussians"].means
+copies = [np.array(shard.data) for shard in means.addressable_shards]
+copies[2].view(np.int32)[0, 0] ^= 1
+parts = [jax.device_put(v, d) for v, d in zip(copies, jax.devices())]
+means = jax.make_array_from_single_device_arrays(means.shape, means.sharding, parts)
+gaussians = state.params["gaussians"].replace(means=means)
+state = state.replace(params=state.params | dict(gaussians=gaussians))
+report["one bit off"] = int(parallel.difference(several, state))
+
+rng = np.random.default_rng(0)
+grads = jnp.asarray(rng.normal(size=(4, 7, 2)), jnp.float32)
+radii = jnp.asarray(rng.integers(0, 3, (4, 7)))
+add = lambda g, r, **o: density.accumulate(density.init_stats(7), g, r, 9, 5, **o)
+mapped = jax.pmap(lambda g, r: add(g[None], r[None], axis="x"), axis_name="x", out_axes=None)
+same = jax.tree.map(np.allclose, mapped(grads, radii), add(grads, radii))
+report["statistics"] = bool(all(jax.tree.leaves(same)))
+print(json.dumps(report))
+'''
+
+
+def test_gradients_and_losses_are_those_of_one_device(painted):
+    """In a process of its own, which has four."""
+    command, environment = python("-c", PROGRAM, str(painted), str(TESTS))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads(done.stdout.splitlines()[-1])
+    for way in ("pmap", "shard_map"):
+        error, differ = report[way]
+        assert error < 1e-4 and differ == 0, (way, report)
+    assert report["one bit off"] == 1 and report["statistics"]
+
+
+def test_more_devices_than_there_are_is_one_line(painted):
+    config = dataclasses.replace(
+        micro_config(painted), devices=2000,
+        schedule=ScheduleConfig(batch=2000, static_batch=2000),
+    )  # fmt: skip
+    with pytest.raises(InputError, match="devices: got 2000, but JAX finds 1 .*; lower --devices"):
+        parallel.mesh_of(config.devices)
+
+
+def test_frames_that_devices_cannot_share_are_refused():
+    for name, fields in (("batch", dict(batch=6)), ("static_batch", dict(batch=8))):
+        with pytest.raises(
+            InputError, match=rf"schedule.{name}: got .*a multiple of devices \(4\)"
+        ):
+            Config(devices=4, schedule=ScheduleConfig(**fields))
