@@ -25,9 +25,10 @@ def _strip(
     HEIGHT: tl.constexpr, LENGTH: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr,
     LANES: tl.constexpr,
 ):  # fmt: skip
-    """What a program works on: image, first row, last row + 1, columns, and if none has a margin.
+    """What a program works on: image, first row, last row + 1, columns, and whether all are amid.
 
-    Programs of the same rows are neighbours: what they share comes from the second-level cache.
+    Columns are amid if the row has five pixels on either side of each. Programs of the same rows
+    are neighbours: what they share comes from the second-level cache.
     """
     strips: tl.constexpr = (LENGTH + LANES - 1) // LANES
     chunks: tl.constexpr = (HEIGHT + ROWS - 1) // ROWS
@@ -40,9 +41,7 @@ def _strip(
 
 
 @triton.jit
-def _neighbours(
-    row, column, inside, amid, LENGTH: tl.constexpr, CHANNELS: tl.constexpr
-):  # fmt: skip
+def _neighbours(row, column, inside, amid, LENGTH: tl.constexpr, CHANNELS: tl.constexpr):
     """Eleven pixels around each column of a row, zeros outside the image.
 
     Args:
