@@ -10,29 +10,16 @@ The eyes are ours: a blink is rare and moves one pixel in two hundred.
 Place in the pipeline: after `render`, before `train`; needs `perceptual`.
 """
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from egs_jax.config import LossConfig
 from egs_jax.perceptual import PerceptualParams, perceptual_loss
+from kernels import mean_ssim
 from kernels._checks import typechecked
-
-SSIM_WINDOW = 11
-SSIM_SIGMA = 1.5
-SSIM_C1 = 0.01**2
-SSIM_C2 = 0.03**2
 
 Images = Float[Array, "B H Wd 3"]
 Masks = Float[Array, "B H Wd"] | Bool[Array, "B H Wd"]
-
-
-def gaussian_window(size: int = SSIM_WINDOW, sigma: float = SSIM_SIGMA) -> np.ndarray:
-    """Return `size` samples of a Gaussian around the middle one, with sum 1 (float64)."""
-    x = np.arange(size) - (size - 1) / 2
-    window = np.exp(-(x**2) / (2 * sigma**2))
-    return window / window.sum()
 
 
 @typechecked
@@ -42,51 +29,13 @@ def l1_loss(rendered: Images, target: Images) -> Float[Array, ""]:
 
 
 @typechecked
-def ssim(rendered: Images, target: Images) -> Float[Array, ""]:
-    """Return the mean structural similarity (1 for equal images), differentiable in `rendered`.
+def dssim_loss(rendered: Images, target: Images) -> Float[Array, ""]:
+    """Return 1 - SSIM (the original's convention; not halved), differentiable in `rendered`.
 
-    Gaussian window 11 x 11 with sigma 1.5, zeros outside the image, data range 1, biased variances
-    (Wang et al. 2004, Eq. 13), as in 3D Gaussian Splatting. `metrics.ssim` is the reported one: it
+    Zeros lie outside the images (`kernels.mean_ssim`). `metrics.ssim` is the reported one: it
     leaves the border out.
     """
-    target = jax.lax.stop_gradient(target)
-    mu_a, aa, ab = _blur(jnp.stack([rendered, rendered**2, rendered * target]))
-    mu_b, bb = _blur(jnp.stack([target, target**2]))  # apart: no reverse pass for these two
-    var_a, var_b, cov = aa - mu_a**2, bb - mu_b**2, ab - mu_a * mu_b
-    luminance = (2 * mu_a * mu_b + SSIM_C1) / (mu_a**2 + mu_b**2 + SSIM_C1)
-    structure = (2 * cov + SSIM_C2) / (var_a + var_b + SSIM_C2)
-    return jnp.mean(luminance * structure)
-
-
-@typechecked
-def dssim_loss(rendered: Images, target: Images) -> Float[Array, ""]:
-    """Return 1 - SSIM (the original's convention; not halved)."""
-    return 1.0 - ssim(rendered, target)
-
-
-@jax.custom_vjp
-def _blur(images: Float[Array, "M B H Wd 3"]) -> Float[Array, "M B H Wd 3"]:
-    """Blur columns, then rows, with zeros outside.
-
-    Sums of shifted copies fuse into one loop, where a grouped convolution is slow on a CPU. The
-    blur is its own transpose, which as a reverse pass is many times cheaper than derived padding.
-    """
-    blurred = _shifted_sum(images.reshape(-1, images.shape[2], images.shape[3] * 3), 1)
-    return _shifted_sum(blurred, 3).reshape(images.shape)
-
-
-_blur.defvjp(lambda images: (_blur(images), None), lambda _, cotangent: (_blur(cotangent),))
-
-
-def _shifted_sum(rows: Float[Array, "R H X"], stride: int) -> Float[Array, "R H X"]:
-    """Convolve with the window along axis 1 (stride 1) or along pixels of axis 2 (stride 3)."""
-    window, radius = gaussian_window(), SSIM_WINDOW // 2
-    axis = 1 if stride == 1 else 2
-    side, margin = rows.shape[axis], radius * stride
-    padded = jnp.pad(rows, [(margin, margin) if a == axis else (0, 0) for a in range(3)])
-    at = lambda k: jax.lax.slice_in_dim(padded, k * stride, k * stride + side, axis=axis)
-    pairs = (float(window[k]) * (at(k) + at(SSIM_WINDOW - 1 - k)) for k in range(radius))
-    return float(window[radius]) * rows + sum(pairs)
+    return 1.0 - mean_ssim(rendered, target)
 
 
 @typechecked

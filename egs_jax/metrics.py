@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from egs_jax.face_mesh import LIPS_INNER, LIPS_OUTER
-from egs_jax.losses import SSIM_C1, SSIM_C2, SSIM_WINDOW, gaussian_window
 from kernels._checks import require, typechecked
+from kernels.ssim import C1, C2, WINDOW, gaussian_window
 
 Images = Float[np.ndarray, "B H Wd 3"]
 PerFrame = Float[np.ndarray, " B"]
@@ -131,20 +131,20 @@ def ssim(rendered: Images, target: Images) -> PerFrame:
       ValueError: if a side is under 11 pixels.
     """
     least = min(rendered.shape[1:3])
-    require(least >= SSIM_WINDOW, f"rendered: sides must be at least {SSIM_WINDOW}, got {least}")
+    require(least >= WINDOW, f"rendered: sides must be at least {WINDOW}, got {least}")
     pairs = zip(rendered.astype(np.float64), target.astype(np.float64), strict=True)
     return np.array([_ssim(a, b) for a, b in pairs], np.float64)
 
 
 def _ssim(a: np.ndarray, b: np.ndarray) -> float:
     """SSIM of one pair of images, without a border of half a window."""
-    border = SSIM_WINDOW // 2
+    border = WINDOW // 2
     window = gaussian_window()
     blur = lambda x: cv2.sepFilter2D(x, cv2.CV_64F, window, window)[border:-border, border:-border]
     mu_a, mu_b = blur(a), blur(b)
     var_a, var_b, cov = blur(a * a) - mu_a**2, blur(b * b) - mu_b**2, blur(a * b) - mu_a * mu_b
-    luminance = (2 * mu_a * mu_b + SSIM_C1) / (mu_a**2 + mu_b**2 + SSIM_C1)
-    return float(np.mean(luminance * (2 * cov + SSIM_C2) / (var_a + var_b + SSIM_C2)))
+    luminance = (2 * mu_a * mu_b + C1) / (mu_a**2 + mu_b**2 + C1)
+    return float(np.mean(luminance * (2 * cov + C2) / (var_a + var_b + C2)))
 
 
 @typechecked

@@ -1,0 +1,110 @@
+"""The Triton kernels of `mean_ssim`, in Triton's interpreter, against the implementation in JAX."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, PartitionSpec
+from ssim_cases import make_pair, ssim_by_scipy
+
+from kernels import _triton, mean_ssim
+from kernels.ssim.xla_path import mean_ssim_xla
+
+ROOT = pathlib.Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton is not installed (Linux only)"
+)
+gradient_in_jax = jax.jit(jax.grad(mean_ssim_xla))
+
+
+def assert_equal(got, a, b):
+    """Value as in float64; gradient as in JAX, but for the order of sums."""
+    value, gradient = got
+    assert gradient.shape == a.shape and gradient.dtype == jnp.float32
+    np.testing.assert_allclose(value, ssim_by_scipy(a, b), atol=5e-7)
+    expected = gradient_in_jax(a, b)
+    assert np.linalg.norm(gradient - expected) < 1e-5 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows", "lanes"),
+    [
+        ((1, 1, 1, 1), 16, 32),
+        # Rows under, at and over full programs.
+        ((1, 11, 11, 4), 16, 64),
+        ((3, 2, 4, 3), 2, 32),
+        ((1, 5, 7, 3), 3, 32),
+        ((1, 16, 33, 3), 15, 128),
+        # Columns likewise, and programs that just lack, or just have, all neighbours in the row.
+        ((1, 1, 32, 1), 1, 16),
+        ((1, 1, 36, 1), 1, 16),
+        ((1, 1, 37, 1), 1, 16),
+    ],
+)
+def test_kernels_equal_jax(shape, rows, lanes):
+    from kernels.ssim.triton_path import Tile, ssim_tiles
+
+    a, b = make_pair(shape)
+    assert_equal(jax.value_and_grad(lambda a: ssim_tiles(Tile(rows, lanes), a, b))(a), a, b)
+
+
+def test_api_runs_the_kernels_under_jit_and_shard_map():
+    """With a cotangent other than 1; the target gets none."""
+    a, b = make_pair((1, 3, 5, 3))
+    value = lambda a, b: mean_ssim(a, b, implementation="triton")
+    np.testing.assert_allclose(value(a, b), ssim_by_scipy(a, b), atol=5e-7)  # without slopes
+    mesh, spec = Mesh(np.array(jax.devices()[:1]), ("data",)), PartitionSpec("data")
+    split = jax.shard_map(
+        lambda a, b: jax.lax.pmean(3.0 * value(a, b), "data"),
+        mesh=mesh, in_specs=(spec, spec), out_specs=PartitionSpec(),
+    )  # fmt: skip
+    thrice, (gradient, none) = jax.jit(jax.value_and_grad(split, argnums=(0, 1)))(a, b)
+    assert_equal((thrice / 3, gradient / 3), a, b)
+    assert not np.any(none)
+
+
+def test_what_the_kernels_cannot_do_is_said(monkeypatch):
+    monkeypatch.setattr(_triton, "is_default", lambda: True)
+    a, b = make_pair((1, 4, 5, 3))
+    program = lambda a: str(jax.make_jaxpr(lambda: mean_ssim(a, b))())
+    assert "pure_callback" in program(a)
+    assert "pure_callback" not in program(jnp.asarray(a, jnp.bfloat16))
+    with pytest.raises(NotImplementedError, match="float32 images, got bfloat16 and float32"):
+        mean_ssim(jnp.asarray(a, jnp.bfloat16), b, implementation="triton")
+    many = (jax.ShapeDtypeStruct((2**17, 128, 128, 1), jnp.float32),) * 2
+    with pytest.raises(ValueError, match="fewer than 2147483648 numbers"):
+        jax.eval_shape(lambda a, b: mean_ssim(a, b, implementation="triton"), *many)
+
+
+def test_programs_run_at_once_and_margins_do_not_prevail():
+    from kernels.ssim.triton_path import PROGRAMS, pick_tile
+
+    for images, side, rows in [(8, 450, 50), (8, 512, 64), (1, 450, 16), (64, 1024, 1024)]:
+        assert pick_tile(images, side, side, 3).rows == rows
+    assert 8 * -(-450 * 3 // 32) * -(-450 // 50) <= PROGRAMS
+
+
+def test_machine_code_for_hopper_stays_within_its_budget():
+    """Compiled without a GPU: no spills, 24 warps a multiprocessor, few instructions a row."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment |= dict(PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu")
+    script = pathlib.Path(__file__).parent / "ssim_gate.py"
+    result = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True
+    )
+    costs = json.loads(result.stdout)
+    most = dict(forward=225, value=205, backward=150)  # instructions of a row
+    arrays = dict(forward=22, value=22, backward=3 * 11 + 2)
+    for name, cost in costs.items():
+        assert cost["spilt"] == cost["barriers"] == cost["atomics"] == 0, name
+        assert cost["registers"] <= 80, name
+        assert cost["instructions"] <= most[name], name
+        assert cost["loads"] == arrays[name], name
+        assert cost["addresses"] <= 5, name  # eleven loads from one address each
