@@ -32,7 +32,7 @@ from kernels.deform.xla_path import deform_xla
 def deform(
     canonical: DeformInputs,
     features: Float[Array, "N D"],
-    static_mix: Float[Array, "N A"],
+    static_mix: Float[Array, "N A"] | None,
     dynamic_mix: Float[Array, "B A T"],
     tokens: Float[Array, "B T D"],
     weights: DeformWeights,
@@ -47,7 +47,8 @@ def deform(
     Args:
       canonical: What deltas are added to.
       features: f, one row a Gaussian.
-      static_mix: P, how much a Gaussian listens to each agent.
+      static_mix: P, how much a Gaussian listens to each agent; None: it is its own agent (P is the
+        identity and A is N), which "triton" does not do.
       dynamic_mix: G, how much each agent listens to each token.
       tokens: S, of each frame.
       weights: See `pack_weights`. Their type is that of the operands of all products in "xla".
@@ -64,7 +65,8 @@ def deform(
       ValueError: if a shape or a name makes no sense.
     """
     _check(canonical, features, weights, tokens.shape[0])
-    if _picks_triton(implementation, weights):
+    _check_mixes(features.shape[0], static_mix, dynamic_mix)
+    if _picks_triton(implementation, weights, own_agents=static_mix is None):
         from kernels.deform.triton_path import deform_triton as run
     else:
         run = deform_xla
@@ -109,14 +111,24 @@ def _check(canonical: DeformInputs, features: Array, weights: DeformWeights, n_f
     )
 
 
-def _picks_triton(implementation: str | None, weights: DeformWeights) -> bool:
+def _check_mixes(count: int, static_mix: Array | None, dynamic_mix: Array) -> None:
+    require(
+        static_mix is not None or dynamic_mix.shape[1] == count,
+        f"dynamic_mix: expected one row for each of {count} Gaussians without a static_mix, got "
+        f"{dynamic_mix.shape[1]}; pass static_mix",
+    )
+
+
+def _picks_triton(
+    implementation: str | None, weights: DeformWeights, *, own_agents: bool = False
+) -> bool:
     require(
         implementation in (None, "xla", "triton"),
         f"implementation: expected None, 'xla' or 'triton', got {implementation!r}",
     )
     if implementation is None:
-        return _triton.is_default() and _why_not(weights) is None
-    reason = implementation == "triton" and (_triton.why_not() or _why_not(weights))
+        return _triton.is_default() and _why_not(weights, own_agents) is None
+    reason = implementation == "triton" and (_triton.why_not() or _why_not(weights, own_agents))
     if reason:
         raise NotImplementedError(
             f"deform: implementation 'triton' cannot run here: {reason}; pass 'xla' or None"
@@ -124,8 +136,10 @@ def _picks_triton(implementation: str | None, weights: DeformWeights) -> bool:
     return implementation == "triton"
 
 
-def _why_not(weights: DeformWeights) -> str | None:
-    """One line that says why the kernel does not take these weights; None if it does."""
+def _why_not(weights: DeformWeights, own_agents: bool) -> str | None:
+    """One line that says why the kernel does not take this work; None if it does."""
+    if own_agents:
+        return "its kernel mixes tokens through agents only (a static_mix)"
     if weights.network == "bspline":
         return "its kernel has no B-splines"
     d_model, ffn_width = weights.ffn_in.kernel.shape
