@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from egs_jax.config import PRESETS, Config, DensifyConfig, LossConfig, ModelConfig, ScheduleConfig
-from egs_jax.errors import InputError
+from egs_jax.errors import InputError, TrainingError
 from egs_jax.run_log import environment, read_metrics, write_atomically
 
 RESULTS = Path(__file__).parent / "results"
@@ -148,13 +148,19 @@ def figure(path: Path, rows: int, columns: int, size: tuple[float, float]) -> It
 
 
 def run(main: Callable[[], Any]) -> NoReturn:
-    """Run `main` as a process: bad input is one line and exit status 2, an interrupt 1."""
+    """Run `main` as a process: one line and exit status 2 for bad input, 1 for other failures."""
     try:
         print(main())
     except InputError as error:
         print(f"experiments: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except (OSError, TrainingError) as error:
+        print(f"experiments: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("experiments: stopped; the same command goes on from there", file=sys.stderr)
-        sys.exit(1)
+        # Python's own way out crashes in XLA where an interrupt came while it compiled.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
     sys.exit(0)

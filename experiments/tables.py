@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from experiments._common import earlier
+from experiments._common import FIGURES, earlier
 from experiments._regions import REGIONS
 from experiments._summary import QUALITY, Metric, grouped, paired, shown, spread_of
 
@@ -18,7 +18,10 @@ def tables() -> dict[str, str]:
         "point_density": _point_density, "attention_map": _attention_map,
     }  # fmt: skip
     files = {"ablation_costs": "ablations"}
-    return {name: _or_absent(files.get(name, name), make) for name, make in makers.items()}
+    return {
+        name: _or_absent(files.get(name, name), make) + _figure(name)
+        for name, make in makers.items()
+    }
 
 
 def _or_absent(file: str, make: Callable[[list[dict]], str]) -> str:
@@ -26,6 +29,11 @@ def _or_absent(file: str, make: Callable[[list[dict]], str]) -> str:
     if cases:
         return make(cases)
     return f"*Not run yet: there is no `results/{file}.json`.*"
+
+
+def _figure(name: str) -> str:
+    """The experiment's figure, where it is kept."""
+    return f"\n\n![{name}](figures/{name}.png)" if (FIGURES / f"{name}.png").exists() else ""
 
 
 def markdown(columns: dict[str, Callable[[Any], str]], rows: list) -> str:

@@ -9,13 +9,16 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from helpers import micro_config, voice
+from helpers import fill_shapes, micro_config, voice
 
+from egs_jax import prepared
+from egs_jax.attention import mix
 from egs_jax.audio_file import SAMPLE_RATE, write_wav
 from egs_jax.avatar import Avatar
 from egs_jax.config import PRESETS
 from egs_jax.config_text import options
 from egs_jax.dataset import Dataset
+from egs_jax.errors import TrainingError
 from experiments import (
     _common,
     _plots,
@@ -96,12 +99,26 @@ def test_attention_map_is_the_true_mix(series):
     assert sum(case["gaussians"].values()) == 300
     for region in (name for name, count in case["gaussians"].items() if count):
         assert sum(case["share"][name][region] for name in names) == pytest.approx(1, abs=1e-4)
-    avatar = Avatar.load(series.run)
-    acting = attention_map.measure(avatar, np.array([3, 60]))
-    np.testing.assert_allclose(acting.share.sum(axis=1), 1, atol=1e-4)
-    assert np.all(acting.norm > 0) and np.any(acting.moves[:, 0] > 0)
-    still = attention_map.measure(avatar, np.array([5, 5]))  # nothing changes: nothing moves
-    np.testing.assert_allclose(still.moves, 0, atol=1e-6)
+
+
+def test_only_tokens_that_change_move_anything(trained_run):
+    """On the painted clip the mouth alone moves: its eyes and its pose stay."""
+    avatar = Avatar.load(trained_run.folder)
+    networks = fill_shapes(avatar.params["networks"])  # far from their start, where nothing moves
+    avatar = dataclasses.replace(avatar, params={**avatar.params, "networks": networks})
+    groups = attention_map.token_groups(attention_map.token_names(avatar))
+    acting = attention_map.measure(avatar, np.array([1, 5]))
+    moves = dict(zip(groups, acting.moves.max(axis=0), strict=True))
+    assert moves["sound"] > 1e-4 and moves["lips"] > 1e-6
+    assert moves["eyes"] == moves["pose"] == 0
+    kept, drive = avatar.prepared, avatar.dataset.drive(np.array([5, 5]), 8)
+    tokens, dynamic = prepared.listen(avatar.config, kept, drive)
+    acting = attention_map.measure(avatar, np.array([5, 5]))
+    heard = mix(kept.static_mix, dynamic, tokens)[0]
+    np.testing.assert_allclose(acting.share @ np.asarray(tokens[0]), heard, atol=1e-4)
+    lengths = np.linalg.norm(tokens[0], axis=-1)
+    np.testing.assert_allclose(acting.norm, acting.share * lengths, rtol=1e-4)
+    assert not acting.moves.any()  # two frames alike
 
 
 def test_cross_driven_measures_every_speech_and_pose(series, painted, tmp_path):
@@ -249,6 +266,17 @@ def test_differences_are_those_of_the_same_seed(monkeypatch):
     assert "| 0.70 | 0.30 |" in made["ablations"].splitlines()[-1].replace(" (+0.00)", "")
     assert "| 3 + 5 | 1 | 2 | 3 | 100 ± 0 | - | cpu |" in made["ablation_costs"]
     assert made["cross_driven"] == "*Not run yet: there is no `results/cross_driven.json`.*"
+
+
+@pytest.mark.parametrize("failure", [OSError("the disk\nis full"), TrainingError("it diverged")])
+def test_other_failures_are_one_line_and_status_1(capsys, failure):
+    def main():
+        raise failure
+
+    with pytest.raises(SystemExit) as stop:
+        _common.run(main)
+    error = capsys.readouterr().err
+    assert stop.value.code == 1 and error.count("\n") == 1 and error.startswith("experiments: ")
 
 
 def test_seconds_of_a_run_that_was_stopped(tmp_path):
