@@ -7,6 +7,7 @@ import sys
 from types import SimpleNamespace
 
 import cv2
+import jax
 import numpy as np
 import pytest
 from helpers import fill_shapes, micro_config, voice
@@ -112,7 +113,7 @@ def test_only_tokens_that_change_move_anything(trained_run):
     assert moves["sound"] > 1e-4 and moves["lips"] > 1e-6
     assert moves["eyes"] == moves["pose"] == 0
     kept, drive = avatar.prepared, avatar.dataset.drive(np.array([5, 5]), 8)
-    tokens, dynamic = prepared.listen(avatar.config, kept, drive)
+    tokens, dynamic = jax.jit(prepared.listen, static_argnums=0)(avatar.config, kept, drive)
     acting = attention_map.measure(avatar, np.array([5, 5]))
     heard = mix(kept.static_mix, dynamic, tokens)[0]
     np.testing.assert_allclose(acting.share @ np.asarray(tokens[0]), heard, atol=1e-4)
