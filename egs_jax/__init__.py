@@ -8,7 +8,7 @@ Read the files in this order; each is one step of the data's way:
                                `segmentation` and `masks` (head, background), `tracking` and
                                `pose_refinement` (head pose), `head_cloud` (first Gaussians),
                                `capture_check`
- 4. `dataset`                  folder -> batches
+ 4. `dataset`, `batches`       folder -> batches, on the host or (`resident`) on the device
  5. `triplane`, `kan`          spatial features of a Gaussian
  6. `gaussians`, `density`     the canonical cloud and its growth at fixed capacity
  7. `tokens`, `attention`, `decoders`   speech -> how every Gaussian moves

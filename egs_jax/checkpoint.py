@@ -1,5 +1,6 @@
 """Training states on disk by Orbax (a save that was cut off is never seen), and their hash."""
 
+import concurrent.futures
 import functools
 import hashlib
 import logging
@@ -27,6 +28,8 @@ class Checkpoints:
     def __init__(self, run_dir: Path, keep: int = 2, *, read_only: bool = False):
         """Open the folder; with `read_only`, touch nothing (a training may be writing there)."""
         _hush_late_threads()
+        self._writer = concurrent.futures.ThreadPoolExecutor(1)
+        self._saving: concurrent.futures.Future | None = None
         self.folder = Path(run_dir).resolve() / "checkpoints"
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else keep,
@@ -40,12 +43,28 @@ class Checkpoints:
         )
 
     def save(self, step: int, state: Any) -> None:
-        """Write `state`; when this returns, a crash cannot lose it.
+        """Copy `state` to the host and write it in the background, after the save before it.
+
+        A crash meanwhile loses this checkpoint only.
+
+        Raises:
+          OSError: if the save before it failed (see `wait`).
+        """
+        self.wait()
+        tree = jax.device_get(flax.serialization.to_state_dict(state))
+        self._saving = self._writer.submit(self._write, step, tree)
+
+    def wait(self) -> None:
+        """Return when a crash cannot lose the last save.
 
         Raises:
           OSError: if the disk is full or read-only; earlier checkpoints are untouched.
         """
-        tree = jax.device_get(flax.serialization.to_state_dict(state))
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
+
+    def _write(self, step: int, tree: Any) -> None:
         try:
             _reserve(self.folder, sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
             self._manager.save(step, args=ocp.args.StandardSave(tree))
@@ -58,6 +77,7 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """The newest complete step, or None."""
+        self.wait()
         return self._manager.latest_step()
 
     def load(self, abstract: State, step: int | None = None) -> State:
@@ -66,7 +86,8 @@ class Checkpoints:
         Raises:
           InputError: if there is none, it is damaged, or it is of another shape.
         """
-        step = self.latest() if step is None else step
+        newest = self.latest()
+        step = newest if step is None else step
         if step is None:
             raise InputError(f"{self.folder}: no checkpoint; train this run first")
         wanted = jax.tree.map(
@@ -86,7 +107,8 @@ class Checkpoints:
         return flax.serialization.from_state_dict(abstract, jax.tree.map(jax.numpy.asarray, tree))
 
     def close(self) -> None:
-        """Release the folder."""
+        """Release the folder; a save that is being written is finished first."""
+        self._writer.shutdown()
         self._manager.close()
 
 

@@ -261,6 +261,9 @@ class Config:
     """Side of the training images in pixels; None: the dataset's own."""
     rasterizer: Literal["xla", "triton"] | None = None
     """Rasterizer; None picks the best one that runs here."""
+    frames_on: Literal["device", "host"] | None = None
+    """Where the training frames lie; None: on a GPU or TPU, if they take less than half of its
+    memory."""
     model: ModelConfig = field(default_factory=ModelConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

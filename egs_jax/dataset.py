@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from egs_jax.audio import AUDIO_FEATURES, HOP_ROWS, feature_windows
+from egs_jax.batches import Choice, Clip, Footage, Picks, cut, pick
 from egs_jax.config import Config
 from egs_jax.errors import InputError
 from egs_jax.face_mesh import LEFT_EYE, RIGHT_EYE, mouth_width
@@ -29,8 +30,6 @@ ARRAYS = (
 SPLITS = ("train", "val")
 BLINK = 0.4
 """Blink above which eyes count as shut or half shut."""
-HEARD = 64
-"""Frames a step whose lips are read from the sound alone."""
 REST_SHARE = 0.15
 """Share of the training frames, those with the least open mouth, that silence is paired with."""
 
@@ -127,14 +126,23 @@ class Dataset:
 
     def lips_rect(self, i: int) -> np.ndarray:
         """row_min, row_max, col_min, col_max of the lips, int32 [4]."""
-        return self._inside(self.arrays["lips_rects"][self._index(i)] * self.scale)
+        return self._lips_rects[self._index(i)]
 
     def eyes_rect(self, i: int) -> np.ndarray:
         """The same around both eyes, with a margin of a tenth of its width."""
-        points = self.landmarks(i)[np.concatenate([RIGHT_EYE, LEFT_EYE]), 1::-1]  # row, column
-        low, high = points.min(0), points.max(0)
-        margin = 0.1 * (high[1] - low[1])
-        return self._inside(np.stack([low - margin, high + margin], axis=1).reshape(-1))
+        return self._eyes_rects[self._index(i)]
+
+    @functools.cached_property
+    def _lips_rects(self) -> np.ndarray:
+        return self._inside(self.arrays["lips_rects"] * self.scale)
+
+    @functools.cached_property
+    def _eyes_rects(self) -> np.ndarray:
+        points = self.arrays["landmarks"][:, np.concatenate([RIGHT_EYE, LEFT_EYE]), 1::-1]
+        points = points * np.float32(self.scale)  # row, column
+        low, high = points.min(axis=1), points.max(axis=1)
+        margin = 0.1 * (high[:, 1:] - low[:, 1:])
+        return self._inside(np.stack([low - margin, high + margin], axis=2).reshape(-1, 4))
 
     @functools.cached_property
     def blink_frames(self) -> np.ndarray:
@@ -181,65 +189,41 @@ class Dataset:
         return feature_windows(rows, silence, np.asarray(frames), window_frames)
 
     def batch(self, config: Config, step: int) -> Batch:
-        """The batch of `step`: a function of (config.seed, step) alone.
-
-        In the deformation stage a share of the samples pairs a frame at rest with digital
-        silence, so that the mouth learns to close when nobody speaks; another share shows shut
-        eyes, which are rare.
-        """
+        """The batch of `step`, cut on the host: a function of (config.seed, step) alone."""
         data = self if config.size in (None, self.width) else self.resized(config.size)
-        frames, silent = self.batch_frames(config, step)
-        drive = data.drive(frames, config.model.window_frames)
-        if silent.any():
-            hush = self.silence(len(frames), config.model.window_frames)
-            windows = np.where(silent[:, None, None, None], hush, drive.audio_windows)
-            drive = drive.replace(audio_windows=windows)
-        entries, shapes = self._heard(config, step)
-        loss = config.loss
-        perceptual = loss.perceptual > 0 and step % loss.perceptual_every == 0
-        return Batch(
-            drive=drive,
-            frames=np.stack([data.frame(i) for i in frames]),
-            head_masks=np.stack([data.head_mask(i) for i in frames]),
-            lips_rects=np.stack([data.lips_rect(i) for i in frames]),
-            eyes_rects=np.stack([data.eyes_rect(i) for i in frames]),
-            entries=entries,
-            lip_shapes=shapes,
-            vgg=_vgg() if perceptual else None,
-            stage=config.stage(step),
+        picks = self.picks(config, step)
+        batch = cut(config, config.stage(step), data.clip, data.footage(picks.frames), picks)
+        return batch.replace(vgg=perceptual_weights(config, step))
+
+    def picks(self, config: Config, step: int) -> Picks:
+        """What `step` sees."""
+        choice = Choice(*self.splits["train"], self.rest_frames, self.blink_frames)
+        return pick(config, choice, step)
+
+    def footage(self, frames: np.ndarray) -> Footage:
+        """Pictures of `frames` (int [B]) at this size."""
+        stack = lambda image: np.stack([image(i) for i in frames])
+        return Footage(
+            frames=stack(self.frame),
+            backgrounds=stack(self.background),
+            head_masks=stack(self.head_mask),
         )
 
-    def batch_frames(self, config: Config, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Frames of a step's batch, int [B], and which of them hear silence, bool [B]."""
-        deform = config.stage(step) == "deform"
-        size = config.schedule.batch if deform else config.schedule.static_batch
-        frames = _draw(config.seed, step, size, *self.splits["train"])
-        rng = np.random.default_rng([config.seed, step, 1])
-        schedule, chance = config.schedule, rng.random(size)
-        silent = (chance < schedule.silence_share) & deform
-        frames = np.where(silent, rng.choice(self.rest_frames, size), frames)
-        if self.blink_frames.size:
-            blinks = ~silent & deform & (chance < schedule.silence_share + schedule.blink_share)
-            frames = np.where(blinks, rng.choice(self.blink_frames, size), frames)
-        return frames, silent
-
-    def _heard(self, config: Config, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sound around single frames [M,16,F] and their lips [M,2]; some rest in silence."""
-        if not config.hears:
-            sound = self.silence(1, 1)[:0, 0]
-            return sound, np.zeros((0, 2), np.float32)
-        rng = np.random.default_rng([config.seed, step, 2])
-        frames, rest = (
-            rng.integers(*self.splits["train"], HEARD),
-            rng.choice(self.rest_frames, HEARD),
+    @functools.cached_property
+    def clip(self) -> Clip:
+        """What training reads besides pictures, at this size."""
+        arrays = self.arrays
+        return Clip(
+            audio_features=arrays["audio_features"],
+            silence_features=arrays["silence_features"],
+            blink=np.asarray(arrays["blink"]),
+            viewmats=np.asarray(arrays["viewmats"]),
+            K=self.intrinsics,
+            lips_rects=self._lips_rects,
+            eyes_rects=self._eyes_rects,
+            lip_shapes=self.lip_shapes,
+            sound_spread=self.sound_spread,
         )
-        silent = rng.random(HEARD) < config.schedule.silence_share
-        windows = np.where(
-            silent[:, None, None, None], self.silence(HEARD, 1), self.audio_windows(frames, 1)
-        )
-        noise = rng.standard_normal(windows[:, 0].shape, np.float32)
-        noise *= config.loss.hearing_noise * self.sound_spread
-        return windows[:, 0] + noise, self.lip_shapes[np.where(silent, rest, frames)]
 
     def silence(self, count: int, window_frames: int) -> np.ndarray:
         """Audio windows of digital silence, float32 [count,W,16,F]."""
@@ -252,10 +236,10 @@ class Dataset:
             return image
         return cv2.resize(image, (self.width, self.height), interpolation=cv2.INTER_AREA)
 
-    def _inside(self, rect: np.ndarray) -> np.ndarray:
-        """A rectangle rounded to pixels and cut to the image, int32 [4]."""
+    def _inside(self, rects: np.ndarray) -> np.ndarray:
+        """Rectangles rounded to pixels and cut to the image, int32 [T,4]."""
         limits = (self.height, self.height, self.width, self.width)
-        return np.clip(np.rint(rect), 0, limits).astype(np.int32)
+        return np.clip(np.rint(rects), 0, limits).astype(np.int32)
 
     def _index(self, i: int) -> int:
         if not 0 <= i < self.num_frames:
@@ -263,21 +247,15 @@ class Dataset:
         return int(i)
 
 
-def _draw(seed: int, step: int, size: int, start: int, stop: int) -> np.ndarray:
-    """`size` frames of [start, stop): every epoch is a fresh permutation, int [size]."""
-    count = stop - start
-    places = np.arange(step * size, (step + 1) * size)
-    return np.array([start + _permutation(seed, p // count, count)[p % count] for p in places])
+def perceptual_weights(config: Config, step: int) -> PerceptualParams | None:
+    """Weights of the perceptual network if `step` uses it."""
+    loss = config.loss
+    return _vgg() if loss.perceptual > 0 and step % loss.perceptual_every == 0 else None
 
 
 @functools.cache
 def _vgg() -> PerceptualParams:
     return load_perceptual("vgg16")
-
-
-@functools.lru_cache(maxsize=8)
-def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch, 0]).permutation(count)
 
 
 def _open_array(path: Path) -> np.ndarray:

@@ -1,10 +1,12 @@
 """The training loop: the only place with a clock, files and a progress bar around the pure steps.
 
-Batches are prepared one step ahead by a thread. A run can be killed at any moment: the next one
-goes on from the last checkpoint and ends with the same bits as an uninterrupted run (on CPU).
-SIGTERM and Ctrl-C save the step in hand first.
+Batches are prepared one step ahead by a thread, a device works on several steps while the host
+logs an earlier one, and checkpoints are written in the background. A run can be killed at any
+moment: the next one goes on from the last checkpoint and ends with the same bits as an
+uninterrupted run. SIGTERM and Ctrl-C save the step in hand first.
 """
 
+import collections
 import contextlib
 import dataclasses
 import itertools
@@ -14,10 +16,9 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
-import numpy as np
-from jaxtyping import Array
 from rich.progress import Progress
 
 from egs_jax import train
@@ -26,6 +27,7 @@ from egs_jax.checkpoint import Checkpoints, state_sha256
 from egs_jax.config import Config
 from egs_jax.dataset import Dataset
 from egs_jax.errors import InputError, TrainingError
+from egs_jax.resident import BatchSource, batch_source
 from egs_jax.run_log import CONSENT, RunLog, progress, start_run
 from egs_jax.types import Batch, Metrics, TrainState
 
@@ -33,6 +35,8 @@ BAD_STEPS = 3
 """Non-finite steps in a row after which the run goes back to its last checkpoint."""
 MAX_ROLLBACKS = 3
 """Times a run may go back (each halves the learning rates) before it gives up."""
+IN_FLIGHT = 4
+"""Steps that a GPU or TPU may be at work on while the host looks at the one before them."""
 
 
 def fit(config: Config, dataset: Dataset, *, run_dir: str | Path) -> TrainState:
@@ -60,7 +64,7 @@ def fit(config: Config, dataset: Dataset, *, run_dir: str | Path) -> TrainState:
                 raise KeyboardInterrupt
             log = RunLog(run_dir, int(state.step))
             try:
-                state = _loop(config, dataset, state, checkpoints, log, stop)
+                state = _loop(config, dataset.resized(config.size), state, checkpoints, log, stop)
                 digest = state_sha256(state)
                 log.write({"step": int(state.step), "state_sha256": digest})
             finally:
@@ -77,12 +81,13 @@ def _loop(
 ) -> TrainState:  # fmt: skip
     """Run the remaining steps.
 
-    The host looks at a step while the device works on the next one; it waits for the newest step
-    only where something is logged or saved.
+    The host looks at a step while the device works on later ones; it waits for the newest step
+    only where something is saved.
     """
-    schedule, clock = config.schedule, _Clock()
+    schedule, source = config.schedule, batch_source(config, dataset)
     step, deforming = int(state.step), bool(state.deforming)
-    batches, unseen = prefetch(config, dataset, step), []
+    batches, unseen = prefetch(config, source, step), Unseen(config, dataset, log)
+    most_unseen = 1 if jax.default_backend() == "cpu" else IN_FLIGHT
     with progress(config.total_steps, "train") as bar:
         while step < config.total_steps:
             if config.stage(step) == "deform" and not deforming:
@@ -90,29 +95,90 @@ def _loop(
             state, metrics = train.train_step(config, state, next(batches))
             if train.densifies(config, step):
                 state = train.densify_step(config, state)
-            unseen.append((step, metrics["bad_streak"]))
             step += 1
-            last = step == config.total_steps
+            last, stopping = step == config.total_steps, stop.is_set()
             logs = last or step % schedule.log_every == 0
-            stopping = stop.is_set()
             saves = last or stopping or step % schedule.checkpoint_every == 0
-            kept = 0 if logs or saves else 1
-            if _longest_streak(config, dataset, unseen, kept, bar) >= BAD_STEPS:
-                state = _roll_back(config, dataset, state, checkpoints)
+            unseen.add(step, metrics, train.cloud_facts(state) if logs else {})
+            bad = unseen.look(0 if saves else most_unseen, bar)
+            if bad is not None:
+                state = _roll_back(config, dataset, state, checkpoints, bad)
                 step, deforming = int(state.step), bool(state.deforming)
-                batches, unseen, clock = prefetch(config, dataset, step), [], _Clock()
+                batches, unseen = prefetch(config, source, step), Unseen(config, dataset, log)
                 log.rewind(step)
                 continue
-            if logs:
-                record = _record(config, state, metrics, clock.rate(step))
-                log.write(record)
-                bar.update(0, note=f"loss {record['loss']:.4f} psnr {record['psnr']:.1f}")
-            bar.update(0, completed=step)
             if saves:
                 checkpoints.save(step, state)
             if stopping and not last:
+                checkpoints.wait()
                 raise KeyboardInterrupt
+    checkpoints.wait()
     return state
+
+
+class Step(NamedTuple):
+    """A step that the device may still be at work on."""
+
+    number: int
+    """Of steps done with it."""
+    metrics: Metrics
+    facts: Metrics
+    """Of the cloud after it, where it is to be logged; else nothing."""
+
+
+class Unseen:
+    """Steps that the host has not looked at."""
+
+    def __init__(self, config: Config, dataset: Dataset, log: RunLog):
+        """Start with none."""
+        self._config, self._dataset, self._log = config, dataset, log
+        self._steps: collections.deque[Step] = collections.deque()
+        self._clock: tuple[int, float] | None = None
+
+    def add(self, number: int, metrics: Metrics, facts: Metrics) -> None:
+        """Remember a step."""
+        self._steps.append(Step(number, metrics, facts))
+
+    def look(self, keep: int, bar: Progress) -> int | None:
+        """Look at all but the last `keep`: name bad batches, log what is to be logged.
+
+        Returns:
+          None, or the step at which so many in a row were bad that the run must go back.
+        """
+        while len(self._steps) > keep:
+            step = self._steps.popleft()
+            streak = int(step.metrics["bad_streak"])
+            if streak:
+                self._tell_bad(step.number - 1, streak, bar)
+            if streak >= BAD_STEPS:
+                return step.number
+            if step.facts:
+                record = self._record(step)
+                self._log.write(record)
+                bar.update(0, note=f"loss {record['loss']:.4f} psnr {record['psnr']:.1f}")
+            bar.update(0, completed=step.number)
+        return None
+
+    def _tell_bad(self, number: int, streak: int, bar: Progress) -> None:
+        frames = ", ".join(map(str, self._dataset.picks(self._config, number).frames))
+        bar.console.print(
+            f"step {number} (frames {frames}): loss or gradient not finite, update skipped; "
+            f"{streak} in a row",
+            soft_wrap=True,
+        )
+
+    def _record(self, step: Step) -> dict[str, float | int | str | None]:
+        """One line of `metrics.jsonl`."""
+        metrics, facts = jax.device_get((step.metrics, step.facts))
+        now, before = time.perf_counter(), self._clock
+        self._clock = step.number, now
+        return {
+            "step": step.number,
+            "stage": self._config.stage(step.number - 1),
+            **{name: float(value) for name, value in metrics.items()},
+            **{name: int(value) for name, value in facts.items()},
+            "steps_per_second": before and (step.number - before[0]) / (now - before[1]),
+        }
 
 
 @contextlib.contextmanager
@@ -143,56 +209,9 @@ def _stop_requests() -> Iterator[threading.Event]:
         restore()
 
 
-class _Clock:
-    """Steps per second since the last question."""
-
-    def __init__(self) -> None:
-        self._step, self._time = None, time.perf_counter()
-
-    def rate(self, step: int) -> float | None:
-        now = time.perf_counter()
-        rate = None if self._step is None else (step - self._step) / (now - self._time)
-        self._step, self._time = step, now
-        return rate
-
-
-def _record(
-    config: Config, state: TrainState, metrics: Metrics, rate: float | None
-) -> dict[str, float | int | str | None]:
-    """One line of `metrics.jsonl`."""
-    step = int(state.step)
-    return {
-        "step": step,
-        "stage": config.stage(step - 1),
-        **{name: float(value) for name, value in metrics.items()},
-        "num_gaussians": int(np.sum(state.alive)),
-        "densify_dropped": int(state.dropped),
-        "steps_per_second": rate,
-    }
-
-
-def _longest_streak(
-    config: Config, dataset: Dataset, unseen: list[tuple[int, Array]], kept: int, bar: Progress
-) -> int:
-    """Take all but `kept` steps off `unseen` (step, bad streak), naming the batches of bad ones."""
-    longest = 0
-    while len(unseen) > kept:
-        step, streak = unseen.pop(0)
-        longest = max(longest, int(streak))
-        if int(streak):
-            frames = ", ".join(str(frame) for frame in dataset.batch_frames(config, step)[0])
-            bar.console.print(
-                f"step {step} (frames {frames}): loss or gradient not finite, update skipped; "
-                f"{int(streak)} in a row",
-                soft_wrap=True,
-            )
-    return longest
-
-
-def prefetch(config: Config, dataset: Dataset, step: int) -> Iterator[Batch]:
+def prefetch(config: Config, source: BatchSource, step: int) -> Iterator[Batch]:
     """Batches from `step` on, the next one made while the current one is used."""
-    data = dataset.resized(config.size)
-    batches = (data.batch(config, number) for number in itertools.count(step))
+    batches = (source.batch(config, number) for number in itertools.count(step))
     return map(jax.device_put, ahead(batches, 1))
 
 
@@ -205,13 +224,13 @@ def _resume(config: Config, dataset: Dataset, checkpoints: Checkpoints) -> Train
 
 
 def _roll_back(
-    config: Config, dataset: Dataset, state: TrainState, checkpoints: Checkpoints
+    config: Config, dataset: Dataset, state: TrainState, checkpoints: Checkpoints, step: int
 ) -> TrainState:
     """The last checkpoint with halved learning rates, so that the same steps may succeed."""
     scale = float(state.rate_scale) / 2
     if scale < 0.5**MAX_ROLLBACKS:
         raise TrainingError(
-            f"training diverged near step {int(state.step)} after {MAX_ROLLBACKS} attempts with "
+            f"training diverged near step {step} after {MAX_ROLLBACKS} attempts with "
             "lower learning rates; lower --optim.rate-scale or look at the frames of these steps"
         )
     state = _resume(config, dataset, checkpoints)

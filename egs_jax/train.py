@@ -18,7 +18,12 @@ from egs_jax.gaussians import Gaussians, init_gaussians
 from egs_jax.types import Batch, Metrics, Params, TrainState
 from kernels import RasterizeAux
 
-INIT_KEY, DROPOUT_KEY, DENSITY_KEY = 0, 1, 2  # sub-streams of the seed's and the step's keys
+INIT_KEY, DROPOUT_KEY, DENSITY_KEY, NOISE_KEY = (
+    0,
+    1,
+    2,
+    3,
+)  # sub-streams of the seed's and the step's keys
 
 # One program instead of hundreds, and since it runs once, not worth optimising: 4 times faster.
 _init_networks = jax.jit(
@@ -67,7 +72,9 @@ def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
     Returns:
       The next state, and of this batch: loss, its parts, PSNR and the new `bad_streak`.
     """
-    offset = jnp.zeros((batch.frames.shape[0], state.alive.shape[0], 2))
+    static = batch.stage == "static"
+    # Only density control asks for the screen-space gradient.
+    offset = jnp.zeros((batch.frames.shape[0], state.alive.shape[0], 2)) if static else None
     gradient = jax.value_and_grad(_loss, argnums=(0, 1), has_aux=True)
     (loss, (metrics, aux)), (grads, offset_grad) = gradient(
         state.params, offset, config, state, batch
@@ -79,10 +86,10 @@ def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
         state.opt_state,
         state.params,
         state.rate_scale,
-        warmup_steps=config.optim.warmup_steps if batch.stage == "deform" else 0,
+        warmup_steps=0 if static else config.optim.warmup_steps,
     )
     stats = state.stats
-    if batch.stage == "static":
+    if static:
         count, height, width = batch.frames.shape[:3]
         # The loss is a mean over the frames; density control wants the gradient of each alone.
         stats = density.accumulate(stats, count * offset_grad, aux.radii, width, height)
@@ -142,6 +149,12 @@ def densify_step(config: Config, state: TrainState) -> TrainState:
     )
 
 
+@jax.jit
+def cloud_facts(state: TrainState) -> Metrics:
+    """What a log tells of the cloud: live Gaussians, and those there was no slot for so far."""
+    return {"num_gaussians": jnp.sum(state.alive), "densify_dropped": state.dropped}
+
+
 @functools.partial(jax.jit, donate_argnums=1)
 def hand_over(config: Config, state: TrainState) -> TrainState:
     """End the static stage: bake what the network predicts into parameters, forget the moments."""
@@ -158,7 +171,7 @@ def composite(batch: Batch) -> Float[Array, "B H Wd 3"]:
 
 def _loss(
     params: Params,
-    means2d_offset: Float[Array, "B N 2"],
+    means2d_offset: Float[Array, "B N 2"] | None,
     config: Config,
     state: TrainState,
     batch: Batch,
@@ -188,7 +201,9 @@ def _loss(
         perceptual_gain=float(config.loss.perceptual_every),
     )
     if config.hears:
-        read = model.lip_shapes(config.model, params, batch.entries)
+        noise = jax.random.normal(jax.random.fold_in(key, NOISE_KEY), batch.entries.shape)
+        entries = batch.entries + batch.entry_noise[None, None] * noise
+        read = model.lip_shapes(config.model, params, entries)
         parts["hearing"] = jnp.mean(jnp.square(read - batch.lip_shapes))
         total = total + config.loss.hearing * parts["hearing"]
     error = jnp.mean(jnp.square(jnp.clip(output.rgb, 0, 1) - target))

@@ -56,6 +56,8 @@ class Batch(flax.struct.PyTreeNode):
     """The same around both eyes."""
     entries: Float[Array, "M R F"]
     """Sound around single other frames, without a picture."""
+    entry_noise: Float[Array, " F"]
+    """Standard deviation of the noise that the step adds to it."""
     lip_shapes: Float[Array, "M 2"]
     """Their lips (`Dataset.lip_shapes`)."""
     vgg: Any

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments._common import figure
+from experiments._runs import figure
 from experiments._summary import QUALITY, Metric, grouped
 
 BASE_COLOR, OTHER_COLOR = "tab:orange", "tab:blue"

@@ -33,16 +33,8 @@ from egs_jax.loop import fit
 from egs_jax.triplane import is_plane_parameter
 from egs_jax.types import TrainState
 from experiments import _plots
-from experiments._common import (
-    FIGURES,
-    RESULTS,
-    add_case,
-    earlier,
-    rounded,
-    run,
-    shrunk,
-    training_seconds,
-)
+from experiments._common import RESULTS
+from experiments._runs import FIGURES, add_case, earlier, rounded, run, shrunk, training_seconds
 
 NAME = "ablations"
 BASE = "paper"

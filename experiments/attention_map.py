@@ -31,8 +31,9 @@ from egs_jax.__main__ import Parser
 from egs_jax.attention import shares
 from egs_jax.avatar import Avatar
 from egs_jax.types import Drive
-from experiments._common import RESULTS, add_case, figure, rounded, run
+from experiments._common import RESULTS
 from experiments._regions import REGIONS, region_means, regions_of
+from experiments._runs import add_case, figure, rounded, run
 from kernels import rasterize
 from kernels.deform import deform
 

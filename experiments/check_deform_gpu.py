@@ -20,8 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments._common import RESULTS
-from experiments.check_kernels_gpu import Report, Result
+from experiments._common import RESULTS, Report, Result
 from kernels.deform import Deformed
 from kernels.deform.triton_path import LARGE, SMALL, Tile, deform_tiles
 from kernels.deform.xla_path import deform_xla

@@ -15,11 +15,9 @@ nothing.
 """
 
 import argparse
-import multiprocessing
 import os
 import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from experiments._common import RESULTS, record
+from experiments._common import RESULTS, Report, Result
 from kernels import RasterizeAux, rasterize
 from kernels.rasterize.cases import CASES, head_case, make_case, random_case
 
@@ -43,46 +41,6 @@ REPEATS = 100
 CLOSE = 1e-5  # of an image
 COMPILED = "/jax/core/compile/backend_compile_duration"  # JAX's event, one a compilation
 WORKERS = 7
-
-
-class Result(NamedTuple):
-    """Outcome of a check."""
-
-    name: str
-    passes: bool
-    detail: str
-
-
-class Report:
-    """Prints every check and remembers it."""
-
-    def __init__(self):
-        self.results: list[Result] = []
-
-    def check(self, name: str, passes: bool, detail: str) -> None:
-        """Print one line."""
-        self.results.append(Result(name, bool(passes), detail))
-        print(f"{'ok  ' if passes else 'FAIL'} {name}: {detail}", flush=True)
-
-    def check_all(self, function: Callable, names: list[str], workers: int) -> None:
-        """Check every name, in processes of their own if there are several: they compile long."""
-        if workers == 1:
-            results = map(function, names)
-        else:
-            spawn = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(workers, mp_context=spawn)
-            results = pool.map(function, names)
-        for result in results:
-            for line in result:
-                self.check(*line)
-
-    def finish(self, script: str | None, folder: Path) -> int:
-        """Write `folder/script.json`, if named, and print the outcome; returns the exit status."""
-        failed = sum(not result.passes for result in self.results)
-        if script is not None:
-            record(script, [result._asdict() for result in self.results], folder)
-        print(f"{failed} failed" if failed else f"all {len(self.results)} passed", flush=True)
-        return int(failed > 0)
 
 
 def split(case: dict) -> tuple[dict, dict]:

@@ -50,7 +50,8 @@ from egs_jax.stream import MICRO_BATCH
 from egs_jax.track_report import jitter_rms
 from egs_jax.tracking import HeadTrack
 from egs_jax.types import Drive
-from experiments._common import RESULTS, add_case, figure, rounded, run
+from experiments._common import RESULTS
+from experiments._runs import add_case, figure, rounded, run
 
 NAME = "cross_driven"
 LPIPS_FRAMES = 24

@@ -28,16 +28,9 @@ from egs_jax.loop import fit
 from egs_jax.run_log import read_metrics
 from egs_jax.types import TrainState
 from experiments import _plots
-from experiments._common import (
-    FIGURES,
-    RESULTS,
-    add_case,
-    earlier,
-    rounded,
-    run,
-    training_seconds,
-)
+from experiments._common import RESULTS
 from experiments._regions import REGIONS, regions_of, spacing
+from experiments._runs import FIGURES, add_case, earlier, rounded, run, training_seconds
 from experiments.ablations import base_config, configured, key, run_folder, setting
 
 NAME = "point_density"

@@ -24,7 +24,8 @@ from egs_jax.evaluate import evaluate
 from egs_jax.loop import fit
 from egs_jax.preprocess import preprocess
 from experiments import _plots
-from experiments._common import FIGURES, RESULTS, add_case, earlier, rounded, run, shrunk
+from experiments._common import RESULTS
+from experiments._runs import FIGURES, add_case, earlier, rounded, run, shrunk
 
 NAME = "self_reconstruction"
 

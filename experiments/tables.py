@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from experiments._common import FIGURES, earlier
 from experiments._regions import REGIONS
+from experiments._runs import FIGURES, earlier
 from experiments._summary import QUALITY, Metric, grouped, paired, shown, spread_of
 
 BASE = "paper"

@@ -24,8 +24,8 @@ LAYERS = {
         "kan", "triplane", "attention", "tokens", "decoders", "gaussians", "density", "perceptual",
     ),
     4: ("types", "losses", "metrics", "optimizer", "checkpoint", "report"),
-    5: ("dataset", "drive", "baselines", "model"),
-    6: ("preprocess", "train", "prepared"),
+    5: ("batches", "dataset", "drive", "baselines", "model"),
+    6: ("preprocess", "resident", "train", "prepared"),
     7: ("loop", "avatar", "infer", "stream", "render"),
     8: ("evaluate",),
     9: (

@@ -21,8 +21,8 @@ from egs_jax.config_text import options
 from egs_jax.dataset import Dataset
 from egs_jax.errors import TrainingError
 from experiments import (
-    _common,
     _plots,
+    _runs,
     ablations,
     attention_map,
     cross_driven,
@@ -182,7 +182,7 @@ def test_the_smallest_run_compiles_no_program_of_its_own(tmp_path):
     schedule = dataclasses.replace(
         micro.schedule, static_steps=2, deform_steps=2, log_every=1, checkpoint_every=10
     )
-    small = _common.shrunk(dataclasses.replace(PRESETS["fast"], data_dir=str(tmp_path)))
+    small = _runs.shrunk(dataclasses.replace(PRESETS["fast"], data_dir=str(tmp_path)))
     assert small == dataclasses.replace(micro, schedule=schedule)
 
 
@@ -203,7 +203,7 @@ def test_bad_input_is_one_line_and_status_2(
 ):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
-        _common.run(lambda: main(arguments))
+        _runs.run(lambda: main(arguments))
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1 and message in error
     assert not list(tmp_path.iterdir())
@@ -275,7 +275,7 @@ def test_other_failures_are_one_line_and_status_1(capsys, failure):
         raise failure
 
     with pytest.raises(SystemExit) as stop:
-        _common.run(main)
+        _runs.run(main)
     error = capsys.readouterr().err
     assert stop.value.code == 1 and error.count("\n") == 1 and error.startswith("experiments: ")
 
@@ -289,6 +289,6 @@ def test_seconds_of_a_run_that_was_stopped(tmp_path):
         {"step": 40, "state_sha256": "x"},
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert _common.training_seconds(tmp_path) == 20 / 5 + 20 / 2
+    assert _runs.training_seconds(tmp_path) == 20 / 5 + 20 / 2
     (tmp_path / "metrics.jsonl").write_text(json.dumps(lines[0]) + "\n")
-    assert _common.training_seconds(tmp_path) is None
+    assert _runs.training_seconds(tmp_path) is None

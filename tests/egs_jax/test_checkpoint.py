@@ -29,6 +29,7 @@ def saved(folder, *steps):
     checkpoints = Checkpoints(folder)
     for step in steps:
         checkpoints.save(step, tiny(float(step)))
+    checkpoints.wait()
     return checkpoints
 
 
@@ -99,6 +100,32 @@ def test_nothing_to_load_is_refused(tmp_path):
     checkpoints.close()
 
 
+def test_a_failed_save_is_told_by_the_next_call_of_any_kind(tmp_path, monkeypatch):
+    checkpoints = saved(tmp_path, 10)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    for call in (checkpoints.wait, checkpoints.latest, lambda: checkpoints.load(tiny())):
+        monkeypatch.setattr("egs_jax.checkpoint._reserve", full)
+        checkpoints.save(20, tiny())  # returns at once
+        with pytest.raises(OSError, match="could not save step 20"):
+            call()
+        monkeypatch.undo()
+    assert checkpoints.latest() == 10
+    checkpoints.save(20, tiny(20.0))
+    checkpoints.close()  # finishes it
+    assert saved(tmp_path).latest() == 20
+
+
+def test_the_state_may_change_while_it_is_being_saved(tmp_path):
+    checkpoints, state = Checkpoints(tmp_path), tiny(3.0)
+    checkpoints.save(10, state)
+    jax.tree.map(lambda leaf: leaf.delete(), state)  # as a step does that was given it
+    assert float(checkpoints.load(tiny()).a[0, 0]) == 3
+    checkpoints.close()
+
+
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "no metadata"])
 def test_damage_names_the_folder_and_the_remedy(tmp_path, damage):
     saved(tmp_path, 10, 20).close()
@@ -143,6 +170,7 @@ def test_full_disk_is_one_line_and_earlier_checkpoints_stay(tmp_path):
     checkpoints = saved(tmp_path, 10)
     with largest_file(100_000), pytest.raises(OSError, match="could not save step 20") as full:
         checkpoints.save(20, tiny().replace(a=noise))
+        checkpoints.wait()
     assert "File too large" in str(full.value) and "make room" in str(full.value)
     assert "\n" not in str(full.value)
     checkpoints.close()

@@ -134,7 +134,7 @@ def test_two_bad_steps_are_skipped_and_named(painted, tmp_path, monkeypatch, cap
     poison(monkeypatch, {26, 27})
     state = fit(config, Dataset.open(painted), run_dir=tmp_path / "run")
     assert int(state.step) == 40 and float(state.rate_scale) == 1 and int(state.bad_streak) == 0
-    frames = Dataset.open(painted).batch_frames(config, 26)[0]
+    frames = Dataset.open(painted).picks(config, 26).frames
     error = capsys.readouterr().err
     assert f"step 26 (frames {frames[0]}, {frames[1]}): loss or gradient not finite" in error
     assert "2 in a row" in error and "3 in a row" not in error

@@ -95,7 +95,7 @@ def test_another_seed_is_another_start_and_other_batches(course):
     fresh = train.init_state(other, course.data)
     assert state_sha256(fresh) != state_sha256(course.first)
     assert state_sha256(train.init_state(course.config, course.data)) == state_sha256(course.first)
-    drawn = [[course.data.batch_frames(c, s)[0].tolist() for s in range(8)] for c in
+    drawn = [[course.data.picks(c, s).frames.tolist() for s in range(8)] for c in
              (course.config, other)]  # fmt: skip
     assert drawn[0] != drawn[1]
 
@@ -174,7 +174,7 @@ def test_infinite_gradient_of_a_finite_loss_is_seen():
 
 def test_composite_is_the_true_head_over_the_painted_background(course):
     batch = course.data.batch(course.config, 0)
-    want = np.stack([course.data.target(i) for i in course.data.batch_frames(course.config, 0)[0]])
+    want = np.stack([course.data.target(i) for i in course.data.picks(course.config, 0).frames])
     np.testing.assert_allclose(train.composite(batch), want / np.float32(255), atol=1e-7)
 
 
