@@ -5,18 +5,40 @@ import dataclasses
 import json
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
+from egs_jax.__main__ import Parser
 from egs_jax.config import PRESETS, Config, DensifyConfig, LossConfig, ModelConfig, ScheduleConfig
 from egs_jax.errors import InputError, TrainingError
 from egs_jax.run_log import read_metrics
 from experiments._common import RESULTS, commit, record
 
 FIGURES = Path(__file__).parent / "figures"
+
+
+def parsed(parser: Parser, argv: list[str] | None, *, figures: bool = True) -> Namespace:
+    """Add the options that these experiments share, and parse.
+
+    Raises:
+      InputError: for numbers of `--tiny` among the results.
+    """
+    parser.add_argument("--tiny", action="store_true", help="the smallest run (tests)")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER")
+    if figures:
+        parser.add_argument("--figures", type=Path, default=FIGURES, metavar="FOLDER")
+    arguments = parser.parse_args(argv)
+    places = {arguments.out.resolve(), arguments.figures.resolve() if figures else None}
+    if arguments.tiny and places & {RESULTS.resolve(), FIGURES.resolve()}:
+        raise InputError(
+            "--tiny: its numbers mean nothing and stay out of the results; name other folders by "
+            + ("--out and --figures" if figures else "--out")
+        )
+    return arguments
 
 
 def earlier(name: str, folder: Path = RESULTS) -> list[dict]:

@@ -12,9 +12,9 @@ by the XLA decoder in float32, the others by the Triton one in bfloat16: do not 
     python -m experiments.ablations DATASET [--preset fast] [--variants NAME ...] [--seeds 0 1 2]
         [--work FOLDER] [--plot-only] [--tiny]
 
-33 runs; each takes a few minutes on one GPU (`fast`), and an hour or more on two CPU cores. Stop
-it at any time: cases that are in `results/ablations.json` with the same preset, steps, size and
-video are skipped, and the run in hand goes on from its checkpoint. Same seeds, same bits on a CPU.
+33 runs of 4,500 steps (`fast`); what each took is in its case. Stop it at any time: cases that are
+in `results/ablations.json` with the same preset, steps, size and video are skipped, and the run in
+hand goes on from its checkpoint. Same seeds, same bits on a CPU.
 """
 
 from collections.abc import Callable
@@ -33,8 +33,7 @@ from egs_jax.loop import fit
 from egs_jax.triplane import is_plane_parameter
 from egs_jax.types import TrainState
 from experiments import _plots
-from experiments._common import RESULTS
-from experiments._runs import FIGURES, add_case, earlier, rounded, run, shrunk, training_seconds
+from experiments._runs import add_case, earlier, parsed, rounded, run, shrunk, training_seconds
 
 NAME = "ablations"
 BASE = "paper"
@@ -89,7 +88,7 @@ VARIANTS = {
 
 def main(argv: list[str] | None = None) -> Path:
     """Run what is missing; returns the figure."""
-    arguments = _parser().parse_args(argv)
+    arguments = parsed(_parser(), argv)
     unknown = [name for name in arguments.variants if name not in VARIANTS]
     if unknown:
         raise InputError(f"--variants: no {', '.join(unknown)}; choose of {', '.join(VARIANTS)}")
@@ -116,9 +115,6 @@ def _parser() -> Parser:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--plot-only", action="store_true")
-    parser.add_argument("--tiny", action="store_true", help="a few steps at 48 px (tests)")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--figures", type=Path, default=FIGURES)
     return parser
 
 

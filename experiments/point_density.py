@@ -28,9 +28,8 @@ from egs_jax.loop import fit
 from egs_jax.run_log import read_metrics
 from egs_jax.types import TrainState
 from experiments import _plots
-from experiments._common import RESULTS
 from experiments._regions import REGIONS, regions_of, spacing
-from experiments._runs import FIGURES, add_case, earlier, rounded, run, training_seconds
+from experiments._runs import add_case, earlier, parsed, rounded, run, training_seconds
 from experiments.ablations import base_config, configured, key, run_folder, setting
 
 NAME = "point_density"
@@ -50,10 +49,7 @@ def main(argv: list[str] | None = None) -> Path:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--plot-only", action="store_true")
-    parser.add_argument("--tiny", action="store_true", help="a few steps at 48 px (tests)")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--figures", type=Path, default=FIGURES)
-    arguments = parser.parse_args(argv)
+    arguments = parsed(parser, argv)
     if not arguments.plot_only:
         dataset, base = Dataset.open(arguments.dataset), base_config(arguments)
         for seed in arguments.seeds:

@@ -24,8 +24,7 @@ from egs_jax.evaluate import evaluate
 from egs_jax.loop import fit
 from egs_jax.preprocess import preprocess
 from experiments import _plots
-from experiments._common import RESULTS
-from experiments._runs import FIGURES, add_case, earlier, rounded, run, shrunk
+from experiments._runs import add_case, earlier, parsed, rounded, run, shrunk
 
 NAME = "self_reconstruction"
 
@@ -41,10 +40,7 @@ def main(argv: list[str] | None = None) -> Path:
     parser.add_argument("--audio-features", default="whisper", choices=("whisper", "mel"))
     parser.add_argument("--work", type=Path, default=Path("runs/self_reconstruction"))
     parser.add_argument("--plot-only", action="store_true")
-    parser.add_argument("--tiny", action="store_true", help="a few steps at 48 px (tests)")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--figures", type=Path, default=FIGURES)
-    arguments = parser.parse_args(argv)
+    arguments = parsed(parser, argv)
     if not (arguments.videos or arguments.plot_only):
         raise InputError("name a VIDEO, or draw earlier results with --plot-only")
     for video in [] if arguments.plot_only else arguments.videos:

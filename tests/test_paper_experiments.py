@@ -107,6 +107,7 @@ def test_only_tokens_that_change_move_anything(trained_run):
     avatar = Avatar.load(trained_run.folder)
     networks = fill_shapes(avatar.params["networks"])  # far from their start, where nothing moves
     avatar = dataclasses.replace(avatar, params={**avatar.params, "networks": networks})
+    avatar = attention_map.in_float32(avatar)
     groups = attention_map.token_groups(attention_map.token_names(avatar))
     acting = attention_map.measure(avatar, np.array([1, 5]))
     moves = dict(zip(groups, acting.moves.max(axis=0), strict=True))
@@ -196,6 +197,8 @@ def test_the_smallest_run_compiles_no_program_of_its_own(tmp_path):
         (attention_map.main, ["nowhere"], "nowhere: not a run folder"),
         (cross_driven.main, ["nowhere", "x.wav", "--seconds", "0"], "--seconds: got 0.0"),
         (self_reconstruction.main, [], "name a VIDEO"),
+        (ablations.main, ["x", "--tiny", "--out", "x"], "name other folders by --out and --fig"),
+        (attention_map.main, ["x", "--tiny"], "stay out of the results; name other folders"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(
