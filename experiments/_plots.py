@@ -41,6 +41,7 @@ def _dots(axis: Any, variants: dict[tuple, list[dict]], metric: Metric) -> None:
     axis.set_yticks([])
     axis.set_ylim(len(variants) - 0.5, -0.5)
     axis.tick_params(labelsize=7)
+    axis.locator_params(axis="x", nbins=4)
     axis.grid(axis="x", alpha=0.3)
 
 

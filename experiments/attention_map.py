@@ -31,6 +31,7 @@ from egs_jax import prepared
 from egs_jax.__main__ import Parser
 from egs_jax.attention import shares
 from egs_jax.avatar import Avatar
+from egs_jax.errors import InputError
 from egs_jax.types import Drive
 from experiments._regions import REGIONS, region_means, regions_of
 from experiments._runs import add_case, figure, parsed, rounded, run
@@ -61,6 +62,8 @@ def main(argv: list[str] | None = None) -> Path:
     parser.add_argument("--frames", type=int, default=64)
     parser.add_argument("--figure", type=Path, metavar="FILE.png")
     arguments = parsed(parser, argv, figures=False)
+    if arguments.frames < 1:
+        raise InputError(f"--frames: got {arguments.frames}, expected at least 1")
     avatar = in_float32(Avatar.load(arguments.run_dir))
     data = avatar.dataset
     start, stop = data.splits["val"]

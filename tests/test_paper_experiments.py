@@ -195,6 +195,7 @@ def test_the_smallest_run_compiles_no_program_of_its_own(tmp_path):
         (ablations.main, ["x", "--plot-only", "--out", "nowhere"], "no results yet"),
         (point_density.main, ["x", "--preset", "huge"], "invalid choice: 'huge'"),
         (attention_map.main, ["nowhere"], "nowhere: not a run folder"),
+        (attention_map.main, ["nowhere", "--frames", "0"], "--frames: got 0, expected at least"),
         (cross_driven.main, ["nowhere", "x.wav", "--seconds", "0"], "--seconds: got 0.0"),
         (self_reconstruction.main, [], "name a VIDEO"),
         (ablations.main, ["x", "--tiny", "--out", "x"], "name other folders by --out and --fig"),
