@@ -12,6 +12,10 @@ and no head is split off: as in the original's code, `heads` only sets the tempe
 Computed here as (P G) S, which is the same and needs A * T instead of A * D products a Gaussian and
 frame. A and P do not depend on the frame: training computes them once a batch, inference once an
 avatar.
+
+Full cross-attention ("cross"), which ESAA stands for, is the same with every Gaussian its own
+agent: A = N and P the identity, so G alone [B, N, T] mixes the tokens. Its parameters are the same
+ones; it takes N * D products a token more.
 """
 
 import math
@@ -26,6 +30,7 @@ from egs_jax.kan import Block, Linear
 from kernels._checks import require, typechecked
 
 AgentChoice = Literal["first", "strided", "pooled"]
+Mixing = Literal["esaa", "cross"]
 
 
 @typechecked
@@ -140,25 +145,42 @@ def dynamic_mix(
 
 
 @typechecked
-def mix(
-    static: Float[Array, "N A"], dynamic: Float[Array, "B A T"], tokens: Float[Array, "B T D"]
-) -> Float[Array, "B N D"]:
-    """Return (P G) V, a convex combination of the frame's tokens for each Gaussian."""
+def shares(
+    static: Float[Array, "N A"] | None, dynamic: Float[Array, "B A T"]
+) -> Float[Array, "B N T"]:
+    """Return P G, how much each Gaussian listens to each token; rows sum to one.
+
+    Args:
+      static: P; None: the identity, every Gaussian is its own agent.
+      dynamic: G.
+    """
+    if static is None:
+        return dynamic
     frames, agents, count = dynamic.shape
     # One product for all frames: [N, A] x [A, B * T].
     weights = static @ dynamic.transpose(1, 0, 2).reshape(agents, frames * count)
-    weights = weights.reshape(-1, frames, count).transpose(1, 0, 2)  # [B, N, T]
-    return jnp.einsum("bnt,btd->bnd", weights, tokens)
+    return weights.reshape(-1, frames, count).transpose(1, 0, 2)
+
+
+@typechecked
+def mix(
+    static: Float[Array, "N A"] | None,
+    dynamic: Float[Array, "B A T"],
+    tokens: Float[Array, "B T D"],
+) -> Float[Array, "B N D"]:
+    """Return (P G) V, a convex combination of the frame's tokens for each Gaussian."""
+    return jnp.einsum("bnt,btd->bnd", shares(static, dynamic), tokens)
 
 
 class SpatialAudioAttention(nn.Module):
-    """One ESAA layer: x1 = LN(f_v + gain * attention), x2 = LN(x1 + FFN(x1)).
+    """One attention layer: x1 = LN(f_v + gain * attention), x2 = LN(x1 + FFN(x1)).
 
     `__call__` trains; `prepare` and `apply_frames` split it into what an avatar keeps and what each
     frame costs.
 
     Attributes:
       d_model: Size of features and tokens.
+      mixing: "esaa", or "cross": every Gaussian its own agent, whatever the next two say.
       agents_count: Agents.
       agents: How agents are chosen (`select_agents`); the code's is "first".
       agent_network: "linear" (the code's) or "mlp" (the paper's figure) from chosen features to
@@ -175,6 +197,7 @@ class SpatialAudioAttention(nn.Module):
     """
 
     d_model: int = 64
+    mixing: Mixing = "esaa"
     agents_count: int = 200
     agents: AgentChoice = "strided"
     agent_network: Literal["linear", "mlp"] = "mlp"
@@ -219,8 +242,10 @@ class SpatialAudioAttention(nn.Module):
         features: Float[Array, "N D"],
         alive: Bool[Array, " N"] | None = None,
         agent_index: Int[Array, " A"] | None = None,
-    ) -> tuple[Float[Array, "A D"], Float[Array, "N A"]]:
-        """Return what no frame changes: agents A and the static mix P."""
+    ) -> tuple[Float[Array, "A D"], Float[Array, "N A"] | None]:
+        """Return what no frame changes: agents A and the static mix P (None: the identity)."""
+        if self.mixing == "cross":
+            return self.agent(features), None
         agents = self.agent_tokens(features, alive, agent_index)
         return agents, static_mix(features, agents, self.temperature)
 
@@ -229,7 +254,7 @@ class SpatialAudioAttention(nn.Module):
         self,
         features: Float[Array, "N D"],
         agents: Float[Array, "A D"],
-        static: Float[Array, "N A"],
+        static: Float[Array, "N A"] | None,
         tokens: Float[Array, "B T D"],
         bias: Float[Array, " T"] | None = None,
         *,

@@ -33,7 +33,11 @@ class NearestFrame:
 
     def __call__(self, i: int) -> np.ndarray:
         """Guess frame i, float32 [H,W,3]."""
-        data, points = self._dataset, self._dataset.landmarks(i)[:, :2]
+        return self.guess(self._dataset.landmarks(i))
+
+    def guess(self, landmarks: np.ndarray) -> np.ndarray:
+        """Guess the frame with these landmarks (pixels [478,3]), float32 [H,W,3]."""
+        data, points = self._dataset, landmarks[:, :2]
         center = points.mean(0)
         distance = np.linalg.norm(self._shapes - (points - center)[None], axis=-1).mean(1)
         k = int(np.argmin(distance))

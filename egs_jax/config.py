@@ -47,8 +47,10 @@ class ModelConfig:
     """Spatial encoder: three 2-D hash grids, or dense multi-resolution planes."""
     decoder: Literal["taylor", "bspline", "mlp"] | None = None
     """Per-Gaussian heads: a KAN with this basis, or a plain MLP."""
-    token_kan: Literal["taylor", "bspline"] = "taylor"
-    """Basis of the KANs that encode the condition tokens."""
+    token_kan: Literal["taylor", "bspline", "mlp"] = "taylor"
+    """What encodes the condition tokens: KANs with this basis, or plain MLPs."""
+    attention: Literal["esaa", "cross"] = "esaa"
+    """How tokens reach a Gaussian: through a few agents, or all of them directly (dearer)."""
     agents: Literal["strided", "first"] | None = None
     """Gaussians whose features become agents: spread over the cloud, or the first ones stored."""
     ppe: Literal["temporal", "token", "off"] | None = None

@@ -39,7 +39,9 @@ class Prepared(flax.struct.PyTreeNode):
     canonical: DeformInputs
     features: Float[Array, "N D"]
     agents: Float[Array, "A D"]
-    static_mix: Float[Array, "N A"]
+    """Of cross-attention one a Gaussian."""
+    static_mix: Float[Array, "N A"] | None
+    """None: every Gaussian is its own agent (cross-attention)."""
     weights: DeformWeights
     token_params: Mapping[str, Any]
     """Flax parameters of the token encoders."""
@@ -70,10 +72,16 @@ def _prepare(config: Config, params: Params, alive: Array, live: Array) -> Prepa
     # Without a live Gaussian the one that stays is as opaque as nothing.
     cloud = cloud._replace(logit_opacities=jnp.where(alive, cloud.logit_opacities, -jnp.inf))
     cloud, features, static = jax.tree.map(lambda v: v[live], (cloud, features, static))
+    agents = agents[live] if static is None else agents
     weights = deform_weights(model_config, networks["attention"], networks["deform"]["heads"])
-    dtype = operand_dtype(weights, model.decoder_kernels(config))
-    weights, static = weights.astype(dtype), static.astype(dtype)
+    dtype = operand_dtype(weights, _implementation(config))
+    weights, static = weights.astype(dtype), jax.tree.map(lambda v: v.astype(dtype), static)
     return Prepared(cloud, features, agents, static, weights, networks["tokens"])
+
+
+def _implementation(config: Config) -> str | None:
+    """Of `deform`, whose Triton kernel mixes through agents only."""
+    return "xla" if config.model.attention == "cross" else model.decoder_kernels(config)
 
 
 def deform_weights(
@@ -95,14 +103,21 @@ def deform_weights(
     return weights.astype(jnp.float32)
 
 
-def move(config: Config, kept: Prepared, drive: Drive) -> Deformed:
-    """The live Gaussians in every frame of `drive`, activated."""
+def listen(
+    config: Config, kept: Prepared, drive: Drive
+) -> tuple[Float[Array, "B T D"], Float[Array, "B A T"]]:
+    """The tokens of every frame of `drive`, and G: how much each agent listens to each."""
     tokens, bias = model.condition(config.model, kept.token_params, drive)
     temperature = model.networks(config.model).attention.temperature
-    mix = dynamic_mix(kept.agents, tokens, temperature, bias)
+    return tokens, dynamic_mix(kept.agents, tokens, temperature, bias)
+
+
+def move(config: Config, kept: Prepared, drive: Drive) -> Deformed:
+    """The live Gaussians in every frame of `drive`, activated."""
+    tokens, mix = listen(config, kept, drive)
     return deform(
         kept.canonical, kept.features, kept.static_mix, mix, tokens, kept.weights,
-        implementation=model.decoder_kernels(config),
+        implementation=_implementation(config),
     )  # fmt: skip
 
 

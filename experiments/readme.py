@@ -1,8 +1,9 @@
-"""Write the tables of README.md from `results/*.json`, so that no number there is typed by hand.
+"""Write the tables of both READMEs from `results/*.json`: no number there is typed by hand.
 
     python -m experiments.readme [--check]
 
-`--check` changes nothing and exits with 1 if README.md is not what it would write.
+Here are the tables of README.md, in `tables.py` those of experiments/README.md. `--check` changes
+nothing and exits with 1 if one of the files is not what it would write.
 """
 
 import json
@@ -10,7 +11,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from experiments import tables as experiment_tables
 from experiments._common import RESULTS
+from experiments.tables import markdown as _table
 
 CHECKS = ("check_kernels_gpu", "check_deform_gpu")
 README = Path(__file__).parents[1] / "README.md"
@@ -151,19 +154,19 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _table(columns: dict, cases: list[dict]) -> str:
-    head = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    rows = ["| " + " | ".join(show(case) for show in columns.values()) + " |" for case in cases]
-    return "\n".join(head + rows)
+FILES: dict[Path, Callable[[], dict[str, str]]] = {
+    README: tables, Path(__file__).parent / "README.md": experiment_tables.tables,
+}  # fmt: skip
+"""What has tables, and what makes them."""
 
 
-def filled(text: str) -> str:
-    """README text with every marked table replaced.
+def filled(text: str, made: dict[str, str]) -> str:
+    """Text with every marked table replaced by that of `made`, by name.
 
     Raises:
       ValueError: if the marks of a table are missing.
     """
-    for name, table in tables().items():
+    for name, table in made.items():
         start, end = f"<!-- table:{name} -->", f"<!-- end:{name} -->"
         before, found, rest = text.partition(start)
         _, found_end, after = rest.partition(end)
@@ -174,11 +177,13 @@ def filled(text: str) -> str:
 
 
 def main() -> int:
-    """Write or check the README."""
-    text = README.read_text()
+    """Write or check both READMEs."""
+    texts = {path: path.read_text() for path in FILES}
+    new = {path: filled(text, FILES[path]()) for path, text in texts.items()}
     if "--check" in sys.argv:
-        return int(filled(text) != text)
-    README.write_text(filled(text))
+        return int(new != texts)
+    for path, text in new.items():
+        path.write_text(text)
     return 0
 
 

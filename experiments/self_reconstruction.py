@@ -5,87 +5,82 @@ The paper's own figure (36.07 dB composite PSNR on a longer clip of the Obama ad
 not comparable with short `tiny` runs at 160 px; it is the target of the `paper` preset on a GPU.
 
     python -m experiments.self_reconstruction VIDEO [VIDEO ...] [--preset tiny] [--work FOLDER]
-        [--size N] [--val-seconds S] [--tiny]
+        [--size N] [--val-seconds S] [--seed 0] [--plot-only] [--tiny]
 
 About 15 minutes a video with `tiny` on two CPU cores. Adds one case per (video, preset, seed) to
-`results/self_reconstruction.json`, replacing an earlier one. `--tiny` trains a few steps (tests).
+`results/self_reconstruction.json`, replacing an earlier one, and draws all cases. `--tiny` trains a
+few steps (tests).
 """
 
 import argparse
-import dataclasses
-import json
 import time
 from pathlib import Path
 
-from egs_jax.config import Config, preset
+from egs_jax.__main__ import Parser
+from egs_jax.config import PRESETS, preset
 from egs_jax.dataset import Dataset
+from egs_jax.errors import InputError
 from egs_jax.evaluate import evaluate
 from egs_jax.loop import fit
 from egs_jax.preprocess import preprocess
-from experiments._common import RESULTS, record
+from experiments import _plots
+from experiments._runs import add_case, earlier, parsed, rounded, run, shrunk
 
 NAME = "self_reconstruction"
 
 
 def main(argv: list[str] | None = None) -> Path:
-    """Run the experiment; returns the file written."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("videos", type=Path, nargs="+", metavar="VIDEO")
-    parser.add_argument("--preset", default="tiny")
+    """Run the experiment; returns the figure."""
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("videos", type=Path, nargs="*", metavar="VIDEO")
+    parser.add_argument("--preset", default="tiny", choices=PRESETS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int)
     parser.add_argument("--val-seconds", type=float)
-    parser.add_argument("--audio-features", default="whisper")
+    parser.add_argument("--audio-features", default="whisper", choices=("whisper", "mel"))
     parser.add_argument("--work", type=Path, default=Path("runs/self_reconstruction"))
-    parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    arguments = parser.parse_args(argv)
-    for video in arguments.videos:
-        case = run_case(video, arguments)
-        cases = [c for c in _earlier(arguments.out) if _key(c) != _key(case)]
-        path = record(NAME, [*cases, case], arguments.out)
+    parser.add_argument("--plot-only", action="store_true")
+    arguments = parsed(parser, argv)
+    if not (arguments.videos or arguments.plot_only):
+        raise InputError("name a VIDEO, or draw earlier results with --plot-only")
+    for video in [] if arguments.plot_only else arguments.videos:
+        add_case(NAME, run_case(video, arguments), _key, arguments.out)
+    cases = earlier(NAME, arguments.out)
+    if not cases:
+        raise InputError(f"{arguments.out / NAME}.json: no results yet; run without --plot-only")
+    path = arguments.figures / f"{NAME}.png"
+    _plots.reconstruction(cases, path)
     return path
 
 
 def run_case(video: Path, arguments: argparse.Namespace) -> dict:
     """Preprocess (once), train and evaluate one video."""
     folder = arguments.work / video.stem
-    folder.mkdir(parents=True, exist_ok=True)
     dataset_dir = folder / "dataset"
     if not (dataset_dir / "meta.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
         preprocess(
             video, dataset_dir, size=arguments.size, val_seconds=arguments.val_seconds,
             audio_features=arguments.audio_features,
         )  # fmt: skip
     name = f"{arguments.preset}-{arguments.seed}"
-    config = preset(arguments.preset, data_dir=str(dataset_dir), seed=arguments.seed)
+    config = preset(arguments.preset, data_dir=str(dataset_dir.resolve()), seed=arguments.seed)
     if arguments.tiny:
-        config = _shortened(config)
+        config = shrunk(config)
     dataset = Dataset.open(dataset_dir)
     began = time.perf_counter()
     fit(config, dataset, run_dir=folder / name)
     seconds = time.perf_counter() - began
     result = evaluate(folder / name)
-    return {
+    case = {
         "video": video.stem,
         "preset": config.preset + (" shortened" if arguments.tiny else ""),
         "seed": config.seed,
         "train_seconds": round(seconds, 1),
         "train_frames": dataset.splits["train"][1] - dataset.splits["train"][0],
         "tracking": dataset.meta["tracking"],
-        **{k: round(v, 4) if isinstance(v, float) else v for k, v in result.items()},
     }
-
-
-def _shortened(config: Config) -> Config:
-    """The same with a few steps of each stage."""
-    schedule = dataclasses.replace(config.schedule, static_steps=2, deform_steps=2)
-    return dataclasses.replace(config, size=48, schedule=schedule)
-
-
-def _earlier(folder: Path) -> list[dict]:
-    path = folder / f"{NAME}.json"
-    return json.loads(path.read_text())["cases"] if path.exists() else []
+    return case | rounded(result)
 
 
 def _key(case: dict) -> tuple:
@@ -93,4 +88,4 @@ def _key(case: dict) -> tuple:
 
 
 if __name__ == "__main__":
-    print(main())
+    run(main)

@@ -24,6 +24,7 @@ import numpy as np
 from jax import ShapeDtypeStruct
 from jaxtyping import Array
 
+from kernels._checks import require
 from kernels._sharding import match_varying
 
 INSTALL = "pip install 'jax[cuda12]<0.12' jax-triton 'triton>=3.6,<3.9'"
@@ -60,6 +61,27 @@ def why_not() -> str | None:
 def is_default() -> bool:
     """Whether Triton kernels are the best choice here: they run, and not in the interpreter."""
     return not is_interpreting() and why_not() is None
+
+
+def picks(op: str, implementation: str | None, reason: str | None) -> bool:
+    """Whether the Triton kernels of `op` run, of which `reason` says why they cannot.
+
+    Raises:
+      NotImplementedError: if they are asked for and cannot.
+      ValueError: if the name makes no sense.
+    """
+    require(
+        implementation in (None, "xla", "triton"),
+        f"implementation: expected None, 'xla' or 'triton', got {implementation!r}",
+    )
+    if implementation is None:
+        return is_default() and reason is None
+    reason = implementation == "triton" and (why_not() or reason)
+    if reason:
+        raise NotImplementedError(
+            f"{op}: implementation 'triton' cannot run here: {reason}; pass 'xla' or None"
+        )
+    return implementation == "triton"
 
 
 def triton_call(

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kernels import _triton
 from kernels._checks import require, typechecked
-from kernels.deform.heads import check_heads, picks_triton, why_not
+from kernels.deform.heads import check_heads, why_not
 from kernels.deform.types import (
     Deformed,
     DeformInputs,
@@ -31,7 +32,7 @@ from kernels.deform.xla_path import deform_xla
 def deform(
     canonical: DeformInputs,
     features: Float[Array, "N D"],
-    static_mix: Float[Array, "N A"],
+    static_mix: Float[Array, "N A"] | None,
     dynamic_mix: Float[Array, "B A T"],
     tokens: Float[Array, "B T D"],
     weights: DeformWeights,
@@ -46,7 +47,8 @@ def deform(
     Args:
       canonical: What deltas are added to.
       features: f, one row a Gaussian.
-      static_mix: P, how much a Gaussian listens to each agent.
+      static_mix: P, how much a Gaussian listens to each agent; None: it is its own agent (P is the
+        identity and A is N), which "triton" does not do.
       dynamic_mix: G, how much each agent listens to each token.
       tokens: S, of each frame.
       weights: Their type is that of the operands of all products in "xla".
@@ -63,7 +65,8 @@ def deform(
       ValueError: if a shape or a name makes no sense.
     """
     _check(canonical, features, weights, tokens.shape[0])
-    if _picks(implementation, weights):
+    _check_mixes(features.shape[0], static_mix, dynamic_mix)
+    if _picks(implementation, weights, own_agents=static_mix is None):
         from kernels.deform.triton_path import deform_triton as run
     else:
         run = deform_xla
@@ -100,13 +103,25 @@ def _check(canonical: DeformInputs, features: Array, weights: DeformWeights, n_f
     )
 
 
-def _picks(implementation: str | None, weights: DeformWeights) -> bool:
+def _check_mixes(count: int, static_mix: Array | None, dynamic_mix: Array) -> None:
+    require(
+        static_mix is not None or dynamic_mix.shape[1] == count,
+        f"dynamic_mix: expected one row for each of {count} Gaussians without a static_mix, got "
+        f"{dynamic_mix.shape[1]}; pass static_mix",
+    )
+
+
+def _picks(
+    implementation: str | None, weights: DeformWeights, *, own_agents: bool = False
+) -> bool:  # fmt: skip
     """Whether the Triton kernel runs."""
-    return picks_triton("deform", implementation, _why_not(weights))
+    return _triton.picks("deform", implementation, _why_not(weights, own_agents))
 
 
-def _why_not(weights: DeformWeights) -> str | None:
-    """One line that says why the kernel does not take these weights; None if it does."""
+def _why_not(weights: DeformWeights, own_agents: bool) -> str | None:
+    """One line that says why the kernel does not take this work; None if it does."""
+    if own_agents:
+        return "its kernel mixes tokens through agents only (a static_mix)"
     ffn_width = weights.ffn_in.kernel.shape[1]
     if ffn_width < 16 or ffn_width & (ffn_width - 1):
         return f"it takes a layer as wide as a power of two from 16 on, got width {ffn_width}"

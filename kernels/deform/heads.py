@@ -42,7 +42,7 @@ def decode_heads(
       ValueError: if a shape or a name makes no sense.
     """
     check_heads(x.shape[-1], weights)
-    if not picks_triton("decode_heads", implementation, why_not(weights)):
+    if not _triton.picks("decode_heads", implementation, why_not(weights)):
         run = heads_xla
     else:
         from kernels.deform.heads_triton import heads_triton as run
@@ -66,27 +66,6 @@ def check_heads(d_model: int, weights: HeadWeights) -> None:
         width == d_model,
         f"weights: expected them for {d_model} features, got {width}; pack them again",
     )
-
-
-def picks_triton(op: str, implementation: str | None, reason: str | None) -> bool:
-    """Whether the Triton kernels of `op` run, of which `reason` says why they cannot.
-
-    Raises:
-      NotImplementedError: if they are asked for and cannot.
-      ValueError: if the name makes no sense.
-    """
-    require(
-        implementation in (None, "xla", "triton"),
-        f"implementation: expected None, 'xla' or 'triton', got {implementation!r}",
-    )
-    if implementation is None:
-        return _triton.is_default() and reason is None
-    reason = implementation == "triton" and (_triton.why_not() or reason)
-    if reason:
-        raise NotImplementedError(
-            f"{op}: implementation 'triton' cannot run here: {reason}; pass 'xla' or None"
-        )
-    return implementation == "triton"
 
 
 def why_not(weights: HeadWeights) -> str | None:

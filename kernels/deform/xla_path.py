@@ -26,7 +26,7 @@ BLOCK_ROWS = (512, 1024)  # least and most Gaussians in a block
 def deform_xla(
     canonical: DeformInputs,
     features: Float[Array, "N D"],
-    static_mix: Float[Array, "N A"],
+    static_mix: Float[Array, "N A"] | None,
     dynamic_mix: Float[Array, "B A T"],
     tokens: Float[Array, "B T D"],
     weights: DeformWeights,
@@ -39,8 +39,10 @@ def deform_xla(
     )  # fmt: skip
 
 
-def _shares(static: Array, dynamic: Array, dtype: jnp.dtype) -> Float[Array, "B N T"]:
+def _shares(static: Array | None, dynamic: Array, dtype: jnp.dtype) -> Float[Array, "B N T"]:
     """P G: how much every Gaussian listens to each token of each frame."""
+    if static is None:
+        return dynamic
     n_frames, n_agents, n_tokens = dynamic.shape
     # One product for all frames: [N, A] x [A, B T].
     dynamic = dynamic.transpose(1, 0, 2).reshape(n_agents, n_frames * n_tokens)

@@ -56,26 +56,11 @@ def mean_ssim(
         f"rendered: expected at least one pixel, got shape {rendered.shape}; do not call it for "
         "none",
     )
-    if _picks_triton(implementation, rendered, target):
+    if _triton.picks("mean_ssim", implementation, _why_not(rendered, target)):
         from kernels.ssim.triton_path import mean_ssim_triton as run
     else:
         run = mean_ssim_xla
     return run(rendered, target)
-
-
-def _picks_triton(implementation: str | None, rendered: Array, target: Array) -> bool:
-    require(
-        implementation in (None, "xla", "triton"),
-        f"implementation: expected None, 'xla' or 'triton', got {implementation!r}",
-    )
-    if implementation is None:
-        return _triton.is_default() and _why_not(rendered, target) is None
-    reason = implementation == "triton" and (_triton.why_not() or _why_not(rendered, target))
-    if reason:
-        raise NotImplementedError(
-            f"mean_ssim: implementation 'triton' cannot run here: {reason}; pass 'xla' or None"
-        )
-    return implementation == "triton"
 
 
 def _why_not(rendered: Array, target: Array) -> str | None:

@@ -12,11 +12,13 @@ from egs_jax.attention import (
     farthest_points,
     mix,
     select_agents,
+    shares,
     static_mix,
 )
 
 N, A, B, T, D = 40, 7, 2, 5, 8
 LAYER = SpatialAudioAttention(d_model=D, agents_count=A, heads=2, ffn_dim=16, gain=3.0)
+CROSS = LAYER.clone(mixing="cross")
 
 
 def arrays(*shapes, seed=0):
@@ -139,9 +141,33 @@ def test_layer_equals_numpy_and_its_cached_split():
         np.testing.assert_allclose(got[b], x2, atol=2e-5)
 
 
-def test_dead_gaussians_do_not_touch_live_ones():
+def test_cross_attention_is_a_softmax_over_the_tokens_of_every_gaussian():
     params, features, tokens, alive = layer_and_inputs()
-    apply = jax.jit(LAYER.apply)
+    bias = jnp.linspace(-1.0, 0.0, T)
+    got = jax.jit(CROSS.apply)(params, features, tokens, bias, alive)
+    queries, static = CROSS.apply(params, features, alive, method="prepare")
+    assert static is None and queries.shape == features.shape
+    rows = np.flatnonzero(alive)  # an avatar keeps live rows alone
+    kept = CROSS.apply(params, features[rows], queries[rows], None, tokens, bias,
+                       method="apply_frames")  # fmt: skip
+    np.testing.assert_allclose(kept, got[:, rows], atol=1e-6)
+    p = jax.tree.map(lambda v: np.asarray(v, np.float64), params["params"])
+    f, s = np.asarray(features, np.float64), np.asarray(tokens, np.float64)
+    linear = lambda x, q: x @ q["kernel"] + q["bias"]
+    q = linear(np.maximum(linear(f, p["agent"]["hidden"]), 0), p["agent"]["out"])
+    for b in range(B):
+        weights = softmax(q @ s[b].T / CROSS.temperature + np.asarray(bias))
+        dynamic = dynamic_mix(queries, tokens, CROSS.temperature, bias)
+        np.testing.assert_allclose(shares(None, dynamic)[b], weights, atol=1e-5)
+        np.testing.assert_allclose(mix(None, dynamic, tokens)[b], weights @ s[b], atol=1e-5)
+    esaa = jax.tree.map(jnp.shape, fill(LAYER, features, tokens))
+    assert jax.tree.map(jnp.shape, fill(CROSS, features, tokens)) == esaa  # nothing to excuse
+
+
+@pytest.mark.parametrize("layer", [LAYER, CROSS], ids=["esaa", "cross"])
+def test_dead_gaussians_do_not_touch_live_ones(layer):
+    params, features, tokens, alive = layer_and_inputs()
+    apply = jax.jit(layer.apply)
     spoiled = jnp.where(alive[:, None], features, 1e3)
     before, after = (apply(params, f, tokens, alive=alive) for f in (features, spoiled))
     np.testing.assert_array_equal(after[:, alive], before[:, alive])

@@ -31,7 +31,7 @@ def test_paper_preset_is_the_papers_schedule():
 
 def test_presets_differ_in_sizes_and_schedules_only():
     """The architecture is a field of its own, the same in every preset."""
-    chosen = ("architecture", "encoder", "decoder", "token_kan", "agents", "ppe")
+    chosen = ("architecture", "encoder", "decoder", "token_kan", "attention", "agents", "ppe")
     for config in PRESETS.values():
         for name in chosen:
             assert getattr(config.model, name) == getattr(ModelConfig(), name)

@@ -19,9 +19,9 @@ CHOICES = [
     {"architecture": "parity"},
     {"architecture": "parity", "decoder": "taylor", "encoder": "hash"},
     {"decoder": "bspline", "token_kan": "bspline", "ppe": "off"},
-    {"decoder": "mlp", "ppe": "token", "agents": "first"},
+    {"decoder": "mlp", "ppe": "token", "agents": "first", "token_kan": "mlp"},
     {"encoder": "dense", "agents": "strided", "window_frames": 5},
-    {"d_model": 32, "heads": 4, "ppe_period": 3},
+    {"d_model": 32, "heads": 4, "ppe_period": 3, "attention": "cross"},
 ]
 
 

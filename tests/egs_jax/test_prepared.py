@@ -18,6 +18,7 @@ CHOICES = {
     "taylor": {"sh_degree": 1},
     "bspline": {"decoder": "bspline", "token_kan": "bspline", "sh_degree": 0},
     "mlp": {"decoder": "mlp", "ppe": "off", "sh_degree": 2},
+    "cross": {"attention": "cross", "token_kan": "mlp", "sh_degree": 0},
     "parity": {"architecture": "parity", "sh_degree": 3, "d_model": 64},
 }
 

@@ -22,6 +22,18 @@ def test_jax_equals_rows_by_hand(network, k):
         np.testing.assert_allclose(value, want, rtol=2e-5, atol=2e-5)
 
 
+def test_without_agents_every_gaussian_has_its_own_mix():
+    case = make_case("taylor", agents=5)  # as many as Gaussians
+    canonical, features, _, dynamic, tokens = case.arrays
+    got = deform(canonical, features, None, dynamic, tokens, pack(case), implementation="xla")
+    identity = np.eye(5, dtype=np.float32)
+    case.arrays = (canonical, features, identity, dynamic, tokens)
+    for value, want in zip(got, by_hand(case), strict=True):
+        np.testing.assert_allclose(value, want, rtol=2e-5, atol=2e-5)
+    with pytest.raises(ValueError, match="expected one row for each of 5 Gaussians"):
+        deform(canonical, features, None, dynamic[:, :4], tokens, pack(case))
+
+
 def test_blocks_of_a_cpu_hold_every_gaussian_once(monkeypatch):
     """Seven Gaussians in blocks of three or two: the last block is filled up."""
     monkeypatch.setattr(importlib.import_module("kernels.deform.xla_path"), "BLOCK_ROWS", (2, 3))

@@ -100,6 +100,10 @@ def test_what_the_kernel_cannot_do_is_said(monkeypatch):
     assert "pure_callback" not in program  # None picks what can do it
     fine = make_case("mlp", n=4, d=16, units=16, ffn=16)
     assert "pure_callback" in str(jax.make_jaxpr(lambda: deform(*fine.arrays, pack(fine)))())
+    case = make_case("mlp", n=4, agents=4, d=16, units=16, ffn=16)
+    own = (*case.arrays[:2], None, *case.arrays[3:])  # every Gaussian its own agent
+    with pytest.raises(NotImplementedError, match="mixes tokens through agents only"):
+        deform(*own, pack(case), implementation="triton")
     case = make_case("mlp", n=4, d=24, units=16, ffn=16)
     with pytest.raises(NotImplementedError, match="got 24 features and width 16"):
         deform(*case.arrays, pack(case), implementation="triton")

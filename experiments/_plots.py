@@ -1,0 +1,126 @@
+"""Figures drawn from results alone: each function reads cases and writes one PNG."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments._runs import figure
+from experiments._summary import QUALITY, Metric, grouped
+
+BASE_COLOR, OTHER_COLOR = "tab:orange", "tab:blue"
+
+
+def ablations(cases: Sequence[dict], path: Path) -> None:
+    """Every seed a dot, every mean a bar, a column of panels a metric, a row a dataset."""
+    settings = grouped(cases, "dataset", "preset", "size")
+    rows = max(len(grouped(group, "variant")) for group in settings.values())
+    height = len(settings) * (1.2 + 0.28 * rows)
+    with figure(path, len(settings), len(QUALITY), (2.3 * len(QUALITY), height)) as axes:
+        for (name, group), line in zip(settings.items(), axes, strict=True):
+            variants = grouped(group, "variant")
+            for metric, axis in zip(QUALITY, line, strict=True):
+                _dots(axis, variants, metric)
+            line[0].set_yticks(range(len(variants)), [variant for (variant,) in variants])
+            dataset, preset, size = name
+            line[0].set_ylabel(f"{dataset}\n{preset}, {size} px", fontsize=8)
+
+
+def _dots(axis: Any, variants: dict[tuple, list[dict]], metric: Metric) -> None:
+    """One panel: the base's range of seeds as a band behind all rows."""
+    for row, ((variant,), group) in enumerate(variants.items()):
+        values = [v for v in map(metric.value, group) if v is not None]
+        color = BASE_COLOR if variant == "paper" else OTHER_COLOR
+        if values:
+            axis.plot(values, np.full(len(values), row), ".", color=color)
+            axis.plot(np.mean(values), row, "|", color=color, markersize=14)
+            if variant == "paper":
+                axis.axvspan(min(values), max(values), color=color, alpha=0.15, lw=0)
+    axis.set_title(f"{metric.label}\n({metric.better} is better)", fontsize=8)
+    axis.set_yticks([])
+    axis.set_ylim(len(variants) - 0.5, -0.5)
+    axis.tick_params(labelsize=7)
+    axis.locator_params(axis="x", nbins=4)
+    axis.grid(axis="x", alpha=0.3)
+
+
+def reconstruction(cases: Sequence[dict], path: Path) -> None:
+    """Head PSNR beside the two baselines, and the mouth beside shifted sound."""
+    names = [f"{c['video']}\n{c['preset']}, seed {c['seed']}" for c in cases]
+    places = np.arange(len(cases))
+    panels = (
+        ("PSNR of the head, dB", {
+            "mean frame": "baseline_mean_frame", "nearest frame": "baseline_nearest_frame",
+            "avatar": "psnr_head",
+        }),
+        ("correlation with the true mouth", {
+            "95th percentile, sound shifted": "mouth_r_shift_p95", "own sound": "mouth_r",
+        }),
+    )  # fmt: skip
+    with figure(path, 1, 2, (4 + 1.6 * len(cases), 3)) as [axes]:
+        for axis, (title, bars) in zip(axes, panels, strict=True):
+            width = 0.8 / len(bars)
+            for k, (label, field) in enumerate(bars.items()):
+                values = [np.nan if c[field] is None else c[field] for c in cases]
+                axis.bar(places + (k - (len(bars) - 1) / 2) * width, values, width, label=label)
+            axis.set_xticks(places, names, fontsize=7)
+            axis.set_title(title, fontsize=9)
+            axis.legend(fontsize=7, loc="lower right")
+            axis.grid(axis="y", alpha=0.3)
+
+
+def point_density(cases: Sequence[dict], path: Path) -> None:
+    """Maps of the points of the last dataset's first seed; sizes, spacings, PSNR of all seeds."""
+    group = list(grouped(cases, "source_sha256", "preset", "size").values())[-1]
+    arms = {arm: found for (arm,), found in grouped(group, "variant").items()}
+    first = {arm: found[0] for arm, found in arms.items()}
+    titles = {"paper": "with the static stage", "no_static": "without it"}
+    clouds = {"at the start": first[min(first)]["start"]}
+    clouds |= {titles[arm]: case["end"] for arm, case in first.items()}
+    maps = {
+        title: np.log1p([[int(count) for count in row.split()] for row in cloud["map"]])
+        for title, cloud in clouds.items()
+    }
+    with figure(path, 2, 3, (9.5, 6)) as axes:
+        for axis in axes[0]:
+            axis.set_axis_off()
+        for axis, (title, cloud) in zip(axes[0], clouds.items(), strict=False):
+            top = max(map(np.max, maps.values()))
+            image = axis.imshow(maps[title], vmin=0, vmax=top, cmap="inferno")
+            axis.set_title(f"{title}: {cloud['gaussians']:,} Gaussians", fontsize=9)
+        axes[0, 0].figure.colorbar(image, ax=list(axes[0]), label="log(1 + points a cell)")
+        for axis, measure in zip(axes[1], ("size", "spacing"), strict=False):
+            _percentile_lines(axis, measure, arms, titles)
+        for arm, found in arms.items():
+            for k, case in enumerate(found):
+                axes[1, 2].plot(
+                    case["curve"]["step"], case["curve"]["psnr"], lw=1,
+                    color=BASE_COLOR if arm == "paper" else OTHER_COLOR,
+                    label=titles[arm] if k == 0 else None,
+                )  # fmt: skip
+        axes[1, 2].set_xlabel("step", fontsize=8)
+        axes[1, 2].set_title("PSNR of the training batches, dB", fontsize=9)
+        axes[1, 2].legend(fontsize=7)
+
+
+def _percentile_lines(
+    axis: Any, measure: str, arms: dict[str, list[dict]], titles: dict[str, str]
+) -> None:
+    """Percentiles of one measure: the start in grey, a line a run."""
+    lines = [("at the start", "0.6", found[0]["start"]) for found in list(arms.values())[:1]]
+    for arm, found in arms.items():
+        color = BASE_COLOR if arm == "paper" else OTHER_COLOR
+        lines += [(titles[arm], color, case["end"]) for case in found]
+    seen = set()
+    for label, color, cloud in lines:
+        values = cloud[measure]
+        axis.plot(
+            [int(name[1:]) for name in values], list(values.values()), ".-", color=color, lw=1,
+            label=None if label in seen else label,
+        )  # fmt: skip
+        seen.add(label)
+    axis.set_yscale("log")
+    axis.set_xlabel("percentile of the Gaussians", fontsize=8)
+    axis.set_title(f"{measure}, world units", fontsize=9)
+    axis.legend(fontsize=7)

@@ -1,0 +1,145 @@
+"""What experiments on trained runs share: growing series, the smallest run, figures, their end."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from egs_jax.__main__ import Parser
+from egs_jax.config import PRESETS, Config, DensifyConfig, LossConfig, ModelConfig, ScheduleConfig
+from egs_jax.errors import InputError, TrainingError
+from egs_jax.run_log import read_metrics
+from experiments._common import RESULTS, commit, record
+
+FIGURES = Path(__file__).parent / "figures"
+
+
+def parsed(parser: Parser, argv: list[str] | None, *, figures: bool = True) -> Namespace:
+    """Add the options that these experiments share, and parse.
+
+    Raises:
+      InputError: for numbers of `--tiny` among the results.
+    """
+    parser.add_argument("--tiny", action="store_true", help="the smallest run (tests)")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER")
+    if figures:
+        parser.add_argument("--figures", type=Path, default=FIGURES, metavar="FOLDER")
+    arguments = parser.parse_args(argv)
+    places = {arguments.out.resolve(), arguments.figures.resolve() if figures else None}
+    if arguments.tiny and places & {RESULTS.resolve(), FIGURES.resolve()}:
+        raise InputError(
+            "--tiny: its numbers mean nothing and stay out of the results; name other folders by "
+            + ("--out and --figures" if figures else "--out")
+        )
+    return arguments
+
+
+def earlier(name: str, folder: Path = RESULTS) -> list[dict]:
+    """The cases that `record` wrote before; none if there is no such file."""
+    path = folder / f"{name}.json"
+    return json.loads(path.read_text())["cases"] if path.exists() else []
+
+
+def add_case(
+    name: str, case: dict, key: Callable[[dict], tuple], folder: Path = RESULTS
+) -> list[dict]:
+    """Record one more case, in the place of one with the same `key`; returns all cases.
+
+    Series grow over days, machines and commits, so each case also says its own commit.
+    """
+    case = {**case, "commit": commit()}
+    cases = [c for c in earlier(name, folder) if key(c) != key(case)] + [case]
+    record(name, cases, folder)
+    return cases
+
+
+def rounded(values: dict, digits: int = 4) -> dict:
+    """The same with its own floats rounded (those of nested lists and dicts too)."""
+    if isinstance(values, dict):
+        return {name: rounded(value, digits) for name, value in values.items()}
+    if isinstance(values, list):
+        return [rounded(value, digits) for value in values]
+    return round(values, digits) if isinstance(values, float) else values
+
+
+def training_seconds(run_dir: Path) -> float | None:
+    """Time of all steps of a run, however often it was stopped; compiling and saving left out.
+
+    None for a run too short to have a rate.
+    """
+    lines = [line for line in read_metrics(run_dir / "metrics.jsonl") if "stage" in line]
+    rates: dict[str, list[float]] = {}
+    for line in lines:
+        if line["steps_per_second"]:
+            rates.setdefault(line["stage"], []).append(line["steps_per_second"])
+    if not lines or {line["stage"] for line in lines} - rates.keys():
+        return None
+    # The first line after a start has no rate, and one that spans a compilation a low one.
+    typical = {stage: float(np.median(values)) for stage, values in rates.items()}
+    steps = np.diff([0] + [line["step"] for line in lines])
+    return sum(n / typical[line["stage"]] for n, line in zip(steps, lines, strict=True))
+
+
+def shrunk(config: Config) -> Config:
+    """The same run at its smallest, for `--tiny`: 48 px, 300 Gaussians, two steps a stage."""
+    return dataclasses.replace(
+        config,
+        preset="tiny",
+        size=48,
+        model=ModelConfig(width=16, agents_count=20, sh_degree=1, hash_levels=4),
+        schedule=ScheduleConfig(
+            static_steps=2, deform_steps=2, batch=2, checkpoint_every=10, log_every=1,
+            sh_interval=10,
+        ),
+        optim=PRESETS["tiny"].optim,
+        densify=DensifyConfig(
+            capacity=512, points=300, start=5, stop=18, every=5, prune_from=2,
+            prune_large_from=10, prune_radius=200.0,
+        ),
+        loss=LossConfig(perceptual=0.0),
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def figure(path: Path, rows: int, columns: int, size: tuple[float, float]) -> Iterator[np.ndarray]:
+    """Give axes [rows, columns] to draw on; write them to `path`, a PNG of `size` inches, after.
+
+    Raises:
+      InputError: if matplotlib is missing.
+    """
+    try:
+        from matplotlib.figure import Figure  # its default canvas is Agg: no display, no state
+    except ImportError:
+        raise InputError("figures need matplotlib: pip install 'egs-jax[dev]'") from None
+    drawing = Figure(figsize=size, layout="constrained")
+    yield drawing.subplots(rows, columns, squeeze=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    drawing.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+    os.replace(temporary, path)
+
+
+def run(main: Callable[[], Any]) -> NoReturn:
+    """Run `main` as a process: one line and exit status 2 for bad input, 1 for other failures."""
+    try:
+        print(main())
+    except InputError as error:
+        print(f"experiments: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except (OSError, TrainingError) as error:
+        print(f"experiments: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("experiments: stopped; the same command goes on from there", file=sys.stderr)
+        # Python's own way out crashes in XLA where an interrupt came while it compiled.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+    sys.exit(0)

@@ -1,0 +1,75 @@
+"""Means and spreads over seeds of the cases of an experiment, for its tables and its figure."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Metric(NamedTuple):
+    """A column."""
+
+    label: str
+    value: Callable[[dict], float | None]
+    """Of a case; None where it could not be computed."""
+    digits: int
+    better: str
+    """"higher" or "lower"."""
+
+
+class Spread(NamedTuple):
+    """Values over seeds."""
+
+    mean: float
+    std: float | None
+    """Of a sample (n - 1); None for a single value."""
+    count: int
+
+
+def mouth_gain(case: dict) -> float | None:
+    """By how much the mouth follows its own sound better than shifted sound."""
+    pair = case["mouth_r"], case["mouth_r_shift_p95"]
+    return None if None in pair else pair[0] - pair[1]
+
+
+QUALITY = (
+    Metric("PSNR head, dB", lambda c: c["psnr_head"], 2, "higher"),
+    Metric("LPIPS", lambda c: c["lpips"], 4, "lower"),
+    Metric("LMD, px", lambda c: c["lmd"], 3, "lower"),
+    Metric("mouth r", lambda c: c["mouth_r"], 2, "higher"),
+    Metric("mouth r less shifted p95", mouth_gain, 2, "higher"),
+    Metric("silence, percentile", lambda c: c["mouth_silence_percentile"], 0, "lower"),
+    Metric("blink r", lambda c: c["blink_r"], 2, "higher"),
+)
+
+
+def grouped(cases: Sequence[dict], *names: str) -> dict[tuple, list[dict]]:
+    """Cases by their values of `names`, in the order of their first case."""
+    groups: dict[tuple, list[dict]] = {}
+    for case in cases:
+        groups.setdefault(tuple(case[name] for name in names), []).append(case)
+    return groups
+
+
+def spread_of(values: Sequence[float | None]) -> Spread | None:
+    """Mean and standard deviation of the values there are; None if there is none."""
+    found = [value for value in values if value is not None]
+    if not found:
+        return None
+    std = float(np.std(found, ddof=1)) if len(found) > 1 else None
+    return Spread(float(np.mean(found)), std, len(found))
+
+
+def paired(cases: Sequence[dict], base: Sequence[dict], metric: Metric) -> Spread | None:
+    """Differences to the base's case of the same seed."""
+    others = {case["seed"]: metric.value(case) for case in base}
+    pairs = [(metric.value(case), others.get(case["seed"])) for case in cases]
+    return spread_of([a - b for a, b in pairs if a is not None and b is not None])
+
+
+def shown(spread: Spread | None, digits: int, *, signed: bool = False) -> str:
+    """Text such as "31.74 ± 0.12"; a single value stands alone, none is a dash."""
+    if spread is None:
+        return "-"
+    mean = f"{spread.mean:{'+' if signed else ''}.{digits}f}"
+    return mean if spread.std is None else f"{mean} ± {spread.std:.{digits}f}"

@@ -1,0 +1,298 @@
+"""The experiments on the paper's claims: each runs, at its smallest, on a film of the performer."""
+
+import dataclasses
+import json
+import shutil
+import sys
+from types import SimpleNamespace
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from helpers import fill_shapes, micro_config, voice
+
+from egs_jax import prepared
+from egs_jax.attention import mix
+from egs_jax.audio_file import SAMPLE_RATE, write_wav
+from egs_jax.avatar import Avatar
+from egs_jax.config import PRESETS
+from egs_jax.config_text import options
+from egs_jax.dataset import Dataset
+from egs_jax.errors import TrainingError
+from experiments import (
+    _plots,
+    _runs,
+    ablations,
+    attention_map,
+    cross_driven,
+    point_density,
+    self_reconstruction,
+    tables,
+)
+from experiments._regions import REGIONS, region_means, regions_of, spacing
+from experiments._summary import QUALITY, Spread, paired, shown, spread_of
+
+PNG = b"\x89PNG"
+
+
+def cases_of(folder, name):
+    return json.loads((folder / f"{name}.json").read_text())["cases"]
+
+
+@pytest.fixture(scope="module")
+def series(performer_dataset, tmp_path_factory):
+    """Two variants trained for four steps and measured: command line, folders, runs."""
+    home = tmp_path_factory.mktemp("series")
+    folders = ["--out", str(home / "results"), "--figures", str(home / "figures")]
+    common = [str(performer_dataset.folder), "--tiny", "--work", str(home / "runs"), *folders]
+    command = [*common, "--seeds", "0", "--variants", "paper", "no_static"]
+    path = ablations.main(command)
+    run = home / "runs" / "performer-tiny" / "paper-0"
+    return SimpleNamespace(
+        command=command, common=common, figure=path, results=home / "results", home=home, run=run
+    )
+
+
+def test_ablations_go_on_where_they_were(series, capsys):
+    cases = cases_of(series.results, "ablations")
+    assert [(c["variant"], c["seed"]) for c in cases] == [("paper", 0), ("no_static", 0)]
+    assert [(c["static_steps"], c["deform_steps"]) for c in cases] == [(2, 2), (0, 4)]
+    full, bare = (c["parameters"] for c in cases)
+    assert full == bare and full["networks"] > full["per_frame"] > 0 < full["planes"]
+    assert cases[0]["psnr_head"] != cases[1]["psnr_head"]
+    assert series.figure.read_bytes().startswith(PNG)
+    before = (series.results / "ablations.json").read_bytes()
+    capsys.readouterr()
+    ablations.main(series.command)
+    assert capsys.readouterr().out.count("in the results already") == 2
+    assert (series.results / "ablations.json").read_bytes() == before
+    others = [ablations.key(cases[0] | change) for change in ({"seed": 1}, {"static_steps": 3},
+              {"preset": "fast"}, {"size": 64}, {"source_sha256": "x"})]  # fmt: skip
+    assert ablations.key(cases[0]) not in others
+    assert ablations.key(cases[0] | {"dataset": "renamed"}) == ablations.key(cases[0])
+
+
+def test_point_density_uses_the_runs_of_the_ablations(series):
+    checkpoints = sorted((series.run / "checkpoints").iterdir())
+    path = point_density.main([*series.common, "--seeds", "0"])
+    assert path.read_bytes().startswith(PNG)
+    assert sorted((series.run / "checkpoints").iterdir()) == checkpoints
+    with_stage, without = cases_of(series.results, "point_density")
+    assert with_stage["start"] == without["start"]
+    for case in (with_stage, without):
+        for cloud in (case["start"], case["end"]):
+            assert sum(cloud["by_region"].values()) == cloud["gaussians"] == 300
+            assert list(cloud["by_region"]) == list(REGIONS)
+            inside = sum(int(count) for row in cloud["map"] for count in row.split())
+            assert 0.9 * 300 < inside <= 300
+            assert 0 < cloud["spacing"]["p5"] < cloud["spacing"]["p95"]
+        assert case["curve"]["step"] == [1, 2, 3, 4] and np.all(np.isfinite(case["curve"]["psnr"]))
+    assert with_stage["end"]["size"] != without["end"]["size"]
+
+
+def test_attention_map_is_the_true_mix(series):
+    path = attention_map.main([str(series.run), "--tiny", "--out", str(series.results)])
+    assert path == series.run / "attention_map.png" and path.read_bytes().startswith(PNG)
+    [case] = cases_of(series.results, "attention_map")
+    names = [f"sound {k:+d}" for k in range(-4, 4)] + ["eyes", "pose", "null", "lips"]
+    assert list(case["share"]) == names and list(case["moves"]) == ["sound", "eyes", "pose", "lips"]
+    assert sum(case["gaussians"].values()) == 300
+    for region in (name for name, count in case["gaussians"].items() if count):
+        assert sum(case["share"][name][region] for name in names) == pytest.approx(1, abs=1e-4)
+
+
+def test_only_tokens_that_change_move_anything(trained_run):
+    """On the painted clip the mouth alone moves: its eyes and its pose stay."""
+    avatar = Avatar.load(trained_run.folder)
+    networks = fill_shapes(avatar.params["networks"])  # far from their start, where nothing moves
+    avatar = dataclasses.replace(avatar, params={**avatar.params, "networks": networks})
+    avatar = attention_map.in_float32(avatar)
+    groups = attention_map.token_groups(attention_map.token_names(avatar))
+    acting = attention_map.measure(avatar, np.array([1, 5]))
+    moves = dict(zip(groups, acting.moves.max(axis=0), strict=True))
+    assert moves["sound"] > 1e-4 and moves["lips"] > 1e-6
+    assert moves["eyes"] == moves["pose"] == 0
+    kept, drive = avatar.prepared, avatar.dataset.drive(np.array([5, 5]), 8)
+    tokens, dynamic = jax.jit(prepared.listen, static_argnums=0)(avatar.config, kept, drive)
+    acting = attention_map.measure(avatar, np.array([5, 5]))
+    heard = mix(kept.static_mix, dynamic, tokens)[0]
+    np.testing.assert_allclose(acting.share @ np.asarray(tokens[0]), heard, atol=1e-4)
+    lengths = np.linalg.norm(tokens[0], axis=-1)
+    np.testing.assert_allclose(acting.norm, acting.share * lengths, rtol=1e-4)
+    assert not acting.moves.any()  # two frames alike
+
+
+def test_cross_driven_measures_every_speech_and_pose(series, painted, tmp_path):
+    speech = tmp_path / "other voice.wav"
+    write_wav(speech, voice(1.0), SAMPLE_RATE)
+    arguments = [str(series.run), str(speech), "--poses", str(painted), "--tiny"]
+    path = cross_driven.main([*arguments, "--out", str(series.results)])
+    assert path == series.run / "cross_driven.png" and path.read_bytes().startswith(PNG)
+    cases = cases_of(series.results, "cross_driven")
+    assert [c["poses"] for c in cases] == ["own training clip", "painted"]
+    for case in cases:
+        assert (case["speech"], case["frames"], case["width"]) == ("other voice", 10, 48)
+        for name, value in case.items():
+            assert value is not None or case["notes"][name], name
+        assert case["lpips_nearest_true"] > 0 and -15 <= case["sync_lag_true_frames"] <= 15
+    avatar = Avatar.load(series.run)
+    own = cross_driven.driving_of(avatar, np.zeros((20, 80), np.float32), None)
+    lent = cross_driven.driving_of(avatar, np.zeros((20, 80), np.float32), Dataset.open(painted))
+    frames = np.arange(4)
+    assert np.ptp(np.asarray(own(frames).viewmats), axis=0).max() > 0
+    np.testing.assert_allclose(np.ptp(lent(frames).viewmats, axis=0), 0, atol=1e-6)
+    np.testing.assert_array_equal(own(frames).audio_windows, lent(frames).audio_windows)
+    hush = cross_driven.silenced(avatar, lent)(frames)
+    np.testing.assert_array_equal(hush.audio_windows, avatar.dataset.silence(4, 8))
+    np.testing.assert_array_equal(hush.viewmats, lent(frames).viewmats)
+
+
+def test_self_reconstruction_draws_what_it_measured(performer_dataset, series, tmp_path):
+    folder = tmp_path / "work" / "performer"
+    shutil.copytree(series.run, folder / "tiny-0")  # finished: only measured once more
+    (folder / "dataset").symlink_to(performer_dataset.folder)
+    folders = ["--out", str(tmp_path), "--figures", str(tmp_path)]
+    command = [str(performer_dataset.video), "--tiny", "--work", str(tmp_path / "work"), *folders]
+    path = self_reconstruction.main(command)
+    [case] = cases_of(tmp_path, "self_reconstruction")
+    assert (case["video"], case["preset"]) == ("performer", "tiny shortened")
+    same = cases_of(series.results, "ablations")[0]
+    assert case["psnr_head"] == same["psnr_head"]  # the same seed, steps and clip
+    drawn = path.read_bytes()
+    path.unlink()
+    assert self_reconstruction.main(["--plot-only", *folders]).read_bytes() == drawn
+
+
+def test_variants_differ_from_the_base_by_what_they_say():
+    base = PRESETS["fast"]
+    plain = {name: value for name, (_, value, _) in options(base).items()}
+    for name in ablations.VARIANTS:
+        changed = options(ablations.configured(name, base, seed=7))
+        different = {n for n, (_, value, _) in changed.items() if value != plain[n]}
+        assert different == {"seed"} | set(ablations.VARIANTS[name].changes(base)), name
+        assert (different == {"seed"}) == (name == "paper")
+    bare = ablations.configured("no_static", base, 0)
+    assert bare.total_steps == base.total_steps and bare.stage(0) == "deform"
+    assert ablations.LONG_WINDOW > base.model.ppe_period
+
+
+def test_the_smallest_run_compiles_no_program_of_its_own(tmp_path):
+    """It is that of the other tests but for its length, which no program knows."""
+    micro = micro_config(tmp_path)
+    schedule = dataclasses.replace(
+        micro.schedule, static_steps=2, deform_steps=2, log_every=1, checkpoint_every=10
+    )
+    small = _runs.shrunk(dataclasses.replace(PRESETS["fast"], data_dir=str(tmp_path)))
+    assert small == dataclasses.replace(micro, schedule=schedule)
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "message"),
+    [
+        (ablations.main, ["nowhere"], "nowhere: not a dataset folder"),
+        (ablations.main, ["x", "--variants", "none"], "--variants: no none; choose of paper, "),
+        (ablations.main, ["x", "--plot-only", "--out", "nowhere"], "no results yet"),
+        (point_density.main, ["x", "--preset", "huge"], "invalid choice: 'huge'"),
+        (attention_map.main, ["nowhere"], "nowhere: not a run folder"),
+        (attention_map.main, ["nowhere", "--frames", "0"], "--frames: got 0, expected at least"),
+        (cross_driven.main, ["nowhere", "x.wav", "--seconds", "0"], "--seconds: got 0.0"),
+        (self_reconstruction.main, [], "name a VIDEO"),
+        (ablations.main, ["x", "--tiny", "--out", "x"], "name other folders by --out and --fig"),
+        (attention_map.main, ["x", "--tiny"], "stay out of the results; name other folders"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    monkeypatch, tmp_path, capsys, main, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        _runs.run(lambda: main(arguments))
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and message in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_matplotlib_one_line_says_so(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ValueError, match="figures need matplotlib"):
+        _plots.ablations([made_case("paper", 0)], tmp_path / "x.png")
+
+
+def test_borrowed_poses_are_the_other_heads_motion():
+    rng = np.random.default_rng(0)
+    pose = np.tile(np.eye(4), (9, 1, 1))
+    pose[:, :3, :3] = [cv2.Rodrigues(0.2 * v)[0] for v in rng.normal(size=(9, 3))]
+    pose[:, :3, 3] = [0, 0, 5] + 0.1 * rng.normal(size=(9, 3))
+    calm = cross_driven.calmest(pose)
+    same = cross_driven.borrowed(pose[calm], pose)  # its own motion, laid onto its own rest
+    np.testing.assert_allclose(same, pose, atol=1e-6)
+    rest = np.eye(4)
+    rest[:3, 3] = [1, 2, 7]
+    lent = cross_driven.borrowed(rest, pose)
+    np.testing.assert_allclose(lent[calm], rest, atol=1e-6)
+    motion = lambda views: np.linalg.inv(views[calm]) @ views
+    np.testing.assert_allclose(motion(lent.astype(float)), motion(pose), atol=1e-5)
+
+
+def test_regions_and_spacing_by_hand():
+    shape = np.zeros((478, 3), np.float32)
+    shape[:, 2] = 5.0  # all landmarks away from the points
+    shape[13], shape[159], shape[63], shape[1] = (0, 0, 0), (1, 0, 0), (2, 0, 0), (3, 0, 0)
+    points = np.array([[0.05, 0, 0], [1, 0.05, 0], [2, 0, 0.05], [3, 0, 0], [0.5, 0, 0]])
+    regions = regions_of(points, shape)
+    np.testing.assert_array_equal(regions, range(5))
+    means = region_means(np.array([1.0, 3.0]), np.array([0, 0]))
+    assert means["mouth"] == 2.0 and means["eyes"] is None
+    grid = np.stack(np.meshgrid(*[np.arange(3.0)] * 3), -1).reshape(-1, 3)
+    np.testing.assert_allclose(spacing(grid), 1.0)
+
+
+def made_case(variant, seed, **values):
+    numbers = dict(psnr_head=30.0 + seed, lpips=0.02, lmd=0.5, mouth_r=0.7, blink_r=0.9,
+                   mouth_r_shift_p95=0.4, mouth_silence_percentile=10.0)  # fmt: skip
+    about = dict(variant=variant, seed=seed, dataset="clip", preset="fast", size=256,
+                 static_steps=3, deform_steps=5, num_gaussians=100, device="cpu",
+                 train_seconds=None, source_sha256="",
+                 parameters={"planes": 1, "networks": 2, "per_frame": 3})  # fmt: skip
+    return about | numbers | values
+
+
+def test_differences_are_those_of_the_same_seed(monkeypatch):
+    base = [made_case("paper", seed) for seed in range(3)]
+    other = [made_case("mlp", 2, psnr_head=31.5), made_case("mlp", 1, psnr_head=31.0, mouth_r=None)]
+    assert spread_of([1.0, None, 3.0]) == Spread(2.0, pytest.approx(2**0.5), 2)
+    assert paired(other, base, QUALITY[0]) == Spread(-0.25, pytest.approx(0.125**0.5), 2)
+    assert shown(None, 2) == "-" and shown(Spread(1.0, None, 1), 1, signed=True) == "+1.0"
+    monkeypatch.setattr(tables, "earlier", lambda name: base + other if name == "ablations" else [])
+    made = tables.tables()
+    assert "| `paper` | 3 | 31.00 ± 1.00 |" in made["ablations"]
+    assert "| `mlp` | 2 | 31.25 ± 0.35 (-0.25 ± 0.35) |" in made["ablations"]
+    assert "| 0.70 | 0.30 |" in made["ablations"].splitlines()[-1].replace(" (+0.00)", "")
+    assert "| 3 + 5 | 1 | 2 | 3 | 100 ± 0 | - | cpu |" in made["ablation_costs"]
+    assert made["cross_driven"] == "*Not run yet: there is no `results/cross_driven.json`.*"
+
+
+@pytest.mark.parametrize("failure", [OSError("the disk\nis full"), TrainingError("it diverged")])
+def test_other_failures_are_one_line_and_status_1(capsys, failure):
+    def main():
+        raise failure
+
+    with pytest.raises(SystemExit) as stop:
+        _runs.run(main)
+    error = capsys.readouterr().err
+    assert stop.value.code == 1 and error.count("\n") == 1 and error.startswith("experiments: ")
+
+
+def test_seconds_of_a_run_that_was_stopped(tmp_path):
+    lines = [
+        {"step": 10, "stage": "static", "steps_per_second": None},
+        {"step": 20, "stage": "static", "steps_per_second": 5.0},
+        {"step": 30, "stage": "deform", "steps_per_second": None},  # resumed here
+        {"step": 40, "stage": "deform", "steps_per_second": 2.0},
+        {"step": 40, "state_sha256": "x"},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert _runs.training_seconds(tmp_path) == 20 / 5 + 20 / 2
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(lines[0]) + "\n")
+    assert _runs.training_seconds(tmp_path) is None
