@@ -48,7 +48,8 @@ def fit(config: Config, dataset: Dataset, *, run_dir: str | Path) -> TrainState:
 
     Raises:
       InputError: a run folder of other settings, a damaged checkpoint, a clip too short.
-      TrainingError: the loss stayed non-finite after going back `MAX_ROLLBACKS` times.
+      TrainingError: the loss stayed non-finite after going back `MAX_ROLLBACKS` times, the device
+        ran out of memory, or devices that share the frames disagree.
       OSError: a checkpoint could not be written; earlier ones are untouched.
       KeyboardInterrupt: SIGTERM or Ctrl-C came; the last finished step is saved.
     """
@@ -65,7 +66,10 @@ def fit(config: Config, dataset: Dataset, *, run_dir: str | Path) -> TrainState:
                 raise KeyboardInterrupt
             log = RunLog(run_dir, int(state.step))
             try:
-                state = _loop(config, dataset.resized(config.size), state, checkpoints, log, stop)
+                with _named_exhaustion():
+                    state = _loop(
+                        config, dataset.resized(config.size), state, checkpoints, log, stop
+                    )
                 digest = state_sha256(state)
                 log.write({"step": int(state.step), "state_sha256": digest})
             finally:
@@ -186,6 +190,21 @@ class Unseen:
             **{name: int(value) for name, value in facts.items()},
             "steps_per_second": before and (step.number - before[0]) / (now - before[1]),
         }
+
+
+@contextlib.contextmanager
+def _named_exhaustion() -> Iterator[None]:
+    """Say what to lower where the device has too little memory."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise TrainingError(
+            "the device ran out of memory; lower --schedule.batch, --size or --densify.capacity, "
+            "or keep the frames in the host's memory with --frames-on host: the same command with "
+            "a new --run-dir starts with these settings"
+        ) from error
 
 
 @contextlib.contextmanager

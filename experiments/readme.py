@@ -61,6 +61,7 @@ def _training() -> str:
     columns = {
         "stage": lambda c: c["stage"],
         "preset, px, batch": lambda c: f"{c['preset']}, {c['size']}, {c['batch']}",
+        "perceptual loss": lambda c: "yes" if c.get("perceptual", True) else "no",
         "Gaussians": lambda c: f"{c['gaussians']:,} of {c['capacity']:,}",
         "rasterizer": lambda c: c["rasterizer"],
         "ms a step (p10-p90)": lambda c: (

@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from helpers import micro_config
 
-from experiments import bench_inference, readme
+from egs_jax.dataset import Dataset
+from experiments import bench_inference, bench_training, readme
 from experiments._common import RESULTS, commit, record, spread
 
 
@@ -69,6 +71,15 @@ def test_rasterizer_tables_pair_ours_with_the_peers(monkeypatch):
     del cases[1]
     with pytest.raises(ValueError, match="shorter"):
         readme.tables()
+
+
+def test_training_steps_are_measured_in_both_stages(painted):
+    cases = bench_training.measure(micro_config(painted), Dataset.open(painted), 9, 10)
+    assert [case["stage"] for case in cases] == ["static", "deform", "deform"]
+    assert [case["batch"] for case in cases] == [1, 2, 2]
+    for case in cases:
+        assert 0 < case["p10_ms"] <= case["median_ms"] <= case["p90_ms"]
+        assert case["gaussians"] <= case["capacity"] == 512 and case["loss_last_third"] > 0
 
 
 def test_inference_is_measured_on_any_machine(tmp_path):

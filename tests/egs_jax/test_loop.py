@@ -246,3 +246,13 @@ def test_a_damaged_checkpoint_is_one_line_and_status_2(painted, trained_run, tmp
     shutil.rmtree(run_dir / "checkpoints" / "40")  # the remedy that the line names
     state = fit(micro_config(painted), Dataset.open(painted), run_dir=run_dir)
     assert state_sha256(state) == state_sha256(trained_run.state)
+
+
+def test_too_little_memory_says_what_to_lower(painted, tmp_path, monkeypatch, capsys):
+    def exhausted(config, state, batch):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+
+    monkeypatch.setattr(train, "train_step", exhausted)
+    assert main(train_arguments(painted, tmp_path / "run")) == 1
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("egs-jax:")]
+    assert len(told) == 1 and "out of memory; lower --schedule.batch" in told[0]
