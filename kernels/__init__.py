@@ -1,15 +1,18 @@
-"""Kernels usable alone: `rasterize`, a differentiable Gaussian splatting rasterizer, and `deform`.
+"""Kernels usable alone: `rasterize`, a differentiable Gaussian splatting rasterizer, and others.
 
 op -> implementations -> status:
   * `rasterize` -> "xla" (plain JAX; CPU, GPU, TPU; the oracle of the others); "triton" (Triton
     kernels through jax-triton; NVIDIA GPUs, and anywhere, slowly, in Triton's interpreter).
   * `deform` (attention, normalised layers and heads that move every Gaussian in every frame) ->
     "xla"; "triton", forward only.
+  * `sample_planes` (bilinear reads of dense or hashed planes) -> "xla"; "triton": the same values,
+    and a gradient of the tables that repeats bit for bit on a GPU.
 
 Nothing here knows of talking heads, and nothing here imports `egs_jax`.
 """
 
 from kernels.deform import deform
+from kernels.planes import sample_planes
 from kernels.rasterize.api import RasterizeAux, RasterizeOutput, rasterize
 
-__all__ = ["RasterizeAux", "RasterizeOutput", "deform", "rasterize"]
+__all__ = ["RasterizeAux", "RasterizeOutput", "deform", "rasterize", "sample_planes"]
