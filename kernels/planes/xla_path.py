@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from kernels.planes.types import Levels, spatial_hash
@@ -14,25 +15,30 @@ def sample_planes_xla(
     """Read with XLA operations; arguments and results as `sample_planes`."""
     resolutions, starts, hashed, entries = levels.layout()
     n_planes, _, n_features = tables.shape
+    n_places = n_planes * len(resolutions)  # one axis for both
     rows = tables.reshape(-1, n_features)
-    cells = jnp.asarray(resolutions, jnp.int32)[None, :, None]  # [1, L, 1]
-    scaled = points[:, :, None, :] * cells[None].astype(jnp.float32)
+    over_points = lambda values: jnp.asarray(np.tile(values, n_planes))[:, None]  # [P L, 1]
+    cells = over_points(resolutions.astype(np.int32))
+    each = jnp.broadcast_to(points[:, :, None], (2, n_planes, len(resolutions), points.shape[2]))
+    scaled = each.reshape(2, n_places, -1) * cells[None].astype(jnp.float32)
     # Clipped as integers: a point that is not finite must not index outside the tables.
-    corner = jnp.clip(jnp.floor(scaled).astype(jnp.int32), 0, cells[None] - 1)  # [2, P, L, N]
+    corner = jnp.clip(jnp.floor(scaled).astype(jnp.int32), 0, cells[None] - 1)  # [2, P L, N]
     weight = scaled - corner
-    first = jnp.arange(n_planes)[:, None, None] * entries + jnp.asarray(starts)[None, :, None]
+    firsts = np.arange(n_planes)[:, None] * entries + starts[None]  # [P, L]
+    first = jnp.asarray(firsts.reshape(-1, 1), jnp.int32)
     stride = (cells + 1).astype(jnp.uint32)
 
-    def read(dx: int, dy: int) -> Float[Array, "P L N F"]:
+    def read(dx: int, dy: int) -> Float[Array, "PL N F"]:
         x, y = (corner[0] + dx).astype(jnp.uint32), (corner[1] + dy).astype(jnp.uint32)
         index = y * stride + x
         if hashed.any():
             own = spatial_hash(x, y, levels.table_size)
-            index = jnp.where(jnp.asarray(hashed)[None, :, None], own, index)
+            index = jnp.where(over_points(hashed), own, index)
         # In range by construction, so no bounds check is paid for.
         return rows.at[index.astype(jnp.int32) + first].get(mode="promise_in_bounds")
 
-    return _blend(read, weight[0], weight[1])
+    features = _blend(read, weight[0], weight[1])
+    return features.reshape(n_planes, len(resolutions), -1, n_features)
 
 
 def _blend(read: Callable[[int, int], Array], weight_x: Array, weight_y: Array) -> Array:
