@@ -44,8 +44,8 @@ def sample_planes(
       implementation: "xla": plain JAX; on a GPU the gradient of the tables comes from float atomics
         and differs from run to run in its last bits. "triton": that gradient by integer atomics,
         the same bits every time, NaN in every entry if any cotangent is not finite or any point
-        not in [0, 1]; float32 alone, and `jvp` or a `vmap` of the gradient are not there. None
-        picks "triton" on an NVIDIA GPU where it can do the work, else "xla".
+        not in [0, 1]; float32 alone, no `jvp`. None picks "triton" on an NVIDIA GPU where it can do
+        the work, else "xla".
 
     Returns:
       Features.

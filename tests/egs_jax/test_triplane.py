@@ -118,7 +118,7 @@ def test_dense_levels_reproduce_a_linear_function(getkey):
     for plane, (a, b) in enumerate(HASH_AXES):
         want = 0.3 * means[:, a] - 0.7 * means[:, b] + 0.2
         np.testing.assert_allclose(out[:, plane], want, atol=1e-6)
-    slope = jax.jacfwd(lambda m: module.apply({"params": params}, m[None])[0])(means[0])
+    slope = jax.jacrev(lambda m: module.apply({"params": params}, m[None])[0])(means[0])
     np.testing.assert_allclose(slope, [[0.3, -0.7, 0], [0, 0.3, -0.7], [0.3, 0, -0.7]], atol=1e-5)
 
 

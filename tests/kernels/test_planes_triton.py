@@ -133,7 +133,7 @@ def test_a_point_outside_makes_every_entry_nan():
     assert np.all(np.isnan(gradient_of(case)))
 
 
-def test_shard_map_sums_over_the_mesh():
+def test_vmap_and_shard_map_equal_jax():
     case = make_case(count=20)
 
     def loss(tables, points, implementation="triton"):
@@ -149,6 +149,14 @@ def test_shard_map_sums_over_the_mesh():
     of_xla = jax.grad(partial(loss, implementation="xla"), argnums=(0, 1))
     for value, want in zip(got, jax.jit(of_xla)(case.tables, case.points), strict=True):
         np.testing.assert_allclose(value, want, rtol=1e-5, atol=1e-5)
+    many = np.stack([case.tables, -case.tables])
+    got, want = (
+        jax.jit(jax.vmap(jax.grad(partial(loss, implementation=name)), (0, None)))(
+            many, case.points
+        )
+        for name in ("triton", "xla")
+    )
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
 def test_what_cannot_run_is_said(monkeypatch):
