@@ -16,8 +16,8 @@ gradient is a function of its inputs alone.
 up to 2^20 cells. A point contributes less than 2 * 2^b units, even if all its corners share an
 entry; N < 2^bit_length(N) points less than 2^(b + 1 + bit_length(N)) = 2^63.
 
-*Error.* A contribution loses less than a unit, which is at most 2^(1 - b) of the largest cotangent:
-2^-45 for 50,000 points, under 2^-41 up to 10^6. The sum is then rounded to float32 once.
+*Error.* A contribution loses less than a unit, at most 2^(1 - b) of the largest cotangent if that
+is a normal number: 2^-45 for 50,000 points, 2^-41 for 10^6. The sum is rounded to float32 once.
 
 *Not finite.* If a cotangent is not finite, or a point not in [0, 1], every entry is NaN: the factor
 that turns units back is.
