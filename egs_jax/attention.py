@@ -45,8 +45,8 @@ def select_agents(
 
     "first" takes the first `count` live Gaussians in storage order (the original's code: an
     arbitrary patch of the mesh); "strided" takes equally spaced ones over all live Gaussians;
-    "pooled" takes means over `count` equal runs of live Gaussians. With fewer live Gaussians than
-    agents some are taken more than once.
+    "pooled" takes means over `count` equal runs of live Gaussians (on a GPU a sum in any order).
+    With fewer live Gaussians than agents some are taken more than once.
 
     Args:
       features: `f_v`.
@@ -64,7 +64,7 @@ def select_agents(
     require(choice in ("first", "strided", "pooled"), f"agents: unknown choice {choice!r}")
     require(count > 0, f"agents_count: expected a positive number, got {count}; raise it")
     if agent_index is not None:
-        return features[agent_index]
+        return _take_rows(features, agent_index)
     size = features.shape[0]
     count = min(count, size)
     alive = jnp.ones(size, bool) if alive is None else alive
@@ -77,10 +77,25 @@ def select_agents(
         members = jax.ops.segment_sum(jnp.ones(size), segment, num_segments=count + 1)[:count]
         # A run is empty only if agents outnumber live Gaussians: it repeats the run before it.
         filled = jax.lax.cummax(jnp.where(members > 0, jnp.arange(count), 0))
-        return (sums / jnp.maximum(members, 1.0)[:, None])[filled]
+        return _take_rows(sums / jnp.maximum(members, 1.0)[:, None], filled)
     steps = jnp.arange(count)
     rank = steps % total if choice == "first" else steps * total // count
-    return features[jnp.minimum(jnp.searchsorted(through, rank + 1), size - 1)]
+    return _take_rows(features, jnp.minimum(jnp.searchsorted(through, rank + 1), size - 1))
+
+
+def _take_rows(features: Float[Array, "N D"], index: Int[Array, " A"]) -> Float[Array, "A D"]:
+    """Return `features[index]`, with a reverse pass that sums in a fixed order on any device.
+
+    The reverse pass of a gather adds rows up as they come, which on a GPU is any order, and with
+    more agents than live Gaussians rows do repeat. So each row is gathered once, by the first agent
+    that wants it, and a product with zeros and ones hands it to the others.
+    """
+    first = jnp.argmax(index[:, None] == index[None, :], axis=1)
+    agents = jnp.arange(index.shape[0])
+    # What an earlier agent gathers lies beyond the end, a place of its own each: zeros.
+    once = jnp.where(first == agents, index, features.shape[0] + agents)
+    rows = features.at[once].get(mode="fill", fill_value=0, unique_indices=True)
+    return jnp.matmul(jax.nn.one_hot(first, index.shape[0]), rows, precision="highest")
 
 
 @typechecked

@@ -7,9 +7,9 @@ lies outside is clamped to the border, where its positional gradient is zero. A 
 bilinearly along a pair of axes (first, second); the first axis runs along the columns. `N`
 Gaussians, `L` levels, `F` features a level.
 
-Both kinds are differentiable in their tables and in the positions. The reverse pass of a lookup is
-a scatter-add: in a fixed order on CPU and TPU, so bitwise repeatable there; on GPU it is repeatable
-under `XLA_FLAGS=--xla_gpu_deterministic_ops=true` only.
+Both kinds are differentiable in their tables and in the positions. All reads are those of
+`kernels.sample_planes`: a gradient of the tables repeats bit for bit on a CPU, where sums have a
+fixed order, and on an NVIDIA GPU with Triton, where they are sums of integers.
 """
 
 import math
@@ -18,12 +18,12 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, UInt32
+from jaxtyping import Array, Float
 
+from kernels import sample_planes
 from kernels._checks import require, typechecked
+from kernels.planes import Levels
 
-HASH_PRIME = 2654435761  # Mueller et al., arXiv:2201.05989, Eq. 4
 HASH_AXES = ((0, 1), (1, 2), (0, 2))  # xy, yz, xz
 DENSE_AXES = ((0, 1), (0, 2), (1, 2))
 
@@ -55,19 +55,11 @@ def level_resolutions(levels: int, base: int, top: int) -> tuple[int, ...]:
     return tuple(round(base * math.exp(level * growth)) for level in range(levels))
 
 
-@typechecked
-def spatial_hash(
-    x: UInt32[Array, "*shape"], y: UInt32[Array, "*shape"], table_size: int
-) -> UInt32[Array, "*shape"]:
-    """Hash vertex (x, y) to a table entry: (x xor y * prime) mod `table_size`, a power of two."""
-    return (x ^ (y * jnp.uint32(HASH_PRIME))) & jnp.uint32(table_size - 1)
-
-
 class HashTriplane(nn.Module):
     """Three multi-resolution 2-D hash grids (xy, yz, xz), features concatenated (as ER-NeRF).
 
     A level whose (resolution + 1)^2 vertices fit `table_size` is indexed densely, a finer one by
-    `spatial_hash`. Collisions are left to training, as in arXiv:2201.05989.
+    `kernels.planes.spatial_hash`. Collisions are left to training, as in arXiv:2201.05989.
 
     Attributes:
       bound: Half the side of the encoded cube [world units].
@@ -95,55 +87,24 @@ class HashTriplane(nn.Module):
         return 3 * self.levels * self.features_per_level
 
     @property
-    def resolutions(self) -> tuple[int, ...]:
-        """Cells along an axis, level by level."""
+    def grids(self) -> Levels:
+        """The levels of a plane."""
         top = max(self.base_resolution, round(self.top_resolution * self.bound))
-        return level_resolutions(self.levels, self.base_resolution, top)
-
-    def layout(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-        """Give resolutions [L], first entries [L], whether hashed [L], entries of a plane."""
-        size = self.table_size
-        require(
-            size > 0 and size & (size - 1) == 0, f"table_size: expected a power of two, got {size}"
-        )
-        resolutions = np.array(self.resolutions)
-        vertices = (resolutions + 1) ** 2
-        sizes = np.minimum(vertices, size)
-        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        return resolutions, starts, vertices > size, int(sizes.sum())
+        cells = level_resolutions(self.levels, self.base_resolution, top)
+        return Levels(cells, self.table_size)
 
     @nn.compact
     @typechecked
     def __call__(self, means: Float[Array, "N 3"]) -> Float[Array, "N out_dim"]:
         """Read the features at `means` [world units]."""
-        resolutions, starts, hashed, entries = self.layout()
 
         def init(key, shape):
             return jax.random.uniform(key, shape, minval=-self.table_scale, maxval=self.table_scale)
 
+        entries = self.grids.layout().entries
         tables = self.param("tables", init, (3, entries, self.features_per_level))
-        cells = jnp.asarray(resolutions, jnp.int32)[None, :, None]  # [1, L, 1]
-        scaled = _unit_planes(means, self.bound, HASH_AXES)[:, :, None, :] * cells[None].astype(
-            jnp.float32
-        )
-        # Clipped as integers: a position that is not finite must not index outside the tables.
-        corner = jnp.clip(jnp.floor(scaled).astype(jnp.int32), 0, cells[None] - 1)  # [2, 3, L, N]
-        weight = scaled - corner
-        offset = jnp.arange(3)[:, None, None] * entries + jnp.asarray(starts)[None, :, None]
-        stride = (cells + 1).astype(jnp.uint32)
-
-        def read(dx: int, dy: int) -> Float[Array, "3 L N F"]:
-            x, y = (corner[0] + dx).astype(jnp.uint32), (corner[1] + dy).astype(jnp.uint32)
-            index = jnp.where(
-                jnp.asarray(hashed)[None, :, None],
-                spatial_hash(x, y, self.table_size),
-                y * stride + x,
-            )
-            return _rows(
-                tables.reshape(-1, self.features_per_level), index.astype(jnp.int32) + offset
-            )
-
-        features = _blend(read, weight[0], weight[1])  # [3, L, N, F]
+        points = _unit_planes(means, self.bound, HASH_AXES)
+        features = sample_planes(tables, points, self.grids)  # [3, L, N, F]
         return features.transpose(2, 0, 1, 3).reshape(means.shape[0], self.out_dim)
 
 
@@ -177,22 +138,13 @@ class DenseTriplane(nn.Module):
         def init(key, shape):
             return jax.random.uniform(key, shape, minval=0.1, maxval=0.5)
 
-        unit = 1.0 - _unit_planes(means, self.bound, DENSE_AXES)  # flipped; [2, 3, N]
+        points = 1.0 - _unit_planes(means, self.bound, DENSE_AXES)  # flipped
         levels = []
         for level, size in enumerate(self.resolutions):
             planes = self.param(f"planes_{level}", init, (3, size, size, self.channels))
-            scaled = unit * (size - 1)
-            corner = jnp.clip(jnp.floor(scaled).astype(jnp.int32), 0, size - 2)
-            weight = scaled - corner
-            first_row = jnp.arange(3)[:, None] * size
-
-            def read(
-                dx: int, dy: int, planes=planes, corner=corner, size=size, first_row=first_row
-            ):
-                row = first_row + corner[1] + dy
-                return _rows(planes.reshape(-1, self.channels), row * size + corner[0] + dx)
-
-            levels.append(jnp.prod(_blend(read, weight[0], weight[1]), axis=0))  # [N, channels]
+            tables = planes.reshape(3, size * size, self.channels)
+            features = sample_planes(tables, points, Levels((size - 1,)))  # [3, 1, N, channels]
+            levels.append(jnp.prod(features[:, 0], axis=0))  # [N, channels]
         return jnp.concatenate(levels, axis=-1)
 
 
@@ -221,16 +173,3 @@ def _unit_planes(
     """Map positions to [0, 1] and pick the (first, second) axis of each plane."""
     unit = jnp.clip(means.T * (0.5 / bound) + 0.5, 0.0, 1.0)
     return jnp.stack([jnp.stack([unit[pair[side]] for pair in axes]) for side in (0, 1)])
-
-
-def _rows(table: Float[Array, "entries F"], index: Array) -> Array:
-    """Gather table rows; the index is in range by construction, so no bounds check is paid for."""
-    return table.at[index].get(mode="promise_in_bounds")
-
-
-def _blend(read, weight_x: Array, weight_y: Array) -> Array:
-    """Bilinear mean of four corners; `read(dx, dy)` gives [..., F], the weights are [...]."""
-    wx, wy = weight_x[..., None], weight_y[..., None]
-    low = read(0, 0) * (1 - wx) + read(1, 0) * wx
-    high = read(0, 1) * (1 - wx) + read(1, 1) * wx
-    return low * (1 - wy) + high * wy

@@ -5,13 +5,24 @@ op -> implementations -> status:
     kernels through jax-triton; NVIDIA GPUs, and anywhere, slowly, in Triton's interpreter).
   * `deform` (attention, normalised layers and heads that move every Gaussian in every frame) ->
     "xla"; "triton", forward only.
+  * `deform.decode_heads` (the last part of it, for training) -> "xla"; "triton", forward and back.
   * `mean_ssim` (how alike images are, as a loss) -> "xla"; "triton", forward and back.
+  * `sample_planes` (bilinear reads of dense or hashed planes) -> "xla"; "triton": the same values,
+    and a gradient of the tables that repeats bit for bit on a GPU.
 
 Nothing here knows of talking heads, and nothing here imports `egs_jax`.
 """
 
 from kernels.deform import deform
+from kernels.planes import sample_planes
 from kernels.rasterize.api import RasterizeAux, RasterizeOutput, rasterize
 from kernels.ssim import mean_ssim
 
-__all__ = ["RasterizeAux", "RasterizeOutput", "deform", "mean_ssim", "rasterize"]
+__all__ = [
+    "RasterizeAux",
+    "RasterizeOutput",
+    "deform",
+    "mean_ssim",
+    "rasterize",
+    "sample_planes",
+]

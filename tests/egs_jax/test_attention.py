@@ -96,6 +96,24 @@ def test_choices_of_agents():
         pick(0, "first")
 
 
+@pytest.mark.parametrize("live", [N, 3])
+@pytest.mark.parametrize("choice", ["first", "strided"])
+def test_rows_of_agents_are_scattered_once_each_on_the_way_back(choice, live):
+    """The gradient of a gather, but no two sums meet: a GPU would add them in any order."""
+    features, probe = arrays((N, D), (A, D))
+    alive = jnp.arange(N) >= N - live
+    indices = select_agents(jnp.arange(float(N))[:, None], A, choice, alive)[:, 0].astype(int)
+    assert len(set(indices.tolist())) == min(A, live)
+    pick = lambda features: select_agents(features, A, choice, alive)
+    got, pullback = jax.vjp(pick, features)
+    np.testing.assert_array_equal(got, features[indices])
+    want = np.zeros((N, D))
+    np.add.at(want, np.asarray(indices), np.asarray(probe))
+    np.testing.assert_allclose(pullback(probe)[0], want, atol=1e-6)
+    program = str(jax.make_jaxpr(pullback)(probe))
+    assert program.count("scatter-add") == program.count("unique_indices=True") == 1
+
+
 def test_farthest_points_spread_whatever_the_order():
     rng = np.random.default_rng(0)
     means = rng.normal(size=(60, 3)).astype(np.float32)
