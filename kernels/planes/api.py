@@ -55,7 +55,7 @@ def sample_planes(
       ValueError: if a shape or a name makes no sense.
     """
     _check(tables, points, levels)
-    if _picks_triton(implementation, tables, points, levels):
+    if _triton.picks("sample_planes", implementation, _why_not(tables, points, levels)):
         from kernels.planes.triton_path import sample_planes_triton as run
     else:
         run = sample_planes_xla
@@ -71,21 +71,6 @@ def _check(tables: Array, points: Array, levels: Levels) -> None:
         "Levels.layout says how many it takes",
     )
     require(points.shape[2] > 0, "points: expected at least one, got none; do not call it for none")
-
-
-def _picks_triton(implementation: str | None, tables: Array, points: Array, levels: Levels) -> bool:
-    require(
-        implementation in (None, "xla", "triton"),
-        f"implementation: expected None, 'xla' or 'triton', got {implementation!r}",
-    )
-    if implementation is None:
-        return _triton.is_default() and _why_not(tables, points, levels) is None
-    reason = implementation == "triton" and (_triton.why_not() or _why_not(tables, points, levels))
-    if reason:
-        raise NotImplementedError(
-            f"sample_planes: implementation 'triton' cannot run here: {reason}; pass 'xla' or None"
-        )
-    return implementation == "triton"
 
 
 def _why_not(tables: Array, points: Array, levels: Levels) -> str | None:
