@@ -22,6 +22,10 @@ CONSENT = (
 )
 
 
+PLACES = ("devices", "parallel", "frames_on")
+"""Settings that say where a run is computed, not what: it may go on elsewhere."""
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replace `path` by `text` so that a crash leaves the old or the new file, never half."""
     temporary = path.with_name(path.name + ".tmp")
@@ -37,8 +41,10 @@ def start_run(run_dir: Path, config: Config) -> None:
     """
     path = run_dir / "config.json"
     if path.exists():
-        before = json.loads(to_json(from_json(path.read_bytes(), path)))
-        now = json.loads(to_json(config))
+        before, now = (
+            {key: value for key, value in json.loads(to_json(c)).items() if key not in PLACES}
+            for c in (from_json(path.read_bytes(), path), config)
+        )
         if before != now:
             changed = sorted(_differences(before, now))
             raise InputError(

@@ -212,6 +212,13 @@ def test_other_settings_in_the_same_folder_are_refused(painted, trained_run):
         fit(config, Dataset.open(painted), run_dir=trained_run.folder)
 
 
+def test_a_run_may_go_on_elsewhere(painted, trained_run, tmp_path, capsys):
+    run_dir = shutil.copytree(trained_run.folder, tmp_path / "run")
+    config = dataclasses.replace(micro_config(painted), frames_on="device", parallel="pmap")
+    fit(config, Dataset.open(painted), run_dir=run_dir)
+    assert f"state_sha256 {state_sha256(trained_run.state)}" in capsys.readouterr().out
+
+
 def test_prefetched_batches_are_the_datasets_own(painted):
     config = dataclasses.replace(micro_config(painted), schedule=ScheduleConfig(static_steps=2))
     data, batches = (
