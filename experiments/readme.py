@@ -15,7 +15,7 @@ from experiments import tables as experiment_tables
 from experiments._common import RESULTS
 from experiments.tables import markdown as _table
 
-CHECKS = ("check_kernels_gpu", "check_deform_gpu")
+CHECKS = ("check_kernels_gpu", "check_deform_gpu", "check_training_kernels_gpu")
 README = Path(__file__).parents[1] / "README.md"
 
 

@@ -16,8 +16,13 @@ def tables() -> dict[str, str]:
         "self_reconstruction": _self_reconstruction, "ablations": _ablations,
         "ablation_costs": _ablation_costs, "cross_driven": _cross_driven,
         "point_density": _point_density, "attention_map": _attention_map,
+        "inference": _inference, "film": _film, "stream_hour": _stream_hour,
+        "training_kernels": _training_kernels, "kill_training": _kill_training,
     }  # fmt: skip
-    files = {"ablation_costs": "ablations"}
+    files = {
+        "ablation_costs": "ablations", "inference": "bench_inference", "film": "bench_inference",
+        "training_kernels": "bench_training_kernels",
+    }  # fmt: skip
     return {
         name: _or_absent(files.get(name, name), make) + _figure(name)
         for name, make in makers.items()
@@ -183,3 +188,76 @@ def _attention_map(cases: list[dict]) -> str:
         "token": lambda r: r[1],
     } | {f"{region}: share, moves": cell(region) for region in REGIONS}
     return markdown(columns, rows)
+
+
+def _inference(cases: list[dict]) -> str:
+    """Times of drawing, with those of the original's code where it was measured."""
+    times = lambda name: (
+        lambda c: " / ".join(_number(c.get(f"{name}_p{q}_ms"), 3) for q in (50, 95, 99))
+    )
+    columns = {
+        "avatar": lambda c: c["name"],
+        "Gaussians, px, batch": lambda c: f"{c['gaussians']:,}, {c['size']}, {c['batch']}",
+        "ms a frame, calls without waiting": lambda c: _number(c["streaming_ms_a_frame"], 3),
+        "the original's code": lambda c: _number(c.get("original_ms_a_frame")),
+        "call alone, ms (p50 / p95 / p99)": times("call"),
+        "kernels of a call, ms": times("device"),
+        "with copies from and to the host, ms": times("host_call"),
+        "stages, us a frame": lambda c: ", ".join(
+            f"{name} {us:.0f}" for name, us in c.get("stages_us_a_frame", {}).items()
+        ),
+        "memory of a call and kept, MiB": lambda c: f"{c['memory_mb']:.0f}, {c['kept_mb']:.0f}",
+        "PSNR to float32, dB": lambda c: _number(c.get("psnr_to_forward_pass_db"), 1),
+    }
+    return markdown(columns, [case for case in cases if "batch" in case])
+
+
+def _film(cases: list[dict]) -> str:
+    columns = {
+        "Gaussians, px": lambda c: f"{c['gaussians']:,}, {c['size']}",
+        "speech, s": lambda c: f"{c['sound_s']:,}",
+        "sound features, s": lambda c: _number(c["features_s"]),
+        "features and drawing, s": lambda c: _number(c["draw_s"]),
+        "encoding, s": lambda c: _number(c["encode_s"]),
+        "the `render` command, s": lambda c: _number(c["render_command_s"]),
+    }
+    return markdown(columns, [case for case in cases if case["name"] == "film"])
+
+
+def _stream_hour(cases: list[dict]) -> str:
+    columns = {
+        "avatar": lambda c: f"{c['source']}, {c['gaussians']:,} Gaussians, {c['size']} px",
+        "speech, s": lambda c: f"{c['seconds']:,.0f}",
+        "frames": lambda c: f"{c['frames']:,}",
+        "times real time": lambda c: f"{c['times_real_time']} ({c['backend']})",
+        "sound ahead of a frame, s": lambda c: _number(c["latency_s"]),
+        "then ready after, ms (p50 / p95 / p99)": lambda c: " / ".join(
+            _number(c[f"ready_p{q}_ms"], 1) for q in (50, 95, 99)
+        ),
+        "memory at the start and end, MiB": lambda c: (
+            f"{c['resident_mb'][0]:.0f}, {c['resident_mb'][-1]:.0f}"
+        ),
+    }
+    return markdown(columns, cases)
+
+
+def _training_kernels(cases: list[dict]) -> str:
+    """XLA's and Triton's times side by side."""
+    pairs = grouped(cases, "name").items()
+    columns = {
+        "work": lambda r: r["xla"]["name"],
+        "XLA, ms": lambda r: _number(r["xla"]["median_ms"], 3),
+        "Triton, ms": lambda r: _number(r["triton"]["median_ms"], 3),
+        "ratio": lambda r: f"{r['xla']['median_ms'] / r['triton']['median_ms']:.1f}x",
+    }
+    return markdown(columns, [{c["implementation"]: c for c in found} for _, found in pairs])
+
+
+def _kill_training(cases: list[dict]) -> str:
+    columns = {
+        "kills": lambda c: str(c["kills"]),
+        "runs that came to their end, all with the same hash": lambda c: str(c["finished_runs"]),
+        "an undisturbed run, s": lambda c: _number(c["undisturbed_s"], 1),
+        "state_sha256": lambda c: f"`{c['state_sha256'][:16]}`...",
+    }
+    return markdown(columns, cases[-1:])

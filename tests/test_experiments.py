@@ -3,10 +3,12 @@
 import json
 
 import pytest
-from helpers import micro_config
+from helpers import micro_config, voice
 
+from egs_jax.audio import SAMPLE_RATE
+from egs_jax.audio_file import write_wav
 from egs_jax.dataset import Dataset
-from experiments import bench_inference, bench_training, readme
+from experiments import bench_inference, bench_training, readme, stream_hour
 from experiments._common import RESULTS, commit, record, spread
 
 
@@ -80,6 +82,18 @@ def test_training_steps_are_measured_in_both_stages(painted):
     for case in cases:
         assert 0 < case["p10_ms"] <= case["median_ms"] <= case["p90_ms"]
         assert case["gaussians"] <= case["capacity"] == 512 and case["loss_last_third"] > 0
+
+
+def test_a_stream_is_measured(trained_run, tmp_path):
+    write_wav(tmp_path / "speech.wav", voice(1.3), SAMPLE_RATE)
+    arguments = [str(trained_run.folder), str(tmp_path / "speech.wav"), "--seconds", "4"]
+    [case] = json.loads(
+        stream_hour.main([*arguments, "--out", str(tmp_path)]).read_text()
+    )["cases"]  # fmt: skip
+    assert (case["frames"], case["last_frame_s"]) == (100, 3.96)
+    assert 0 < case["ready_p50_ms"] <= case["ready_p99_ms"] and case["times_real_time"] > 0
+    with pytest.raises(SystemExit):
+        stream_hour.main(arguments)
 
 
 def test_inference_is_measured_on_any_machine(tmp_path):

@@ -1,0 +1,109 @@
+"""An hour of speech through `Stream`, live chunk by chunk: latency, memory, drift.
+
+Claim: frames come at a steady pace, memory stays flat, and after an hour a frame is still shown at
+its own time. A speech is repeated until the hour is full and pushed in chunks of 20 ms, as fast as
+frames are taken. Measured: how much faster than real time that is; for pushes that made frames
+ready, the time until all of them were there (that is the processing latency, beside the algorithmic
+one of the sound that must be heard first); resident memory every minute, once everything is
+compiled; frames and their times at the end.
+
+    python -m experiments.stream_hour RUN SPEECH.wav [--seconds 3600] [--out FOLDER]
+
+writes `results/stream_hour.json`.
+"""
+
+import argparse
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from egs_jax.audio import SAMPLE_RATE
+from egs_jax.audio_file import read_audio
+from egs_jax.avatar import Avatar
+from egs_jax.drive import FPS
+from egs_jax.stream import Stream
+from experiments._common import RESULTS, record
+
+CHUNK = SAMPLE_RATE // 50
+WARM_SECONDS = 10
+PER_MINUTE = 60 * SAMPLE_RATE // CHUNK
+
+
+def chunks(speech: np.ndarray, seconds: float) -> Iterator[np.ndarray]:
+    """So many seconds of a speech that repeats, in chunks of 20 ms."""
+    parts = [speech[at : at + CHUNK] for at in range(0, len(speech) - CHUNK + 1, CHUNK)]
+    return itertools.islice(itertools.cycle(parts), round(seconds * SAMPLE_RATE / CHUNK))
+
+
+def resident_mb() -> float:
+    """Memory of this process that is in use now, MiB (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 2**20
+
+
+def run(avatar: Avatar, speech: np.ndarray, seconds: float) -> dict:
+    """Stream for so long.
+
+    Raises:
+      RuntimeError: if a frame is missing, or its time is not its own.
+    """
+    live = Stream(avatar)
+    for chunk in chunks(speech, WARM_SECONDS):  # compiles
+        for _ in live.push(chunk):
+            pass
+    live.reset()
+    waits, memory, count = [], [], 0
+    began = time.perf_counter()
+    for number, chunk in enumerate(chunks(speech, seconds)):
+        if number % PER_MINUTE == 0:
+            memory.append(round(resident_mb(), 1))
+        pushed = time.perf_counter()
+        frames = list(live.push(chunk))
+        if frames:
+            waits.append(time.perf_counter() - pushed)
+        count = _checked(frames, count)
+    count = _checked(list(live.finish()), count)
+    wall = time.perf_counter() - began
+    if count != round(seconds * FPS):
+        raise RuntimeError(f"{count} frames for {seconds} s")
+    memory.append(round(resident_mb(), 1))
+    percentiles = {f"ready_p{q}_ms": round(float(np.percentile(waits, q)) * 1e3, 2)
+                   for q in (50, 95, 99)}  # fmt: skip
+    return dict(
+        source=avatar.dataset.meta["source"]["name"], gaussians=int(np.sum(avatar.alive)),
+        size=avatar.dataset.width, seconds=seconds, frames=count, wall_s=round(wall, 1),
+        times_real_time=round(seconds / wall, 2), latency_s=round(live.latency, 3), **percentiles,
+        resident_mb=memory, growth_mb=round(memory[-1] - memory[len(memory) // 10], 1),
+        last_frame_s=(count - 1) / FPS, backend=jax.default_backend(),
+    )  # fmt: skip
+
+
+def _checked(frames: list, count: int) -> int:
+    for frame in frames:
+        if frame.number != count or frame.time != count / FPS:
+            raise RuntimeError(f"frame {frame.number} at {frame.time} s, expected frame {count}")
+        count += 1
+    return count
+
+
+def main(argv: list[str] | None = None) -> Path:
+    """Run the measurement; returns the file written."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("speech", type=Path)
+    parser.add_argument("--seconds", type=float, default=3600.0)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args(argv)
+    if arguments.seconds < 3600 and not arguments.out:
+        parser.error("less than an hour: name a folder by --out")
+    case = run(Avatar.load(arguments.run), read_audio(arguments.speech), arguments.seconds)
+    print(case, flush=True)
+    return record("stream_hour", [case], arguments.out or RESULTS)
+
+
+if __name__ == "__main__":
+    print(main())
