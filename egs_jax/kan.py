@@ -27,6 +27,9 @@ Start = Literal["random", "small", "zero"]
 INPUTS = "kan_inputs"
 """Collection that takes the inputs of B-spline layers when it is mutable (`update_all_grids`)."""
 
+FOLDED = "folded"
+"""Name of what `fold` leaves of a Taylor layer's parameters."""
+
 _GAIN = {"random": 1.0, "small": 0.1, "zero": 0.0}
 
 
@@ -110,15 +113,18 @@ class KANLayer(nn.Module):
         return uniform_init(_GAIN[self.start] * fan_in**-0.5)
 
     def _taylor(self, x: Float[Array, "*batch fan_in"]) -> Float[Array, "*batch features"]:
+        columns = jnp.concatenate([nn.silu(x), x, x * x], axis=-1)
+        if self.has_variable("params", FOLDED):
+            folded = self.get_variable("params", FOLDED)
+            return add_bias(columns @ folded["kernel"], folded["bias"])
         fan_in, gain = x.shape[-1], _GAIN[self.start]
         base = self.param("base", self._uniform(fan_in), (fan_in, self.features))
         normal = nn.initializers.normal(gain / (fan_in * 3**0.5))
         powers = self.param("powers", normal, (3, fan_in, self.features))
         bias_init = self._uniform(fan_in) if self.start == "random" else nn.initializers.zeros
         bias = self.param("bias", bias_init, (self.features,))
-        columns = jnp.concatenate([nn.silu(x), x, x * x], axis=-1)
-        kernel = jnp.concatenate([base, powers[1], powers[2]])
-        return add_bias(columns @ kernel, bias + powers[0].sum(axis=0))
+        folded = _folded(dict(base=base, powers=powers, bias=bias))
+        return add_bias(columns @ folded["kernel"], folded["bias"])
 
     def _bspline(self, x: Float[Array, "*batch fan_in"]) -> Float[Array, "*batch features"]:
         fan_in, shape = x.shape[-1], (x.shape[-1], self.features)
@@ -139,6 +145,27 @@ class KANLayer(nn.Module):
         columns = jnp.concatenate([nn.silu(x), values.reshape(*x.shape[:-1], -1)], axis=-1)
         kernel = jnp.concatenate([base, (spline * scaler[None]).reshape(-1, self.features)])
         return add_bias(columns @ kernel, bias)
+
+
+def fold(params: Mapping) -> dict:
+    """Put the parameters of every Taylor layer of a model into the form in which they are used.
+
+    The model's `apply` takes the result in their place; it cannot be trained any further.
+    """
+    if set(params) == {"base", "powers", "bias"}:
+        return {FOLDED: _folded(params)}
+    return {
+        name: fold(value) if isinstance(value, Mapping) else value for name, value in params.items()
+    }
+
+
+def _folded(params: Mapping) -> dict:
+    """One matrix for the columns [SiLU(x), x, x^2], and the constants as part of the bias."""
+    base, powers = params["base"], params["powers"]
+    return {
+        "kernel": jnp.concatenate([base, powers[1], powers[2]]),
+        "bias": params["bias"] + powers[0].sum(axis=0),
+    }
 
 
 class Block(nn.Module):

@@ -20,6 +20,7 @@ from egs_jax import model
 from egs_jax.attention import dynamic_mix
 from egs_jax.config import Config, ModelConfig
 from egs_jax.decoders import head_weights
+from egs_jax.kan import fold
 from egs_jax.types import Drive, Params, RenderOutput
 from kernels import rasterize
 from kernels.deform import (
@@ -44,7 +45,7 @@ class Prepared(flax.struct.PyTreeNode):
     """None: every Gaussian is its own agent (cross-attention)."""
     weights: DeformWeights
     token_params: Mapping[str, Any]
-    """Flax parameters of the token encoders."""
+    """Flax parameters of the token encoders, folded (`kan.fold`)."""
 
 
 def prepare(config: Config, params: Params, alive: Bool[Array, " N"]) -> Prepared:
@@ -76,7 +77,7 @@ def _prepare(config: Config, params: Params, alive: Array, live: Array) -> Prepa
     weights = deform_weights(model_config, networks["attention"], networks["deform"]["heads"])
     dtype = operand_dtype(weights, _implementation(config))
     weights, static = weights.astype(dtype), jax.tree.map(lambda v: v.astype(dtype), static)
-    return Prepared(cloud, features, agents, static, weights, networks["tokens"])
+    return Prepared(cloud, features, agents, static, weights, fold(networks["tokens"]))
 
 
 def _implementation(config: Config) -> str | None:
