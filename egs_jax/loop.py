@@ -9,7 +9,6 @@ uninterrupted run. SIGTERM and Ctrl-C save the step in hand first.
 import collections
 import contextlib
 import dataclasses
-import functools
 import itertools
 import os
 import signal
@@ -246,7 +245,7 @@ def _facts(config: Config, state: TrainState) -> Metrics:
 def prefetch(config: Config, source: BatchSource, step: int) -> Iterator[Batch]:
     """Batches from `step` on, the next one made while the current one is used."""
     batches = (source.batch(config, number) for number in itertools.count(step))
-    return map(functools.partial(parallel.split, config), ahead(batches, 1))
+    return map(parallel.Splitter(config), ahead(batches, 1))
 
 
 def _resume(config: Config, dataset: Dataset, checkpoints: Checkpoints) -> TrainState:

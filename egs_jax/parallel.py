@@ -49,14 +49,24 @@ def share(config: Config, state: TrainState) -> TrainState:
     return jax.device_put(state, NamedSharding(mesh_of(config.devices), SHARED))
 
 
-def split(config: Config, batch: Batch) -> Batch:
-    """Put every device's frames where they are used."""
-    if config.devices == 1:
-        return jax.device_put(batch)
-    mesh = mesh_of(config.devices)
-    return jax.tree.map(
-        lambda leaf, spec: jax.device_put(leaf, NamedSharding(mesh, spec)), batch, _specs(batch)
-    )
+class Splitter:
+    """Puts every device's frames of a batch where they are used, and what all share once."""
+
+    def __init__(self, config: Config):
+        """Of the run's devices."""
+        self._count, self._weights, self._copies = config.devices, None, None
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The batch on the devices."""
+        if self._count == 1:
+            return jax.device_put(batch)
+        mesh = mesh_of(self._count)
+        put = lambda leaf, spec: jax.device_put(leaf, NamedSharding(mesh, spec))
+        if batch.vgg is not self._weights:  # too large to be copied in every step
+            copies = jax.tree.map(lambda leaf: put(leaf, SHARED), batch.vgg)
+            self._weights, self._copies = batch.vgg, copies
+        batch = batch.replace(vgg=self._copies)
+        return jax.tree.map(put, batch, _specs(batch))
 
 
 def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

@@ -37,7 +37,7 @@ data = Dataset.open(sys.argv[1])
 def one_step(config, source):
     """State, and gradients (ten times Adam's first moment) and losses, after a step."""
     state = parallel.share(config, train.hand_over(config, train.init_state(config, data)))
-    batch = parallel.split(config, source.batch(config, 20))
+    batch = parallel.Splitter(config)(source.batch(config, 20))
     state, metrics = parallel.train_step(config, state, batch)
     moments = {name: part.mu for name, part in state.opt_state.items()}
     return state, jax.tree.map(np.float64, (metrics, moments))
@@ -54,6 +54,14 @@ for way in ("pmap", "shard_map"):
         lambda a, b: np.linalg.norm(a - b) / (np.linalg.norm(b) + 1e-5 * whole), got, want
     )
     report[way] = max(jax.tree.leaves(errors)), int(parallel.difference(several, state))
+
+weights = jnp.arange(6.0)
+batch = data.batch(config, 20).replace(vgg=weights)
+splitter = parallel.Splitter(several)
+first, again = splitter(batch).vgg, splitter(batch).vgg
+report["weights"] = [
+    a.data.unsafe_buffer_pointer() == b.data.unsafe_buffer_pointer()
+    for a, b in zip(first.addressable_shards, again.addressable_shards)]
 
 means = state.params["gaussians"].means
 copies = [np.array(shard.data) for shard in means.addressable_shards]
@@ -85,6 +93,7 @@ def test_gradients_and_losses_are_those_of_one_device(painted):
         error, differ = report[way]
         assert error < 1e-4 and differ == 0, (way, report)
     assert report["one bit off"] == 1 and report["statistics"]
+    assert report["weights"] == [True] * 4  # copied once
 
 
 def test_more_devices_than_there_are_is_one_line(painted):
