@@ -20,9 +20,10 @@ from egs_jax import model
 from egs_jax.attention import dynamic_mix
 from egs_jax.config import Config, ModelConfig
 from egs_jax.decoders import head_weights
-from egs_jax.kan import fold
+from egs_jax.kan import FOLDED, fold
+from egs_jax.tokens import periodic_encoding
 from egs_jax.types import Drive, Params, RenderOutput
-from kernels import rasterize
+from kernels import _triton, rasterize
 from kernels.deform import (
     Affine,
     Deformed,
@@ -32,6 +33,7 @@ from kernels.deform import (
     deform,
     operand_dtype,
 )
+from kernels.tokens import MOST_WINDOW, WIDTH, frame_tokens, pack
 
 
 class Prepared(flax.struct.PyTreeNode):
@@ -46,6 +48,8 @@ class Prepared(flax.struct.PyTreeNode):
     weights: DeformWeights
     token_params: Mapping[str, Any]
     """Flax parameters of the token encoders, folded (`kan.fold`)."""
+    token_weights: Float[Array, " weights"] | None
+    """The same for `kernels.tokens`, where that makes the tokens; else None."""
 
 
 def prepare(config: Config, params: Params, alive: Bool[Array, " N"]) -> Prepared:
@@ -77,7 +81,40 @@ def _prepare(config: Config, params: Params, alive: Array, live: Array) -> Prepa
     weights = deform_weights(model_config, networks["attention"], networks["deform"]["heads"])
     dtype = operand_dtype(weights, _implementation(config))
     weights, static = weights.astype(dtype), jax.tree.map(lambda v: v.astype(dtype), static)
-    return Prepared(cloud, features, agents, static, weights, fold(networks["tokens"]))
+    folded = fold(networks["tokens"])
+    packed = token_weights(model_config, folded) if _has_token_kernel(config) else None
+    return Prepared(cloud, features, agents, static, weights, folded, packed)
+
+
+def _has_token_kernel(config: Config) -> bool:
+    """Whether a kernel makes the tokens: on an NVIDIA GPU, for networks that it has."""
+    choices = config.model.resolved
+    return (
+        config.rasterizer != "xla" and _triton.is_default()
+        and choices.architecture != "parity" and choices.ppe != "token"
+        and choices.token_kan == "taylor" and choices.attention == "esaa"
+        and choices.window_frames <= MOST_WINDOW and choices.d_model == WIDTH
+    )  # fmt: skip
+
+
+def token_weights(config: ModelConfig, params: Mapping[str, Any]) -> Float[Array, " weights"]:
+    """Lay the folded parameters of the token encoders out for `kernels.tokens`."""
+    parts = {}
+    for name, layer in params["audio_net"].items():
+        parts |= {f"{name}.{kind}": value for kind, value in layer.items()}
+    for name in ("audio", "eye", "pose", "lips"):
+        for layer in ("hidden", "out"):
+            folded = params[name][layer][FOLDED]
+            parts |= {f"{name}.{layer}.{kind}": value for kind, value in folded.items()}
+        parts |= {f"{name}_norm.{kind}": value for kind, value in params[f"{name}_norm"].items()}
+    parts |= {f"lips_read.{kind}": value for kind, value in params["lips_read"].items()}
+    window = config.window_frames
+    code = jnp.zeros((window, WIDTH))
+    if config.resolved.ppe == "temporal":
+        code = periodic_encoding(window, WIDTH, config.ppe_period)
+    parts |= {"null": params["null"], "code": jnp.pad(code, ((0, 4), (0, 0)))}
+    features = parts["conv_0.kernel"].shape[1]
+    return pack(parts, window, features)
 
 
 def _implementation(config: Config) -> str | None:
@@ -108,9 +145,14 @@ def listen(
     config: Config, kept: Prepared, drive: Drive
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B A T"]]:
     """The tokens of every frame of `drive`, and G: how much each agent listens to each."""
+    nets = model.networks(config.model)
+    if kept.token_weights is not None:
+        return frame_tokens(
+            drive.audio_windows, drive.eyes, drive.viewmats, kept.agents, kept.token_weights,
+            distance=nets.tokens.pose_distance, temperature=nets.attention.temperature,
+        )  # fmt: skip
     tokens, bias = model.condition(config.model, kept.token_params, drive)
-    temperature = model.networks(config.model).attention.temperature
-    return tokens, dynamic_mix(kept.agents, tokens, temperature, bias)
+    return tokens, dynamic_mix(kept.agents, tokens, nets.attention.temperature, bias)
 
 
 def move(config: Config, kept: Prepared, drive: Drive) -> Deformed:

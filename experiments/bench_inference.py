@@ -52,6 +52,7 @@ ORIGINAL_MS = {1: 3.60, 16: 1.68}
 """A frame by the original's code, measured once on an H200 (50,000 Gaussians, 512 px)."""
 SYNTHETIC = "synthetic head"
 STAGES = {
+    "tokens": ("tokens_kernel",),
     "deform": ("deform_kernel",),
     "rasterize": ("project_kernel", "scan_kernel", "emit_kernel", "bounds_kernel",
                   "gather_kernel", "sort_kernel", "forward_kernel"),
@@ -191,7 +192,7 @@ def kernels(scene: Scene, batch: int, calls: int) -> dict:
     stages: dict[str, float] = {}
     for event, us in zip(events, per_call.mean(axis=0), strict=False):
         known = (name for name, parts in STAGES.items() if any(p in event.name for p in parts))
-        stage = next(known, "tokens and bytes")
+        stage = next(known, "other")
         stages[stage] = stages.get(stage, 0.0) + us / batch
     return {
         "kernels_a_call": per_call.shape[1],

@@ -1,0 +1,126 @@
+"""`frame_tokens`: what frames are conditioned on, by one Triton kernel.
+
+The sound of a window goes through four convolutions of stride 2, two linear layers and a Taylor
+KAN; a blink, a camera and what the sound says of the lips through a Taylor KAN each; then
+
+    mix = softmax_tokens(agents tokens^T / temperature).
+
+In plain JAX that is 85 operations, most of them smaller than a launch takes. Its twin there is the
+module it takes its weights from.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import ShapeDtypeStruct
+from jaxtyping import Array, Float
+
+from kernels import _triton
+from kernels._checks import require, typechecked
+
+MOST_WINDOW = 12
+"""Frames of a window: with four other tokens they fill a block of 16 rows."""
+LARGEST_EYE_RATE = 4 * math.pi
+WIDTH = 64
+"""Size of a token, and of what lies between a token's layers."""
+CHANNELS, AGENT_BLOCK, WARPS = 64, 64, 4
+
+
+def sizes(window: int, features: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parts of the vector of weights, in order.
+
+    Args:
+      window: Frames of a window.
+      features: Sound features a row.
+    """
+    parts = {}
+    for i, (fan_in, fan_out) in enumerate(((features, 32), (32, 32), (32, 64), (64, 64))):
+        parts |= {f"conv_{i}.kernel": (3, fan_in, fan_out), f"conv_{i}.bias": (fan_out,)}
+    parts |= {"hidden.kernel": (64, 64), "hidden.bias": (64,)}
+    parts |= {"out.kernel": (64, 32), "out.bias": (32,)}
+    for name, fan_in in (("audio", 32), ("eye", 32), ("pose", 12), ("lips", 2)):
+        if name == "lips":
+            parts |= {"lips_read.kernel": (WIDTH, 2), "lips_read.bias": (2,)}
+        for layer, inputs in (("hidden", fan_in), ("out", WIDTH)):
+            parts[f"{name}.{layer}.kernel"] = (3 * inputs, WIDTH)
+            parts[f"{name}.{layer}.bias"] = (WIDTH,)
+        parts |= {f"{name}_norm.scale": (WIDTH,), f"{name}_norm.bias": (WIDTH,)}
+    return parts | {"null": (WIDTH,), "code": (window + 4, WIDTH)}
+
+
+@typechecked
+def pack(parts: dict[str, Array], window: int, features: int) -> Float[Array, " weights"]:
+    """Lay weights out in one vector.
+
+    Args:
+      parts: By the names of `sizes`; "code" is what is added to each token.
+      window: See `sizes`.
+      features: See `sizes`.
+
+    Raises:
+      ValueError: if a part is missing, or of another shape.
+    """
+    wanted = sizes(window, features)
+    got = {name: value.shape for name, value in parts.items()}
+    wrong = sorted(n for n in wanted.keys() | got.keys() if wanted.get(n) != got.get(n))
+    require(
+        not wrong,
+        f"parts: {wrong[:1]}: expected {wanted.get(wrong[0]) if wrong else None}, got "
+        f"{got.get(wrong[0]) if wrong else None}; pass those of `sizes`",
+    )
+    return jnp.concatenate([parts[name].reshape(-1).astype(jnp.float32) for name in wanted])
+
+
+@typechecked
+def frame_tokens(
+    windows: Float[Array, "B W 16 F"],
+    eyes: Float[Array, " B"],
+    viewmats: Float[Array, "B 4 4"],
+    agents: Float[Array, "A D"],
+    weights: Float[Array, " weights"],
+    *,
+    distance: float,
+    temperature: float,
+) -> tuple[Float[Array, "B T D"], Float[Array, "B A T"]]:
+    """Make the tokens of frames and how much every agent listens to each; no gradient.
+
+    Args:
+      windows: Rows of sound features around each frame of each window, W at most `MOST_WINDOW`.
+      eyes: Blink in [0, 1].
+      viewmats: World -> camera.
+      agents: Agents; D is `WIDTH`.
+      weights: From `pack`.
+      distance: What the camera's translation is divided by [world units].
+      temperature: Divisor of the scores.
+
+    Returns:
+      Tokens, T = W + 4: sound, eye, pose, null, lips; and the mix, whose rows sum to one.
+
+    Raises:
+      ValueError: if a size is none that the kernel has.
+    """
+    n_frames, window, _, features = windows.shape
+    n_agents, d_model = agents.shape
+    require(
+        window <= MOST_WINDOW and d_model == WIDTH,
+        f"frame_tokens: expected at most {MOST_WINDOW} frames a window and tokens of {WIDTH}, got "
+        f"{window} and {d_model}; use the modules in plain JAX",
+    )
+    count = sum(math.prod(shape) for shape in sizes(window, features).values())
+    require(
+        weights.size == count, f"weights: expected {count} numbers, got {weights.size}; pack again"
+    )
+    from kernels.tokens import tokens_kernels
+
+    rows = max(64, 1 << (8 * window - 1).bit_length())  # of the first convolution
+    shape = lambda *own: ShapeDtypeStruct((n_frames, *own), jnp.float32)
+    tokens, mix, _ = _triton.triton_call(
+        tokens_kernels.tokens_kernel, windows, eyes, viewmats, agents, weights,
+        outputs=(shape(window + 4, d_model), shape(n_agents, window + 4), shape(rows, 32)),
+        grid=n_frames, num_warps=WARPS, W=window, F=features, D=d_model, AGENTS=n_agents,
+        WINDOW_ROWS=rows, CHANNELS=min(CHANNELS, 1 << (features - 1).bit_length()),
+        AGENT_BLOCK=AGENT_BLOCK, DISTANCE=float(distance), TEMPERATURE=float(temperature),
+        EYE_RATE=math.log(LARGEST_EYE_RATE) / 15,
+    )  # fmt: skip
+    return jax.lax.stop_gradient((tokens, mix))

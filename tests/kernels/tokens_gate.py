@@ -1,0 +1,42 @@
+"""Compiles the tokens' Triton kernel for sm_90 without a GPU and prints what the code costs.
+
+Run on its own, without TRITON_INTERPRET: `python tokens_gate.py` prints one JSON object: registers,
+spilt bytes, bytes of shared memory, instructions and products.
+"""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+from compile_gate import assemble, instructions, resources
+from deform_gate import POINTERS, count
+
+from kernels import _triton
+from kernels.tokens import frame_tokens, sizes
+
+
+def measure():
+    """Cost of the machine code for one frame of the default avatar."""
+    seen = []
+
+    def record(kernel, *arrays, outputs, grid, num_warps, **constants):
+        seen.append((kernel, (*arrays, *outputs), constants, num_warps))
+        return tuple(jnp.zeros(o.shape, o.dtype) for o in outputs)
+
+    _triton.triton_call = record
+    total = sum(math.prod(shape) for shape in sizes(8, 384).values())
+    shapes = ((1, 8, 16, 384), (1,), (1, 4, 4), (200, 64), (total,))
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    jax.eval_shape(lambda *a: frame_tokens(*a, distance=5.0, temperature=8.0), *arrays)
+    kernel, arrays, constants, num_warps = seen[0]
+    names = [parameter.name for parameter in kernel.params]
+    pointers = {n: POINTERS[a.dtype.name] for n, a in zip(names, arrays, strict=False)}
+    sass, usage, shared = assemble(kernel, pointers, constants, num_warps)
+    lines = instructions(sass)[0]
+    products = count(r"\bHMMA", lines) + count(r"\bHGMMA", lines)
+    return resources(usage) | dict(shared=shared, instructions=len(lines), products=products)
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure()))
