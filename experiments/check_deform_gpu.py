@@ -3,7 +3,8 @@
 Claim: for both networks, both tiles and sizes from one Gaussian to a ragged 5,000 in several frames
 it equals the JAX implementation, in float32 up to what operands of bfloat16 leave, and with its
 operands rounded alike up to what the hardware's tanh and the order of sums leave; 100 repeats give
-the same bits; a Gaussian that is not finite changes no bit of the others. Takes about a minute.
+the same bits; a Gaussian that is not finite changes no bit of the others. And the kernel of
+`frame_tokens` equals the modules in float32 up to operands of TF32. Takes about a minute.
 
     python -m experiments.check_deform_gpu
 
@@ -20,10 +21,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from egs_jax import model, prepared
+from egs_jax.attention import dynamic_mix
+from egs_jax.config import ModelConfig
+from egs_jax.kan import fold
+from egs_jax.types import Drive
 from experiments._common import RESULTS, Report, Result
 from kernels.deform import Deformed
 from kernels.deform.triton_path import LARGE, SMALL, Tile, deform_tiles
 from kernels.deform.xla_path import deform_xla
+from kernels.tokens import frame_tokens
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "kernels"))
 from deform_cases import make_case, pack  # noqa: E402
@@ -40,6 +47,7 @@ SIZES = dict(
 # Of the largest change of an attribute. Two to the -8 is the spacing of bfloat16.
 MOST = dict(float32=0.03, bfloat16=0.015)
 UNDO = dict(scales=np.log, opacities=lambda v: np.log(v) - np.log1p(-v))  # activations
+MOST_TOKENS = 0.01  # of the largest number; TF32 has ten bits
 REPEATS = 100
 WORKERS = 7
 
@@ -108,6 +116,41 @@ def check_neighbours(report: Report, tile: str) -> None:
     report.check(f"neighbours {tile}", same and poisoned, f"same bits {same}, lost {poisoned}")
 
 
+def check_tokens(report: Report, frames: int) -> None:
+    """The tokens' kernel against the modules in full float32, for untrained default networks."""
+    config = ModelConfig(dropout=0.0)
+    nets = model.networks(config)
+    params = model.init_networks(config, jax.random.key(0), 384)["tokens"]
+    keys = iter(jax.random.split(jax.random.key(1), 5))
+    draw = lambda *shape: jax.random.normal(next(keys), shape)
+    windows, agents = draw(frames, config.window_frames, 16, 384), draw(200, config.d_model)
+    eyes, viewmats = jax.random.uniform(next(keys), (frames,)), draw(frames, 4, 4)
+    drive = Drive(windows, eyes, viewmats, draw(frames, 3, 3), jnp.zeros((frames, 1, 1, 3), "u1"))
+    with jax.default_matmul_precision("highest"):
+        want, bias = jax.jit(model.condition, static_argnums=0)(config, params, drive)
+        mix = dynamic_mix(agents, want, nets.attention.temperature, bias)
+    weights = prepared.token_weights(config, fold(params))
+    call = jax.jit(
+        partial(
+            frame_tokens, distance=nets.tokens.pose_distance,
+            temperature=nets.attention.temperature,
+        )
+    )  # fmt: skip
+    first = call(windows, eyes, viewmats, agents, weights)
+    worst = max(
+        float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b)))
+        for a, b in zip(first, (want, mix), strict=True)
+    )
+    report.check(f"tokens of {frames} frames", worst < MOST_TOKENS, f"{worst:.1e}")
+    same = sum(
+        all(map(np.array_equal, first, call(windows, eyes, viewmats, agents, weights)))
+        for _ in range(REPEATS)
+    )
+    report.check(
+        f"tokens of {frames} frames, repeats", same == REPEATS, f"{same} of {REPEATS} bit-identical"
+    )
+
+
 def main() -> int:
     """Run the checks; returns the exit status."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes
@@ -117,6 +160,8 @@ def main() -> int:
     for tile in TILES:
         check_repeats(report, tile)
         check_neighbours(report, tile)
+    for frames in (1, 5, 16):
+        check_tokens(report, frames)
     return report.finish("check_deform_gpu", RESULTS)
 
 
