@@ -15,11 +15,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from egs_jax.audio import feature_windows
-from egs_jax.config import Config, Stage
+from egs_jax.config import HEARD, Config, Stage
 from egs_jax.types import Batch, Drive
-
-HEARD = 64
-"""Frames a step whose lips are read from the sound alone."""
 
 
 class Footage(flax.struct.PyTreeNode):

@@ -86,8 +86,8 @@ class Checkpoints:
         Raises:
           InputError: if there is none, it is damaged, or it is of another shape.
         """
-        newest = self.latest()
-        step = newest if step is None else step
+        self.wait()
+        step = self._manager.latest_step() if step is None else step
         if step is None:
             raise InputError(f"{self.folder}: no checkpoint; train this run first")
         wanted = jax.tree.map(

@@ -15,6 +15,8 @@ import jax
 from egs_jax.errors import InputError
 
 Stage = Literal["static", "deform"]
+HEARD = 64
+"""Frames a step whose lips are read from the sound alone."""
 EXTENT = 1.0
 """Size of the scene in world units, by which thresholds and learning rates are measured. A
 constant: the head spans about +-0.8, whatever the spread of the cameras (a still head has none)."""
@@ -277,7 +279,10 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse sizes that no network of the pipeline can see anything in."""
         _need(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
-        _need(self.devices >= 1, "devices", self.devices, "at least 1")
+        _need(
+            self.devices >= 1 and HEARD % self.devices == 0,
+            "devices", self.devices, f"a number that divides {HEARD}",
+        )  # fmt: skip
         schedule = self.schedule
         for name in ("batch", "static_batch"):
             frames = getattr(schedule, name)

@@ -129,6 +129,7 @@ class SpatialEncoder(nn.Module):
       basis: Basis of the KAN.
       hidden: Hidden size of what follows.
       plane_fields: Further attributes of the tri-plane, as (name, value) pairs.
+      implementation: Of `kernels.sample_planes`.
     """
 
     bound: float
@@ -138,10 +139,12 @@ class SpatialEncoder(nn.Module):
     basis: Basis = "taylor"
     hidden: int = 64
     plane_fields: tuple[tuple[str, int | float | tuple[int, ...]], ...] = ()
+    implementation: str | None = None
 
     def setup(self):
         """Make the planes and what follows them."""
-        self.triplane = make_triplane(self.planes, self.bound, **dict(self.plane_fields))
+        fields = dict(self.plane_fields) | {"implementation": self.implementation}
+        self.triplane = make_triplane(self.planes, self.bound, **fields)
         if self.network != "none":
             self.project = Block(self.hidden, self.d_model, self.network, self.basis)
 

@@ -3,7 +3,8 @@
 Batches are prepared one step ahead by a thread, a device works on several steps while the host
 logs an earlier one, and checkpoints are written in the background. A run can be killed at any
 moment: the next one goes on from the last checkpoint and ends with the same bits as an
-uninterrupted run. SIGTERM and Ctrl-C save the step in hand first.
+uninterrupted run (on a CPU, and unless it also had to go back because of bad steps: a stop saves
+one more step to go back to). SIGTERM and Ctrl-C save the step in hand first.
 """
 
 import collections
@@ -55,6 +56,7 @@ def fit(config: Config, dataset: Dataset, *, run_dir: str | Path) -> TrainState:
     run_dir = Path(run_dir)
     config = dataclasses.replace(config, size=config.size or dataset.width)
     _check_length(dataset)
+    parallel.mesh_of(config.devices)
     print(CONSENT)
     start_run(run_dir, config)
     checkpoints = Checkpoints(run_dir, config.schedule.keep_checkpoints)
@@ -88,10 +90,12 @@ def _loop(
     The host looks at a step while the device works on later ones; it waits for the newest step
     only where something is saved.
     """
+    if int(state.step) == config.total_steps:
+        return state
     schedule, source = config.schedule, batch_source(config, dataset)
     step, deforming = int(state.step), bool(state.deforming)
     batches, unseen = prefetch(config, source, step), Unseen(config, dataset, log)
-    most_unseen = 1 if jax.default_backend() == "cpu" else IN_FLIGHT
+    most_unseen = _most_unseen()
     with progress(config.total_steps, "train") as bar:
         while step < config.total_steps:
             if config.stage(step) == "deform" and not deforming:
@@ -103,7 +107,7 @@ def _loop(
             last, stopping = step == config.total_steps, stop.is_set()
             logs = last or step % schedule.log_every == 0
             saves = last or stopping or step % schedule.checkpoint_every == 0
-            unseen.add(step, metrics, _facts(config, state) if logs else {})
+            unseen.add(step, metrics, _facts(config, state, logs, saves))
             bad = unseen.look(0 if saves else most_unseen, bar)
             if bad is not None:
                 state = _roll_back(config, dataset, state, checkpoints, bad)
@@ -118,6 +122,10 @@ def _loop(
                 raise KeyboardInterrupt
     checkpoints.wait()
     return state
+
+
+def _most_unseen() -> int:
+    return 1 if jax.default_backend() == "cpu" else IN_FLIGHT
 
 
 class Step(NamedTuple):
@@ -159,8 +167,8 @@ class Unseen:
             if step.facts.pop("devices_differ", 0):
                 raise TrainingError(
                     f"the devices' copies of the parameters differ at step {step.number}: a device "
-                    "or its link is at fault; the last checkpoint was saved before, train on one "
-                    "device to go on from there"
+                    "or its link is at fault; checkpoints are sound, train on one device to go on "
+                    "from the last"
                 )
             if step.facts:
                 record = self._record(step)
@@ -200,9 +208,8 @@ def _named_exhaustion() -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise TrainingError(
-            "the device ran out of memory; lower --schedule.batch, --size or --densify.capacity, "
-            "or keep the frames in the host's memory with --frames-on host: the same command with "
-            "a new --run-dir starts with these settings"
+            "the device ran out of memory; add --frames-on host to the same command, or lower "
+            "--schedule.batch, --size or --densify.capacity and name a new --run-dir"
         ) from error
 
 
@@ -234,10 +241,10 @@ def _stop_requests() -> Iterator[threading.Event]:
         restore()
 
 
-def _facts(config: Config, state: TrainState) -> Metrics:
+def _facts(config: Config, state: TrainState, logs: bool, saves: bool) -> Metrics:
     """Of a state, without waiting: what is logged and, of several devices, what must be 0."""
-    facts = train.cloud_facts(state)
-    if config.devices > 1:
+    facts = train.cloud_facts(state) if logs else {}
+    if config.devices > 1 and (logs or saves):
         facts["devices_differ"] = parallel.difference(config, state)
     return facts
 

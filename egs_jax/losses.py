@@ -29,13 +29,15 @@ def l1_loss(rendered: Images, target: Images) -> Float[Array, ""]:
 
 
 @typechecked
-def dssim_loss(rendered: Images, target: Images) -> Float[Array, ""]:
+def dssim_loss(
+    rendered: Images, target: Images, implementation: str | None = None
+) -> Float[Array, ""]:
     """Return 1 - SSIM (the original's convention; not halved), differentiable in `rendered`.
 
     Zeros lie outside the images (`kernels.mean_ssim`). `metrics.ssim` is the reported one: it
     leaves the border out.
     """
-    return 1.0 - mean_ssim(rendered, target)
+    return 1.0 - mean_ssim(rendered, target, implementation=implementation)
 
 
 @typechecked
@@ -92,6 +94,7 @@ def total_loss(
     *,
     perceptual: PerceptualParams | None = None,
     perceptual_gain: float | Float[Array, ""] = 1.0,
+    implementation: str | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Return the weighted sum and its parts.
 
@@ -105,6 +108,7 @@ def total_loss(
       eyes_rects: One rectangle around both eyes of each frame.
       perceptual: VGG-16 weights; None leaves the term out (not computed, not in the parts).
       perceptual_gain: Multiplies that term's weight, for steps that stand in for skipped ones.
+      implementation: Of `kernels.mean_ssim`.
 
     Returns:
       The loss to minimise, and the unweighted "l1", "dssim", "lips", "eyes", "mask" (and
@@ -112,7 +116,7 @@ def total_loss(
     """
     parts = {
         "l1": l1_loss(rendered, target),
-        "dssim": dssim_loss(rendered, target),
+        "dssim": dssim_loss(rendered, target, implementation),
         "lips": rect_loss(rendered, target, lips_rects),
         "eyes": rect_loss(rendered, target, eyes_rects),
         "mask": mask_loss(alpha, head_mask),

@@ -99,8 +99,8 @@ def networks(config: ModelConfig) -> Networks:
     )
 
 
-def decoder_kernels(config: Config) -> str | None:
-    """Implementation of `kernels.deform`: with rasterizer "xla" no Triton in the whole frame."""
+def kernel_choice(config: Config) -> str | None:
+    """Implementation of everything beside the rasterizer: with "xla" there, Triton nowhere."""
     return "xla" if config.rasterizer == "xla" else None
 
 
@@ -122,14 +122,21 @@ def init_networks(config: ModelConfig, key: Key[Array, ""], audio_dim: int) -> d
     return {name: getattr(nets, name).init(keys[name], *inputs[name])["params"] for name in inputs}
 
 
-def static_gaussians(config: ModelConfig, params: Params) -> Gaussians:
+def spatial_features(config: Config, params: Params) -> Float[Array, "N D"]:
+    """Features `f_v` of all Gaussians."""
+    spatial = networks(config.model).spatial.clone(implementation=kernel_choice(config))
+    means = params["gaussians"].means
+    return spatial.apply({"params": params["networks"]["spatial"]}, means)
+
+
+def static_gaussians(config: Config, params: Params) -> Gaussians:
     """The canonical cloud of the static stage: free shape, network opacity and color.
 
     The initial colors stay as a constant below the network's (their gradient is cut, so that
     in this stage appearance comes from the network alone, as in the paper).
     """
-    nets, weights, free = networks(config), params["networks"], params["gaussians"]
-    features = nets.spatial.apply({"params": weights["spatial"]}, free.means)
+    nets, weights, free = networks(config.model), params["networks"], params["gaussians"]
+    features = spatial_features(config, params)
     out = nets.static.apply({"params": weights["static"]}, features)
     return free.replace(
         log_scales=free.log_scales + out.d_log_scales,
@@ -166,12 +173,12 @@ def deformed_gaussians(
     nets, weights, free = networks(config.model), params["networks"], params["gaussians"]
     rngs = {} if dropout_key is None else {"dropout": dropout_key}
     settings = {"deterministic": dropout_key is None, "rngs": rngs}
-    features = nets.spatial.apply({"params": weights["spatial"]}, free.means)
+    features = spatial_features(config, params)
     tokens, bias = condition(config.model, weights["tokens"], drive, **settings)
     attended = nets.attention.apply(
         {"params": weights["attention"]}, features, tokens, bias, alive, **settings
     )
-    deltas = decode_deltas(nets.deform, weights["deform"], attended, decoder_kernels(config))
+    deltas = decode_deltas(nets.deform, weights["deform"], attended, kernel_choice(config))
     return Gaussians(
         means=free.means[None] + deltas.d_means,
         log_scales=free.log_scales[None] + deltas.d_log_scales,
@@ -226,7 +233,7 @@ def forward(
       The images, and what the rasterizer says of them.
     """
     if stage == "static":
-        gaussians = static_gaussians(config.model, params)
+        gaussians = static_gaussians(config, params)
     else:
         gaussians = deformed_gaussians(config, params, alive, drive, dropout_key)
     return render(config, gaussians, alive, drive, sh_degree, means2d_offset)

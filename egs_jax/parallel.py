@@ -8,6 +8,7 @@ What repeats bit for bit: a run on the same machine with the same number of devi
 adds up the same gradients in another order, and draws other dropout and noise.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -18,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 from egs_jax import train
-from egs_jax.config import Config
+from egs_jax.config import Config, Stage
 from egs_jax.errors import InputError
 from egs_jax.types import Batch, Metrics, TrainState
 
@@ -42,11 +43,21 @@ def mesh_of(count: int) -> Mesh:
     return Mesh(np.array(devices[:count]), (AXIS,))
 
 
+def places(count: int) -> tuple[NamedSharding | None, NamedSharding | None]:
+    """Where an array lies that all devices have, and one of which each has its frames.
+
+    Of one device both are None, for the default: as arrays lie that nobody placed, so that the same
+    programs take them.
+    """
+    if count == 1:
+        return None, None
+    mesh = mesh_of(count)
+    return NamedSharding(mesh, SHARED), NamedSharding(mesh, SPLIT)
+
+
 def share(config: Config, state: TrainState) -> TrainState:
     """Copy a state to all devices of a run."""
-    if config.devices == 1:
-        return state
-    return jax.device_put(state, NamedSharding(mesh_of(config.devices), SHARED))
+    return jax.device_put(state, places(config.devices)[0])
 
 
 class Splitter:
@@ -72,9 +83,15 @@ class Splitter:
 def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """`train.train_step` on `config.devices` devices; arguments and results are those of one."""
     if config.devices == 1:
-        return train.train_step(config, state, batch)
+        return train.train_step(_anywhere(config), state, batch)
     run = _mapped if config.parallel == "shard_map" else _pmapped
     return run(config)(state, batch)
+
+
+@functools.cache
+def _anywhere(config: Config) -> Config:
+    """The same work without where it is done, so that it is compiled once."""
+    return dataclasses.replace(config, frames_on=None, parallel="shard_map")
 
 
 @functools.cache
@@ -93,23 +110,30 @@ def _mapped(config: Config) -> Callable[[TrainState, Batch], tuple[TrainState, M
     return jax.jit(step, donate_argnums=0)
 
 
-@functools.cache
 def _pmapped(config: Config) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     count = config.devices
 
+    def apart(leaf: Array, spec: PartitionSpec) -> Array:
+        if spec == SHARED:
+            return leaf
+        return leaf.reshape(count, leaf.shape[0] // count, *leaf.shape[1:])
+
     def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        axes = jax.tree.map(lambda spec: 0 if spec == SPLIT else None, _specs(batch))
-        apart = lambda leaf, axis: (
-            leaf if axis is None else leaf.reshape(count, leaf.shape[0] // count, *leaf.shape[1:])
-        )
-        parts = jax.tree.map(apart, batch, axes, is_leaf=lambda leaf: leaf is None)
-        step = jax.pmap(
-            functools.partial(train.step, config, axis=AXIS), axis_name=AXIS,
-            in_axes=(None, axes), out_axes=None, devices=jax.devices()[:count],
-        )  # fmt: skip
-        return step(state, parts)
+        return _pmap(config, batch.stage)(state, jax.tree.map(apart, batch, _specs(batch)))
 
     return run
+
+
+@functools.cache
+def _pmap(config: Config, stage: Stage) -> Callable[[TrainState, Batch], tuple]:
+    axes = Batch(
+        drive=0, frames=0, head_masks=0, lips_rects=0, eyes_rects=0, entries=0, entry_noise=None,
+        lip_shapes=0, vgg=None, stage=stage,
+    )  # fmt: skip
+    return jax.pmap(
+        functools.partial(train.step, config, axis=AXIS), axis_name=AXIS, in_axes=(None, axes),
+        out_axes=None, devices=jax.devices()[: config.devices],
+    )  # fmt: skip
 
 
 def _specs(batch: Batch) -> Batch:

@@ -33,7 +33,7 @@ from kernels.deform import (
     deform,
     operand_dtype,
 )
-from kernels.tokens import MOST_WINDOW, WIDTH, frame_tokens, pack
+from kernels.tokens import MOST_WINDOW, SHARED_MEMORY, WIDTH, frame_tokens, pack
 
 
 class Prepared(flax.struct.PyTreeNode):
@@ -68,7 +68,7 @@ def prepare(config: Config, params: Params, alive: Bool[Array, " N"]) -> Prepare
 def _prepare(config: Config, params: Params, alive: Array, live: Array) -> Prepared:
     model_config = config.model
     nets, networks, free = model.networks(model_config), params["networks"], params["gaussians"]
-    features = nets.spatial.apply({"params": networks["spatial"]}, free.means)
+    features = model.spatial_features(config, params)
     attention = {"params": networks["attention"]}
     agents, static = nets.attention.apply(attention, features, alive, method="prepare")
     n_harmonics = (model_config.sh_degree + 1) ** 2
@@ -91,6 +91,7 @@ def _has_token_kernel(config: Config) -> bool:
     choices = config.model.resolved
     return (
         config.rasterizer != "xla" and _triton.is_default()
+        and _triton.needs_shared_memory(SHARED_MEMORY) is None
         and choices.architecture != "parity" and choices.ppe != "token"
         and choices.token_kan == "taylor" and choices.attention == "esaa"
         and choices.window_frames <= MOST_WINDOW and choices.d_model == WIDTH
@@ -119,7 +120,7 @@ def token_weights(config: ModelConfig, params: Mapping[str, Any]) -> Float[Array
 
 def _implementation(config: Config) -> str | None:
     """Of `deform`, whose Triton kernel mixes through agents only."""
-    return "xla" if config.model.attention == "cross" else model.decoder_kernels(config)
+    return "xla" if config.model.attention == "cross" else model.kernel_choice(config)
 
 
 def deform_weights(

@@ -10,7 +10,6 @@ from typing import Protocol
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
 from jaxtyping import Array
 
 from egs_jax import parallel
@@ -46,11 +45,8 @@ class ResidentDataset:
         with concurrent.futures.ThreadPoolExecutor() as pool:
             parts = list(pool.map(dataset.footage, filter(len, frames)))
         whole = jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)
-        mesh = parallel.mesh_of(devices)
-        self._split = NamedSharding(mesh, parallel.SPLIT)
-        self._footage, self._clip = jax.device_put(
-            (whole, dataset.clip), NamedSharding(mesh, parallel.SHARED)
-        )
+        shared, self._split = parallel.places(devices)
+        self._footage, self._clip = jax.device_put((whole, dataset.clip), shared)
 
     def batch(self, config: Config, step: int) -> Batch:
         """The same as `Dataset.batch`, on the device."""

@@ -18,12 +18,8 @@ from egs_jax.gaussians import Gaussians, init_gaussians
 from egs_jax.types import Batch, Metrics, Params, TrainState
 from kernels import RasterizeAux
 
-INIT_KEY, DROPOUT_KEY, DENSITY_KEY, NOISE_KEY = (
-    0,
-    1,
-    2,
-    3,
-)  # sub-streams of the seed's and the step's keys
+# Sub-streams of the seed's and the step's keys.
+INIT_KEY, DROPOUT_KEY, DENSITY_KEY, NOISE_KEY = range(4)
 
 # One program instead of hundreds, and since it runs once, not worth optimising: 4 times faster.
 _init_networks = jax.jit(
@@ -160,7 +156,7 @@ def densify_step(config: Config, state: TrainState) -> TrainState:
         prune_opacity=jnp.where(step > settings.prune_from, settings.prune_opacity, 0.0),
         prune_radius=later(settings.prune_large_from, settings.prune_radius * image / 512),
         prune_scale=later(settings.prune_large_from, settings.prune_scale),
-        drawn=model.static_gaussians(config.model, state.params),
+        drawn=model.static_gaussians(config, state.params),
     )
     return state.replace(
         params={**state.params, "gaussians": result.gaussians},
@@ -180,7 +176,7 @@ def cloud_facts(state: TrainState) -> Metrics:
 @functools.partial(jax.jit, donate_argnums=1)
 def hand_over(config: Config, state: TrainState) -> TrainState:
     """End the static stage: bake what the network predicts into parameters, forget the moments."""
-    baked = model.static_gaussians(config.model, state.params)
+    baked = model.static_gaussians(config, state.params)
     params = {**state.params, "gaussians": baked}
     return state.replace(params=params, opt_state=optimizer.init(params), deforming=jnp.bool_(True))
 
@@ -224,6 +220,7 @@ def _loss(
         batch.eyes_rects,
         perceptual=batch.vgg,
         perceptual_gain=float(config.loss.perceptual_every),
+        implementation=model.kernel_choice(config),
     )
     if config.hears:
         noise = jax.random.normal(jax.random.fold_in(key, NOISE_KEY), batch.entries.shape)

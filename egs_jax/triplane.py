@@ -9,7 +9,7 @@ Gaussians, `L` levels, `F` features a level.
 
 Both kinds are differentiable in their tables and in the positions. All reads are those of
 `kernels.sample_planes`: a gradient of the tables repeats bit for bit on a CPU, where sums have a
-fixed order, and on an NVIDIA GPU with Triton, where they are sums of integers.
+fixed order, and by construction on an NVIDIA GPU with Triton, where they are sums of integers.
 """
 
 import math
@@ -71,6 +71,7 @@ class HashTriplane(nn.Module):
       features_per_level: Features of a level.
       table_scale: Entries start uniform in +-`table_scale`. The customary 1e-4 is small beside one
         optimiser step of 1.6e-3, so the start is smooth in space and soon forgotten.
+      implementation: Of `kernels.sample_planes`.
     """
 
     bound: float
@@ -80,6 +81,7 @@ class HashTriplane(nn.Module):
     table_size: int = 2**14
     features_per_level: int = 1
     table_scale: float = 1e-4
+    implementation: str | None = None
 
     @property
     def out_dim(self) -> int:
@@ -104,7 +106,9 @@ class HashTriplane(nn.Module):
         entries = self.grids.layout().entries
         tables = self.param("tables", init, (3, entries, self.features_per_level))
         points = _unit_planes(means, self.bound, HASH_AXES)
-        features = sample_planes(tables, points, self.grids)  # [3, L, N, F]
+        features = sample_planes(
+            tables, points, self.grids, implementation=self.implementation
+        )  # [3, L, N, F]
         return features.transpose(2, 0, 1, 3).reshape(means.shape[0], self.out_dim)
 
 
@@ -119,11 +123,13 @@ class DenseTriplane(nn.Module):
       bound: Half the side of the encoded cube [world units].
       resolutions: Vertices along an axis, level by level.
       channels: Features of a level.
+      implementation: Of `kernels.sample_planes`.
     """
 
     bound: float
     resolutions: tuple[int, ...] = (64, 128)
     channels: int = 32
+    implementation: str | None = None
 
     @property
     def out_dim(self) -> int:
@@ -143,7 +149,9 @@ class DenseTriplane(nn.Module):
         for level, size in enumerate(self.resolutions):
             planes = self.param(f"planes_{level}", init, (3, size, size, self.channels))
             tables = planes.reshape(3, size * size, self.channels)
-            features = sample_planes(tables, points, Levels((size - 1,)))  # [3, 1, N, channels]
+            features = sample_planes(
+                tables, points, Levels((size - 1,)), implementation=self.implementation
+            )  # [3, 1, N, channels]
             levels.append(jnp.prod(features[:, 0], axis=0))  # [N, channels]
         return jnp.concatenate(levels, axis=-1)
 

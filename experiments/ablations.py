@@ -5,9 +5,10 @@ the static initialisation help. Its tables could not be recovered, so each row s
 `paper` row of the same seed, data and steps, and beside no number of the paper's. What else is not
 comparable: `mlp` has under half of the weights that act in a frame (the heads of `mlp_wide` have as
 many products as those of `paper`), `dense` four times as many table entries; `no_static` takes as
-many steps, but dearer ones, and never clones. On a GPU `cross`, `bspline` and `mlp_wide` are drawn
-by the XLA decoder in float32, the others by the Triton one in bfloat16: do not compare their
-`render_fps`. Parameters and seconds of every row are in the JSON.
+many steps, but dearer ones, and never clones. On a GPU the heads of `bspline` and `mlp_wide` are
+trained, and those two and `cross` drawn, by XLA in float32, the others by Triton kernels with
+operands of bfloat16: do not compare their `render_fps`, and differences of quality there may come
+from that. Parameters and seconds of every row are in the JSON.
 
     python -m experiments.ablations DATASET [--preset fast] [--variants NAME ...] [--seeds 0 1 2]
         [--work FOLDER] [--plot-only] [--tiny]

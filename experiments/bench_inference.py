@@ -45,6 +45,7 @@ from egs_jax.prepared import Prepared
 from egs_jax.types import Drive, Params
 from egs_jax.video import write_video
 from experiments._common import RESULTS, record
+from experiments._runs import run as run_main
 from kernels.rasterize.cases import head_case
 
 AUDIO_DIM = 384
@@ -307,4 +308,4 @@ def main(argv: list[str] | None = None) -> Path:
 
 
 if __name__ == "__main__":
-    print(main())
+    run_main(main)

@@ -28,6 +28,7 @@ from egs_jax.performer import write_performer_video
 from egs_jax.preprocess import preprocess
 from egs_jax.run_log import read_metrics
 from experiments._common import RESULTS, record
+from experiments._runs import run as run_main
 
 
 def small(dataset: Path) -> Config:
@@ -161,4 +162,4 @@ def main(argv: list[str] | None = None) -> Path:
 
 
 if __name__ == "__main__":
-    print(main())
+    run_main(main)

@@ -110,7 +110,9 @@ def curve(run_dir: Path) -> dict[str, list[float]]:
     """
     lines = [line for line in read_metrics(run_dir / "metrics.jsonl") if "stage" in line]
     stretches = np.array_split(np.arange(len(lines)), min(BINS, len(lines)))
-    mean = lambda name: [float(np.mean([lines[k][name] for k in part])) for part in stretches]
+    # A step that was not finite has null.
+    of = lambda name: np.array([line[name] for line in lines], float)
+    mean = lambda name: [float(np.nanmean(of(name)[part])) for part in stretches]
     return {name: mean(name) for name in ("step", "loss", "psnr")}
 
 

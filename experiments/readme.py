@@ -53,8 +53,10 @@ def _reconstruction() -> str:
         "blink r": lambda c: _number(c["blink_r"]),
         "jitter, px": lambda c: f"{c['tracking']['jitter_px']:.2f}",
         "training": lambda c: f"{c['train_seconds'] / 60:.1f} min, {c['device']}",
+        "commit": lambda c: c["commit"][:7],
     }
-    return _table(columns, _cases("self_reconstruction"))
+    found = _read("self_reconstruction")
+    return _table(columns, [{"commit": found.get("commit")} | c for c in found["cases"]])
 
 
 def _training() -> str:
@@ -71,8 +73,10 @@ def _training() -> str:
         "loss, first and last third": lambda c: (
             f"{c['loss_first_third']:.4f}, {c['loss_last_third']:.4f}"
         ),
+        "commit": lambda c: c["commit"][:7],
     }
-    return _table(columns, _cases("bench_training_xla") + _cases("bench_training_triton"))
+    files = map(_read, ("bench_training_xla", "bench_training_triton"))
+    return _table(columns, [c | {"commit": f["commit"]} for f in files for c in f["cases"]])
 
 
 def _pairs() -> list[dict]:

@@ -27,6 +27,7 @@ from egs_jax.avatar import Avatar
 from egs_jax.drive import FPS
 from egs_jax.stream import Stream
 from experiments._common import RESULTS, record
+from experiments._runs import run as run_main
 
 CHUNK = SAMPLE_RATE // 50
 WARM_SECONDS = 10
@@ -106,4 +107,4 @@ def main(argv: list[str] | None = None) -> Path:
 
 
 if __name__ == "__main__":
-    print(main())
+    run_main(main)

@@ -5,12 +5,13 @@ op -> implementations -> status:
     kernels through jax-triton; NVIDIA GPUs, and anywhere, slowly, in Triton's interpreter).
   * `deform` (attention, normalised layers and heads that move every Gaussian in every frame) ->
     "xla"; "triton", forward only.
-  * `deform.decode_heads` (the last part of it, for training) -> "xla"; "triton", forward and back.
+  * `decode_heads` of `kernels.deform` (the last part of it, for training) -> "xla"; "triton",
+    forward and back.
   * `tokens.frame_tokens` (small networks that condition a frame, in one launch) -> "triton" only,
     forward only; its twin is the modules whose weights it takes.
   * `mean_ssim` (how alike images are, as a loss) -> "xla"; "triton", forward and back.
   * `sample_planes` (bilinear reads of dense or hashed planes) -> "xla"; "triton": the same values,
-    and a gradient of the tables that repeats bit for bit on a GPU.
+    and a gradient of the tables that, by construction, repeats bit for bit on a GPU.
 
 Nothing here knows of talking heads, and nothing here imports `egs_jax`.
 """

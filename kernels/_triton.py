@@ -63,6 +63,21 @@ def is_default() -> bool:
     return not is_interpreting() and why_not() is None
 
 
+def shared_memory() -> int:
+    """Shared memory that a program may have on this GPU [KiB]; in the interpreter, an H100's."""
+    known = {"8.0": 163, "8.7": 163, "9.0": 227, "10.0": 227, "10.3": 227}
+    capability = getattr(jax.devices()[0], "compute_capability", "9.0")
+    return known.get(capability, 99 if float(capability) >= 8 else 64)
+
+
+def needs_shared_memory(kib: int) -> str | None:
+    """One line that says that this GPU has less shared memory than a kernel takes; else None."""
+    has = shared_memory()
+    if has >= kib:
+        return None
+    return f"it takes {kib} KiB of shared memory a program, this GPU has {has}"
+
+
 def picks(op: str, implementation: str | None, reason: str | None) -> bool:
     """Whether the Triton kernels of `op` run, of which `reason` says why they cannot.
 

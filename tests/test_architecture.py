@@ -39,6 +39,7 @@ LAYER = {name: number for number, names in LAYERS.items() for name in names}
 
 # Files that neither have a test file nor are imported by one, and the test files that cover them.
 COVERED_BY = {
+    "batches": "egs_jax/test_dataset.py",
     "bundle_adjustment": "egs_jax/test_tracking.py",
     "litert": "egs_jax/test_segmentation.py",
     "performer_parts": "egs_jax/test_performer.py",

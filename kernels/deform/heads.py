@@ -9,12 +9,17 @@ its own, which keeps nothing of what lies between x and the outputs.
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kernels import _triton
 from kernels._checks import require, typechecked
 from kernels.deform.types import NETWORKS, HeadWeights
 from kernels.deform.xla_path import heads_xla
+
+MAX_ROWS = 2**31 // 256  # the kernels' indices have 32 bits
+SHARED_MEMORY = 160
+"""What the largest program takes, of these kernels or of `deform`'s [KiB]: an A100 or H100."""
 
 
 @partial(jax.jit, static_argnames="implementation")
@@ -42,7 +47,7 @@ def decode_heads(
       ValueError: if a shape or a name makes no sense.
     """
     check_heads(x.shape[-1], weights)
-    if not _triton.picks("decode_heads", implementation, why_not(weights)):
+    if not _triton.picks("decode_heads", implementation, _why_not(x, weights)):
         run = heads_xla
     else:
         from kernels.deform.heads_triton import heads_triton as run
@@ -68,8 +73,18 @@ def check_heads(d_model: int, weights: HeadWeights) -> None:
     )
 
 
+def _why_not(x: Array, weights: HeadWeights) -> str | None:
+    """One line that says why the kernels do not take these arrays; None if they do."""
+    rows = x.size // x.shape[-1]
+    if x.dtype != jnp.float32 or not 0 < rows < MAX_ROWS:
+        return f"it takes 1 to {MAX_ROWS - 1} rows of float32, got {rows} of {x.dtype}"
+    return why_not(weights)
+
+
 def why_not(weights: HeadWeights) -> str | None:
-    """One line that says why the kernels do not take these weights; None if they do."""
+    """One line that says why the kernels do not take these weights here; None if they do."""
+    if reason := _triton.needs_shared_memory(SHARED_MEMORY):
+        return reason
     if weights.network == "bspline":
         return "its kernel has no B-splines"
     d_model, width = weights.hidden.kernel.shape[1], weights.color.kernel.shape[1]

@@ -12,7 +12,6 @@ from jax import ShapeDtypeStruct
 from jaxtyping import Array, Float
 
 from kernels import _triton
-from kernels._checks import require
 from kernels._sharding import match_varying
 from kernels.deform import heads_kernels
 from kernels.deform.types import GEOMETRY, Affine, HeadWeights
@@ -23,21 +22,12 @@ UNITS = dict(heads_kernel=64, inputs_kernel=32, weights_kernel=64)
 with 32 units more, and falls back to the older tensor instructions)."""
 PROGRAMS = 264
 """Of the weights' kernel: two for each multiprocessor of an H100 or H200."""
-MAX_ROWS = 2**31 // 256
 
 Outputs = tuple[Float[Array, "R 16"], Float[Array, "R S"]]
 
 
 def heads_triton(x: Float[Array, "R D"], weights: HeadWeights) -> Outputs:
-    """Apply the heads with Triton kernels; arguments and results as `decode_heads`.
-
-    Raises:
-      ValueError: if there are more rows than 32 bits can count.
-    """
-    require(
-        x.shape[0] < MAX_ROWS,
-        f"x: expected fewer than {MAX_ROWS} rows, got {x.shape[0]}; decode fewer frames at once",
-    )
+    """Apply the heads with Triton kernels; arguments and results as `decode_heads`."""
     return _heads(*match_varying((x, weights)))
 
 

@@ -78,7 +78,9 @@ def _why_not(tables: Array, points: Array, levels: Levels) -> str | None:
     if (tables.dtype, points.dtype) != (jnp.float32, jnp.float32):
         return f"it takes float32, got {tables.dtype} and {points.dtype}"
     n_planes, _, n_features = tables.shape
-    longest = max(tables.size, n_planes * len(levels.resolutions) * points.shape[2] * n_features)
+    longest = max(
+        tables.size, points.size, n_planes * len(levels.resolutions) * points.shape[2] * n_features
+    )
     if longest >= MAX_NUMBERS:
         return f"it takes arrays of fewer than {MAX_NUMBERS} numbers, got {longest}"
     return None

@@ -20,6 +20,8 @@ from kernels import _triton
 from kernels._checks import require, typechecked
 from kernels.ssim.xla_path import mean_ssim_xla
 
+MAX_NUMBERS = 2**31  # the kernels' indices have 32 bits
+
 
 @partial(jax.jit, static_argnames="implementation")
 @typechecked
@@ -67,4 +69,6 @@ def _why_not(rendered: Array, target: Array) -> str | None:
     """One line that says why the kernels do not take these images; None if they do."""
     if rendered.dtype != jnp.float32 or target.dtype != jnp.float32:
         return f"it takes float32 images, got {rendered.dtype} and {target.dtype}"
+    if rendered.size >= MAX_NUMBERS:
+        return f"it takes fewer than {MAX_NUMBERS} numbers, got {rendered.size}"
     return None

@@ -23,11 +23,9 @@ from jax import ShapeDtypeStruct
 from jaxtyping import Array, Float
 
 from kernels import _triton
-from kernels._checks import require
 from kernels._sharding import match_varying
 from kernels.ssim import ssim_kernels
 
-MAX_NUMBERS = 2**31  # the kernels' indices have 32 bits
 PROGRAMS = 132 * 24  # multiprocessors of an H200, and warps of either kernel that each holds
 LEAST_ROWS = 16  # a program walks down ten more rows than it makes
 
@@ -47,11 +45,6 @@ def mean_ssim_triton(
     Raises:
       ValueError: if there are more numbers than 32 bits can count.
     """
-    require(
-        rendered.size < MAX_NUMBERS,
-        f"rendered: expected fewer than {MAX_NUMBERS} numbers, got {rendered.size}; pass fewer "
-        "images at once",
-    )
     return ssim_tiles(pick_tile(*rendered.shape), *match_varying((rendered, target)))
 
 

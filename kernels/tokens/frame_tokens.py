@@ -24,6 +24,8 @@ MOST_WINDOW = 12
 LARGEST_EYE_RATE = 4 * math.pi
 WIDTH = 64
 """Size of a token, and of what lies between a token's layers."""
+SHARED_MEMORY = 80
+"""What the program takes [KiB]."""
 CHANNELS, AGENT_BLOCK, WARPS = 64, 64, 4
 
 

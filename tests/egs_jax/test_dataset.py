@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from helpers import AUDIO_DIM, FOCAL, FRAMES, SIZE, make_dataset
 
-from egs_jax.batches import HEARD
-from egs_jax.config import Config, LossConfig, ScheduleConfig
+from egs_jax.config import HEARD, Config, LossConfig, ScheduleConfig
 from egs_jax.dataset import ARRAYS, REST_SHARE, Dataset
 from egs_jax.errors import InputError
 from egs_jax.face_mesh import LEFT_EYE, RIGHT_EYE

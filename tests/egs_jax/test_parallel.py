@@ -8,9 +8,10 @@ import subprocess
 import pytest
 from helpers import micro_config, python
 
-from egs_jax import parallel
 from egs_jax.config import Config, ScheduleConfig
+from egs_jax.dataset import Dataset
 from egs_jax.errors import InputError
+from egs_jax.loop import fit
 
 TESTS = pathlib.Path(__file__).parents[1]
 PROGRAM = '''
@@ -37,11 +38,13 @@ data = Dataset.open(sys.argv[1])
 def one_step(config, source):
     """State, and gradients (ten times Adam's first moment) and losses, after a step."""
     state = parallel.share(config, train.hand_over(config, train.init_state(config, data)))
-    batch = parallel.Splitter(config)(source.batch(config, 20))
-    state, metrics = parallel.train_step(config, state, batch)
+    splitter = parallel.Splitter(config)
+    state, metrics = parallel.train_step(config, state, splitter(source.batch(config, 20)))
     moments = {name: part.mu for name, part in state.opt_state.items()}
     return state, jax.tree.map(np.float64, (metrics, moments))
 
+traces, original = [], train.step
+train.step = lambda *a, **k: traces.append(1) or original(*a, **k)
 _, want = one_step(config, data)
 whole = max(np.linalg.norm(leaf) for leaf in jax.tree.leaves(want[1]))
 report = {}
@@ -49,11 +52,16 @@ for way in ("pmap", "shard_map"):
     several = dataclasses.replace(config, devices=4, parallel=way)
     source = ResidentDataset(data, 4) if way == "shard_map" else data
     state, got = one_step(several, source)
+    traces.clear()
+    parallel.train_step(several, state, parallel.Splitter(several)(source.batch(several, 21)))
+    traced_again = len(traces)
+    state, _ = one_step(several, source)
     # Some gradients are zero but for rounding.
     errors = jax.tree.map(
         lambda a, b: np.linalg.norm(a - b) / (np.linalg.norm(b) + 1e-5 * whole), got, want
     )
-    report[way] = max(jax.tree.leaves(errors)), int(parallel.difference(several, state))
+    differ = int(parallel.difference(several, state))
+    report[way] = max(jax.tree.leaves(errors)), differ, traced_again
 
 weights = jnp.arange(6.0)
 batch = data.batch(config, 20).replace(vgg=weights)
@@ -90,22 +98,23 @@ def test_gradients_and_losses_are_those_of_one_device(painted):
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads(done.stdout.splitlines()[-1])
     for way in ("pmap", "shard_map"):
-        error, differ = report[way]
-        assert error < 1e-4 and differ == 0, (way, report)
+        error, differ, traced_again = report[way]
+        assert error < 1e-4 and differ == traced_again == 0, (way, report)
     assert report["one bit off"] == 1 and report["statistics"]
     assert report["weights"] == [True] * 4  # copied once
 
 
-def test_more_devices_than_there_are_is_one_line(painted):
-    config = dataclasses.replace(
-        micro_config(painted), devices=2000,
-        schedule=ScheduleConfig(batch=2000, static_batch=2000),
-    )  # fmt: skip
-    with pytest.raises(InputError, match="devices: got 2000, but JAX finds 1 .*; lower --devices"):
-        parallel.mesh_of(config.devices)
+def test_more_devices_than_there_are_is_one_line(painted, tmp_path):
+    schedule = dataclasses.replace(micro_config(painted).schedule, batch=64, static_batch=64)
+    config = dataclasses.replace(micro_config(painted), devices=64, schedule=schedule)
+    with pytest.raises(InputError, match="devices: got 64, but JAX finds 1 .*; lower --devices"):
+        fit(config, Dataset.open(painted), run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_frames_that_devices_cannot_share_are_refused():
+    with pytest.raises(InputError, match="devices: got 3, expected a number that divides 64"):
+        Config(devices=3, schedule=ScheduleConfig(batch=3, static_batch=3))
     for name, fields in (("batch", dict(batch=6)), ("static_batch", dict(batch=8))):
         with pytest.raises(
             InputError, match=rf"schedule.{name}: got .*a multiple of devices \(4\)"

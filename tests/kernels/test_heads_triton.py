@@ -109,6 +109,29 @@ def test_what_the_kernels_cannot_do_is_said(monkeypatch):
             decode_heads(x, weights, implementation="triton")
         jaxpr = str(jax.make_jaxpr(decode_heads)(x, weights))
         assert "pure_callback" not in jaxpr  # None picks what can do it
+    weights = pack(make_case("mlp", d=16, units=16)).heads
+    none, wide = jnp.zeros((0, 16)), jnp.zeros((3, 16), jnp.bfloat16)
+    for x in (none, wide):
+        with pytest.raises(NotImplementedError, match="it takes 1 to 8388607 rows of float32, got"):
+            decode_heads(x, weights, implementation="triton")
+        assert decode_heads(x, weights)[0].shape == (len(x), 16)
+
+
+def test_small_gpus_decode_by_xla(monkeypatch):
+    """An RTX 30 or 40 has 99 KiB of shared memory a program."""
+
+    class Device:
+        platform, compute_capability = "gpu", "8.9"
+
+    monkeypatch.setattr(_triton, "is_default", lambda: True)
+    monkeypatch.setattr(_triton.jax, "devices", lambda *_: [Device()])
+    weights = pack(make_case("mlp", d=16, units=16)).heads
+    with pytest.raises(NotImplementedError, match="takes 160 KiB .* a program, this GPU has 99"):
+        decode_heads(jnp.zeros((3, 16)), weights, implementation="triton")
+    assert "pure_callback" not in str(jax.make_jaxpr(decode_heads)(jnp.zeros((3, 16)), weights))
+    for capability, kib in (("7.5", 64), ("8.0", 163), ("9.0", 227), ("12.0", 99)):
+        Device.compute_capability = capability
+        assert _triton.shared_memory() == kib
 
 
 def test_machine_code_for_hopper_stays_within_its_budget():
