@@ -21,7 +21,7 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 sys.path.insert(0, sys.argv[2])
 from helpers import micro_config
-from egs_jax import density, parallel, train
+from egs_jax import parallel, train
 from egs_jax.dataset import Dataset
 from egs_jax.resident import ResidentDataset
 
@@ -36,12 +36,12 @@ config = dataclasses.replace(
 data = Dataset.open(sys.argv[1])
 
 def one_step(config, source):
-    """State, and gradients (ten times Adam's first moment) and losses, after a step."""
-    state = parallel.share(config, train.hand_over(config, train.init_state(config, data)))
+    """State; losses, gradients (ten times Adam's first moment) and statistics, after a step."""
+    state = parallel.share(config, train.init_state(config, data))
     splitter = parallel.Splitter(config)
-    state, metrics = parallel.train_step(config, state, splitter(source.batch(config, 20)))
+    state, metrics = parallel.train_step(config, state, splitter(source.batch(config, 0)))
     moments = {name: part.mu for name, part in state.opt_state.items()}
-    return state, jax.tree.map(np.float64, (metrics, moments))
+    return state, jax.tree.map(np.float64, (metrics, moments, state.stats))
 
 traces, original = [], train.step
 train.step = lambda *a, **k: traces.append(1) or original(*a, **k)
@@ -53,7 +53,7 @@ for way in ("pmap", "shard_map"):
     source = ResidentDataset(data, 4) if way == "shard_map" else data
     state, got = one_step(several, source)
     traces.clear()
-    parallel.train_step(several, state, parallel.Splitter(several)(source.batch(several, 21)))
+    parallel.train_step(several, state, parallel.Splitter(several)(source.batch(several, 1)))
     traced_again = len(traces)
     state, _ = one_step(several, source)
     # Some gradients are zero but for rounding.
@@ -64,7 +64,7 @@ for way in ("pmap", "shard_map"):
     report[way] = max(jax.tree.leaves(errors)), differ, traced_again
 
 weights = jnp.arange(6.0)
-batch = data.batch(config, 20).replace(vgg=weights)
+batch = data.batch(config, 1).replace(vgg=weights)
 splitter = parallel.Splitter(several)
 first, again = splitter(batch).vgg, splitter(batch).vgg
 report["weights"] = [
@@ -79,20 +79,13 @@ means = jax.make_array_from_single_device_arrays(means.shape, means.sharding, pa
 gaussians = state.params["gaussians"].replace(means=means)
 state = state.replace(params=state.params | dict(gaussians=gaussians))
 report["one bit off"] = int(parallel.difference(several, state))
-
-rng = np.random.default_rng(0)
-grads = jnp.asarray(rng.normal(size=(4, 7, 2)), jnp.float32)
-radii = jnp.asarray(rng.integers(0, 3, (4, 7)))
-add = lambda g, r, **o: density.accumulate(density.init_stats(7), g, r, 9, 5, **o)
-mapped = jax.pmap(lambda g, r: add(g[None], r[None], axis="x"), axis_name="x", out_axes=None)
-same = jax.tree.map(np.allclose, mapped(grads, radii), add(grads, radii))
-report["statistics"] = bool(all(jax.tree.leaves(same)))
 print(json.dumps(report))
 '''
 
 
+@pytest.mark.xdist_group("trained_run")  # not last, when the other process has nothing to do
 def test_gradients_and_losses_are_those_of_one_device(painted):
-    """In a process of its own, which has four."""
+    """In a process of its own, which has four; of the static stage, which compiles sooner."""
     command, environment = python("-c", PROGRAM, str(painted), str(TESTS))
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -100,7 +93,7 @@ def test_gradients_and_losses_are_those_of_one_device(painted):
     for way in ("pmap", "shard_map"):
         error, differ, traced_again = report[way]
         assert error < 1e-4 and differ == traced_again == 0, (way, report)
-    assert report["one bit off"] == 1 and report["statistics"]
+    assert report["one bit off"] == 1
     assert report["weights"] == [True] * 4  # copied once
 
 
