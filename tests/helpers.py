@@ -3,6 +3,7 @@
 The painting is a ball with a mouth that opens with its one-note "sound".
 """
 
+import dataclasses
 import itertools
 import json
 import os
@@ -15,16 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from egs_jax.config import (
-    PRESETS,
-    Config,
-    DensifyConfig,
-    LossConfig,
-    ModelConfig,
-    ScheduleConfig,
-)
+from egs_jax.config import Config
 from egs_jax.config_text import options
 from egs_jax.kan import uniform_knots
+from experiments._runs import shrunk
 
 ROOT = Path(__file__).parents[1]
 COMPILED = ROOT / ".cache" / "jax"
@@ -87,23 +82,9 @@ def micro_config(folder: Path) -> Config:
 
     All tests of training use this one, so that its two steps (half a minute) compile once.
     """
-    return Config(
-        preset="tiny",
-        data_dir=str(folder),
-        size=SIZE,
-        model=ModelConfig(width=16, agents_count=20, sh_degree=1, hash_levels=4),
-        schedule=ScheduleConfig(
-            static_steps=20, deform_steps=20, batch=2, checkpoint_every=10, log_every=5,
-            sh_interval=10,
-        ),
-        optim=PRESETS["tiny"].optim,
-        densify=DensifyConfig(
-            capacity=512, points=POINTS, start=5, stop=18, every=5, prune_from=2,
-            prune_large_from=10,
-            prune_radius=200.0,
-        ),
-        loss=LossConfig(perceptual=0.0),
-    )  # fmt: skip
+    small = shrunk(Config(data_dir=str(folder)))
+    schedule = dataclasses.replace(small.schedule, static_steps=20, deform_steps=20, log_every=5)
+    return dataclasses.replace(small, schedule=schedule)
 
 
 def train_arguments(folder: Path, run_dir: Path) -> list[str]:

@@ -10,7 +10,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
-from helpers import fill_shapes, micro_config, voice
+from helpers import fill_shapes, voice
 
 from egs_jax import prepared
 from egs_jax.attention import mix
@@ -175,16 +175,6 @@ def test_variants_differ_from_the_base_by_what_they_say():
     bare = ablations.configured("no_static", base, 0)
     assert bare.total_steps == base.total_steps and bare.stage(0) == "deform"
     assert ablations.LONG_WINDOW > base.model.ppe_period
-
-
-def test_the_smallest_run_compiles_no_program_of_its_own(tmp_path):
-    """It is that of the other tests but for its length, which no program knows."""
-    micro = micro_config(tmp_path)
-    schedule = dataclasses.replace(
-        micro.schedule, static_steps=2, deform_steps=2, log_every=1, checkpoint_every=10
-    )
-    small = _runs.shrunk(dataclasses.replace(PRESETS["fast"], data_dir=str(tmp_path)))
-    assert small == dataclasses.replace(micro, schedule=schedule)
 
 
 @pytest.mark.parametrize(
