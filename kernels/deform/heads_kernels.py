@@ -17,7 +17,7 @@ cotangents stay; sums are float32.
 import triton
 import triton.language as tl
 
-from kernels.deform.layer_kernels import dot, expand, operand, slopes, two_layers
+from kernels.deform.layer_kernels import back_to_inputs, dot, expand, operand, two_layers
 from kernels.deform.types import GEOMETRY as GEOMETRY_COLUMNS
 
 GEOMETRY = tl.constexpr(GEOMETRY_COLUMNS)
@@ -83,12 +83,11 @@ def _inner(columns, matrices, bias, ASM: tl.constexpr):
 @triton.jit
 def _inner_cotangent(h, cotangent, matrices, TAYLOR: tl.constexpr, ASM: tl.constexpr):
     """Their cotangent; the outer matrices are [UNITS, out]."""
-    slope = slopes(h, TAYLOR, ASM)
-    result = tl.zeros(h.shape, tl.float32)
+    columns = ()
     for i in tl.static_range(len(matrices)):
-        back = tl.zeros(h.shape, tl.float32)
-        result += dot(cotangent, tl.trans(matrices[i]), back, ASM) * slope[i]
-    return result
+        nothing = tl.zeros(h.shape, tl.float32)
+        columns = columns + (dot(cotangent, tl.trans(matrices[i]), nothing, ASM),)
+    return back_to_inputs(columns, h, TAYLOR, ASM)
 
 
 @triton.jit
@@ -128,58 +127,63 @@ def _add_part(
 
 @triton.jit
 def inputs_kernel(
-    x, grad_geometry, grad_color, hidden, hidden_bias, geometry, color, grad_x,
+    x, columns, grad_geometry, grad_color, hidden, hidden_bias, geometry, color, grad_x,
     TOTAL: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, COLOR_BLOCK: tl.constexpr,
     TAYLOR: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr, STAGES: tl.constexpr,
     ASM: tl.constexpr,
 ):  # fmt: skip
     """Cotangent of ROWS rows of x.
 
-    Args (pointers): as `heads_kernel`, and cotangents shaped as what they belong to; `grad_x` out.
+    Args (pointers): as `heads_kernel`; what `expand` makes of x, [C, TOTAL, D] bfloat16; cotangents
+      shaped as what they belong to, those of the outputs bfloat16; `grad_x` out.
     """
+    C: tl.constexpr = 3 if TAYLOR else 1
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     feature = tl.arange(0, D)
     part, column = tl.arange(0, GEOMETRY), tl.arange(0, COLOR_BLOCK)
-    columns = expand(_load_rows(x, row, feature, TOTAL), TAYLOR, ASM)
-    sums = ()
-    for _ in tl.static_range(len(columns)):
+    expanded, sums = (), ()
+    for k in tl.static_range(C):
+        values = _load_rows(columns + k * TOTAL * D, row, feature, TOTAL)
+        expanded = expanded + (operand(values, ASM),)
         sums = sums + (tl.zeros([ROWS, D], tl.float32),)
     sums = _add_part(
-        sums, columns, operand(_load_rows(grad_color, row, column, TOTAL), ASM),
+        sums, expanded, operand(_load_rows(grad_color, row, column, TOTAL), ASM),
         hidden, hidden_bias, color, feature, column,
         4 * WIDTH, WIDTH, 5 * WIDTH, UNITS, TAYLOR, STAGES, ASM,
     )  # fmt: skip
     sums = _add_part(
-        sums, columns, operand(_load_rows(grad_geometry, row, part, TOTAL), ASM),
+        sums, expanded, operand(_load_rows(grad_geometry, row, part, TOTAL), ASM),
         hidden, hidden_bias, geometry, feature, part,
         0, 4 * WIDTH, 5 * WIDTH, UNITS, TAYLOR, STAGES, ASM,
     )  # fmt: skip
-    slope = slopes(_load_rows(x, row, feature, TOTAL), TAYLOR, ASM)
-    result = sums[0] * slope[0]
-    for i in tl.static_range(1, len(sums)):
-        result += sums[i] * slope[i]
+    result = back_to_inputs(sums, _load_rows(x, row, feature, TOTAL), TAYLOR, ASM)
     _store_rows(grad_x, result, row, feature, TOTAL)
 
 
 @triton.jit
 def weights_kernel(
-    x, cotangent, hidden, hidden_bias, outer, grad_inner, grad_bias, grad_outer,
+    columns, cotangent, hidden, hidden_bias, outer, grad_inner, grad_bias, grad_outer,
     TOTAL: tl.constexpr, D: tl.constexpr, FIRST: tl.constexpr, COUNT: tl.constexpr,
     STRIDE: tl.constexpr, OUT: tl.constexpr, TAYLOR: tl.constexpr, ROWS: tl.constexpr,
-    UNITS: tl.constexpr, SHARES: tl.constexpr, ASM: tl.constexpr,
+    UNITS: tl.constexpr, SHARES: tl.constexpr, STAGES: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Cotangents of the weights of UNITS of COUNT units from FIRST on, from a share of the rows.
 
+    Everything is transposed: units are the rows of the products. So what is computed of them is
+    the left operand of the next product, which tensor cores take from registers, and what is
+    loaded is the right one, which they take from shared memory.
+
     Args (pointers, float32 unless stated):
-      x: [TOTAL, D].
-      cotangent: [TOTAL, OUT].
+      columns: [C, TOTAL, D] bfloat16, what `expand` makes of x.
+      cotangent: [TOTAL, OUT] bfloat16.
       hidden, hidden_bias: [C, D, STRIDE] bfloat16, [STRIDE].
       outer: [C, COUNT, OUT] bfloat16.
-      grad_inner: [SHARES, C, D, COUNT] out.
+      grad_inner: [SHARES, C, COUNT, D] out.
       grad_bias: [SHARES, COUNT] out.
       grad_outer: [SHARES, C, COUNT, OUT] out.
     """
     C: tl.constexpr = 3 if TAYLOR else 1
+    STEPS: tl.constexpr = (TOTAL + ROWS * SHARES - 1) // (ROWS * SHARES)
     share = tl.program_id(0) % SHARES
     unit = tl.program_id(0) // SHARES * UNITS + tl.arange(0, UNITS)
     feature, output = tl.arange(0, D), tl.arange(0, OUT)
@@ -188,29 +192,36 @@ def weights_kernel(
     bias = tl.load(hidden_bias + unit + FIRST)
     sums, outer_sums = (), ()
     for _ in tl.static_range(C):
-        sums = sums + (tl.zeros([D, UNITS], tl.float32),)
+        sums = sums + (tl.zeros([UNITS, D], tl.float32),)
         outer_sums = outer_sums + (tl.zeros([UNITS, OUT], tl.float32),)
     bias_sum = tl.zeros([UNITS], tl.float32)
-    for i in range((TOTAL + ROWS * SHARES - 1) // (ROWS * SHARES)):
+    for i in tl.range(0, STEPS, num_stages=STAGES):
         row = (i * SHARES + share) * ROWS + tl.arange(0, ROWS)
-        columns = expand(_load_rows(x, row, feature, TOTAL), TAYLOR, ASM)
         g = operand(_load_rows(cotangent, row, output, TOTAL), ASM)
-        h = _inner(columns, inner, bias, ASM)
+        h = tl.zeros([UNITS, ROWS], tl.float32) + bias[:, None]
+        x = ()
+        for k in tl.static_range(C):
+            column = _load_rows(columns + k * TOTAL * D, row, feature, TOTAL)
+            x = x + (operand(column, ASM),)
+            h = dot(operand(tl.trans(inner[k]), ASM), tl.trans(x[k]), h, ASM)
         units = expand(h, TAYLOR, ASM)
         more = ()
         for k in tl.static_range(C):
-            more = more + (dot(tl.trans(units[k]), g, outer_sums[k], ASM),)
+            more = more + (dot(units[k], g, outer_sums[k], ASM),)
         outer_sums = more
-        dh = _inner_cotangent(h, g, matrices, TAYLOR, ASM)
-        bias_sum += tl.sum(dh, axis=0)
+        back = ()
+        for k in tl.static_range(C):
+            nothing = tl.zeros(h.shape, tl.float32)
+            back = back + (dot(operand(matrices[k], ASM), tl.trans(g), nothing, ASM),)
+        dh = back_to_inputs(back, h, TAYLOR, ASM)
+        bias_sum += tl.sum(dh, axis=1)
         dh = operand(dh, ASM)
         more = ()
         for k in tl.static_range(C):
-            more = more + (dot(tl.trans(columns[k]), dh, sums[k], ASM),)
+            more = more + (dot(dh, x[k], sums[k], ASM),)
         sums = more
     for k in tl.static_range(C):
-        at = (share * C + k) * D + feature
-        tl.store(grad_inner + at[:, None] * COUNT + unit[None, :], sums[k])
-        at = (share * C + k) * COUNT + unit
-        tl.store(grad_outer + at[:, None] * OUT + output[None, :], outer_sums[k])
+        at = ((share * C + k) * COUNT + unit)[:, None]
+        tl.store(grad_inner + at * D + feature[None, :], sums[k])
+        tl.store(grad_outer + at * OUT + output[None, :], outer_sums[k])
     tl.store(grad_bias + share * COUNT + unit, bias_sum)

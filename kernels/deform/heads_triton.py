@@ -2,9 +2,11 @@
 
 Floors for 8 frames of 50,000 Gaussians, "taylor", 64 features, heads of 128, degree 3, on an H200,
 estimated: forward 0.14 TFLOP, padding included, and 0.23 GB; cotangent of x 0.24 TFLOP, of the
-weights 0.27 TFLOP, together 1.7 GB: 0.2, 0.3 and 0.35 ms at 790 TFLOP/s. In plain XLA the columns
-of the units alone, 8 KB a row and 3 GB each way, take longer.
+weights 0.27 TFLOP, together 1.7 GB: 0.2, 0.3 and 0.35 ms at 790 TFLOP/s. Measured: 0.44, 0.60 and
+0.63 ms. In plain XLA the columns of the units alone, 8 KB a row and 3 GB each way, take longer.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +18,22 @@ from kernels._sharding import match_varying
 from kernels.deform import heads_kernels
 from kernels.deform.types import GEOMETRY, Affine, HeadWeights
 
-ROWS, WARPS, STAGES = 128, 8, 2
-UNITS = dict(heads_kernel=64, inputs_kernel=32, weights_kernel=64)
-"""Hidden units at a time: as many as leave the sums in registers (`weights_kernel` spills a little,
-with 32 units more, and falls back to the older tensor instructions)."""
+
+class Tile(NamedTuple):
+    """How a program works."""
+
+    rows: int  # at a time
+    units: int  # hidden units at a time
+    warps: int
+    stages: int  # of what is loaded step by step, so many steps are in shared memory
+
+
+# As much at a time as leaves the sums in registers; of such tiles the fastest on an H200.
+HEADS = Tile(rows=128, units=32, warps=8, stages=2)
+INPUTS = Tile(rows=64, units=32, warps=4, stages=3)
+WEIGHTS = Tile(rows=32, units=64, warps=4, stages=3)
 PROGRAMS = 264
-"""Of the weights' kernel: two for each multiprocessor of an H100 or H200."""
+"""Of the weights' kernel: two at once for each multiprocessor of an H100 or H200."""
 
 Outputs = tuple[Float[Array, "R 16"], Float[Array, "R S"]]
 
@@ -41,9 +53,8 @@ def _forward(x: Array, weights: HeadWeights) -> tuple[Outputs, tuple[Array, Head
     shape = lambda columns: ShapeDtypeStruct((x.shape[0], columns), jnp.float32)
     geometry, color = _triton.triton_call(
         heads_kernels.heads_kernel, x, *w.hidden, *w.geometry, *w.color,
-        outputs=(shape(GEOMETRY), shape(w.color.bias.size)), grid=-(-x.shape[0] // ROWS),
-        num_warps=WARPS, WIDTH=w.color.kernel.shape[1], COLOR_BLOCK=w.color.bias.size,
-        STAGES=STAGES, **_constants("heads_kernel", x, weights),
+        outputs=(shape(GEOMETRY), shape(w.color.bias.size)), grid=-(-x.shape[0] // HEADS.rows),
+        WIDTH=w.color.kernel.shape[1], COLOR_BLOCK=w.color.bias.size, **_constants(HEADS, x, w),
     )  # fmt: skip
     return (geometry, color), (x, weights)
 
@@ -51,23 +62,25 @@ def _forward(x: Array, weights: HeadWeights) -> tuple[Outputs, tuple[Array, Head
 def _backward(kept: tuple[Array, HeadWeights], cotangents: Outputs) -> tuple[Array, HeadWeights]:
     x, weights = kept
     w = weights.astype(jnp.bfloat16)
-    grad_geometry, grad_color = cotangents
     width = w.color.kernel.shape[1]
+    # Twenty programs read each of these: they are rounded once.
+    columns = _columns(x, w.network)
+    grad_geometry, grad_color = (value.astype(jnp.bfloat16) for value in cotangents)
     [grad_x] = _triton.triton_call(
-        heads_kernels.inputs_kernel, x, grad_geometry, grad_color, *w.hidden, w.geometry.kernel,
-        w.color.kernel, outputs=(ShapeDtypeStruct(x.shape, jnp.float32),),
-        grid=-(-x.shape[0] // ROWS), num_warps=WARPS, WIDTH=width,
-        COLOR_BLOCK=w.color.bias.size, STAGES=STAGES, **_constants("inputs_kernel", x, weights),
+        heads_kernels.inputs_kernel, x, columns, grad_geometry, grad_color, *w.hidden,
+        w.geometry.kernel, w.color.kernel, outputs=(ShapeDtypeStruct(x.shape, jnp.float32),),
+        grid=-(-x.shape[0] // INPUTS.rows), WIDTH=width, COLOR_BLOCK=w.color.bias.size,
+        **_constants(INPUTS, x, w),
     )  # fmt: skip
-    inner, bias, geometry = _weights(x, grad_geometry, w, w.geometry.kernel, 0)
-    color_inner, color_bias, color = _weights(x, grad_color, w, w.color.kernel, 4 * width)
+    inner, bias, geometry = _weights(columns, grad_geometry, w, w.geometry.kernel, 0)
+    color_inner, color_bias, color = _weights(columns, grad_color, w, w.color.kernel, 4 * width)
     hidden = Affine(
         jnp.concatenate([inner, color_inner], axis=-1), jnp.concatenate([bias, color_bias])
     )
+    sums = [jnp.sum(value, axis=0) for value in cotangents]
     grads = HeadWeights(
-        network=weights.network, hidden=hidden,
-        geometry=Affine(geometry, jnp.sum(grad_geometry, axis=0)),
-        color=Affine(color, jnp.sum(grad_color, axis=0)), knots=None,
+        network=w.network, hidden=hidden, geometry=Affine(geometry, sums[0]),
+        color=Affine(color, sums[1]), knots=None,
     )  # fmt: skip
     cast = lambda grad, value: grad.astype(value.dtype)
     return grad_x, jax.tree.map(cast, grads, weights)
@@ -76,28 +89,41 @@ def _backward(kept: tuple[Array, HeadWeights], cotangents: Outputs) -> tuple[Arr
 _heads.defvjp(_forward, _backward)
 
 
+def _columns(x: Array, network: str) -> Float[Array, "C R D"]:
+    """What a layer makes of its inputs, as operands."""
+    parts = (jax.nn.silu(x), x, x * x) if network == "taylor" else (jax.nn.relu(x),)
+    return jnp.stack(parts).astype(jnp.bfloat16)
+
+
 def _weights(
-    x: Array, cotangent: Array, w: HeadWeights, outer: Float[Array, "C units out"], first: int
+    columns: Float[Array, "C R D"],
+    cotangent: Float[Array, "R out"],
+    w: HeadWeights,
+    outer: Float[Array, "C units out"],
+    first: int,
 ) -> tuple[Float[Array, "C D units"], Float[Array, " units"], Float[Array, "C units out"]]:
     """Cotangents of the inner kernel and bias of some units, and of their outer kernel."""
     n_columns, count, out = outer.shape
-    constants = _constants("weights_kernel", x, w)
-    units = constants["UNITS"]
-    shares = max(1, PROGRAMS * units // w.hidden.bias.size)
+    x = columns[0]
+    constants = _constants(WEIGHTS, x, w)
+    blocks = count // constants["UNITS"]
+    shares = max(1, PROGRAMS // blocks)
     shape = lambda *sizes: ShapeDtypeStruct((shares, *sizes), jnp.float32)
     parts = _triton.triton_call(
-        heads_kernels.weights_kernel, x, cotangent, *w.hidden, outer,
-        outputs=(shape(n_columns, x.shape[1], count), shape(count), shape(n_columns, count, out)),
-        grid=count // units * shares, num_warps=WARPS, FIRST=first, COUNT=count,
-        STRIDE=w.hidden.bias.size, OUT=out, SHARES=shares, **constants,
+        heads_kernels.weights_kernel, columns, cotangent, *w.hidden, outer,
+        outputs=(shape(n_columns, count, x.shape[1]), shape(count), shape(n_columns, count, out)),
+        grid=blocks * shares, FIRST=first, COUNT=count, STRIDE=w.hidden.bias.size, OUT=out,
+        SHARES=shares, **constants,
     )  # fmt: skip
-    return tuple(jnp.sum(part, axis=0) for part in parts)
+    inner, bias, outer = (jnp.sum(part, axis=0) for part in parts)
+    return inner.swapaxes(1, 2), bias, outer
 
 
-def _constants(kernel: str, x: Array, weights: HeadWeights) -> dict:
-    """Compile-time numbers that all kernels take."""
+def _constants(tile: Tile, x: Array, weights: HeadWeights) -> dict:
+    """What all kernels take."""
     width = weights.color.kernel.shape[1]
     return dict(
-        TOTAL=x.shape[0], D=x.shape[1], TAYLOR=int(weights.network == "taylor"),
-        ROWS=ROWS, UNITS=min(UNITS[kernel], width), ASM=not _triton.is_interpreting(),
+        num_warps=tile.warps, TOTAL=x.shape[0], D=x.shape[1],
+        TAYLOR=int(weights.network == "taylor"), ROWS=tile.rows, UNITS=min(tile.units, width),
+        STAGES=tile.stages, ASM=not _triton.is_interpreting(),
     )  # fmt: skip

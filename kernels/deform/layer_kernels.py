@@ -107,13 +107,14 @@ def two_layers(
 
 
 @triton.jit
-def slopes(x, TAYLOR: tl.constexpr, ASM: tl.constexpr):
-    """Derivatives of what `expand` makes of x, float32."""
+def back_to_inputs(cotangents, x, TAYLOR: tl.constexpr, ASM: tl.constexpr):
+    """Cotangent of x, from those of the columns that `expand` makes of it; float32."""
     if TAYLOR:
         if ASM:
             sigmoid = 0.5 * _tanh(0.5 * x) + 0.5
         else:
             sigmoid = 1.0 / (1.0 + tl.exp(-x))
-        return sigmoid + x * sigmoid * (1.0 - sigmoid), x * 0.0 + 1.0, 2.0 * x
+        slope = x * sigmoid * (1.0 - sigmoid) + sigmoid
+        return cotangents[0] * slope + (cotangents[2] * (x + x) + cotangents[1])
     else:
-        return ((x > 0.0).to(tl.float32),)
+        return cotangents[0] * (x > 0.0).to(tl.float32)
