@@ -53,7 +53,7 @@ ORIGINAL_MS = {1: 3.60, 16: 1.68}
 """A frame by the original's code, measured once on an H200 (50,000 Gaussians, 512 px)."""
 SYNTHETIC = "synthetic head"
 STAGES = {
-    "tokens": ("tokens_kernel",),
+    "tokens": ("tokens_kernel", "mix_kernel"),
     "deform": ("deform_kernel",),
     "rasterize": ("project_kernel", "scan_kernel", "emit_kernel", "bounds_kernel",
                   "gather_kernel", "sort_kernel", "forward_kernel"),

@@ -1,4 +1,4 @@
-"""`frame_tokens`: what frames are conditioned on, by one Triton kernel.
+"""`frame_tokens`: what frames are conditioned on, by two Triton kernels.
 
 The sound of a window goes through four convolutions of stride 2, two linear layers and a Taylor
 KAN; a blink, a camera and what the sound says of the lips through a Taylor KAN each; then
@@ -20,13 +20,16 @@ from kernels import _triton
 from kernels._checks import require, typechecked
 
 MOST_WINDOW = 12
-"""Frames of a window: with four other tokens they fill a block of 16 rows."""
+"""Frames of a window: with four other tokens they fill a block of 16."""
 LARGEST_EYE_RATE = 4 * math.pi
 WIDTH = 64
 """Size of a token, and of what lies between a token's layers."""
-SHARED_MEMORY = 80
-"""What the program takes [KiB]."""
-CHANNELS, AGENT_BLOCK, WARPS = 64, 64, 4
+SHARED_MEMORY = 64
+"""What a program takes [KiB]."""
+WARPS, BLOCK = 8, 64
+"""Of a program that makes a token: warps, and rows of the first weights at a time."""
+MIX_WARPS, MIX_BLOCK = 4, 32
+"""Of a program that weighs tokens: warps, and agents."""
 
 
 def sizes(window: int, features: int) -> dict[str, tuple[int, ...]]:
@@ -42,13 +45,13 @@ def sizes(window: int, features: int) -> dict[str, tuple[int, ...]]:
     parts |= {"hidden.kernel": (64, 64), "hidden.bias": (64,)}
     parts |= {"out.kernel": (64, 32), "out.bias": (32,)}
     for name, fan_in in (("audio", 32), ("eye", 32), ("pose", 12), ("lips", 2)):
-        if name == "lips":
-            parts |= {"lips_read.kernel": (WIDTH, 2), "lips_read.bias": (2,)}
         for layer, inputs in (("hidden", fan_in), ("out", WIDTH)):
             parts[f"{name}.{layer}.kernel"] = (3 * inputs, WIDTH)
             parts[f"{name}.{layer}.bias"] = (WIDTH,)
         parts |= {f"{name}_norm.scale": (WIDTH,), f"{name}_norm.bias": (WIDTH,)}
-    return parts | {"null": (WIDTH,), "code": (window + 4, WIDTH)}
+    parts |= {"null": (WIDTH,), "code": (window + 4, WIDTH)}
+    # Last: its bias would leave all that follows off the 16 bytes that one load takes.
+    return parts | {"lips_read.kernel": (WIDTH, 2), "lips_read.bias": (2,)}
 
 
 @typechecked
@@ -115,14 +118,17 @@ def frame_tokens(
     )
     from kernels.tokens import tokens_kernels
 
-    rows = max(64, 1 << (8 * window - 1).bit_length())  # of the first convolution
-    shape = lambda *own: ShapeDtypeStruct((n_frames, *own), jnp.float32)
-    tokens, mix, _ = _triton.triton_call(
-        tokens_kernels.tokens_kernel, windows, eyes, viewmats, agents, weights,
-        outputs=(shape(window + 4, d_model), shape(n_agents, window + 4), shape(rows, 32)),
-        grid=n_frames, num_warps=WARPS, W=window, F=features, D=d_model, AGENTS=n_agents,
-        WINDOW_ROWS=rows, CHANNELS=min(CHANNELS, 1 << (features - 1).bit_length()),
-        AGENT_BLOCK=AGENT_BLOCK, DISTANCE=float(distance), TEMPERATURE=float(temperature),
-        EYE_RATE=math.log(LARGEST_EYE_RATE) / 15,
+    n_tokens = window + 4
+    (tokens,) = _triton.triton_call(
+        tokens_kernels.tokens_kernel, windows, eyes, viewmats, weights,
+        outputs=(ShapeDtypeStruct((n_frames, n_tokens, d_model), jnp.float32),),
+        grid=n_frames * (window + 2), num_warps=WARPS, W=window, F=features, D=d_model,
+        BLOCK=BLOCK, DISTANCE=float(distance), EYE_RATE=math.log(LARGEST_EYE_RATE) / 15,
+    )  # fmt: skip
+    (mix,) = _triton.triton_call(
+        tokens_kernels.mix_kernel, tokens, agents,
+        outputs=(ShapeDtypeStruct((n_frames, n_agents, n_tokens), jnp.float32),),
+        grid=n_frames * -(-n_agents // MIX_BLOCK), num_warps=MIX_WARPS, T=n_tokens, D=d_model,
+        AGENTS=n_agents, TOKENS=MOST_WINDOW + 4, BLOCK=MIX_BLOCK, TEMPERATURE=float(temperature),
     )  # fmt: skip
     return jax.lax.stop_gradient((tokens, mix))

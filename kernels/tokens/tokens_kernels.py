@@ -1,22 +1,34 @@
-"""Triton kernel of `frame_tokens`: a program makes a frame's tokens and how agents weigh them.
+"""Triton kernels of `frame_tokens`: one makes the tokens, one how much the agents listen to each.
 
-The networks are small and deep: two dozen products of at most 64 rows, each waiting for the one
-before. As operations of their own each takes a launch; here they follow one another in one program.
-What a convolution reads of other rows goes through memory that only this program uses.
+The networks are small and deep, so that a frame takes as long as its longest chain of layers, each
+waiting for the one before, and as fetching its instructions, most of which run once. Hence a
+program makes one token: W + 2 of them work on a frame at once, all tokens end in the same piece of
+code, and weights are asked for layers ahead. The longest chain is that of the window's own entry,
+whose program also makes the lips' token.
+
+Past the convolutions a program has a single row. Its products are sums in float32 of weights that
+go straight to registers: quicker than tensor cores, which take 16 rows, and operands by way of
+shared memory. Operands of the products of several rows are rounded to TF32, as XLA's are on a GPU
+by default; to split them into parts would take three times the instructions.
 
 All weights lie in one vector, in the order of `frame_tokens.sizes`; offsets are compile-time
-numbers. Operands of products are rounded to TF32, as XLA's are on a GPU by default; to split them
-into parts would take three times the instructions.
+numbers, but for those of the layers that tokens share. Where a block of weights is larger than a
+matrix, its last rows are what comes next in memory, and multiplied by zeros: masks would take
+longer. So one weight that is not finite may spoil any token.
 """
 
 import triton
 import triton.language as tl
 
-ROWS = tl.constexpr(16)  # of every block but the first convolutions': tensor cores take no fewer
 STEPS = tl.constexpr(16)  # rows of an entry of the window
 LEAK = tl.constexpr(0.02)
+SOUND = tl.constexpr(32)  # numbers that a token is made of
 EYE = tl.constexpr(32)
 POSE = tl.constexpr(12)
+LIPS = tl.constexpr(2)
+WIDEST = tl.constexpr(32)
+UNIT = tl.constexpr(32)  # divides the places of the tokens' weights; they are loaded by 16 bytes
+HALF_PI = tl.constexpr(1.5707963267948966)
 
 
 @triton.jit
@@ -35,117 +47,122 @@ def _leaky(x):
 
 
 @triton.jit
-def _matrix(weights, AT: tl.constexpr, FAN_IN: tl.constexpr, OUT: tl.constexpr,
-            BLOCK: tl.constexpr, WIDE: tl.constexpr):  # fmt: skip
-    """A [FAN_IN, OUT] matrix, filled up with zeros to [BLOCK, WIDE]."""
-    i, o = tl.arange(0, BLOCK)[:, None], tl.arange(0, WIDE)[None, :]
-    return tl.load(weights + AT + i * OUT + o, mask=(i < FAN_IN) & (o < OUT), other=0.0)
+def _matrix(weights, FAN_IN: tl.constexpr, OUT: tl.constexpr):
+    i, o = tl.arange(0, FAN_IN)[:, None], tl.arange(0, OUT)[None, :]
+    return tl.load(weights + i * OUT + o)
 
 
 @triton.jit
-def _vector(weights, AT: tl.constexpr, OUT: tl.constexpr, WIDE: tl.constexpr):
-    o = tl.arange(0, WIDE)
-    return tl.load(weights + AT + o, mask=o < OUT, other=0.0)[None, :]
+def _vector(weights, OUT: tl.constexpr):
+    return tl.load(weights + tl.arange(0, OUT))
 
 
 @triton.jit
-def _linear(x, weights, AT: tl.constexpr, FAN_IN: tl.constexpr, OUT: tl.constexpr,
-            WIDE: tl.constexpr):  # fmt: skip
-    """Apply a linear layer to x [ROWS, at least FAN_IN], which is zero beyond FAN_IN."""
-    matrix = _matrix(weights, AT, FAN_IN, OUT, x.shape[1], WIDE)
-    total = tl.zeros([x.shape[0], WIDE], tl.float32)
-    total += _vector(weights, AT + FAN_IN * OUT, OUT, WIDE)
-    return _dot(x, matrix, total)
+def _layer(weights, FAN_IN: tl.constexpr, OUT: tl.constexpr, SKIP: tl.constexpr,
+           BLOCK: tl.constexpr):  # fmt: skip
+    """BLOCK rows from row SKIP of a [FAN_IN, OUT] matrix, and the bias behind it."""
+    return _matrix(weights + SKIP * OUT, BLOCK, OUT), _vector(weights + FAN_IN * OUT, OUT)
 
 
 @triton.jit
-def _kan(x, weights, AT: tl.constexpr, FAN_IN: tl.constexpr, OUT: tl.constexpr):
-    """A folded Taylor layer of x [ROWS, at least FAN_IN], which is zero beyond FAN_IN."""
-    SIZE: tl.constexpr = FAN_IN * OUT
-    total = tl.zeros([x.shape[0], OUT], tl.float32) + _vector(weights, AT + 3 * SIZE, OUT, OUT)
-    total = _dot(_silu(x), _matrix(weights, AT, FAN_IN, OUT, x.shape[1], OUT), total)
-    total = _dot(x, _matrix(weights, AT + SIZE, FAN_IN, OUT, x.shape[1], OUT), total)
-    return _dot(x * x, _matrix(weights, AT + 2 * SIZE, FAN_IN, OUT, x.shape[1], OUT), total)
+def _linear(x, layer):
+    """A linear layer of x [FAN_IN]."""
+    return tl.sum(x[:, None] * layer[0], axis=0) + layer[1]
 
 
 @triton.jit
-def _token(x, weights, AT: tl.constexpr, FAN_IN: tl.constexpr, D: tl.constexpr):
-    """Two folded Taylor layers by way of D units, and a normalisation."""
-    FIRST: tl.constexpr = 3 * FAN_IN * D + D
-    SECOND: tl.constexpr = 3 * D * D + D
-    x = _kan(_kan(x, weights, AT, FAN_IN, D), weights, AT + FIRST, D, D)
-    x = x - (tl.sum(x, axis=1) / D)[:, None]
-    x = x * tl.rsqrt(tl.sum(x * x, axis=1) / D + 1e-6)[:, None]
-    scale = _vector(weights, AT + FIRST + SECOND, D, D)
-    return x * scale + _vector(weights, AT + FIRST + SECOND + D, D, D)
+def _convolve(x, layer):
+    """A step of a convolution per row of x: three taps side by side, and zeros."""
+    total = tl.zeros([x.shape[0], layer[0].shape[1]], tl.float32) + layer[1][None, :]
+    return _leaky(_dot(x, layer[0], total))
 
 
 @triton.jit
-def _convolve(source, entries, weights, AT: tl.constexpr, BEFORE: tl.constexpr, C: tl.constexpr,
-              BLOCK: tl.constexpr, OUT: tl.constexpr, COUNT: tl.constexpr):  # fmt: skip
-    """Convolve entries of BEFORE rows with C channels by a width of 3 and a stride of 2.
+def _taylor(weights, fan_in, BLOCK: tl.constexpr, OUT: tl.constexpr):
+    """BLOCK rows of each of a folded Taylor layer's [fan_in, OUT] matrices, and its bias."""
+    size = fan_in * OUT
+    return (
+        _matrix(weights, BLOCK, OUT), _matrix(weights + size, BLOCK, OUT),
+        _matrix(weights + 2 * size, BLOCK, OUT), _vector(weights + 3 * size, OUT),
+    )  # fmt: skip
 
-    `source` points to rows of C numbers, entry by entry; beyond `entries` they count as zeros. At
-    AT of the weights lies the kernel [3, C, OUT], then the bias. The result has COUNT rows.
+
+@triton.jit
+def _kan(x, layer):
+    """A folded Taylor layer of x [BLOCK]."""
+    x = x[:, None]
+    return tl.sum(_silu(x) * layer[0] + x * layer[1] + x * x * layer[2], axis=0) + layer[3]
+
+
+@triton.jit
+def _token(x, weights, fan_in, D: tl.constexpr):
+    """Two folded Taylor layers by way of D units, and a normalisation: [D].
+
+    x [BLOCK] is zero beyond fan_in. All weights are asked for before any is needed.
     """
-    AFTER: tl.constexpr = BEFORE // 2
-    row = tl.arange(0, COUNT)
-    entry, step = row // AFTER, row % AFTER
-    total = tl.zeros([COUNT, OUT], tl.float32) + _vector(weights, AT + 3 * C * OUT, OUT, OUT)
-    out = tl.arange(0, OUT)[None, :]
-    for tap in tl.static_range(3):
-        before = 2 * step - 1 + tap
-        seen = (entry < entries) & (before >= 0) & (before < BEFORE)
-        base = (entry * BEFORE + before) * C
-        for first in tl.range(0, C, BLOCK, num_stages=3):
-            channel = first + tl.arange(0, BLOCK)
-            x = tl.load(
-                source + base[:, None] + channel[None, :],
-                mask=seen[:, None] & (channel < C)[None, :], other=0.0,
-            )  # fmt: skip
-            matrix = tl.load(
-                weights + AT + (tap * C + channel)[:, None] * OUT + out,
-                mask=(channel < C)[:, None] & (out < OUT), other=0.0,
-            )  # fmt: skip
-            total = _dot(x, matrix, total)
-    return _leaky(total)
+    second = weights + 3 * fan_in * D + D
+    norm = second + 3 * D * D + D
+    first, second = _taylor(weights, fan_in, x.shape[0], D), _taylor(second, D, D, D)
+    scale, bias = _vector(norm, D), _vector(norm + D, D)
+    x = _kan(_kan(x, first), second)
+    x = x - tl.sum(x) / D
+    return x * tl.rsqrt(tl.sum(x * x) / D + 1e-6) * scale + bias
 
 
 @triton.jit
-def _keep(x, scratch):
-    """Store rows where all threads of the program find them."""
-    row, column = tl.arange(0, x.shape[0])[:, None], tl.arange(0, x.shape[1])[None, :]
-    tl.debug_barrier()  # what was there has been read
-    tl.store(scratch + row * x.shape[1] + column, x)
-    tl.debug_barrier()
+def _first_convolution(sound, step, weights, F: tl.constexpr, OUT: tl.constexpr,
+                       BLOCK: tl.constexpr):  # fmt: skip
+    """Steps [rows] of a convolution of STEPS rows of F features; zeros for steps under zero.
+
+    What a step reads lies side by side in memory, as do its weights.
+    """
+    k, out = tl.arange(0, BLOCK), tl.arange(0, OUT)[None, :]
+    begin = (2 * step - 1) * F
+    total = tl.zeros([step.shape[0], OUT], tl.float32)
+    total += _vector(weights + 3 * F * OUT, OUT)[None, :]
+    for first in tl.range(0, 3 * F, BLOCK, num_stages=5):
+        at = begin[:, None] + (first + k)[None, :]
+        seen = (step >= 0)[:, None] & (at >= 0) & (first + k < 3 * F)[None, :]
+        x = tl.load(sound + at, mask=seen, other=0.0)
+        row = (first + k)[:, None]
+        matrix = tl.load(weights + row * OUT + out, mask=(row < 3 * F) & (out < OUT), other=0.0)
+        total = _dot(x, matrix, total)
+    return tl.where((step >= 0)[:, None], _leaky(total), 0.0)
 
 
 @triton.jit
-def _sound_rows(
-    windows, weights, scratch, AT: tl.constexpr, W: tl.constexpr, F: tl.constexpr,
-    WINDOW_ROWS: tl.constexpr, CHANNELS: tl.constexpr,
-):  # fmt: skip
-    """What the audio network makes of each entry of a window, [ROWS, 32]."""
-    CONV1: tl.constexpr = AT + 3 * F * 32 + 32
+def _sound_vector(sound, weights, F: tl.constexpr, BLOCK: tl.constexpr):
+    """What the audio network makes of an entry of the window, [32].
+
+    A step reads steps -1, 0, 1 from twice its own. So that these lie side by side in registers,
+    row 16 u + 4 v + t of the first convolution is what tap t of the second reads for what tap v of
+    the third reads for its step u: [32, 32] is read as [8, 128]. Some steps come twice, and fourth
+    taps are zeros; a block of a tensor core has rows for that. Of the fourth convolution's only
+    step the first tap lies outside.
+    """
+    CONV1: tl.constexpr = 3 * F * 32 + 32
     CONV2: tl.constexpr = CONV1 + 3 * 32 * 32 + 32
     CONV3: tl.constexpr = CONV2 + 3 * 32 * 64 + 64
     HIDDEN: tl.constexpr = CONV3 + 3 * 64 * 64 + 64
     OUT: tl.constexpr = HIDDEN + 64 * 64 + 64
-    x = _convolve(windows, W, weights, AT, STEPS, F, CHANNELS, 32, WINDOW_ROWS)
-    _keep(x, scratch)
-    x = _convolve(scratch, W, weights, CONV1, STEPS // 2, 32, 32, 32, WINDOW_ROWS // 2)
-    _keep(x, scratch)
-    x = _convolve(scratch, W, weights, CONV2, STEPS // 4, 32, 32, 64, WINDOW_ROWS // 4)
-    _keep(x, scratch)
-    x = _convolve(scratch, W, weights, CONV3, STEPS // 8, 64, 64, 64, ROWS)
-    x = _leaky(_linear(x, weights, HIDDEN, 64, 64, 64))
-    return _linear(x, weights, OUT, 64, 32, 32)
-
-
-@triton.jit
-def _repeated(values):
-    """A vector as each of ROWS rows."""
-    return tl.zeros([ROWS, values.shape[0]], tl.float32) + values[None, :]
+    row, second = tl.arange(0, 32), tl.arange(0, 8)
+    step = 2 * (row // 16) - 1 + row // 4 % 4  # of the second convolution
+    exists = (row % 4 < 3) & (row // 4 % 4 < 3) & (step >= 0)
+    step = 2 * step - 1 + row % 4
+    step = tl.where(exists & (step < STEPS // 2), step, -1)
+    x = _first_convolution(sound, step, weights, F, 32, BLOCK)
+    # All weights of the later layers are asked for before any is needed.
+    conv1 = _layer(weights + CONV1, 96, 32, 0, 128)
+    conv2 = _layer(weights + CONV2, 96, 64, 0, 128)
+    conv3 = _layer(weights + CONV3, 192, 64, 64, 128)
+    hidden = _layer(weights + HIDDEN, 64, 64, 0, 64)
+    out = _layer(weights + OUT, 64, 32, 0, 64)
+    x = _convolve(tl.reshape(x, [8, 128]), conv1)
+    exists = (second % 4 < 3) & (second > 0)
+    x = tl.where(exists[:, None], x, 0.0)
+    x = _convolve(tl.reshape(x, [2, 128]), conv2)
+    x = _leaky(_linear(tl.reshape(x, [128]), conv3))
+    return _linear(_leaky(_linear(x, hidden)), out)
 
 
 @triton.jit
@@ -153,87 +170,102 @@ def _eye_code(eye, RATE: tl.constexpr):
     """Pairs of sine and cosine of a blink, [EYE]."""
     k = tl.arange(0, EYE)
     phase = eye * tl.exp((k // 2).to(tl.float32) * RATE)
-    return tl.where(k % 2 == 0, tl.sin(phase), tl.cos(phase))
+    return tl.sin(phase + (k % 2).to(tl.float32) * HALF_PI)
 
 
 @triton.jit
 def _pose_vector(viewmat, DISTANCE: tl.constexpr):
-    """Camera-to-world rotation, row by row, and scaled translation; then zeros: [16]."""
-    k = tl.arange(0, 16)
+    """Camera-to-world rotation, row by row, and scaled translation; then zeros: [WIDEST]."""
+    k = tl.arange(0, WIDEST)
     place = tl.where(k < 9, k % 3 * 4 + k // 3, (k - 9) * 4 + 3)
     pose = tl.load(viewmat + place, mask=k < POSE, other=0.0)
     return tl.where(k < 9, pose, pose / DISTANCE)
 
 
 @triton.jit
-def _weigh(
-    all_tokens, agents, mix, T: tl.constexpr, D: tl.constexpr, AGENTS: tl.constexpr,
-    AGENT_BLOCK: tl.constexpr, TEMPERATURE: tl.constexpr,
-):  # fmt: skip
-    """Store how much each agent listens to each of T tokens."""
-    token, feature = tl.arange(0, ROWS)[None, :], tl.arange(0, D)[None, :]
-    for first in range(0, AGENTS, AGENT_BLOCK):
-        agent = first + tl.arange(0, AGENT_BLOCK)[:, None]
-        exists = agent < AGENTS
-        some = tl.load(agents + agent * D + feature, mask=exists & (feature >= 0), other=0.0)
-        score = tl.zeros([AGENT_BLOCK, ROWS], tl.float32)
-        score = _dot(some, tl.trans(all_tokens), score) / TEMPERATURE
-        score = tl.where(token < T, score, float("-inf"))
-        score = tl.exp(score - tl.max(score, axis=1)[:, None])
-        score = score / tl.sum(score, axis=1)[:, None]
-        tl.store(mix + agent * T + token, score, mask=exists & (token < T))
+def _lips_vector(token, weights, D: tl.constexpr):
+    """What the lips are told from the sound's own token; then zeros: [WIDEST]."""
+    i, o = tl.arange(0, D)[:, None], tl.arange(0, WIDEST)[None, :]
+    matrix = tl.load(weights + i * LIPS + o, mask=(o < LIPS) & (i < D), other=0.0)
+    bias = tl.load(weights + D * LIPS + o, mask=o < LIPS, other=0.0)
+    return tl.sum(token[:, None] * matrix + tl.where(i == 0, bias, 0.0), axis=0)
 
 
 @triton.jit
 def tokens_kernel(
-    windows, eyes, viewmats, agents, weights, tokens, mix, scratch,
-    W: tl.constexpr, F: tl.constexpr, D: tl.constexpr, AGENTS: tl.constexpr,
-    WINDOW_ROWS: tl.constexpr, CHANNELS: tl.constexpr, AGENT_BLOCK: tl.constexpr,
-    DISTANCE: tl.constexpr, TEMPERATURE: tl.constexpr, EYE_RATE: tl.constexpr,
+    windows, eyes, viewmats, weights, tokens,
+    W: tl.constexpr, F: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
+    DISTANCE: tl.constexpr, EYE_RATE: tl.constexpr,
 ):  # fmt: skip
-    """Tokens of a frame, in the order sound (W), eye, pose, null, lips, and the agents' weights.
+    """A token of a frame; of W + 2 programs the sound's own entry also makes that of the lips.
 
     Args (pointers, float32):
       windows: [B, W, 16, F].
       eyes: [B].
       viewmats: [B, 4, 4].
-      agents: [AGENTS, D].
       weights: all weights and constants, as `frame_tokens.sizes` says.
-      tokens: [B, W + 4, D] out.
-      mix: [B, AGENTS, W + 4] out.
-      scratch: [B, WINDOW_ROWS, 32], read and written.
+      tokens: [B, W + 4, D] out: sound (W), eye, pose, null, lips.
     """
-    frame = tl.program_id(0)
     LATER: tl.constexpr = 3 * D * D + 4 * D  # a token's second layer, norm and first bias
     CONVOLUTIONS: tl.constexpr = 3 * (F * 32 + 32 * 32 + 32 * 64 + 64 * 64) + 2 * 32 + 2 * 64
-    SOUND: tl.constexpr = CONVOLUTIONS + 64 * 64 + 64 + 64 * 32 + 32
-    EYES: tl.constexpr = SOUND + 3 * 32 * D + LATER
-    POSES: tl.constexpr = EYES + 3 * EYE * D + LATER
-    READ: tl.constexpr = POSES + 3 * POSE * D + LATER
-    LIPS: tl.constexpr = READ + D * 2 + 2
-    NULL: tl.constexpr = LIPS + 3 * 2 * D + LATER
-    windows += frame.to(tl.int64) * (W * STEPS * F)
-    scratch += frame * (WINDOW_ROWS * 32)
-    x = _sound_rows(windows, weights, scratch, 0, W, F, WINDOW_ROWS, CHANNELS)
-    sound = _token(x, weights, SOUND, 32, D)
-    row, feature = tl.arange(0, ROWS)[:, None], tl.arange(0, D)[None, :]
-    own = tl.sum(tl.where(row == W // 2, sound, 0.0), axis=0)
-    x = _linear(_repeated(own), weights, READ, D, 2, 16)
-    lips = _token(x, weights, LIPS, 2, D)
-    code = _eye_code(tl.load(eyes + frame), EYE_RATE)
-    eye = _token(_repeated(code), weights, EYES, EYE, D)
-    x = _repeated(_pose_vector(viewmats + frame * 16, DISTANCE))
-    pose = _token(x, weights, POSES, POSE, D)
+    AT_SOUND: tl.constexpr = CONVOLUTIONS + 64 * 64 + 64 + 64 * 32 + 32
+    AT_EYE: tl.constexpr = AT_SOUND + 3 * SOUND * D + LATER
+    AT_POSE: tl.constexpr = AT_EYE + 3 * EYE * D + LATER
+    AT_LIPS: tl.constexpr = AT_POSE + 3 * POSE * D + LATER
+    NULL: tl.constexpr = AT_LIPS + 3 * LIPS * D + LATER
+    CODES: tl.constexpr = NULL + D
+    READ: tl.constexpr = CODES + (W + 4) * D
+    frame, place = tl.program_id(0) // (W + 2), tl.program_id(0) % (W + 2)
+    tokens += frame * ((W + 4) * D)
+    feature = tl.arange(0, D)
+    if place < W:
+        windows += (frame * W + place).to(tl.int64) * (STEPS * F)
+        x = _sound_vector(windows, weights, F, BLOCK)
+        fan_in, at = SOUND, AT_SOUND // UNIT
+    elif place == W:
+        x = _eye_code(tl.load(eyes + frame), EYE_RATE)
+        fan_in, at = EYE, AT_EYE // UNIT
+    else:
+        x = _pose_vector(viewmats + frame * 16, DISTANCE)
+        fan_in, at = POSE, AT_POSE // UNIT
+        null = _vector(weights + NULL, D) + _vector(weights + CODES + (W + 2) * D, D)
+        tl.store(tokens + (W + 2) * D + feature, null)
+    # One piece of code for all: fetching it takes longer than running it.
+    turns = 1 + (place == W // 2).to(tl.int32)
+    for _ in range(turns):
+        token = _token(x, weights + at * UNIT, fan_in, D)
+        code = _vector(weights + CODES + place * D, D)
+        tl.store(tokens + place * D + feature, token + code)
+        if place == W // 2:
+            x = _lips_vector(token, weights + READ, D)
+            fan_in, at, place = LIPS, AT_LIPS // UNIT, W + 3
 
-    all_tokens = tl.where(row < W, sound, eye)
-    all_tokens = tl.where(row == W + 1, pose, all_tokens)
-    all_tokens = tl.where(row == W + 2, _vector(weights, NULL, D, D), all_tokens)
-    all_tokens = tl.where(row == W + 3, lips, all_tokens)
-    exists = (row < W + 4) & (feature >= 0)
-    all_tokens += tl.load(weights + NULL + D + row * D + feature, mask=exists, other=0.0)
-    all_tokens = tl.where(exists, all_tokens, 0.0)
-    tl.store(tokens + frame * ((W + 4) * D) + row * D + feature, all_tokens, mask=exists)
-    _weigh(
-        all_tokens, agents, mix + frame * (AGENTS * (W + 4)), W + 4, D, AGENTS, AGENT_BLOCK,
-        TEMPERATURE,
-    )  # fmt: skip
+
+@triton.jit
+def mix_kernel(
+    tokens, agents, mix,
+    T: tl.constexpr, D: tl.constexpr, AGENTS: tl.constexpr, TOKENS: tl.constexpr,
+    BLOCK: tl.constexpr, TEMPERATURE: tl.constexpr,
+):  # fmt: skip
+    """How much each of BLOCK agents listens to each token of a frame.
+
+    Args (pointers, float32):
+      tokens: [B, T, D].
+      agents: [AGENTS, D].
+      mix: [B, AGENTS, T] out.
+    """
+    BLOCKS: tl.constexpr = (AGENTS + BLOCK - 1) // BLOCK
+    frame, first = tl.program_id(0) // BLOCKS, tl.program_id(0) % BLOCKS * BLOCK
+    agent, token = first + tl.arange(0, BLOCK)[:, None], tl.arange(0, TOKENS)[None, :]
+    feature = tl.arange(0, D)
+    exists = agent < AGENTS
+    some = tl.load(agents + agent * D + feature[None, :], mask=exists, other=0.0)
+    theirs = tl.load(
+        tokens + frame * (T * D) + token * D + feature[:, None], mask=token < T, other=0.0
+    )
+    score = _dot(some, theirs, tl.zeros([BLOCK, TOKENS], tl.float32)) / TEMPERATURE
+    score = tl.where(token < T, score, float("-inf"))
+    score = tl.exp(score - tl.max(score, axis=1)[:, None])
+    score = score / tl.sum(score, axis=1)[:, None]
+    at = (frame * AGENTS + agent) * T + token
+    tl.store(mix + at, score, mask=exists & (token < T))

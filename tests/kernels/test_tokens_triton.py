@@ -1,4 +1,4 @@
-"""The tokens' Triton kernel, in Triton's interpreter, against the modules that it stands for."""
+"""The tokens' Triton kernels, in Triton's interpreter, against the modules that they stand for."""
 
 import functools
 import importlib.util
@@ -19,7 +19,7 @@ from egs_jax.attention import dynamic_mix
 from egs_jax.config import ModelConfig
 from egs_jax.kan import fold
 from egs_jax.types import Drive
-from kernels.tokens import WIDTH, frame_tokens, pack, sizes
+from kernels.tokens import SHARED_MEMORY, WIDTH, frame_tokens, pack, sizes
 
 ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
@@ -60,6 +60,23 @@ def test_kernel_equals_the_modules(window, features, agents, frames, ppe):
     np.testing.assert_allclose(got.sum(-1), 1, rtol=1e-5)
 
 
+def test_a_frame_has_the_same_bits_in_any_batch():
+    """And one that is not finite harms no other."""
+    config, params, chosen, drive = scene(3, 10, 33, 3, "temporal")
+    weights = prepared.token_weights(config, fold(params))
+    call = functools.partial(frame_tokens, distance=5.0, temperature=8.0)
+    arrays = [drive.audio_windows, drive.eyes, drive.viewmats]
+    together = call(*arrays, chosen, weights)
+    arrays[0] = arrays[0].at[1, 0, 5, 2].set(jnp.nan)
+    spoilt = call(*arrays, chosen, weights)
+    for frame in (0, 2):
+        alone = call(*(a[frame : frame + 1] for a in arrays), chosen, weights)
+        for one, *others in zip(alone, together, spoilt, strict=True):
+            for other in others:
+                np.testing.assert_array_equal(one[0], other[frame])
+    assert np.all(np.isnan(spoilt[0][1, 0])) and np.all(np.isnan(spoilt[1][1]))
+
+
 def test_what_the_kernel_does_not_have_is_refused():
     args = [jnp.zeros(shape) for shape in ((1, 13, 16, 8), (1,), (1, 4, 4), (3, 64))]
     call = functools.partial(frame_tokens, distance=5.0, temperature=8.0)
@@ -93,5 +110,10 @@ def test_machine_code_for_hopper_stays_within_its_budget():
         [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True
     )
     cost = json.loads(result.stdout)
-    assert cost["spilt"] <= 32 and cost["instructions"] <= 6500  # of which each is run once
-    assert cost["shared"] <= 227 * 1024
+    tokens, mix = cost["tokens_kernel"], cost["mix_kernel"]
+    assert tokens["spilt"] <= 32 and mix["spilt"] == 0  # the sine of large numbers keeps a table
+    # Most instructions run once, so that fetching them counts; one load brings four weights.
+    assert tokens["instructions"] <= 1800 and mix["instructions"] <= 300
+    assert tokens["narrow"] <= 16 and tokens["wide"] >= 40
+    assert tokens["registers"] <= 128  # two programs a multiprocessor
+    assert max(tokens["shared"], mix["shared"]) <= SHARED_MEMORY * 1024

@@ -1,7 +1,8 @@
-"""Compiles the tokens' Triton kernel for sm_90 without a GPU and prints what the code costs.
+"""Compiles the tokens' Triton kernels for sm_90 without a GPU and prints what the code costs.
 
-Run on its own, without TRITON_INTERPRET: `python tokens_gate.py` prints one JSON object: registers,
-spilt bytes, bytes of shared memory, instructions and products.
+Run on its own, without TRITON_INTERPRET: `python tokens_gate.py` prints one JSON object, by kernel:
+registers, spilt bytes, bytes of shared memory, instructions, products, and loads to registers of 16
+bytes and of fewer.
 """
 
 import json
@@ -29,13 +30,20 @@ def measure():
     shapes = ((1, 8, 16, 384), (1,), (1, 4, 4), (200, 64), (total,))
     arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     jax.eval_shape(lambda *a: frame_tokens(*a, distance=5.0, temperature=8.0), *arrays)
-    kernel, arrays, constants, num_warps = seen[0]
+    return {launch[0].__name__: cost(*launch) for launch in seen}
+
+
+def cost(kernel, arrays, constants, num_warps):
+    """Of a launch."""
     names = [parameter.name for parameter in kernel.params]
     pointers = {n: POINTERS[a.dtype.name] for n, a in zip(names, arrays, strict=False)}
     sass, usage, shared = assemble(kernel, pointers, constants, num_warps)
     lines = instructions(sass)[0]
     products = count(r"\bHMMA", lines) + count(r"\bHGMMA", lines)
-    return resources(usage) | dict(shared=shared, instructions=len(lines), products=products)
+    loads, wide = count(r"\bLDG\.", lines), count(r"\bLDG\.E\.128\b", lines)
+    return resources(usage) | dict(
+        shared=shared, instructions=len(lines), products=products, wide=wide, narrow=loads - wide
+    )
 
 
 if __name__ == "__main__":
