@@ -46,10 +46,11 @@ class Prepared(flax.struct.PyTreeNode):
     static_mix: Float[Array, "N A"] | None
     """None: every Gaussian is its own agent (cross-attention)."""
     weights: DeformWeights
-    token_params: Mapping[str, Any]
+    token_params: Mapping[str, Any] | None
     """Flax parameters of the token encoders, folded (`kan.fold`)."""
     token_weights: Float[Array, " weights"] | None
-    """The same for `kernels.tokens`, where that makes the tokens; else None."""
+    """The same for `kernels.tokens` instead, where that makes the tokens. One of both is None:
+    every array makes a call longer, by 3 us."""
 
 
 def prepare(config: Config, params: Params, alive: Bool[Array, " N"]) -> Prepared:
@@ -82,8 +83,10 @@ def _prepare(config: Config, params: Params, alive: Array, live: Array) -> Prepa
     dtype = operand_dtype(weights, _implementation(config))
     weights, static = weights.astype(dtype), jax.tree.map(lambda v: v.astype(dtype), static)
     folded = fold(networks["tokens"])
-    packed = token_weights(model_config, folded) if _has_token_kernel(config) else None
-    return Prepared(cloud, features, agents, static, weights, folded, packed)
+    parts = (cloud, features, agents, static, weights)
+    if _has_token_kernel(config):
+        return Prepared(*parts, None, token_weights(model_config, folded))
+    return Prepared(*parts, folded, None)
 
 
 def _has_token_kernel(config: Config) -> bool:

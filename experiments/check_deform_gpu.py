@@ -1,6 +1,6 @@
 """The Triton kernel of `deform` on a GPU: right, repeatable, and every Gaussian for itself.
 
-Claim: for both networks, both tiles and sizes from one Gaussian to a ragged 5,000 in several frames
+Claim: for both networks and sizes from one Gaussian to a ragged 5,000 in several frames
 it equals the JAX implementation, in float32 up to what operands of bfloat16 leave, and with its
 operands rounded alike up to what the hardware's tanh and the order of sums leave; 100 repeats give
 the same bits; a Gaussian that is not finite changes no bit of the others. And the kernel of
@@ -28,14 +28,13 @@ from egs_jax.kan import fold
 from egs_jax.types import Drive
 from experiments._common import RESULTS, Report, Result
 from kernels.deform import Deformed
-from kernels.deform.triton_path import LARGE, SMALL, Tile, deform_tiles
+from kernels.deform.triton_path import TILE, deform_tiles
 from kernels.deform.xla_path import deform_xla
 from kernels.tokens import frame_tokens
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "kernels"))
 from deform_cases import make_case, pack  # noqa: E402
 
-TILES = dict(small=SMALL, large=LARGE)
 PAPER = dict(agents=200, tokens=12, d=64, units=128, ffn=128, k=16)
 SIZES = dict(
     one=PAPER | dict(n=1, frames=1),
@@ -60,9 +59,9 @@ def make(network: str, sizes: dict) -> SimpleNamespace:
     return case
 
 
-def run(tile: Tile, case: SimpleNamespace) -> Deformed:
+def run(case: SimpleNamespace) -> Deformed:
     """The kernel's attributes, in NumPy."""
-    call = jax.jit(partial(deform_tiles, tile))
+    call = jax.jit(partial(deform_tiles, TILE))
     return jax.tree.map(np.asarray, call(*case.arrays, pack(case, jnp.bfloat16)))
 
 
@@ -77,10 +76,10 @@ def error(got: Deformed, want: Deformed) -> float:
 
 
 def check_case(name: str) -> list[Result]:
-    """One network, tile and size against the JAX implementation of either type."""
-    network, tile, sizes = name.split()
+    """One network and size against the JAX implementation of either type."""
+    network, sizes = name.split()
     case = make(network, SIZES[sizes])
-    got = run(TILES[tile], case)
+    got = run(case)
     results = []
     for kind, most in MOST.items():
         # In float32 means in float32: not in the 10 bits that tensor cores take by default.
@@ -91,29 +90,29 @@ def check_case(name: str) -> list[Result]:
     return results
 
 
-def check_repeats(report: Report, tile: str) -> None:
+def check_repeats(report: Report) -> None:
     """The same bits every time."""
     case = make("taylor", SIZES["paper"])
     weights = pack(case, jnp.bfloat16)
-    call = jax.jit(partial(deform_tiles, TILES[tile]))
+    call = jax.jit(partial(deform_tiles, TILE))
     first = jax.tree.map(np.asarray, call(*case.arrays, weights))
     same = sum(all(map(np.array_equal, first, call(*case.arrays, weights))) for _ in range(REPEATS))
-    report.check(f"repeats {tile}", same == REPEATS, f"{same} of {REPEATS} bit-identical")
+    report.check("repeats", same == REPEATS, f"{same} of {REPEATS} bit-identical")
 
 
-def check_neighbours(report: Report, tile: str) -> None:
+def check_neighbours(report: Report) -> None:
     """Gaussians that are not finite leave the bits of all others as they are."""
     case = make("taylor", SIZES["paper"])
-    clean = run(TILES[tile], case)
+    clean = run(case)
     canonical, features, static, *others = jax.tree.map(np.copy, case.arrays)
     features[3, 5], features[700, 0], static[4_998, 2] = np.nan, np.inf, np.nan
     canonical.means[7, 1], canonical.sh[8, 0, 2] = np.nan, -np.inf
     case.arrays = (canonical, features, static, *others)
-    got = run(TILES[tile], case)
+    got = run(case)
     spared = np.setdiff1d(np.arange(5_000), (3, 7, 8, 700, 4_998))
     same = all(np.array_equal(a[:, spared], b[:, spared]) for a, b in zip(got, clean, strict=True))
     poisoned = not any(np.any(np.isfinite(v[:, [3, 700, 4_998]])) for v in got)
-    report.check(f"neighbours {tile}", same and poisoned, f"same bits {same}, lost {poisoned}")
+    report.check("neighbours", same and poisoned, f"same bits {same}, lost {poisoned}")
 
 
 def check_tokens(report: Report, frames: int) -> None:
@@ -155,11 +154,10 @@ def main() -> int:
     """Run the checks; returns the exit status."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes
     report = Report()
-    names = [f"{n} {t} {s}" for n in ("taylor", "mlp") for t in TILES for s in SIZES]
+    names = [f"{n} {s}" for n in ("taylor", "mlp") for s in SIZES]
     report.check_all(check_case, names, WORKERS)
-    for tile in TILES:
-        check_repeats(report, tile)
-        check_neighbours(report, tile)
+    check_repeats(report)
+    check_neighbours(report)
     for frames in (1, 5, 16):
         check_tokens(report, frames)
     return report.finish("check_deform_gpu", RESULTS)

@@ -95,34 +95,16 @@ def _store_geometry(x, out_means, out_quats, out_scales, out_opacities, at, exis
 
 
 @triton.jit
-def _staged(columns, scratch, place, ASM: tl.constexpr):
-    """The same operands, by way of memory that only this program uses.
-
-    Triton keeps an operand that was computed in registers, and one that was loaded in shared
-    memory, from where tensor cores read it as well. That leaves registers for twice the rows.
-    """
-    size: tl.constexpr = place.shape[0] * place.shape[1]
-    own = scratch + tl.program_id(0).to(tl.int64) * (len(columns) * size) + place
-    for i in tl.static_range(len(columns)):
-        tl.store(own + i * size, columns[i])
-    tl.debug_barrier()  # other threads load what this one stored
-    loaded = ()
-    for i in tl.static_range(len(columns)):
-        loaded = loaded + (operand(tl.load(own + i * size), ASM),)
-    return loaded
-
-
-@triton.jit
 def deform_kernel(
     means, log_scales, quats, logit_opacities, sh, features, static_mix, dynamic_mix, tokens,
     norm1_scale, norm1_bias, ffn_in, ffn_in_bias, ffn_out, ffn_out_bias, norm2_scale, norm2_bias,
     hidden, hidden_bias, geometry, geometry_bias, color, color_bias,
-    out_means, out_quats, out_scales, out_opacities, out_sh, scratch,
+    out_means, out_quats, out_scales, out_opacities, out_sh,
     N: tl.constexpr, FRAMES: tl.constexpr, AGENTS: tl.constexpr, TOKENS: tl.constexpr,
     D: tl.constexpr, FFN: tl.constexpr, WIDTH: tl.constexpr, COLORS: tl.constexpr,
     COLOR_BLOCK: tl.constexpr, TAYLOR: tl.constexpr, GAIN: tl.constexpr, EPSILON: tl.constexpr,
     ROWS: tl.constexpr, UNITS: tl.constexpr, AGENT_BLOCK: tl.constexpr,
-    TOKEN_BLOCK: tl.constexpr, STAGES: tl.constexpr, STAGED: tl.constexpr, ASM: tl.constexpr,
+    TOKEN_BLOCK: tl.constexpr, STAGES: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Deform ROWS Gaussians in one frame.
 
@@ -139,7 +121,6 @@ def deform_kernel(
       geometry, geometry_bias: [C, 4 WIDTH, 16] bfloat16, [16].
       color, color_bias: [C, WIDTH, COLOR_BLOCK] bfloat16, [COLOR_BLOCK].
       out_means, out_quats, out_scales, out_opacities, out_sh: [FRAMES, N, 3 | 4 | 3 | 1 | COLORS].
-      scratch: [programs, C, ROWS, D] bfloat16, read and written if STAGED.
     """
     frame, row, exists = _rows(N, FRAMES, ROWS, ASM)
     feature = tl.arange(0, D)
@@ -157,9 +138,6 @@ def deform_kernel(
     )  # fmt: skip
     x = normalise(x, tl.load(norm2_scale + feature), tl.load(norm2_bias + feature), EPSILON)
     columns = expand(x, TAYLOR, ASM)
-    if STAGED:
-        place = tl.arange(0, ROWS)[:, None] * D + feature[None, :]
-        columns = _staged(columns, scratch, place, ASM)
 
     # These sums begin with what is added to them, for want of registers at the end.
     column = tl.arange(0, COLOR_BLOCK)

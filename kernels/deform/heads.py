@@ -18,7 +18,7 @@ from kernels.deform.types import NETWORKS, HeadWeights
 from kernels.deform.xla_path import heads_xla
 
 MAX_ROWS = 2**31 // 256  # the kernels' indices have 32 bits
-SHARED_MEMORY = 160
+SHARED_MEMORY = 105
 """What the largest program takes, of these kernels or of `deform`'s [KiB]: an A100 or H100."""
 
 

@@ -4,9 +4,9 @@ Floors for 50,000 Gaussians, "taylor", 64 features, heads of 128, degree 3, on a
 19 GFLOP, padding included, at 790 TFLOP/s: 24 us ("mlp" 10 us); 709 hyperbolic tangents and the
 like a Gaussian at 16 a cycle: 10 us; 56 MB of inputs and attributes at 4.3 TB/s: 13 us, 3 us for
 further frames of a batch. And every program reads 370 KB of weights from the second-level cache:
-150 MB with 128 rows a program, 75 MB with 256, at about 5.5 TB/s: 27 us or 14 us. All of these
-overlap as far as the programs of a multiprocessor are at different places. Tiles that are `staged`
-also write and read 384 bytes a Gaussian and frame, 300 MB for 16 frames of 50,000.
+290 MB with 64 rows a program at about 5.5 TB/s: 53 us. All of these overlap as far as the programs
+of a multiprocessor are at different places, which is worth more than fewer reads: 64 us a frame,
+where 128 or 256 rows a program take 72 to 90.
 
 Not computed here: B-splines. To evaluate eight of them for 704 inputs a Gaussian takes over ten
 times the instructions of all else, and in a trial nine columns an input spilt 2 KB a thread.
@@ -33,13 +33,10 @@ class Tile(NamedTuple):
     units: int  # hidden units at a time
     warps: int
     stages: int  # weights of so many steps are in shared memory
-    staged: bool  # operands of the heads in shared memory instead of registers
-    registers: int | None = None  # most of a thread; None: as many as it wants
+    registers: int  # most of a thread
 
 
-SMALL = Tile(rows=128, units=64, warps=8, stages=2, staged=False)
-LARGE = Tile(rows=256, units=64, warps=16, stages=2, staged=True)
-MULTIPROCESSORS = 132  # of an H100 or H200; each runs one program at a time
+TILE = Tile(rows=64, units=32, warps=4, stages=2, registers=160)  # three programs at once
 AGENT_BLOCK = 64
 MAX_NUMBERS = 2**31  # the kernel's indices have 32 bits
 
@@ -60,14 +57,7 @@ def deform_triton(
       NotImplementedError: if it is differentiated.
       ValueError: if an array has more numbers than 32 bits can count.
     """
-    tile = pick_tile(features.shape[0], tokens.shape[0])
-    return deform_tiles(tile, canonical, features, static_mix, dynamic_mix, tokens, weights)
-
-
-def pick_tile(n_gaussians: int, n_frames: int) -> Tile:
-    """The large tile, which reads the weights half as often, unless it leaves more idle."""
-    rounds = lambda tile: -(-_programs(tile, n_gaussians, n_frames) // MULTIPROCESSORS)
-    return LARGE if rounds(LARGE) * LARGE.rows <= rounds(SMALL) * SMALL.rows else SMALL
+    return deform_tiles(TILE, canonical, features, static_mix, dynamic_mix, tokens, weights)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -94,25 +84,20 @@ def deform_tiles(
     arrays = jax.tree.map(lambda v: v.astype(jnp.float32), (*canonical, features))
     mixes = static_mix, *(v.astype(jnp.float32) for v in (dynamic_mix, tokens))
     heads = w.heads
-    n_columns, fan_in, _ = heads.hidden.kernel.shape
     width, ffn_width = heads.color.kernel.shape[1], w.ffn_in.bias.size
-    programs = _programs(tile, n_gaussians, n_frames)
-    scratch = (programs, n_columns, tile.rows, fan_in) if tile.staged else (1,)
     shape = lambda *own: ShapeDtypeStruct((n_frames, n_gaussians, *own), jnp.float32)
-    *outputs, _ = _triton.triton_call(
+    outputs = _triton.triton_call(
         deform_kernels.deform_kernel, *arrays, *mixes, *w.norm1, *w.ffn_in, *w.ffn_out, *w.norm2,
         *heads.hidden, *heads.geometry, *heads.color,
-        outputs=(
-            shape(3), shape(4), shape(3), shape(), shape(n_harmonics, 3),
-            ShapeDtypeStruct(scratch, jnp.bfloat16),
-        ),
-        grid=programs, num_warps=tile.warps, max_registers=tile.registers,
+        outputs=(shape(3), shape(4), shape(3), shape(), shape(n_harmonics, 3)),
+        grid=-(-n_gaussians // tile.rows) * n_frames, num_warps=tile.warps,
+        max_registers=tile.registers,
         N=n_gaussians, FRAMES=n_frames, AGENTS=n_agents, TOKENS=n_tokens, D=d_model,
         FFN=ffn_width, WIDTH=width, COLORS=3 * n_harmonics, COLOR_BLOCK=heads.color.bias.size,
         TAYLOR=int(heads.network == "taylor"), GAIN=float(w.gain), EPSILON=float(w.epsilon),
         ROWS=tile.rows, UNITS=min(tile.units, width, ffn_width), AGENT_BLOCK=AGENT_BLOCK,
         TOKEN_BLOCK=max(16, 1 << (n_tokens - 1).bit_length()), STAGES=tile.stages,
-        STAGED=int(tile.staged), ASM=not _triton.is_interpreting(),
+        ASM=not _triton.is_interpreting(),
     )  # fmt: skip
     return Deformed(*outputs)
 
@@ -122,7 +107,3 @@ def _no_derivative(*_arguments: Any) -> None:
     raise NotImplementedError(
         "deform: the Triton kernel has no derivative; pass implementation='xla'"
     )
-
-
-def _programs(tile: Tile, n_gaussians: int, n_frames: int) -> int:
-    return -(-n_gaussians // tile.rows) * n_frames

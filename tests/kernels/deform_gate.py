@@ -1,7 +1,7 @@
 """Compiles `deform`'s Triton kernel for sm_90 without a GPU and prints what the code costs.
 
 Run on its own, without TRITON_INTERPRET: `python deform_gate.py` prints one JSON object, by network
-and rows per program: registers, spilt bytes, bytes of shared memory, how many products there are on
+registers, spilt bytes, bytes of shared memory, how many products there are on
 Hopper's tensor cores and on the slow path, how many groups of them wait for the one before, and of
 the loops over hidden units the barriers and the instructions per unit.
 """
@@ -16,17 +16,16 @@ from compile_gate import assemble, instructions, resources
 from deform_cases import make_case, pack
 
 from kernels import _triton
-from kernels.deform.triton_path import LARGE, SMALL, deform_tiles
+from kernels.deform.triton_path import TILE, deform_tiles
 
 GAUSSIANS = 50_000
 PAPER = dict(n=2, agents=200, tokens=12, d=64, units=128, ffn=128, k=16)
-CASES = [("taylor", SMALL, 1), ("taylor", LARGE, 16), ("mlp", LARGE, 16)]  # and frames
 POINTERS = dict(float32="*fp32", bfloat16="*bf16")
 
 
-def launch_of(network, tile, frames):
+def launch_of(network):
     """Kernel, arrays, constants, and warps and most registers, as `triton_call` gets them."""
-    case = make_case(network, frames=frames, **PAPER)
+    case = make_case(network, frames=16, **PAPER)
     many = lambda v: jax.ShapeDtypeStruct((GAUSSIANS, *v.shape[1:]), v.dtype)
     canonical, features, static, *others = case.arrays
     arrays = (*jax.tree.map(many, (canonical, features)), many(static.astype(jnp.bfloat16)))
@@ -37,20 +36,20 @@ def launch_of(network, tile, frames):
         return tuple(jnp.zeros(o.shape, o.dtype) for o in outputs)
 
     _triton.triton_call = record
-    jax.eval_shape(partial(deform_tiles, tile), *arrays, *others, pack(case, jnp.bfloat16))
+    jax.eval_shape(partial(deform_tiles, TILE), *arrays, *others, pack(case, jnp.bfloat16))
     return seen[0]
 
 
-def measure(network, tile, frames):
+def measure(network):
     """Cost of the machine code."""
-    kernel, arrays, constants, limits = launch_of(network, tile, frames)
+    kernel, arrays, constants, limits = launch_of(network)
     names = [parameter.name for parameter in kernel.params]
     pointers = {n: POINTERS[a.dtype.name] for n, a in zip(names, arrays, strict=False)}
     sass, usage, shared = assemble(kernel, pointers, constants, *limits)
     lines, jumps = instructions(sass)
     loops = [lines[first : last + 1] for last, first in jumps.items() if first < last]
     loops = [loop for loop in loops if sum("HGMMA" in text for text in loop) > 4][-2:]
-    units = tile.rows * constants["UNITS"] / (32 * tile.warps)
+    units = TILE.rows * constants["UNITS"] / (32 * TILE.warps)
     return resources(usage) | dict(
         shared=shared,
         products=count(r"\bHGMMA", lines),
@@ -67,4 +66,4 @@ def count(pattern, lines):
 
 
 if __name__ == "__main__":
-    print(json.dumps({f"{n}_{t.rows}": measure(n, t, b) for n, t, b in CASES}))
+    print(json.dumps({network: measure(network) for network in ("taylor", "mlp")}))

@@ -27,11 +27,11 @@ OPTIONS = {"xla_backend_optimization_level": 0, "xla_allow_excess_precision": Fa
 in_jax = jax.jit(deform_xla, compiler_options=OPTIONS)
 
 
-def run(case, rows=32, units=32, staged=False, dtype=jnp.bfloat16):
+def run(case, rows=32, units=32, dtype=jnp.bfloat16):
     """The kernel on small tiles: several programs with little to interpret."""
     from kernels.deform.triton_path import Tile, deform_tiles
 
-    tile = Tile(rows=rows, units=units, warps=4, stages=2, staged=staged)
+    tile = Tile(rows=rows, units=units, warps=4, stages=2, registers=255)
     return deform_tiles(tile, *case.arrays, pack(case, dtype))
 
 
@@ -48,19 +48,19 @@ def assert_close(got, case):
 
 
 @pytest.mark.parametrize(
-    ("network", "staged", "sizes"),
+    ("network", "sizes"),
     [
-        ("taylor", False, dict(k=16, d=64, units=64, ffn=128, n=33)),
-        ("taylor", True, dict(k=4, d=32, units=32, ffn=64, n=64, tokens=20, frames=3)),
-        ("mlp", False, dict(k=9, d=32, units=16, ffn=32, n=40, frames=1, agents=130)),
-        ("mlp", True, dict(k=1, d=64, units=64, ffn=64, n=31)),
-        ("taylor", True, dict(k=1, d=16, units=16, ffn=16, n=1, frames=1, agents=1, tokens=1)),
+        ("taylor", dict(k=16, d=64, units=64, ffn=128, n=33)),
+        ("taylor", dict(k=4, d=32, units=32, ffn=64, n=64, tokens=20, frames=3)),
+        ("mlp", dict(k=9, d=32, units=16, ffn=32, n=40, frames=1, agents=130)),
+        ("mlp", dict(k=1, d=64, units=64, ffn=64, n=31)),
+        ("taylor", dict(k=1, d=16, units=16, ffn=16, n=1, frames=1, agents=1, tokens=1)),
     ],
 )
-def test_kernel_equals_jax_with_operands_rounded_alike(network, staged, sizes):
+def test_kernel_equals_jax_with_operands_rounded_alike(network, sizes):
     """Widths, harmonics, frames, agents and tokens, Gaussians under, over and at full programs."""
     case = make_case(network, **(dict(agents=70, tokens=5) | sizes))
-    assert_close(run(case, staged=staged), case)
+    assert_close(run(case), case)
 
 
 def test_api_runs_the_kernel_with_weights_of_either_type():
@@ -130,22 +130,6 @@ def test_more_numbers_than_the_kernel_can_index_are_refused():
         jax.eval_shape(lambda *a: deform(*a, pack(case), implementation="triton"), *arrays)
 
 
-def test_large_tiles_only_where_they_leave_no_more_idle():
-    from kernels.deform.triton_path import LARGE, MULTIPROCESSORS, SMALL, pick_tile
-
-    full = MULTIPROCESSORS * LARGE.rows
-    for n_gaussians, n_frames, want in [
-        (1, 1, SMALL),
-        (full // 2, 1, SMALL),
-        (full // 2 + 1, 1, LARGE),
-        (full, 1, LARGE),
-        (full + 1, 1, SMALL),
-        (50_000, 1, SMALL),
-        (50_000, 16, LARGE),
-    ]:
-        assert pick_tile(n_gaussians, n_frames) == want, (n_gaussians, n_frames)
-
-
 def test_machine_code_for_hopper_stays_within_its_budget():
     """Compiled without a GPU: tensor cores fed without waiting, nothing spilt, few instructions."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
@@ -161,5 +145,5 @@ def test_machine_code_for_hopper_stays_within_its_budget():
         # One matrix after another; with too few registers every sixteen rows of one wait.
         assert cost["waits"] <= 16, name
         assert cost["barriers"] <= 2, name
-        assert cost["registers"] <= (128 if name.endswith("256") else 255), name
-        assert cost["instructions_per_unit"] <= (6 if name.startswith("mlp") else 14), name
+        assert cost["registers"] <= 160, name  # three programs at once
+        assert cost["instructions_per_unit"] <= (8 if name == "mlp" else 17), name
