@@ -4,13 +4,13 @@ Claim: `infer.draw` is an order of magnitude faster than the original's code, wh
 NVIDIA H200 with 50,000 Gaussians at 512 px and everything on the device, 3.60 ms a frame at batch 1
 and 1.68 at batch 16. Cases: the synthetic head (`kernels.rasterize.cases.head_case` under random
 networks) and, with --run, a trained avatar. Measured: each of `--calls` calls alone, synchronised
-(p50, p95, p99); the same calls without waiting in between; with arguments from the host and
-pictures back; kernel times by stage and per call (torch's profiler, last, because it slows down
-what follows); memory; the training's own forward pass in the same run, which is what all this
-saves; and how far pictures are from those of float32 throughout. With --audio too, the whole way
-from a file to an mp4 with sound, and its parts alone.
+(p50, p95, p99); the same calls without waiting in between; a quarter as many with arguments from
+the host and pictures back; kernel times by stage and per call (torch's profiler, last, because it
+slows down what follows; a tenth as many calls but for the main cases); memory; the training's own
+forward pass in the same run, which is what all this saves; and how far pictures are from those of
+float32 throughout.
 
-    python -m experiments.bench_inference [--run RUN] [--audio FILE] [--calls 1000] [--tiny]
+    python -m experiments.bench_inference [--run RUN] [--calls 1000] [--tiny]
 
 writes `results/bench_inference.json`. `--tiny` runs a small case on any machine and writes nowhere
 but to --out (for tests).
@@ -22,12 +22,10 @@ rasterizing 40-50 us in batches, 70-100 alone; of the tokens under 10 MFLOP, a f
 
 import argparse
 import collections
-import functools
-import subprocess
-import sys
-import tempfile
+import itertools
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,15 +33,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from egs_jax import infer, model, prepared, render, stream
-from egs_jax.audio import extract_features
-from egs_jax.audio_file import read_audio
+from egs_jax import infer, model, prepared
 from egs_jax.avatar import Avatar
 from egs_jax.config import Config, DensifyConfig, ModelConfig
 from egs_jax.gaussians import Gaussians
 from egs_jax.prepared import Prepared
 from egs_jax.types import Drive, Params
-from egs_jax.video import write_video
 from experiments._common import RESULTS, record
 from experiments._runs import run as run_main
 from kernels.rasterize.cases import head_case
@@ -52,6 +47,8 @@ AUDIO_DIM = 384
 ORIGINAL_MS = {1: 3.60, 16: 1.68}
 """A frame by the original's code, measured once on an H200 (50,000 Gaussians, 512 px)."""
 SYNTHETIC = "synthetic head"
+COMPILERS = 6
+"""Programs that are compiled at a time."""
 STAGES = {
     "tokens": ("tokens_kernel", "mix_kernel"),
     "deform": ("deform_kernel",),
@@ -64,6 +61,8 @@ class Scene(NamedTuple):
     """What is drawn."""
 
     name: str
+    gaussians: int
+    size: int
     config: Config
     params: Params
     alive: jax.Array
@@ -105,7 +104,7 @@ def synthetic(n: int, size: int, architecture: str) -> Scene:
         )
 
     kept = prepared.prepare(config, params, alive)
-    return Scene(f"{SYNTHETIC}, {architecture}", config, params, alive, kept, drive)
+    return Scene(f"{SYNTHETIC}, {architecture}", n, size, config, params, alive, kept, drive)
 
 
 def trained(run_dir: Path) -> Scene:
@@ -114,7 +113,9 @@ def trained(run_dir: Path) -> Scene:
     window = avatar.config.model.window_frames
     drive = lambda batch: avatar.dataset.drive(np.arange(batch), window)
     name = f"trained on {avatar.dataset.meta['source']['name']}"
-    return Scene(name, avatar.config, avatar.params, avatar.alive, avatar.prepared, drive)
+    gaussians, size = int(np.sum(avatar.alive)), avatar.dataset.width
+    parts = (avatar.config, avatar.params, avatar.alive, avatar.prepared, drive)
+    return Scene(name, gaussians, size, *parts)
 
 
 def percentiles(milliseconds: list[float], name: str) -> dict[str, float]:
@@ -148,7 +149,6 @@ def walls(scene: Scene, batch: int, calls: int) -> dict:
         )
         jax.device_get(drawn)
 
-    first = clocked(lambda: (step(), jax.block_until_ready(pictures)))
     for _ in range(max(3, calls // 20)):
         step()
     jax.block_until_ready(pictures)
@@ -159,12 +159,11 @@ def walls(scene: Scene, batch: int, calls: int) -> dict:
     jax.block_until_ready(pictures)
     streaming = (time.perf_counter() - began) / calls * 1e3
     whole()
-    to_host = [clocked(whole) for _ in range(calls)]
+    to_host = [clocked(whole) for _ in range(max(3, calls // 4))]
     memory = infer.draw_program().lower(scene.config, scene.kept, rest, pictures).compile()
     memory = memory.memory_analysis()
     kept = sum(leaf.nbytes for leaf in jax.tree.leaves(scene.kept))
     return {
-        "compile_s": round(first / 1e3, 2),
         **percentiles(alone, "call"),
         "streaming_ms_a_frame": round(streaming / batch, 4),
         **percentiles(to_host, "host_call"),
@@ -186,7 +185,8 @@ def kernels(scene: Scene, batch: int, calls: int) -> dict:
             pictures = infer.draw_program()(scene.config, scene.kept, rest, pictures).rgb
         jax.block_until_ready(pictures)
         torch.cuda.synchronize()
-    events = sorted(profile.events(), key=lambda event: event.time_range.start)
+    on_gpu = (e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA)
+    events = sorted(on_gpu, key=lambda event: event.time_range.start)
     if len(events) % calls:
         raise RuntimeError(f"{len(events)} kernels in {calls} calls: not the same in every call")
     per_call = np.array([event.time_range.elapsed_us() for event in events]).reshape(calls, -1)
@@ -221,68 +221,45 @@ def before(scene: Scene, batch: int, calls: int) -> dict:
     }
 
 
-def film(run_dir: Path, audio: Path) -> dict:
-    """The whole way from a file to an mp4 with sound, and its parts alone."""
-    avatar, samples = Avatar.load(run_dir), read_audio(audio)
-    collections.deque(render.speak(avatar, audio), maxlen=0)  # compiles
-    seconds = {}
-
-    def timed(name: str, call: Callable[[], object]) -> object:
-        began = time.perf_counter()
-        result = call()
-        seconds[name] = round(time.perf_counter() - began, 2)
-        return result
-
-    timed("features_s", lambda: extract_features(samples, avatar.feature_kind))
-    # A few frames are enough to write, over and over: all of them would not fit into memory.
-    batches = stream.speech_batches(avatar, [samples])
-    frames = [f.rgb for f in stream.fetch(stream.dispatch(avatar, next(batches)))]
-    total = timed("draw_s", lambda: sum(1 for _ in render.speak(avatar, audio)))
-    with tempfile.TemporaryDirectory() as folder:
-        same = (frames[i % len(frames)] for i in range(total))
-        timed("encode_s", lambda: write_video(Path(folder) / "a.mp4", same))
-        out = Path(folder) / "talk.mp4"
-        command = [sys.executable, "-m", "egs_jax", "render", str(run_dir), str(audio)]
-        whole = functools.partial(subprocess.run, [*command, "--out", str(out)], check=True)
-        timed("render_command_s", whole)
-        size = out.stat().st_size
-    return dict(
-        name="film", gaussians=int(np.sum(avatar.alive)), size=avatar.dataset.width,
-        sound_s=round(len(samples) / 16_000, 1), frames=total, megabytes=round(size / 1e6, 1),
-        **seconds,
-    )  # fmt: skip
+def is_main(scene: Scene) -> bool:
+    """Whether the original's code was measured on such a scene."""
+    return (scene.gaussians, scene.size) == (50_000, 512)
 
 
-def cases(scenes: list[Scene], batches: tuple[int, ...], calls: int) -> list[dict]:
-    """Every scene at every batch, by the clock."""
+def compile_all(pairs: list[tuple[Scene, int]]) -> float:
+    """Seconds until every scene was drawn once at its batch, several being compiled at a time."""
+
+    def first(pair: tuple[Scene, int]) -> None:
+        scene, batch = pair
+        drive = scene.drive(batch)
+        rest = drive.replace(backgrounds=None)
+        jax.device_get(infer.draw_program()(scene.config, scene.kept, rest, drive.backgrounds))
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(COMPILERS) as pool:
+        collections.deque(pool.map(first, pairs), maxlen=0)
+    return time.perf_counter() - began
+
+
+def cases(pairs: list[tuple[Scene, int]], calls: int) -> list[dict]:
+    """Scenes at batches, by the clock."""
     found = []
-    for scene in scenes:
-        gaussians, size = scene.kept.features.shape[0], scene.drive(1).backgrounds.shape[1]
-        is_main = (gaussians, size) == (50_000, 512)
-        for batch in batches:
-            case = dict(name=scene.name, gaussians=gaussians, size=size, batch=batch)
-            case |= walls(scene, batch, calls)
-            if is_main or calls < 10 or not scene.name.startswith(SYNTHETIC):
-                case |= before(scene, batch, calls)
-            if is_main and batch in ORIGINAL_MS:
-                case["original_ms_a_frame"] = ORIGINAL_MS[batch]
-            print(case, flush=True)
-            found.append(case)
+    for scene, batch in pairs:
+        case = dict(name=scene.name, gaussians=scene.gaussians, size=scene.size, batch=batch)
+        case |= walls(scene, batch, calls)
+        if is_main(scene) or calls < 10 or not scene.name.startswith(SYNTHETIC):
+            case |= before(scene, batch, calls)
+        if is_main(scene) and batch in ORIGINAL_MS:
+            case["original_ms_a_frame"] = ORIGINAL_MS[batch]
+        print(case, flush=True)
+        found.append(case)
     return found
-
-
-def profile(found: list[dict], scenes: list[Scene], batches: tuple[int, ...], calls: int) -> None:
-    """Add the kernels' times to the cases."""
-    pairs = [(scene, batch) for scene in scenes for batch in batches]
-    for case, (scene, batch) in zip(found, pairs, strict=True):
-        case.update(kernels(scene, batch, calls))
 
 
 def main(argv: list[str] | None = None) -> Path:
     """Run the benchmark; returns the file written."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path)
-    parser.add_argument("--audio", type=Path)
     parser.add_argument("--calls", type=int, default=1000)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--out", type=Path)
@@ -298,12 +275,12 @@ def main(argv: list[str] | None = None) -> Path:
         batches, calls = (1, 4, 16), arguments.calls
     if arguments.run:
         scenes.append(trained(arguments.run))
-    found = cases(scenes, batches, calls)
-    if arguments.run and arguments.audio:
-        found.append(film(arguments.run, arguments.audio))
-        print(found[-1], flush=True)
+    pairs = list(itertools.product(scenes, batches))
+    print(f"compiled in {compile_all(pairs):.1f} s", flush=True)
+    found = cases(pairs, calls)
     path = record("bench_inference", found, arguments.out or RESULTS)
-    profile(found[: len(scenes) * len(batches)], scenes, batches, calls)
+    for case, (scene, batch) in zip(found, pairs, strict=True):
+        case.update(kernels(scene, batch, calls if is_main(scene) else max(3, calls // 10)))
     return record("bench_inference", found, path.parent)
 
 

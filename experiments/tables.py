@@ -20,7 +20,7 @@ def tables() -> dict[str, str]:
         "training_kernels": _training_kernels, "kill_training": _kill_training,
     }  # fmt: skip
     files = {
-        "ablation_costs": "ablations", "inference": "bench_inference", "film": "bench_inference",
+        "ablation_costs": "ablations", "inference": "bench_inference", "film": "bench_film",
         "training_kernels": "bench_training_kernels",
     }  # fmt: skip
     return {
@@ -209,19 +209,19 @@ def _inference(cases: list[dict]) -> str:
         "memory of a call and kept, MiB": lambda c: f"{c['memory_mb']:.0f}, {c['kept_mb']:.0f}",
         "PSNR to float32, dB": lambda c: _number(c.get("psnr_to_forward_pass_db"), 1),
     }
-    return markdown(columns, [case for case in cases if "batch" in case])
+    return markdown(columns, cases)
 
 
 def _film(cases: list[dict]) -> str:
     columns = {
-        "Gaussians, px": lambda c: f"{c['gaussians']:,}, {c['size']}",
+        "avatar": lambda c: f"{c['source']}, {c['gaussians']:,} Gaussians, {c['size']} px",
         "speech, s": lambda c: f"{c['sound_s']:,}",
         "sound features, s": lambda c: _number(c["features_s"]),
         "features and drawing, s": lambda c: _number(c["draw_s"]),
-        "encoding, s": lambda c: _number(c["encode_s"]),
+        "encoding, s": lambda c: f"{_number(c['encode_s'])} ({c['encoder']}, {c['cores']} cores)",
         "the `render` command, s": lambda c: _number(c["render_command_s"]),
     }
-    return markdown(columns, [case for case in cases if case["name"] == "film"])
+    return markdown(columns, cases)
 
 
 def _stream_hour(cases: list[dict]) -> str:

@@ -8,7 +8,7 @@ from helpers import micro_config, voice
 from egs_jax.audio import SAMPLE_RATE
 from egs_jax.audio_file import write_wav
 from egs_jax.dataset import Dataset
-from experiments import bench_inference, bench_training, readme, stream_hour
+from experiments import bench_film, bench_inference, bench_training, readme, stream_hour
 from experiments._common import RESULTS, commit, record, spread
 
 
@@ -94,6 +94,16 @@ def test_a_stream_is_measured(trained_run, tmp_path):
     assert 0 < case["ready_p50_ms"] <= case["ready_p99_ms"] and case["times_real_time"] > 0
     with pytest.raises(SystemExit):
         stream_hour.main(arguments)
+
+
+def test_the_way_to_a_film_is_measured(trained_run, tmp_path):
+    speech = tmp_path / "speech.wav"
+    write_wav(speech, voice(1.2), SAMPLE_RATE)
+    arguments = [str(trained_run.folder), str(speech), "--out", str(tmp_path)]
+    [case] = json.loads(bench_film.main(arguments).read_text())["cases"]
+    assert (case["sound_s"], case["frames"]) == (1.2, 30)
+    assert all(case[f"{part}_s"] >= 0 for part in ("features", "draw", "encode"))
+    assert case["render_command_s"] > 0.1 and case["encoder"] == "libx264"
 
 
 def test_inference_is_measured_on_any_machine(tmp_path):

@@ -1,0 +1,82 @@
+"""Time from a speech to a film: the whole `render` command, and its parts alone.
+
+Claim: on a GPU ten minutes of speech, from a wav file to an mp4 with sound, take under 40 s. The
+command is a process of its own: it starts Python, reads the avatar, compiles, hears, draws and
+encodes, the last three at the same time. Its parts are measured alone after it: sound features of
+the whole speech, drawing (with its features), and encoding.
+
+    python -m experiments.bench_film RUN SPEECH [--out FOLDER]
+
+writes `results/bench_film.json`.
+"""
+
+import argparse
+import functools
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from egs_jax import render, stream
+from egs_jax.audio import SAMPLE_RATE, extract_features
+from egs_jax.audio_file import read_audio
+from egs_jax.avatar import Avatar
+from egs_jax.video import write_video
+from egs_jax.video_writer import best_encoder
+from experiments._common import RESULTS, record
+from experiments._runs import run as run_main
+
+
+def film(run_dir: Path, audio: Path) -> dict:
+    """The whole way from a file to an mp4 with sound, then its parts alone."""
+    seconds = {}
+
+    def timed(name: str, call: Callable[[], object]) -> object:
+        began = time.perf_counter()
+        result = call()
+        seconds[name] = round(time.perf_counter() - began, 2)
+        return result
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "talk.mp4"
+        command = [sys.executable, "-m", "egs_jax", "render", str(run_dir), str(audio)]
+        whole = functools.partial(subprocess.run, [*command, "--out", str(out)], check=True)
+        timed("render_command_s", whole)
+        megabytes = round(out.stat().st_size / 1e6, 1)
+        avatar, samples = Avatar.load(run_dir), read_audio(audio)
+        timed("features_s", lambda: extract_features(samples, avatar.feature_kind))
+        # A few frames are enough to write, over and over: all of them would not fit into memory.
+        batches = stream.speech_batches(avatar, [samples])
+        frames = [f.rgb for f in stream.fetch(stream.dispatch(avatar, next(batches)))]  # compiles
+        total = timed("draw_s", lambda: sum(1 for _ in render.speak(avatar, audio)))
+        same = (frames[i % len(frames)] for i in range(total))
+        timed("encode_s", lambda: write_video(Path(folder) / "a.mp4", same))
+    size = avatar.dataset.width, avatar.dataset.height
+    return dict(
+        source=avatar.dataset.meta["source"]["name"], gaussians=int(np.sum(avatar.alive)),
+        size=size[0], encoder=best_encoder(*size), cores=os.cpu_count(),
+        backend=jax.default_backend(), sound_s=round(len(samples) / SAMPLE_RATE, 1), frames=total,
+        megabytes=megabytes, **seconds,
+    )  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> Path:
+    """Run the benchmark; returns the file written."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("speech", type=Path)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args(argv)
+    case = film(arguments.run, arguments.speech)
+    print(case, flush=True)
+    return record("bench_film", [case], arguments.out or RESULTS)
+
+
+if __name__ == "__main__":
+    run_main(main)
