@@ -4,7 +4,9 @@ Three things go on at once: sound becomes batches to draw (`stream`), the device
 the film is encoded (`video_writer`); few batches wait between them.
 """
 
+import concurrent.futures
 import contextlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from egs_jax.drive import FPS
 from egs_jax.errors import InputError
 from egs_jax.infer import num_video_frames
 from egs_jax.run_log import CONSENT, progress
-from egs_jax.stream import IN_FLIGHT, draw_all, speech_batches
+from egs_jax.stream import IN_FLIGHT, draw_all, speech_batches, warm_up
 from egs_jax.video import write_video
 
 
@@ -30,8 +32,11 @@ def speak(avatar: Avatar, audio_path: str | Path) -> Iterator[UInt8[np.ndarray, 
       InputError: if the file cannot be read as sound.
     """
     batches = ahead(speech_batches(avatar, stream_audio(audio_path)), IN_FLIGHT)
-    with contextlib.closing(batches):
-        for frame in draw_all(avatar, batches):
+    with contextlib.closing(batches), concurrent.futures.ThreadPoolExecutor(1) as pool:
+        compiling = pool.submit(warm_up, avatar)  # while the first sound is heard
+        first = list(itertools.islice(batches, 1))
+        compiling.result()
+        for frame in draw_all(avatar, itertools.chain(first, batches)):
             yield frame.rgb
 
 

@@ -169,6 +169,14 @@ def dispatch(avatar: Avatar, batch: MicroBatch) -> Drawing:
     )
 
 
+def warm_up(avatar: Avatar) -> None:
+    """Have the drawing compiled: draw a batch that nobody takes."""
+    frames = np.zeros(MICRO_BATCH, int)
+    drive = avatar.dataset.drive(frames, avatar.config.model.window_frames)
+    for part in dispatch(avatar, MicroBatch(frames[:0], 0, drive)).parts:
+        part.result()
+
+
 def _to_host(avatar: Avatar, drive: Drive) -> Pictures:
     return jax.device_get(draw(avatar, drive))
 
