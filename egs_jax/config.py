@@ -239,7 +239,10 @@ class LossConfig:
     mask: float = 0.4
     """Absolute error of the rendered alpha against the head mask."""
     perceptual_size: int = 224
-    """Side to which images are resized for the perceptual loss, pixels."""
+    """Side of what the perceptual loss looks at, pixels."""
+    perceptual_crop: bool = True
+    """It looks at a square around the face, at the image's own resolution, elsewhere in every step;
+    else, and in `parity`, at the whole image, resized."""
     perceptual_every: int = 1
     """Steps between perceptual terms (its weight is multiplied to make up)."""
 
