@@ -15,7 +15,8 @@ Read the files in this order; each is one step of the data's way:
  8. `kernels.rasterize`        Gaussians -> image
  9. `losses`, `perceptual`, `metrics`
 10. `model`                    5 to 8 on one page
-11. `train`, `optimizer`, `loop`, `checkpoint`, `run_log`; several devices: `parallel`
+11. `train`, `optimizer`, `loop`, `checkpoint`, `run_log`; several devices: `parallel`,
+    `hosts`
 12. `avatar`, `prepared`, `drive`, `infer`   what an avatar keeps; a batch of frames
     `stream`, `render`         speech, live or from a file -> frames, video
 13. `evaluate`, `baselines`, `report`, `demo`

@@ -6,6 +6,8 @@ else. Every mistake on the command line is one line and 2 as well.
 
 import argparse
 import contextlib
+import dataclasses
+import json
 import os
 import signal
 import sys
@@ -58,8 +60,9 @@ def main(argv: list[str] | None = None) -> int:
 def entry() -> NoReturn:
     """Run as a process of its own."""
     status = main()
-    if status == 1:
-        # Python's own way out crashes in XLA where an interrupt came while it compiled.
+    if status:
+        # Python's own way out crashes in XLA where an interrupt came while it compiled, and waits
+        # for the other hosts.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -111,6 +114,12 @@ def _parser(argv: list[str]) -> Parser:
     verb.add_argument("preset", choices=("paper", "fast", "tiny"))
     verb.add_argument("--data-dir", required=True, type=Path)
     verb.add_argument("--run-dir", required=True, type=Path)
+    verb.add_argument(
+        "--hosts", metavar="ADDRESS:PORT,COUNT,INDEX",
+        help="share the frames of each step with the --devices of other machines, which get the "
+        "same command: where host 0 is reached, how many hosts, and which of them this is "
+        "(10.0.0.5:1234,2,0 here, 10.0.0.5:1234,2,1 there); host 0 writes the run folder",
+    )  # fmt: skip
     if "train" in argv:
         _add_settings(verb)
     verb.set_defaults(run=_train)
@@ -187,11 +196,17 @@ def _train(arguments: argparse.Namespace) -> None:
         if name.startswith("set:") and value is not None
     }
     config = override(preset(arguments.preset, data_dir=str(arguments.data_dir.resolve())), changes)
+    from egs_jax.config_text import to_json
     from egs_jax.dataset import Dataset
+    from egs_jax.hosts import joined
     from egs_jax.loop import fit
 
-    _keep_programs()
-    fit(config, Dataset.open(arguments.data_dir), run_dir=arguments.run_dir)
+    dataset = Dataset.open(arguments.data_dir)
+    if arguments.hosts is None:  # several tune a program together: none may find it kept
+        _keep_programs()
+    told = to_json(dataclasses.replace(config, data_dir="")) + json.dumps(dataset.meta)
+    with joined(arguments.hosts, told):
+        fit(config, dataset, run_dir=arguments.run_dir)
 
 
 def _render(arguments: argparse.Namespace) -> None:

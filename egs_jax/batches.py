@@ -93,6 +93,12 @@ def pick(config: Config, choice: Choice, step: int) -> Picks:
     return Picks(frames, silent, heard, hushed, np.where(hushed, rest, heard))
 
 
+def own(picks: Picks) -> Picks:
+    """What this host's devices see of a step: of one host, everything."""
+    count, index = jax.process_count(), jax.process_index()
+    return jax.tree.map(lambda drawn: np.split(drawn, count)[index], picks)
+
+
 def cut(
     config: Config, stage: Stage, clip: Clip, footage: Footage, picks: Picks
 ) -> Batch:  # fmt: skip
@@ -110,7 +116,8 @@ def cut(
 
     def windows(frames: Array, silent: Array, count: int) -> Float[Array, "B W 16 F"]:
         own = feature_windows(sound, hush, frames, count)
-        rest = feature_windows(hush[:0], hush, xp.arange(len(frames)), count)
+        first = jax.process_index() * len(frames)  # among those of all hosts
+        rest = feature_windows(hush[:0], hush, first + xp.arange(len(frames)), count)
         return xp.where(silent[:, None, None, None], rest, own)
 
     drive = Drive(

@@ -31,16 +31,20 @@ class Checkpoints:
         self._writer = concurrent.futures.ThreadPoolExecutor(1)
         self._saving: concurrent.futures.Future | None = None
         self.folder = Path(run_dir).resolve() / "checkpoints"
+        several, way = jax.process_count() > 1, ocp.options.MultiprocessingOptions()
+        if several:  # host 0 alone writes, and Orbax is not to wait for the others
+            self.folder.mkdir(parents=True, exist_ok=True)
+            way = ocp.options.MultiprocessingOptions(active_processes={0})
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else keep,
-            create=not read_only,
+            create=not (read_only or several),
             cleanup_tmp_directories=not read_only,
             enable_async_checkpointing=False,
             read_only=read_only,
+            multiprocessing_options=way,
         )
-        self._manager = ocp.CheckpointManager(
-            self.folder, item_handlers=ocp.StandardCheckpointHandler(), options=options
-        )
+        handler = ocp.StandardCheckpointHandler(multiprocessing_options=way)
+        self._manager = ocp.CheckpointManager(self.folder, item_handlers=handler, options=options)
 
     def save(self, step: int, state: Any) -> None:
         """Copy `state` to the host and write it in the background, after the save before it.

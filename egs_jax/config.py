@@ -270,7 +270,7 @@ class Config:
     """Where the training frames lie; None: on a GPU or TPU, if they take less than half of its
     memory."""
     devices: int = 1
-    """Devices that share the frames of each step."""
+    """Devices that share the frames of each step, those of all hosts together."""
     parallel: Literal["shard_map", "pmap"] = "shard_map"
     """How they share them: pmap is the older way, with the same result."""
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from egs_jax.audio import AUDIO_FEATURES, HOP_ROWS, feature_windows
-from egs_jax.batches import Choice, Clip, Footage, Picks, cut, pick
+from egs_jax.batches import Choice, Clip, Footage, Picks, cut, own, pick
 from egs_jax.config import Config
 from egs_jax.errors import InputError
 from egs_jax.face_mesh import LEFT_EYE, RIGHT_EYE, mouth_width
@@ -189,14 +189,14 @@ class Dataset:
         return feature_windows(rows, silence, np.asarray(frames), window_frames)
 
     def batch(self, config: Config, step: int) -> Batch:
-        """The batch of `step`, cut on the host: a function of (config.seed, step) alone."""
+        """This host's batch of `step`, cut here: a function of (config.seed, step) alone."""
         data = self if config.size in (None, self.width) else self.resized(config.size)
-        picks = self.picks(config, step)
+        picks = own(self.picks(config, step))
         batch = cut(config, config.stage(step), data.clip, data.footage(picks.frames), picks)
         return batch.replace(vgg=perceptual_weights(config, step))
 
     def picks(self, config: Config, step: int) -> Picks:
-        """What `step` sees."""
+        """What `step` sees, on all hosts."""
         choice = Choice(*self.splits["train"], self.rest_frames, self.blink_frames)
         return pick(config, choice, step)
 

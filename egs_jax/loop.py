@@ -4,7 +4,8 @@ Batches are prepared one step ahead by a thread, a device works on several steps
 logs an earlier one, and checkpoints are written in the background. A run can be killed at any
 moment: the next one goes on from the last checkpoint and ends with the same bits as an
 uninterrupted run (on a CPU, and unless it also had to go back because of bad steps: a stop saves
-one more step to go back to). SIGTERM and Ctrl-C save the step in hand first.
+one more step to go back to). SIGTERM and Ctrl-C save the step in hand first; several hosts agree on
+it at the next logged step, whichever was told.
 """
 
 import collections
@@ -22,7 +23,7 @@ from typing import NamedTuple
 import jax
 from rich.progress import Progress
 
-from egs_jax import parallel, train
+from egs_jax import hosts, parallel, train
 from egs_jax.ahead import ahead
 from egs_jax.checkpoint import Checkpoints, state_sha256
 from egs_jax.config import Config
@@ -43,6 +44,8 @@ IN_FLIGHT = 4
 def fit(config: Config, dataset: Dataset, *, run_dir: str | Path) -> TrainState:
     """Train to the end of the schedule, resuming if `run_dir` holds a checkpoint.
 
+    Of several `hosts` all call this with the same arguments, and host 0 uses `run_dir`.
+
     Writes `config.json`, `metrics.jsonl`, `tensorboard/` and `checkpoints/` into `run_dir` and
     prints the state's SHA-256.
 
@@ -56,16 +59,18 @@ def fit(config: Config, dataset: Dataset, *, run_dir: str | Path) -> TrainState:
     run_dir = Path(run_dir)
     config = dataclasses.replace(config, size=config.size or dataset.width)
     _check_length(dataset)
-    parallel.mesh_of(config.devices)
+    parallel.check(config)
     print(CONSENT)
-    start_run(run_dir, config)
-    checkpoints = Checkpoints(run_dir, config.schedule.keep_checkpoints)
+    checkpoints = hosts.Nothing()
+    if hosts.first():
+        start_run(run_dir, config)
+        checkpoints = Checkpoints(run_dir, config.schedule.keep_checkpoints)
     try:
         with _stop_requests() as stop:
             state = _resume(config, dataset, checkpoints)
-            if stop.is_set():
+            if hosts.any_of(stop.is_set()):
                 raise KeyboardInterrupt
-            log = RunLog(run_dir, int(state.step))
+            log = RunLog(run_dir, int(state.step)) if hosts.first() else hosts.Nothing()
             try:
                 with _named_exhaustion():
                     state = _loop(
@@ -96,7 +101,7 @@ def _loop(
     step, deforming = int(state.step), bool(state.deforming)
     batches, unseen = prefetch(config, source, step), Unseen(config, dataset, log)
     most_unseen = _most_unseen()
-    with progress(config.total_steps, "train") as bar:
+    with progress(config.total_steps, "train", quiet=not hosts.first()) as bar:
         while step < config.total_steps:
             if config.stage(step) == "deform" and not deforming:
                 state, deforming = train.hand_over(config, state), True
@@ -104,8 +109,9 @@ def _loop(
             if train.densifies(config, step):
                 state = train.densify_step(config, state)
             step += 1
-            last, stopping = step == config.total_steps, stop.is_set()
+            last = step == config.total_steps
             logs = last or step % schedule.log_every == 0
+            stopping = (logs or jax.process_count() == 1) and hosts.any_of(stop.is_set())
             saves = last or stopping or step % schedule.checkpoint_every == 0
             unseen.add(step, metrics, _facts(config, state, logs, saves))
             bad = unseen.look(0 if saves else most_unseen, bar)

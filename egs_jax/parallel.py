@@ -2,7 +2,8 @@
 
 Every device has the whole state, takes its share of the batch, and the gradients are averaged: the
 mean over all frames. Density control sees sums over all frames and draws from one key, so that it
-decides the same everywhere. Before: `train`; after: `loop`.
+decides the same everywhere. The devices may be those of several `hosts`, as many of each: a host
+cuts and holds what its own see. Before: `train`; after: `loop`.
 
 What repeats bit for bit: a run on the same machine with the same number of devices. Another number
 adds up the same gradients in another order, and draws other dropout and noise.
@@ -18,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
-from egs_jax import train
+from egs_jax import hosts, train
 from egs_jax.config import Config, Stage
 from egs_jax.errors import InputError
 from egs_jax.types import Batch, Metrics, TrainState
@@ -29,50 +30,87 @@ SHARED, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
 
 @functools.cache
 def mesh_of(count: int) -> Mesh:
-    """The first `count` devices.
+    """The first `count` devices; of several hosts the first of each, as many of one as of another.
 
     Raises:
-      InputError: if there are fewer.
+      InputError: if there are fewer, or the hosts cannot have as many each.
     """
-    devices = jax.devices()
+    devices, processes = jax.devices(), jax.process_count()
     if count > len(devices):
         raise InputError(
             f"devices: got {count}, but JAX finds {len(devices)} ({devices[0].device_kind}); "
             "lower --devices, or install what lets JAX see the others"
         )
-    return Mesh(np.array(devices[:count]), (AXIS,))
+    if count % processes:
+        raise InputError(
+            f"devices: got {count}, expected a multiple of {processes}: --devices counts those of "
+            "all hosts"
+        )
+    own = [[d for d in devices if d.process_index == host] for host in range(processes)]
+    if len({len(each) for each in own}) > 1:
+        raise InputError(
+            f"devices: the hosts have {', '.join(str(len(each)) for each in own)}; hide some (by "
+            "CUDA_VISIBLE_DEVICES) until all have as many"
+        )
+    return Mesh(np.array([each[: count // processes] for each in own]).reshape(-1), (AXIS,))
+
+
+def check(config: Config) -> None:
+    """Refuse devices that there are not, and a way of sharing that they cannot.
+
+    Raises:
+      InputError: says which.
+    """
+    mesh_of(config.devices)
+    if jax.process_count() > 1 and config.parallel == "pmap":
+        raise InputError("parallel: got pmap, which works on one host; leave it out with --hosts")
 
 
 def places(count: int) -> tuple[NamedSharding | None, NamedSharding | None]:
-    """Where an array lies that all devices have, and one of which each has its frames.
+    """Where on this host an array lies that all devices have, and one they have the frames of.
 
     Of one device both are None, for the default: as arrays lie that nobody placed, so that the same
     programs take them.
     """
     if count == 1:
         return None, None
-    mesh = mesh_of(count)
+    mesh = mesh_of(count).local_mesh
     return NamedSharding(mesh, SHARED), NamedSharding(mesh, SPLIT)
 
 
 def share(config: Config, state: TrainState) -> TrainState:
-    """Copy a state to all devices of a run."""
-    return jax.device_put(state, places(config.devices)[0])
+    """Copy a state, host 0's if there are several, to all devices of a run."""
+    if config.devices == 1:
+        return jax.device_put(state)
+    mesh = mesh_of(config.devices)
+    return jax.tree.map(lambda leaf: _put(mesh, leaf, SHARED), hosts.of_first(state))
+
+
+def _put(mesh: Mesh, leaf: Array | np.ndarray, spec: PartitionSpec) -> Array:
+    """An array on all devices of which each host has the part of its own."""
+    own = jax.device_put(leaf, NamedSharding(mesh.local_mesh, spec))
+    if not mesh.is_multi_process:
+        return own
+    shape = own.shape
+    if spec == SPLIT:
+        shape = (shape[0] * jax.process_count(), *shape[1:])
+    parts = [shard.data for shard in own.addressable_shards]
+    return jax.make_array_from_single_device_arrays(shape, NamedSharding(mesh, spec), parts)
 
 
 class Splitter:
-    """Puts every device's frames of a batch where they are used, and what all share once."""
+    """Puts the frames of this host's batch on its devices, and what all share once."""
 
     def __init__(self, config: Config):
         """Of the run's devices."""
         self._count, self._weights, self._copies = config.devices, None, None
 
     def __call__(self, batch: Batch) -> Batch:
-        """The batch on the devices."""
+        """The batch of all hosts, on their devices."""
         if self._count == 1:
             return jax.device_put(batch)
         mesh = mesh_of(self._count)
-        put = lambda leaf, spec: jax.device_put(leaf, NamedSharding(mesh, spec))
+        put = functools.partial(_put, mesh)
         if batch.vgg is not self._weights:  # too large to be copied in every step
             copies = jax.tree.map(lambda leaf: put(leaf, SHARED), batch.vgg)
             self._weights, self._copies = batch.vgg, copies

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array
 
 from egs_jax import parallel
-from egs_jax.batches import Clip, Footage, Picks, cut
+from egs_jax.batches import Clip, Footage, Picks, cut, own
 from egs_jax.config import Config, Stage
 from egs_jax.dataset import Dataset, perceptual_weights
 from egs_jax.types import Batch
@@ -26,7 +26,7 @@ class BatchSource(Protocol):
     """Where training gets its batches."""
 
     def batch(self, config: Config, step: int) -> Batch:
-        """The batch of `step`: a function of (config.seed, step) alone."""
+        """This host's batch of `step`: a function of (config.seed, step) alone."""
 
 
 def batch_source(config: Config, dataset: Dataset) -> BatchSource:
@@ -36,7 +36,7 @@ def batch_source(config: Config, dataset: Dataset) -> BatchSource:
 
 
 class ResidentDataset:
-    """The training frames of a dataset, at its size, on the first devices."""
+    """The training frames of a dataset, at its size, on this host's devices."""
 
     def __init__(self, dataset: Dataset, devices: int = 1):
         """Copy all of them to each."""
@@ -50,7 +50,7 @@ class ResidentDataset:
 
     def batch(self, config: Config, step: int) -> Batch:
         """The same as `Dataset.batch`, on the device."""
-        picks = jax.device_put(self._dataset.picks(config, step), self._split)
+        picks = jax.device_put(own(self._dataset.picks(config, step)), self._split)
         stage = config.stage(step)
         batch = _cut(config, stage, self._first, self._clip, self._footage, picks)
         return batch.replace(vgg=perceptual_weights(config, step))

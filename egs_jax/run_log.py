@@ -131,7 +131,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [line for line in lines if isinstance(line, dict)]
 
 
-def progress(total: int | None, description: str, unit: str = "step") -> rich.progress.Progress:
+def progress(
+    total: int | None, description: str, unit: str = "step", *, quiet: bool = False
+) -> rich.progress.Progress:
     """A progress bar with rate and ETA on standard error; its one task is 0."""
     from rich.console import Console
 
@@ -144,7 +146,7 @@ def progress(total: int | None, description: str, unit: str = "step") -> rich.pr
         rich.progress.TextColumn("ETA"),
         rich.progress.TimeRemainingColumn(),
         rich.progress.TextColumn("{task.fields[note]}"),
-        console=Console(stderr=True),
+        console=Console(stderr=True, quiet=quiet),
         refresh_per_second=2,
     )
     bar.add_task(description, total=total, note="")

@@ -16,7 +16,10 @@ MOST_LINES, LONGEST_FUNCTION = 400, 80
 # lies under all of them.
 LAYERS = {
     0: ("errors", "package_index", "ahead"),
-    1: ("config", "config_text", "assets", "geometry", "litert", "crop", "run_log", "video_writer"),
+    1: (
+        "config", "config_text", "assets", "geometry", "litert", "crop", "run_log", "video_writer",
+        "hosts",
+    ),
     2: ("video", "audio_file", "whisper", "audio", "face_mesh", "landmarks", "segmentation"),
     3: (
         "bundle_adjustment", "tracking", "pose_refinement", "track_report", "masks", "head_cloud",
