@@ -240,7 +240,7 @@ class LossConfig:
     """Absolute error of the rendered alpha against the head mask."""
     perceptual_size: int = 224
     """Side of what the perceptual loss looks at, pixels."""
-    perceptual_crop: bool = True
+    perceptual_crop: bool = False
     """It looks at a square around the face, at the image's own resolution, elsewhere in every step;
     else, and in `parity`, at the whole image, resized."""
     perceptual_every: int = 1
