@@ -9,6 +9,7 @@ it at the next logged step, whichever was told.
 """
 
 import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import itertools
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from rich.progress import Progress
 
 from egs_jax import hosts, parallel, train
@@ -101,9 +103,11 @@ def _loop(
     step, deforming = int(state.step), bool(state.deforming)
     batches, unseen = prefetch(config, source, step), Unseen(config, dataset, log)
     most_unseen = _most_unseen()
-    with progress(config.total_steps, "train", quiet=not hosts.first()) as bar:
+    bar = progress(config.total_steps, "train", quiet=not hosts.first())
+    with bar, _second_stage_compiled(config, source, state) as compiled:
         while step < config.total_steps:
             if config.stage(step) == "deform" and not deforming:
+                compiled.wait()
                 state, deforming = train.hand_over(config, state), True
             state, metrics = parallel.train_step(config, state, next(batches))
             if train.densifies(config, step):
@@ -128,6 +132,46 @@ def _loop(
                 raise KeyboardInterrupt
     checkpoints.wait()
     return state
+
+
+@contextlib.contextmanager
+def _second_stage_compiled(
+    config: Config, source: BatchSource, state: TrainState
+) -> Iterator[threading.Event]:
+    """An event that comes when the second stage's programs are there, while the first one trains.
+
+    A thread does a few of its steps on a copy of the state; nothing comes of them.
+    """
+    compiled = threading.Event()
+    schedule = config.schedule
+    first = schedule.static_steps
+    if int(state.step) >= first or not schedule.deform_steps or not _compiles_ahead(config):
+        compiled.set()
+        yield compiled
+        return
+
+    def compile_stage(state: TrainState) -> None:
+        try:
+            state = train.hand_over(config, state)
+            # Only some of the steps may have the perceptual loss.
+            for number in range(first, first + config.loss.perceptual_every):
+                batch = parallel.Splitter(config)(source.batch(config, number))
+                state, _ = parallel.train_step(config, state, batch)
+            jax.block_until_ready(state)
+        finally:
+            compiled.set()  # what went wrong goes wrong in the run's own step too, and is named
+
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    pool.submit(compile_stage, jax.tree.map(jnp.copy, state))
+    try:
+        yield compiled
+    finally:
+        pool.shutdown(wait=False)
+
+
+def _compiles_ahead(config: Config) -> bool:
+    """Not on a CPU, whose cores are busy, nor on several devices: two programs might block them."""
+    return jax.default_backend() != "cpu" and config.devices == 1
 
 
 def _most_unseen() -> int:

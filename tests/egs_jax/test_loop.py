@@ -101,6 +101,18 @@ def test_stopped_killed_and_resumed_run_has_the_bits_of_an_undisturbed_one(
     assert mine == theirs  # every step once, with the same numbers
 
 
+def test_to_compile_the_second_stage_ahead_changes_no_bit(
+    painted, trained_run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(loop, "_compiles_ahead", lambda config: True)
+    seen, original = [], train.hand_over
+    monkeypatch.setattr(
+        train, "hand_over", lambda *arguments: (seen.append(1), original(*arguments))[1]
+    )
+    state = fit(micro_config(painted), Dataset.open(painted), run_dir=tmp_path / "run")
+    assert len(seen) == 2 and state_sha256(state) == state_sha256(trained_run.state)
+
+
 def test_a_finished_run_only_says_its_hash_again(painted, trained_run, tmp_path, capsys):
     run_dir = shutil.copytree(trained_run.folder, tmp_path / "run")
     fit(micro_config(painted), Dataset.open(painted), run_dir=run_dir)
