@@ -10,7 +10,6 @@ from pathlib import Path
 
 import flax.struct
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
@@ -54,9 +53,7 @@ def _infer(config: Config, kept: Prepared, drive: Drive) -> RenderOutput:
 
 
 def _draw(config: Config, kept: Prepared, drive: Drive, backgrounds: Array) -> Pictures:
-    output = prepared.render(config, kept, drive.replace(backgrounds=backgrounds))
-    to_bytes = lambda image: jnp.rint(jnp.clip(image, 0, 1) * 255).astype(jnp.uint8)
-    return Pictures(rgb=to_bytes(output.rgb), alpha=to_bytes(output.alpha))
+    return Pictures(*prepared.show(config, kept, drive.replace(backgrounds=backgrounds)))
 
 
 @functools.cache

@@ -215,7 +215,7 @@ def render(
     height, width = drive.backgrounds.shape[1:3]
     out = rasterize(
         gaussians.means, gaussians.quats, scales, opacities, sh, drive.viewmats, drive.Ks,
-        width, height, sh_degree=top, backgrounds=drive.backgrounds.astype(jnp.float32) / 255,
+        width, height, sh_degree=top, backgrounds=drive.backgrounds,
         means2d_offset=means2d_offset, alive=alive, implementation=config.rasterizer,
     )  # fmt: skip
     return RenderOutput(rgb=out.rgb, alpha=out.alpha, depth=out.depth), out.aux

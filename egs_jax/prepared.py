@@ -14,7 +14,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, UInt8
 
 from egs_jax import model
 from egs_jax.attention import dynamic_mix
@@ -23,7 +23,7 @@ from egs_jax.decoders import head_weights
 from egs_jax.kan import FOLDED, fold
 from egs_jax.tokens import periodic_encoding
 from egs_jax.types import Drive, Params, RenderOutput
-from kernels import _triton, rasterize
+from kernels import RasterizeOutput, _triton, rasterize
 from kernels.deform import (
     Affine,
     Deformed,
@@ -51,6 +51,10 @@ class Prepared(flax.struct.PyTreeNode):
     token_weights: Float[Array, " weights"] | None
     """The same for `kernels.tokens` instead, where that makes the tokens. One of both is None:
     every array makes a call longer, by 3 us."""
+    alive: Bool[Array, " N"]
+    """True, all of them."""
+    offsets: Float[Array, "N 2"]
+    """Zeros: like `alive` here because to make them takes a launch, 20 us, in every call."""
 
 
 def prepare(config: Config, params: Params, alive: Bool[Array, " N"]) -> Prepared:
@@ -83,10 +87,12 @@ def _prepare(config: Config, params: Params, alive: Array, live: Array) -> Prepa
     dtype = operand_dtype(weights, _implementation(config))
     weights, static = weights.astype(dtype), jax.tree.map(lambda v: v.astype(dtype), static)
     folded = fold(networks["tokens"])
-    parts = (cloud, features, agents, static, weights)
+    packed = None
     if _has_token_kernel(config):
-        return Prepared(*parts, None, token_weights(model_config, folded))
-    return Prepared(*parts, folded, None)
+        folded, packed = None, token_weights(model_config, folded)
+    everyone, offsets = jnp.ones(live.shape, bool), jnp.zeros((*live.shape, 2))
+    parts = (cloud, features, agents, static, weights)
+    return Prepared(*parts, folded, packed, everyone, offsets)
 
 
 def _has_token_kernel(config: Config) -> bool:
@@ -170,12 +176,24 @@ def move(config: Config, kept: Prepared, drive: Drive) -> Deformed:
 
 def render(config: Config, kept: Prepared, drive: Drive) -> RenderOutput:
     """Draw the frames of `drive`: what `model.forward` draws in the deformation stage."""
+    out = _rasterized(config, kept, drive, as_bytes=False)
+    return RenderOutput(rgb=out.rgb, alpha=out.alpha, depth=out.depth)
+
+
+def show(
+    config: Config, kept: Prepared, drive: Drive
+) -> tuple[UInt8[Array, "B H Wd 3"], UInt8[Array, "B H Wd"]]:
+    """Colours and opacities of the same, as they go to a screen or a file."""
+    out = _rasterized(config, kept, drive, as_bytes=True)
+    return out.rgb, out.alpha
+
+
+def _rasterized(config: Config, kept: Prepared, drive: Drive, *, as_bytes: bool) -> RasterizeOutput:
     moved = move(config, kept, drive)
     height, width = drive.backgrounds.shape[1:3]
-    out = rasterize(
+    return rasterize(
         moved.means, moved.quats, moved.scales, moved.opacities, moved.sh,
         drive.viewmats, drive.Ks, width, height, sh_degree=config.model.sh_degree,
-        backgrounds=drive.backgrounds.astype(jnp.float32) / 255,
-        implementation=config.rasterizer,
+        means2d_offset=kept.offsets, backgrounds=drive.backgrounds, alive=kept.alive,
+        implementation=config.rasterizer, as_bytes=as_bytes,
     )  # fmt: skip
-    return RenderOutput(rgb=out.rgb, alpha=out.alpha, depth=out.depth)

@@ -249,6 +249,23 @@ def check_repeats(report: Report) -> None:
     report.check("repeats", same == REPEATS, f"{same} of {REPEATS} bit-identical")
 
 
+def check_bytes(report: Report) -> None:
+    """What is shown, over bytes, is what is drawn, rounded."""
+    shared, frames, static = head_frames(4)
+    behind = np.random.default_rng(2).integers(0, 256, frames["backgrounds"].shape, np.uint8)
+    draw = jax.jit(
+        partial(rasterize, **shared, **frames | dict(backgrounds=behind), **static,
+                implementation="triton"),
+        static_argnames="as_bytes",
+    )  # fmt: skip
+    exact, shown = draw(), draw(as_bytes=True)
+    for name in ("rgb", "alpha"):
+        want = np.rint(255 * np.clip(getattr(exact, name), 0, 1))
+        off = np.abs(np.asarray(getattr(shown, name), np.float32) - want)
+        passes = off.max() <= 1 and np.mean(off) < 1e-3
+        report.check(f"bytes {name}", passes, f"{100 * np.mean(off):.4f} % off by {off.max():.0f}")
+
+
 def check_compilations(report: Report) -> None:
     """Scenes of one shape and very different counts: after the first one, XLA compiles nothing."""
     shared, frames, static = head_frames(2)
@@ -365,6 +382,7 @@ def main(argv: list[str] | None = None) -> int:
         check_oracle, [name for name in small if name not in ("non_finite", "empty")], WORKERS
     )
     check_repeats(report)
+    check_bytes(report)
     check_compilations(report)
     check_two_gpus(report)
     check_gsplat(report)

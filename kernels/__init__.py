@@ -18,7 +18,7 @@ Nothing here knows of talking heads, and nothing here imports `egs_jax`.
 
 from kernels.deform import deform
 from kernels.planes import sample_planes
-from kernels.rasterize.api import RasterizeAux, RasterizeOutput, rasterize
+from kernels.rasterize import RasterizeAux, RasterizeOutput, rasterize
 from kernels.ssim import mean_ssim
 
 __all__ = [

@@ -11,11 +11,10 @@ whose modules are imported when they are used.
 
 import math
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, UInt8
 
 from kernels._checks import typechecked
 from kernels.rasterize.arguments import (
@@ -29,29 +28,12 @@ from kernels.rasterize.arguments import (
 from kernels.rasterize.binning import default_capacity
 from kernels.rasterize.blend_xla import BlendSpec
 from kernels.rasterize.projection import Gaussians
-from kernels.rasterize.types import Settings
+from kernels.rasterize.types import Bytes, Images, RasterizeAux, RasterizeOutput, Settings
 
 STATIC = (
     "width", "height", "sh_degree", "near_plane", "eps2d", "alpha_max", "alpha_min",
-    "transmittance_min", "capacity", "implementation", "deterministic",
+    "transmittance_min", "capacity", "implementation", "deterministic", "as_bytes",
 )  # fmt: skip
-
-
-class RasterizeAux(NamedTuple):
-    """What `rasterize` knows besides the images; no gradient flows through it."""
-
-    n_instances: Int[Array, "*lead"]  # (Gaussian, 16-px tile) pairs wanted
-    overflow: Int[Array, "*lead"]  # pairs dropped because they exceed the capacity
-    radii: Int[Array, "*lead N"]  # ceil(3 sigma of the longest axis) [pixels]; 0 = culled
-
-
-class RasterizeOutput(NamedTuple):
-    """Images of `rasterize`."""
-
-    rgb: Float[Array, "*lead H Wd D"]  # colours, background included
-    alpha: Float[Array, "*lead H Wd"]  # 1 - transmittance
-    depth: Float[Array, "*lead H Wd"]  # sum of camera z * weight [scene units]
-    aux: RasterizeAux
 
 
 @partial(jax.jit, static_argnames=STATIC)
@@ -68,7 +50,7 @@ def rasterize(
     height: int,
     *,
     sh_degree: int | None = None,
-    backgrounds: Float[Array, "..."] | None = None,
+    backgrounds: Float[Array, "..."] | UInt8[Array, "..."] | None = None,
     means2d_offset: Float[Array, "*#lead N 2"] | None = None,
     alive: Bool[Array, "*#lead N"] | None = None,
     near_plane: float | int = 0.2,
@@ -79,6 +61,7 @@ def rasterize(
     capacity: int | None = None,
     implementation: str | None = None,
     deterministic: bool = True,
+    as_bytes: bool = False,
 ) -> RasterizeOutput:
     """Rasterize 3-D Gaussians.
 
@@ -112,7 +95,7 @@ def rasterize(
       height: Of the image [pixels].
       sh_degree: 0 to 3, or None for plain colours.
       backgrounds: Per pixel if the last three axes are (height, width, D), else [..., D]; black if
-        None.
+        None. Bytes count 255 as one, and have no gradient.
       means2d_offset: Added to the projected centres [pixels]. Pass zeros: the cotangent is the
         screen-space gradient.
       alive: False draws nothing.
@@ -127,6 +110,8 @@ def rasterize(
       implementation: "xla"; "triton"; None picks "triton" on an NVIDIA GPU where it can run, else
         "xla". Triton computes in float32.
       deterministic: False allows XLA sums in any order (off the CPU: less memory).
+      as_bytes: `rgb` and `alpha` as bytes, clipped and rounded, for a screen or a file; no `depth`
+        and no gradient. Spares Triton's kernels most of what they write.
 
     Returns:
       Images and `aux`.
@@ -170,21 +155,32 @@ def rasterize(
     if capacity is None:
         capacity = default_capacity(n_gaussians, width, height)
     if backgrounds is not None:
-        backgrounds = flatten_frames(backgrounds.astype(dtype), lead, trailing["backgrounds"])
+        kind = jnp.uint8 if backgrounds.dtype == jnp.uint8 else dtype
+        backgrounds = flatten_frames(backgrounds.astype(kind), lead, trailing["backgrounds"])
     spec = BlendSpec(width, height, alpha_max, alpha_min, transmittance_min, deterministic)
     settings = Settings(spec, near_plane, eps2d, sh_degree, capacity)
     if picks_triton(implementation):
         from kernels.rasterize import triton_path as path
     else:
         from kernels.rasterize import xla_path as path
-    images = path.render(settings, gaussians, alive, viewmats, Ks, backgrounds)
+    render = path.render_bytes if as_bytes else path.render
+    images = render(settings, gaussians, alive, viewmats, Ks, backgrounds)
+    return _unfolded(images, lead, n_gaussians, capacity, dtype)
 
+
+def _unfolded(
+    images: Images | Bytes, lead: tuple[int, ...], n_gaussians: int, capacity: int, dtype: jnp.dtype
+) -> RasterizeOutput:
+    """What `rasterize` returns, with the leading axes of its arguments."""
+    unfold = lambda value: value.reshape(*lead, *value.shape[1:])
     aux = RasterizeAux(
-        n_instances=images.n_instances.reshape(lead),
-        overflow=jnp.maximum(images.n_instances - capacity, 0).reshape(lead),
-        radii=images.radii[:, :n_gaussians].reshape(*lead, n_gaussians),
+        n_instances=unfold(images.n_instances),
+        overflow=unfold(jnp.maximum(images.n_instances - capacity, 0)),
+        radii=unfold(images.radii[:, :n_gaussians]),
     )
-    size = (*lead, height, width)
-    rgb = images.rgb.reshape(*size, n_channels).astype(dtype)
-    depth, left = (v.reshape(size).astype(dtype) for v in (images.depth, images.left))
+    if isinstance(images, Bytes):
+        return RasterizeOutput(unfold(images.rgb), unfold(images.alpha), None, aux)
+    rgb, depth, left = (
+        unfold(value).astype(dtype) for value in (images.rgb, images.depth, images.left)
+    )
     return RasterizeOutput(rgb, 1.0 - left, depth, aux)

@@ -13,6 +13,7 @@ from kernels.rasterize.blend_kernels import (
     LANES,
     SHAPE,
     TINY,
+    from_bytes,
     load_splat,
     log_alphas,
     place_program,
@@ -32,9 +33,10 @@ def _load_cotangents(
     for f in tl.static_range(COLORS):
         grad = tl.load(grad_rgb + pixel * COLORS + f, mask=on_image, other=0.0)
         if BACKGROUND == 2:
-            behind += grad * tl.load(background + pixel * COLORS + f, mask=on_image, other=0.0)
+            colors = tl.load(background + pixel * COLORS + f, mask=on_image, other=0)
+            behind += grad * from_bytes(colors)
         if BACKGROUND == 1:
-            behind += grad * tl.load(background + frame * COLORS + f)
+            behind += grad * from_bytes(tl.load(background + frame * COLORS + f))
         grads = grads + (grad,)
     if DEPTH_GRADIENT:
         grads = grads + (tl.load(grad_depth + pixel, mask=on_image, other=0.0),)

@@ -139,22 +139,42 @@ def _after(alpha, light, ALPHA_MAX: tl.constexpr):
 
 
 @triton.jit
+def from_bytes(colors):
+    """Colours of either type as floats."""
+    if colors.dtype == tl.uint8:
+        return colors.to(tl.float32) / 255.0
+    else:
+        return colors
+
+
+@triton.jit
+def _byte(value):
+    """The nearest byte; halfway the larger one, which hardly ever happens."""
+    return (tl.minimum(tl.maximum(value, 0.0), 1.0) * 255.0 + 0.5).to(tl.uint8)
+
+
+@triton.jit
 def _store_pixel(
     background, rgb, depth, left, stops, total, light, stop, frame, pixel, on_image,
-    COLORS: tl.constexpr, BACKGROUND: tl.constexpr,
+    COLORS: tl.constexpr, BACKGROUND: tl.constexpr, BYTES: tl.constexpr,
 ):  # fmt: skip
     """Store a pixel's results; its colours over the background that shines through."""
     for f in tl.static_range(COLORS):
         value = total[f]
         if BACKGROUND == 2:
-            behind = tl.load(background + pixel * COLORS + f, mask=on_image, other=0.0)
-            value += light * behind
+            behind = tl.load(background + pixel * COLORS + f, mask=on_image, other=0)
+            value += light * from_bytes(behind)
         if BACKGROUND == 1:
-            value += light * tl.load(background + frame * COLORS + f)
+            value += light * from_bytes(tl.load(background + frame * COLORS + f))
+        if BYTES:
+            value = _byte(value)
         tl.store(rgb + pixel * COLORS + f, value, mask=on_image)
-    tl.store(depth + pixel, total[COLORS], mask=on_image)
-    tl.store(left + pixel, light, mask=on_image)
-    tl.store(stops + pixel, stop, mask=on_image)
+    if BYTES:
+        tl.store(left + pixel, _byte(1.0 - light), mask=on_image)
+    else:
+        tl.store(depth + pixel, total[COLORS], mask=on_image)
+        tl.store(left + pixel, light, mask=on_image)
+        tl.store(stops + pixel, stop, mask=on_image)
 
 
 @triton.jit
@@ -163,7 +183,7 @@ def forward_kernel(
     FRAMES: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr, HEIGHT: tl.constexpr,
     COLUMNS: tl.constexpr, TILES: tl.constexpr, CAPACITY: tl.constexpr, COLORS: tl.constexpr,
     STRIDE: tl.constexpr, BACKGROUND: tl.constexpr, LOG_MIN: tl.constexpr, ALPHA_MAX: tl.constexpr,
-    STOP: tl.constexpr, ASM: tl.constexpr,
+    STOP: tl.constexpr, BYTES: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Composite one quarter, front to back.
 
@@ -173,12 +193,13 @@ def forward_kernel(
     Args (pointers):
       turns: [TILES] int32: in which order the tiles' programs start.
       splats: [B, N + 1, STRIDE] float32.
-      background: [B, H, W, D] if BACKGROUND is 2, [B, D] if 1, not read if 0.
+      background: [B, H, W, D] if BACKGROUND is 2, [B, D] if 1, not read if 0; float32, or bytes.
       bounds, lengths, ids: of `QuarterLists`.
-      rgb: [B, H, W, D] out.
-      depth: [B, H, W] out.
-      left: [B, H, W] out: the transmittance.
-      stops: [B, H, W] int32 out: list entries before the stop; all of them if there is none.
+      rgb: [B, H, W, D] out, float32 or, with BYTES, bytes.
+      depth: [B, H, W] out, but not with BYTES.
+      left: [B, H, W] out: the transmittance; with BYTES the opacity, in bytes.
+      stops: [B, H, W] int32 out, but not with BYTES: list entries before the stop; all of them if
+        there is none.
     """
     frame, start, n, _, column, row = place_program(
         turns, bounds, lengths, FRAMES, TILES, COLUMNS, CAPACITY, ASM
@@ -226,5 +247,5 @@ def forward_kernel(
         pixel = (frame * HEIGHT + row + GROUP * h) * WIDTH + column
         _store_pixel(
             background, rgb, depth, left, stops, total[h::2], light[h], stop[h], frame, pixel,
-            on_image, COLORS, BACKGROUND,
+            on_image, COLORS, BACKGROUND, BYTES,
         )  # fmt: skip

@@ -31,12 +31,11 @@ from kernels.rasterize.binning import tile_grid
 from kernels.rasterize.binning_triton import QuarterLists
 from kernels.rasterize.blend_xla import N_SHAPE, STOP_SLACK, BlendSpec
 from kernels.rasterize.projection_triton import MAX_NUMBERS
+from kernels.rasterize.types import Background
 
 MAX_COLORS = 15  # per launch: with depth, sums for 16 features stay in registers
 REDUCE_BLOCK = 8  # Gaussians per program
 LEAST_LIGHT = 1e-37  # the walk stops here even for transmittance_min = 0: floats end at 1e-38
-
-Background = Float[Array, "B H Wd D"] | Float[Array, "B D"] | None
 
 
 def blend_forward(
@@ -45,24 +44,22 @@ def blend_forward(
     background: Background,
     lists: QuarterLists,
     n_colors: int,
-) -> tuple[
-    Float[Array, "B H Wd D"],
-    Float[Array, "B H Wd"],
-    Float[Array, "B H Wd"],
-    Int[Array, "B H Wd"],
-]:
+    *,
+    as_bytes: bool = False,
+) -> tuple[Array, ...]:
     """Composite colours and depths front to back over a background.
 
     Args:
       spec: Sizes and thresholds.
       splats: As above, float32.
-      background: Colours per pixel or per frame, float32; black if None.
+      background: Colours per pixel or per frame, float32 or bytes; black if None.
       lists: From `binning_triton.build_quarter_lists`.
       n_colors: D, at most MAX_COLORS.
+      as_bytes: What is shown, and nothing for a way back.
 
     Returns:
       Colours with the background, summed depth, what light is left, and the number of list entries
-      before the stop, per pixel.
+      before the stop, per pixel. As bytes: colours and opacity.
 
     Raises:
       ValueError: if there are more colours than one launch takes, or an image has more numbers than
@@ -70,17 +67,18 @@ def blend_forward(
     """
     constants = _constants(spec, splats, background, lists, n_colors)
     image = (splats.shape[0], spec.height, spec.width)
-    per_pixel = ShapeDtypeStruct(image, jnp.float32)
-    return _triton.triton_call(
+    kind, unused = (jnp.uint8, (1,)) if as_bytes else (jnp.float32, image)
+    rgb, depth, left, stops = _triton.triton_call(
         blend_kernels.forward_kernel, _turns(spec), splats,
         splats if background is None else background, lists.bounds, lists.lengths, lists.ids,
         outputs=(
-            ShapeDtypeStruct((*image, n_colors), jnp.float32), per_pixel, per_pixel,
-            ShapeDtypeStruct(image, jnp.int32),
+            ShapeDtypeStruct((*image, n_colors), kind), ShapeDtypeStruct(unused, jnp.float32),
+            ShapeDtypeStruct(image, kind), ShapeDtypeStruct(unused, jnp.int32),
         ),
         grid=lists.lengths.size, STOP=max(spec.transmittance_min * STOP_SLACK, LEAST_LIGHT),
-        **constants,
+        BYTES=int(as_bytes), **constants,
     )  # fmt: skip
+    return (rgb, left) if as_bytes else (rgb, depth, left, stops)
 
 
 def blend_backward(

@@ -17,12 +17,12 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Bool, Float, PyTree
 
 from kernels._sharding import match_varying
-from kernels.rasterize.binning_triton import build_quarter_lists
+from kernels.rasterize.binning_triton import QuarterLists, build_quarter_lists
 from kernels.rasterize.blend_triton import MAX_COLORS, blend_backward, blend_forward
 from kernels.rasterize.folding import fold_frames
 from kernels.rasterize.projection import MAX_NUMBER, Gaussians
-from kernels.rasterize.projection_triton import project_backward, project_triton
-from kernels.rasterize.types import Images, Settings
+from kernels.rasterize.projection_triton import Projected, project_backward, project_triton
+from kernels.rasterize.types import Background, Bytes, Images, Settings
 
 MAX_HARMONIC_COLORS = 3  # per launch: their coefficients stay in registers
 
@@ -34,7 +34,7 @@ class _Inputs(NamedTuple):
     alive: Bool[Array, "B N"]
     viewmats: Float[Array, "B 4 4"]
     Ks: Float[Array, "B 3 3"]
-    background: Float[Array, "B H Wd D"] | Float[Array, "B D"] | None
+    background: Background
 
 
 def render(
@@ -43,9 +43,9 @@ def render(
     alive: Bool[Array, "B N"],
     viewmats: Float[Array, "B 4 4"],
     Ks: Float[Array, "B 3 3"],
-    background: Float[Array, "B H Wd D"] | Float[Array, "B D"] | None,
+    background: Background,
 ) -> Images:
-    """Draw Gaussians; differentiable in every array but `alive`.
+    """Draw Gaussians; differentiable in every array of floats.
 
     Args:
       settings: Sizes and thresholds.
@@ -61,24 +61,52 @@ def render(
     Raises:
       ValueError: if an array has more numbers than 32 bits can count.
     """
-    inputs = match_varying(_Inputs(gaussians, alive, viewmats, Ks, background))
-    inputs = jax.tree.map(lambda v: v if v.dtype == bool else v.astype(jnp.float32), inputs)
+    parts = _launches(settings, _Inputs(gaussians, alive, viewmats, Ks, background))
+    images = [_render(settings, inputs) for inputs in parts]
+    rgb = [image.rgb for image in images]
+    return images[0]._replace(rgb=rgb[0] if len(rgb) == 1 else jnp.concatenate(rgb, axis=-1))
+
+
+def render_bytes(
+    settings: Settings,
+    gaussians: Gaussians,
+    alive: Bool[Array, "B N"],
+    viewmats: Float[Array, "B 4 4"],
+    Ks: Float[Array, "B 3 3"],
+    background: Background,
+) -> Bytes:
+    """Draw Gaussians as they are shown; arguments and errors as `render`."""
+    inputs = jax.lax.stop_gradient(_Inputs(gaussians, alive, viewmats, Ks, background))
+    show = fold_frames(partial(_show, settings))
+    images = [show(part) for part in _launches(settings, inputs)]
+    rgb = [image.rgb for image in images]
+    return images[0]._replace(rgb=rgb[0] if len(rgb) == 1 else jnp.concatenate(rgb, axis=-1))
+
+
+def _launches(settings: Settings, inputs: _Inputs) -> list[_Inputs]:
+    """What each launch draws: all Gaussians, and as many channels as it takes."""
+    inputs = match_varying(inputs)
+    inputs = jax.tree.map(_in_float32, inputs)
     colors, background = inputs.gaussians.colors, inputs.background
     if background is not None:  # the kernels read one per frame
-        background = jnp.broadcast_to(background, (viewmats.shape[0], *background.shape[1:]))
+        n_frames = inputs.viewmats.shape[0]
+        background = jnp.broadcast_to(background, (n_frames, *background.shape[1:]))
     at_once = MAX_COLORS if settings.sh_degree is None else MAX_HARMONIC_COLORS
     if colors.shape[-1] > at_once:  # a launch sees only its own channels
         bounded = jnp.all(jnp.abs(colors) < MAX_NUMBER, axis=tuple(range(2, colors.ndim)))
         inputs = inputs._replace(alive=inputs.alive & bounded)
-    images = []
+    parts = []
     for first in range(0, colors.shape[-1], at_once):
         some = slice(first, first + at_once)
         gaussians = inputs.gaussians._replace(colors=colors[..., some])
         behind = None if background is None else background[..., some]
-        images.append(_render(settings, inputs._replace(gaussians=gaussians, background=behind)))
-    if len(images) == 1:
-        return images[0]
-    return images[0]._replace(rgb=jnp.concatenate([image.rgb for image in images], axis=-1))
+        parts.append(inputs._replace(gaussians=gaussians, background=behind))
+    return parts
+
+
+def _in_float32(value: Array) -> Array:
+    """A number as the kernels take it; truths and bytes stay."""
+    return value if value.dtype in (jnp.bool_, jnp.uint8) else value.astype(jnp.float32)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -114,6 +142,24 @@ _render.defvjp(_render_forward, _render_backward, symbolic_zeros=True)
 
 def _forward(settings: Settings, inputs: _Inputs) -> tuple[Images, tuple]:
     """The images, and what the way back needs."""
+    projected, lists, n_colors = _arranged(settings, inputs)
+    rgb, depth, left, stops = blend_forward(
+        settings.spec, projected.splats, inputs.background, lists, n_colors
+    )
+    image = Images(rgb, depth, left, lists.n_instances, projected.radii)
+    return image, (projected.splats, lists, left, stops)
+
+
+def _show(settings: Settings, inputs: _Inputs) -> Bytes:
+    projected, lists, n_colors = _arranged(settings, inputs)
+    rgb, alpha = blend_forward(
+        settings.spec, projected.splats, inputs.background, lists, n_colors, as_bytes=True
+    )
+    return Bytes(rgb, alpha, lists.n_instances, projected.radii)
+
+
+def _arranged(settings: Settings, inputs: _Inputs) -> tuple[Projected, QuarterLists, int]:
+    """Splats, which of them each quarter of a tile meets, and how many colours they have."""
     spec = settings.spec
     projected = project_triton(
         inputs.gaussians, inputs.alive, settings.camera(inputs.viewmats, inputs.Ks),
@@ -123,12 +169,7 @@ def _forward(settings: Settings, inputs: _Inputs) -> tuple[Images, tuple]:
         projected.ellipses, projected.keys, projected.tiles, projected.sums,
         width=spec.width, height=spec.height, capacity=settings.capacity,
     )  # fmt: skip
-    n_colors = inputs.gaussians.colors.shape[-1]
-    rgb, depth, left, stops = blend_forward(
-        spec, projected.splats, inputs.background, lists, n_colors
-    )
-    image = Images(rgb, depth, left, lists.n_instances, projected.radii)
-    return image, (projected.splats, lists, left, stops)
+    return projected, lists, inputs.gaussians.colors.shape[-1]
 
 
 def _backward(
@@ -149,7 +190,7 @@ def _backward(
         offset_gradient=offset_gradient,
     )  # fmt: skip
     background = None
-    if inputs.background is not None:
+    if inputs.background is not None and inputs.background.dtype != jnp.uint8:
         background = left[..., None] * grad_rgb
         if inputs.background.ndim == 2:
             background = jnp.sum(background, axis=(1, 2))

@@ -1,11 +1,17 @@
-"""What both ways of rendering, `xla_path` and `triton_path`, take and give."""
+"""What `rasterize` gives; what `xla_path` and `triton_path` take and give."""
 
 from typing import NamedTuple
 
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from kernels.rasterize.blend_xla import BlendSpec
 from kernels.rasterize.projection import Camera
+
+Background = (
+    Float[Array, "B H Wd D"] | UInt8[Array, "B H Wd D"] | Float[Array, "B D"] | UInt8[Array, "B D"]
+    | None
+)  # fmt: skip
+"""Colours per pixel or per frame, of bytes 255 times as large; black if None."""
 
 
 class Settings(NamedTuple):
@@ -31,3 +37,29 @@ class Images(NamedTuple):
     left: Float[Array, "B H Wd"]  # light that is left: 1 - alpha
     n_instances: Int[Array, " B"]  # (Gaussian, 16-px tile) pairs wanted
     radii: Int[Array, "B N"]  # see `RasterizeAux`
+
+
+class Bytes(NamedTuple):
+    """Images of a batch of frames as they are shown; no gradient flows through them."""
+
+    rgb: UInt8[Array, "B H Wd D"]  # background included
+    alpha: UInt8[Array, "B H Wd"]
+    n_instances: Int[Array, " B"]  # as in `Images`
+    radii: Int[Array, "B N"]
+
+
+class RasterizeAux(NamedTuple):
+    """What `rasterize` knows besides the images; no gradient flows through it."""
+
+    n_instances: Int[Array, "*lead"]  # (Gaussian, 16-px tile) pairs wanted
+    overflow: Int[Array, "*lead"]  # pairs dropped because they exceed the capacity
+    radii: Int[Array, "*lead N"]  # ceil(3 sigma of the longest axis) [pixels]; 0 = culled
+
+
+class RasterizeOutput(NamedTuple):
+    """Images of `rasterize`."""
+
+    rgb: Float[Array, "*lead H Wd D"] | UInt8[Array, "*lead H Wd D"]  # with the background
+    alpha: Float[Array, "*lead H Wd"] | UInt8[Array, "*lead H Wd"]  # 1 - transmittance
+    depth: Float[Array, "*lead H Wd"] | None  # sum of camera z * weight [scene units]
+    aux: RasterizeAux

@@ -1,6 +1,7 @@
 """Rendering on any machine: `projection` -> `binning` -> `blend_xla`, differentiated by JAX."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from kernels.rasterize.binning import TILE, build_tile_lists, tile_grid
 from kernels.rasterize.blend_xla import blend
 from kernels.rasterize.folding import fold_frames
 from kernels.rasterize.projection import Gaussians, Splats, project, radii_of
-from kernels.rasterize.types import Images, Settings
+from kernels.rasterize.types import Background, Bytes, Images, Settings
 
 
 def render(
@@ -20,7 +21,7 @@ def render(
     alive: Bool[Array, "B N"],
     viewmats: Float[Array, "B 4 4"],
     Ks: Float[Array, "B 3 3"],
-    background: Float[Array, "B H Wd D"] | Float[Array, "B D"] | None,
+    background: Background,
 ) -> Images:
     """Draw Gaussians with XLA operations; same arguments and results as `triton_path.render`."""
     spec = settings.spec
@@ -43,10 +44,20 @@ def render(
     left = _tiles_to_image(left, spec.width, spec.height)
     rgb = images[..., :-1]
     if background is not None:
+        if background.dtype == jnp.uint8:
+            background = background.astype(rgb.dtype) / 255
         behind = background if background.ndim == rgb.ndim else background[:, None, None]
         rgb = rgb + left[..., None] * behind
     radii = jnp.where(lists.on_image, radii_of(jax.lax.stop_gradient(splats)), 0.0)
     return Images(rgb, images[..., -1], left, lists.n_instances, radii.astype(jnp.int32))
+
+
+def render_bytes(*arguments: Any) -> Bytes:
+    """Draw Gaussians as they are shown; arguments as `render`."""
+    images = render(*arguments)
+    to_bytes = lambda image: jnp.rint(jnp.clip(image, 0, 1) * 255).astype(jnp.uint8)
+    alpha = to_bytes(1.0 - images.left)
+    return Bytes(to_bytes(images.rgb), alpha, images.n_instances, images.radii)
 
 
 def _splat_shapes(splats: Splats) -> Float[Array, "B N 6"]:

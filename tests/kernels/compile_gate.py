@@ -29,7 +29,7 @@ CHUNKS = dict(CHUNKS=1563, CHUNK=32)
 BLEND = SIZES | LISTS | dict(
     FRAMES=8, COLORS=3, STRIDE=12, BACKGROUND=2, LOG_MIN=-7.994, ALPHA_MAX=0.99, ASM=True
 )  # fmt: skip
-FORWARD = BLEND | dict(STOP=1e-4)
+FORWARD = BLEND | dict(STOP=1e-4, BYTES=0)
 BACKWARD = BLEND | dict(LOG_MAX=-0.0145, LEFT_GRADIENT=0)
 PROJECT = SIZES | dict(
     MEANS=0, QUATS=0, SCALES=0, OPACITIES=0, COLORS=0, OFFSETS=0, ALIVE=0, CHUNKS=1563, FRAMES=1,
@@ -50,6 +50,7 @@ KERNELS = {
     "gather": (list_kernels.gather_kernel, SIZES | LISTS | dict(BLOCKS=2075, BLOCK=128, ASM=True)),
     "sort": (list_kernels.sort_kernel, SIZES | LISTS | dict(SIZE=256)),
     "forward": (blend_kernels.forward_kernel, FORWARD),
+    "forward_bytes": (blend_kernels.forward_kernel, FORWARD | dict(BYTES=1)),
     "backward": (blend_adjoint_kernels.backward_kernel, BACKWARD | dict(DEPTH_GRADIENT=0)),
     "backward_depth": (blend_adjoint_kernels.backward_kernel, BACKWARD | dict(DEPTH_GRADIENT=1)),
     "reduce": (
@@ -72,6 +73,8 @@ def compile_kernel(name):
     names = [parameter.name for parameter in kernel.params]
     constants = {n: value for n, value in constants.items() if n in names}
     integers = POINTERS | (dict(sums="*i32") if name in ("project", "project_8", "scan") else {})
+    if name == "forward_bytes":
+        integers |= dict.fromkeys(("background", "rgb", "left"), "*u8")
     pointers = {n: integers.get(n, "*fp32") for n in names if n not in constants}
     return assemble(kernel, pointers, constants, dict(scan=8, bounds=8).get(name, 1))[:2]
 

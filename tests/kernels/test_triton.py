@@ -159,6 +159,45 @@ def test_no_offset_is_an_offset_of_zero_without_gradient(monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
+@pytest.mark.parametrize("implementation", ["xla", pytest.param("triton", marks=needs_triton)])
+@pytest.mark.parametrize("channels", [3, 17])  # 17: by two launches
+def test_bytes_are_the_rounded_images(implementation, channels):
+    """Over backgrounds of bytes per pixel, per frame, and none; wider than 0 ... 1 before."""
+    case = random_case(15, 21, 13, seed=3, size=0.3, channels=channels)
+    case["colors"] = 4 * case["colors"] - 1.5
+    bytes_behind = np.random.default_rng(0).integers(0, 256, (13, 21, channels), np.uint8)
+    draw = jit(partial(rasterize, width=21, height=13, implementation=implementation),
+               static_argnames="as_bytes")  # fmt: skip
+    del case["width"], case["height"]
+    for behind in (bytes_behind, bytes_behind[0, 0], None):
+        exact = draw(**case | dict(backgrounds=behind))
+        floats = None if behind is None else np.float32(behind) / 255
+        np.testing.assert_allclose(
+            exact.rgb, draw(**case | dict(backgrounds=floats)).rgb, atol=1e-6
+        )  # fmt: skip
+        got = draw(**case | dict(backgrounds=behind), as_bytes=True)
+        assert got.depth is None and np.array_equal(got.aux.radii, exact.aux.radii)
+        for image, numbers in ((got.rgb, exact.rgb), (got.alpha, exact.alpha)):
+            want = np.rint(255 * np.clip(numbers, 0, 1))
+            assert image.dtype == np.uint8 and np.ptp(want) > 150
+            off = np.abs(np.asarray(image, float) - want)
+            assert off.max() <= 1 and np.mean(off) < 1e-3
+
+
+@needs_triton
+def test_gradients_over_bytes_are_those_over_floats():
+    case = random_case(10, 16, 9, seed=5, size=0.2)
+    behind = np.random.default_rng(1).integers(0, 256, (9, 16, 3), np.uint8)
+
+    def loss(means, backgrounds):
+        out = rasterize(**case | dict(means=means, backgrounds=backgrounds),
+                        implementation="triton")  # fmt: skip
+        return jnp.sum(out.rgb**2)
+
+    got, want = (jit(jax.grad(loss))(case["means"], b) for b in (behind, np.float32(behind) / 255))
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
 @needs_triton
 def test_no_stop_and_no_clamp_before_a_constant_background():
     """Light that all but vanishes must come back in the reverse walk."""
