@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt8
 
+from kernels import _triton
 from kernels._checks import typechecked
 from kernels.rasterize.arguments import (
     check_colors,
@@ -23,7 +24,6 @@ from kernels.rasterize.arguments import (
     flatten_frames,
     leading_axes,
     pad_empty,
-    picks_triton,
 )
 from kernels.rasterize.binning import default_capacity
 from kernels.rasterize.blend_xla import BlendSpec
@@ -121,9 +121,8 @@ def rasterize(
       ValueError: if a shape or a static number makes no sense.
     """
     check_static(
-        width=width, height=height, sh_degree=sh_degree, capacity=capacity,
-        implementation=implementation, eps2d=eps2d, alpha_max=alpha_max, alpha_min=alpha_min,
-        transmittance_min=transmittance_min,
+        width=width, height=height, sh_degree=sh_degree, capacity=capacity, eps2d=eps2d,
+        alpha_max=alpha_max, alpha_min=alpha_min, transmittance_min=transmittance_min,
     )  # fmt: skip
     n_gaussians, n_channels = means.shape[-2], colors.shape[-1]
     check_colors(colors, n_gaussians, sh_degree)
@@ -159,7 +158,7 @@ def rasterize(
         backgrounds = flatten_frames(backgrounds.astype(kind), lead, trailing["backgrounds"])
     spec = BlendSpec(width, height, alpha_max, alpha_min, transmittance_min, deterministic)
     settings = Settings(spec, near_plane, eps2d, sh_degree, capacity)
-    if picks_triton(implementation):
+    if _triton.picks("rasterize", implementation, None):
         from kernels.rasterize import triton_path as path
     else:
         from kernels.rasterize import xla_path as path

@@ -9,23 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from kernels import _triton
 from kernels._checks import require
 from kernels.rasterize.projection import Gaussians
 
-IMPLEMENTATIONS = ("triton", "xla")
 MAX_SH_DEGREE = 3
 
 
 def check_static(
-    *, width: int, height: int, sh_degree: int | None, capacity: int | None,
-    implementation: str | None, eps2d: float, alpha_max: float, alpha_min: float,
-    transmittance_min: float,
+    *, width: int, height: int, sh_degree: int | None, capacity: int | None, eps2d: float,
+    alpha_max: float, alpha_min: float, transmittance_min: float,
 ) -> None:  # fmt: skip
     """Check the numbers that are known while tracing.
 
     Raises:
-      NotImplementedError: if the implementation cannot run.
       ValueError: if a number makes no sense; the message says what to pass.
     """
     require(
@@ -50,20 +46,6 @@ def check_static(
         0 <= transmittance_min < 1,
         f"transmittance_min: expected in [0, 1), got {transmittance_min}; keep the default 1e-4",
     )
-    require(
-        implementation is None or implementation in IMPLEMENTATIONS,
-        f"implementation: expected None or one of {IMPLEMENTATIONS}, got {implementation!r}",
-    )
-    reason = _triton.why_not() if implementation == "triton" else None
-    if reason is not None:
-        raise NotImplementedError(
-            f"rasterize: implementation 'triton' cannot run here: {reason}; pass 'xla' or None"
-        )
-
-
-def picks_triton(implementation: str | None) -> bool:
-    """Whether the Triton kernels are asked for, or are the best choice on this machine."""
-    return _triton.is_default() if implementation is None else implementation == "triton"
 
 
 def leading_axes(trailing: dict[str, int], arrays: dict[str, Array | None]) -> tuple[int, ...]:
