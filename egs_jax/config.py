@@ -206,6 +206,8 @@ class DensifyConfig:
     """Remove above this screen radius, pixels at 512 (scaled with the image)."""
     prune_scale: float = 0.1
     """Remove above this scale, as a share of the extent."""
+    split_large: bool = True
+    """Split those too large on screen or in the world instead; never in `parity`."""
 
     def __post_init__(self) -> None:
         """Refuse clouds that do not fit their slots."""

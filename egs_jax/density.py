@@ -128,6 +128,7 @@ def densify(
     prune_opacity: Scalar = 0.005,
     prune_radius: Scalar = 20.0,
     prune_scale: Scalar = 0.1,
+    split_oversized: bool = False,
     drawn: Gaussians | None = None,
 ) -> DensifyResult:
     """Do one round of cloning, splitting and pruning.
@@ -135,8 +136,9 @@ def densify(
     A Gaussian grows when its mean gradient reaches `grad_threshold`: it is cloned in place if its
     largest scale is at most `clone_scale * extent`, else replaced by two samples of itself with
     scales divided by 1.6. It is removed if fainter than `prune_opacity`, or wider than
-    `prune_radius` on screen or `prune_scale * extent` in the world, unless a split mends that. If
-    slots run out, those with the largest gradients grow and the rest are counted as dropped.
+    `prune_radius` on screen or `prune_scale * extent` in the world, unless a split mends that; with
+    `split_oversized` it is always split instead. If slots run out, those with the largest gradients
+    grow and the rest are counted as dropped.
 
     Args:
       key: Source of the positions of split Gaussians; the result is a function of the arguments.
@@ -152,6 +154,8 @@ def densify(
       prune_opacity: Opacity; 0 switches this rule off.
       prune_radius: Screen radius [pixels]; `inf` switches this rule off.
       prune_scale: Scale, share of `extent`; `inf` switches this rule off.
+      split_oversized: Split what is too wide, even if its gradient is small, and keep it where no
+        slot is free. Where it is removed, its neighbours grow into the hole and are next.
       drawn: The cloud as it is drawn, where networks add to the stored values: sizes, rotations
         and opacities are then judged and sampled from it. None: the stored cloud.
 
@@ -168,6 +172,7 @@ def densify(
         prune_opacity=prune_opacity,
         prune_radius=prune_radius,
         prune_limit=prune_scale * extent,
+        split_oversized=split_oversized,
     )
     cloud, new_alive = _write(plan, key, gaussians, drawn, alive)
     fresh = (plan.split | ~new_alive).at[plan.slots].set(True, mode="drop")
@@ -197,6 +202,7 @@ def _plan(
     prune_opacity: Scalar,
     prune_radius: Scalar,
     prune_limit: Scalar,
+    split_oversized: bool,
 ) -> Plan:
     """Decide who is removed, who grows, and where the new ones go."""
     capacity = drawn.capacity
@@ -208,6 +214,9 @@ def _plan(
     faint = jax.nn.sigmoid(drawn.logit_opacities) < prune_opacity
     oversized = (stats.max_radii > prune_radius) | (scale > prune_limit)
     mended = wants & large & (scale / SPLIT_SHRINK <= prune_limit)
+    if split_oversized:
+        wants, large = wants | (alive & oversized), large | oversized
+        oversized = mended = jnp.zeros_like(oversized)
     prune = alive & (faint | (oversized & ~mended))
 
     wants = wants & ~prune

@@ -156,6 +156,7 @@ def densify_step(config: Config, state: TrainState) -> TrainState:
         prune_opacity=jnp.where(step > settings.prune_from, settings.prune_opacity, 0.0),
         prune_radius=later(settings.prune_large_from, settings.prune_radius * image / 512),
         prune_scale=later(settings.prune_large_from, settings.prune_scale),
+        split_oversized=settings.split_large and config.model.architecture != "parity",
         drawn=model.static_gaussians(config, state.params),
     )
     return state.replace(

@@ -10,7 +10,7 @@ from egs_jax.gaussians import Gaussians, empty_gaussians
 
 OFF = {"prune_opacity": 0.0, "prune_radius": np.inf, "prune_scale": np.inf}
 ON = {"prune_opacity": 0.005, "prune_radius": 20.0, "prune_scale": 0.1}
-jitted = jax.jit(density.densify)
+jitted = jax.jit(density.densify, static_argnames="split_oversized")
 
 
 def densify(*arguments, **thresholds):
@@ -116,6 +116,28 @@ def test_pruning_rules_and_their_switches():
         np.testing.assert_array_equal(np.nonzero(one_off.alive)[0], [survivor, 3])
     kept = densify(jax.random.key(0), *figures, extent=1.0, **OFF)
     assert np.all(kept.alive)
+
+
+def test_what_is_too_wide_may_be_split_instead():
+    """Slots 0 and 1 are too wide on screen and in the world, 2 is faint, 3 as it should be."""
+    case = dict(scales=[0.02, 0.3, 0.02, 0.02, 0.01, 0.01], gradients=[1e-5, 2e-5, 0, 0, 0, 0],
+                radii=[25, 10, 30, 5, 0, 0])  # fmt: skip
+    opacities = [0.5, 0.5, 0.001, 0.5, 0.5, 0.5]
+    arrays = hand_made(**case, alive=[True] * 4 + [False] * 2, opacities=opacities)
+    result = densify(jax.random.key(0), *arrays, extent=1.0, split_oversized=True)
+    assert counts(result) == {"cloned": 0, "split": 2, "pruned": 1, "dropped": 0, "alive": 5}
+    widths = np.exp(result.gaussians.log_scales[:, 0])
+    np.testing.assert_allclose(widths[[0, 1, 3]], [0.02 / 1.6, 0.3 / 1.6, 0.02], rtol=1e-5)
+    # Only the faint one's slot is free: the larger gradient has it, the other stays as it is.
+    arrays = hand_made(**case, alive=[True] * 6, opacities=opacities)
+    result = densify(jax.random.key(0), *arrays, extent=1.0, split_oversized=True)
+    assert (result.metrics["split"], result.metrics["dropped"], result.metrics["alive"]) == (
+        1,
+        1,
+        6,
+    )
+    widths = np.exp(result.gaussians.log_scales[:, 0])
+    np.testing.assert_allclose(widths[[0, 1]], [0.02, 0.3 / 1.6], rtol=1e-5)
 
 
 def test_a_split_mends_what_is_only_a_little_too_large():
