@@ -307,6 +307,16 @@ class Config:
         """Whether lips are read from the sound alone, as a task of its own (`loss.hearing`)."""
         return self.loss.hearing > 0 and self.model.architecture != "parity"
 
+    @property
+    def crops(self) -> bool:
+        """Whether the perceptual loss looks at squares of the face (`loss.perceptual_crop`)."""
+        return self.loss.perceptual_crop and self.model.architecture != "parity"
+
+    @property
+    def splits_large(self) -> bool:
+        """Whether Gaussians too large are split, not removed (`densify.split_large`)."""
+        return self.densify.split_large and self.model.architecture != "parity"
+
     def stage(self, step: int) -> Stage:
         """The stage that `step` belongs to."""
         return "static" if step < self.schedule.static_steps else "deform"

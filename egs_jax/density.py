@@ -213,10 +213,10 @@ def _plan(
 
     faint = jax.nn.sigmoid(drawn.logit_opacities) < prune_opacity
     oversized = (stats.max_radii > prune_radius) | (scale > prune_limit)
-    mended = wants & large & (scale / SPLIT_SHRINK <= prune_limit)
     if split_oversized:
         wants, large = wants | (alive & oversized), large | oversized
-        oversized = mended = jnp.zeros_like(oversized)
+        oversized = jnp.zeros_like(oversized)  # none is removed for it
+    mended = wants & large & (scale / SPLIT_SHRINK <= prune_limit)
     prune = alive & (faint | (oversized & ~mended))
 
     wants = wants & ~prune

@@ -143,9 +143,8 @@ def _second_stage_compiled(
     A thread does a few of its steps on a copy of the state; nothing comes of them.
     """
     compiled = threading.Event()
-    schedule = config.schedule
-    first = schedule.static_steps
-    if int(state.step) >= first or not schedule.deform_steps or not _compiles_ahead(config):
+    first = config.schedule.static_steps
+    if int(state.step) >= first or first == config.total_steps or not _compiles_ahead(config):
         compiled.set()
         yield compiled
         return
@@ -153,9 +152,10 @@ def _second_stage_compiled(
     def compile_stage(state: TrainState) -> None:
         try:
             state = train.hand_over(config, state)
+            split = parallel.Splitter(config)
             # Only some of the steps may have the perceptual loss.
             for number in range(first, first + config.loss.perceptual_every):
-                batch = parallel.Splitter(config)(source.batch(config, number))
+                batch = split(source.batch(config, number))
                 state, _ = parallel.train_step(config, state, batch)
             jax.block_until_ready(state)
         finally:

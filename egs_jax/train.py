@@ -156,7 +156,7 @@ def densify_step(config: Config, state: TrainState) -> TrainState:
         prune_opacity=jnp.where(step > settings.prune_from, settings.prune_opacity, 0.0),
         prune_radius=later(settings.prune_large_from, settings.prune_radius * image / 512),
         prune_scale=later(settings.prune_large_from, settings.prune_scale),
-        split_oversized=settings.split_large and config.model.architecture != "parity",
+        split_oversized=config.splits_large,
         drawn=model.static_gaussians(config, state.params),
     )
     return state.replace(
@@ -212,8 +212,8 @@ def _loss(
     )
     target, size = composite(batch), config.loss.perceptual_size
     height, width = target.shape[1:3]
-    corners, is_parity = None, config.model.architecture == "parity"
-    if config.loss.perceptual_crop and not is_parity and min(height, width) > size:
+    corners = None
+    if config.crops and min(height, width) > size:
         corners = losses.face_squares(
             jax.random.fold_in(key, SQUARES_KEY), batch.lips_rects, batch.eyes_rects, size,
             height, width,

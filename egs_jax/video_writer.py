@@ -99,6 +99,7 @@ class VideoWriter:
         )
         self._frames = self._samples = 0
         self._converted: collections.deque[Future[av.VideoFrame]] = collections.deque()
+        self._converters = ThreadPoolExecutor(_CONVERTERS)  # starts none before there is work
         self._own = threading.local()  # a thread's converter
 
     def __enter__(self) -> "VideoWriter":
@@ -125,7 +126,6 @@ class VideoWriter:
         self._container = av.open(
             self._temporary, "w", format="mp4", options={"movflags": "+faststart"}
         )
-        self._converters = ThreadPoolExecutor(_CONVERTERS)
         quality, *options = _QUALITY[self._encoder]
         video = self._container.add_stream(
             self._encoder, rate=self._fps, options={quality: str(self._crf)} | dict(options)
@@ -225,8 +225,7 @@ class VideoWriter:
 
     def _discard(self) -> None:
         """Close and remove what is left under the temporary name (nothing after a success)."""
-        if hasattr(self, "_converters"):
-            self._converters.shutdown(cancel_futures=True)
+        self._converters.shutdown(cancel_futures=True)
         with contextlib.suppress(Exception):
             self._container.close()
         with contextlib.suppress(FileNotFoundError):

@@ -6,8 +6,6 @@ weights 0.27 TFLOP, together 1.7 GB: 0.2, 0.3 and 0.35 ms at 790 TFLOP/s. Measur
 0.63 ms. In plain XLA the columns of the units alone, 8 KB a row and 3 GB each way, take longer.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from jax import ShapeDtypeStruct
@@ -16,17 +14,8 @@ from jaxtyping import Array, Float
 from kernels import _triton
 from kernels._sharding import match_varying
 from kernels.deform import heads_kernels
-from kernels.deform.types import GEOMETRY, Affine, HeadWeights
-
-
-class Tile(NamedTuple):
-    """How a program works."""
-
-    rows: int  # at a time
-    units: int  # hidden units at a time
-    warps: int
-    stages: int  # of what is loaded step by step, so many steps are in shared memory
-
+from kernels.deform.types import GEOMETRY, Affine, HeadWeights, Tile
+from kernels.deform.xla_path import expand
 
 # As much at a time as leaves the sums in registers; of such tiles the fastest on an H200.
 HEADS = Tile(rows=128, units=32, warps=8, stages=2)
@@ -64,7 +53,7 @@ def _backward(kept: tuple[Array, HeadWeights], cotangents: Outputs) -> tuple[Arr
     w = weights.astype(jnp.bfloat16)
     width = w.color.kernel.shape[1]
     # Twenty programs read each of these: they are rounded once.
-    columns = _columns(x, w.network)
+    columns = jnp.stack(expand(x, w.network)).astype(jnp.bfloat16)
     grad_geometry, grad_color = (value.astype(jnp.bfloat16) for value in cotangents)
     [grad_x] = _triton.triton_call(
         heads_kernels.inputs_kernel, x, columns, grad_geometry, grad_color, *w.hidden,
@@ -87,12 +76,6 @@ def _backward(kept: tuple[Array, HeadWeights], cotangents: Outputs) -> tuple[Arr
 
 
 _heads.defvjp(_forward, _backward)
-
-
-def _columns(x: Array, network: str) -> Float[Array, "C R D"]:
-    """What a layer makes of its inputs, as operands."""
-    parts = (jax.nn.silu(x), x, x * x) if network == "taylor" else (jax.nn.relu(x),)
-    return jnp.stack(parts).astype(jnp.bfloat16)
 
 
 def _weights(

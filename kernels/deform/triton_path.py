@@ -13,7 +13,7 @@ times the instructions of all else, and in a trial nine columns an input spilt 2
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,18 +23,7 @@ from jaxtyping import Array, Float
 from kernels import _triton
 from kernels._checks import require
 from kernels.deform import deform_kernels
-from kernels.deform.types import Deformed, DeformInputs, DeformWeights
-
-
-class Tile(NamedTuple):
-    """How a program works."""
-
-    rows: int  # Gaussians of one frame; all of them read the weights once
-    units: int  # hidden units at a time
-    warps: int
-    stages: int  # weights of so many steps are in shared memory
-    registers: int  # most of a thread
-
+from kernels.deform.types import Deformed, DeformInputs, DeformWeights, Tile
 
 TILE = Tile(rows=64, units=32, warps=4, stages=2, registers=160)  # three programs at once
 AGENT_BLOCK = 64

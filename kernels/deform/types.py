@@ -208,3 +208,13 @@ def _check_heads(
             f"heads[{name!r}]: expected a kernel {(fixed, width, size)} for {network} after a "
             f"hidden layer {hidden.kernel.shape}, got {shape}; one matrix a column",
         )
+
+
+class Tile(NamedTuple):
+    """How a program of the Triton kernels works."""
+
+    rows: int  # Gaussians of one frame, at a time; all of them read the weights once
+    units: int  # hidden units at a time
+    warps: int
+    stages: int  # what is loaded step by step lies in shared memory for so many steps
+    registers: int | None = None  # most of a thread; None: as many as it wants

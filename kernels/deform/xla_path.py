@@ -127,12 +127,15 @@ def heads_xla(
     return geometry, color
 
 
+def expand(x: Array, network: str) -> tuple[Array, ...]:
+    """What a layer of "taylor" or "mlp" heads makes of its inputs, arrays as `x`."""
+    return (jax.nn.silu(x), x, x * x) if network == "taylor" else (jax.nn.relu(x),)
+
+
 def _expanded(x: Array, layer: Affine, network: str, knots: Array | None) -> Array:
     """A layer of the heads as one product with the columns side by side."""
-    if network == "taylor":
-        columns = jnp.concatenate([jax.nn.silu(x), x, x * x], axis=1)
-    elif network == "mlp":
-        columns = jax.nn.relu(x)
+    if network != "bspline":
+        columns = jnp.concatenate(expand(x, network), axis=1)
     else:
         n_columns = layer.kernel.shape[0]
         values = bspline_basis(x, knots, knots.shape[1] - n_columns)

@@ -8,6 +8,7 @@ Arrays that all frames share come with one frame and stay so; the gradient of su
 summed over the frames inside the kernel.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -61,26 +62,22 @@ def render(
     Raises:
       ValueError: if an array has more numbers than 32 bits can count.
     """
-    parts = _launches(settings, _Inputs(gaussians, alive, viewmats, Ks, background))
-    images = [_render(settings, inputs) for inputs in parts]
-    rgb = [image.rgb for image in images]
-    return images[0]._replace(rgb=rgb[0] if len(rgb) == 1 else jnp.concatenate(rgb, axis=-1))
+    inputs = _Inputs(gaussians, alive, viewmats, Ks, background)
+    return _in_launches(settings, partial(_render, settings), inputs)
 
 
-def render_bytes(
-    settings: Settings,
-    gaussians: Gaussians,
-    alive: Bool[Array, "B N"],
-    viewmats: Float[Array, "B 4 4"],
-    Ks: Float[Array, "B 3 3"],
-    background: Background,
-) -> Bytes:
+def render_bytes(settings: Settings, *arrays: Any) -> Bytes:
     """Draw Gaussians as they are shown; arguments and errors as `render`."""
-    inputs = jax.lax.stop_gradient(_Inputs(gaussians, alive, viewmats, Ks, background))
     show = fold_frames(partial(_show, settings))
-    images = [show(part) for part in _launches(settings, inputs)]
-    rgb = [image.rgb for image in images]
-    return images[0]._replace(rgb=rgb[0] if len(rgb) == 1 else jnp.concatenate(rgb, axis=-1))
+    return _in_launches(settings, show, jax.lax.stop_gradient(_Inputs(*arrays)))
+
+
+def _in_launches(settings: Settings, draw: Callable[[_Inputs], Any], inputs: _Inputs) -> Any:
+    """What `draw` makes of each launch's channels, with all of them side by side."""
+    images = [draw(part) for part in _launches(settings, inputs)]
+    if len(images) == 1:
+        return images[0]
+    return images[0]._replace(rgb=jnp.concatenate([image.rgb for image in images], axis=-1))
 
 
 def _launches(settings: Settings, inputs: _Inputs) -> list[_Inputs]:
