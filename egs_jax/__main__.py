@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from egs_jax.environment import set_environment
 from egs_jax.errors import InputError, TrainingError
 
 EPILOG = (
@@ -37,7 +38,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit status."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    set_environment()
     argv = sys.argv[1:] if argv is None else argv
     try:
         arguments = _parser(argv).parse_args(argv)

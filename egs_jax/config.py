@@ -192,8 +192,9 @@ class DensifyConfig:
     """Last step that may change the cloud."""
     every: int = 100
     """Steps between changes."""
-    grad_threshold: float = 0.001
-    """Mean screen-space gradient (pixels times half the image size) above which one grows."""
+    grad_threshold: float = 0.0004
+    """Mean screen-space gradient (pixels times half the image size) above which one grows (0.001 in
+    the original code: fewer grow, and the slots go to halves of large ones that are large too)."""
     clone_scale: float = 0.01
     """Clone below, split above this scale, as a share of the extent."""
     prune_from: int = 500
@@ -333,7 +334,7 @@ PRESETS: dict[str, Config] = {
         optim=OptimConfig(decay_steps=4_000, rate_scale=2.0),
         densify=DensifyConfig(
             capacity=25_000, points=20_000, start=300, stop=1_200, prune_from=200,
-            prune_large_from=600,
+            prune_large_from=600, grad_threshold=0.001,
         ),
     ),
     "tiny": Config(
@@ -346,7 +347,7 @@ PRESETS: dict[str, Config] = {
         optim=OptimConfig(decay_steps=1_800, rate_scale=4.0, warmup_steps=300),
         densify=DensifyConfig(
             capacity=6_500, points=5_000, start=100, stop=280, every=50, prune_from=100,
-            prune_large_from=200,
+            prune_large_from=200, grad_threshold=0.001,
         ),
         loss=LossConfig(lips=1.2, eyes=0.6, perceptual_size=96, perceptual_every=8),
     ),

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, UInt8
 
+import kernels
 from egs_jax import prepared
 from egs_jax.audio import SAMPLE_RATE, extract_features
 from egs_jax.audio_file import read_audio
@@ -45,6 +46,12 @@ def draw(avatar: Avatar, drive: Drive) -> Pictures:
     """
     rest = drive.replace(backgrounds=None)
     return draw_program()(avatar.config, avatar.prepared, rest, drive.backgrounds)
+
+
+def compile_kernels(avatar: Avatar, drive: Drive) -> None:
+    """Have the Triton kernels of `draw` compiled, faster than its first call would."""
+    rest = drive.replace(backgrounds=None)
+    kernels.compile_kernels(draw_program(), avatar.config, avatar.prepared, rest, drive.backgrounds)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -100,7 +100,7 @@ def _loop(
     if int(state.step) == config.total_steps:
         return state
     schedule, source = config.schedule, batch_source(config, dataset)
-    step, deforming = int(state.step), bool(state.deforming)
+    step, deforming, stage = int(state.step), bool(state.deforming), None
     batches, unseen = prefetch(config, source, step), Unseen(config, dataset, log)
     most_unseen = _most_unseen()
     bar = progress(config.total_steps, "train", quiet=not hosts.first())
@@ -109,7 +109,11 @@ def _loop(
             if config.stage(step) == "deform" and not deforming:
                 compiled.wait()
                 state, deforming = train.hand_over(config, state), True
-            state, metrics = parallel.train_step(config, state, next(batches))
+            batch = next(batches)
+            if batch.stage != stage:
+                parallel.compile_kernels(config, state, batch)
+                stage = batch.stage
+            state, metrics = parallel.train_step(config, state, batch)
             if train.densifies(config, step):
                 state = train.densify_step(config, state)
             step += 1
@@ -140,7 +144,8 @@ def _second_stage_compiled(
 ) -> Iterator[threading.Event]:
     """An event that comes when the second stage's programs are there, while the first one trains.
 
-    A thread does a few of its steps on a copy of the state; nothing comes of them.
+    A thread does a few of its steps on a copy of the state; nothing comes of them. Another does
+    the same for the program that changes the cloud.
     """
     compiled = threading.Event()
     first = config.schedule.static_steps
@@ -156,13 +161,16 @@ def _second_stage_compiled(
             # Only some of the steps may have the perceptual loss.
             for number in range(first, first + config.loss.perceptual_every):
                 batch = split(source.batch(config, number))
+                if number == first:
+                    parallel.compile_kernels(config, state, batch)
                 state, _ = parallel.train_step(config, state, batch)
             jax.block_until_ready(state)
         finally:
             compiled.set()  # what went wrong goes wrong in the run's own step too, and is named
 
-    pool = concurrent.futures.ThreadPoolExecutor(1)
+    pool = concurrent.futures.ThreadPoolExecutor(2)
     pool.submit(compile_stage, jax.tree.map(jnp.copy, state))
+    pool.submit(train.densify_step, config, jax.tree.map(jnp.copy, state))
     try:
         yield compiled
     finally:

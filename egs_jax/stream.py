@@ -25,7 +25,7 @@ from egs_jax.audio_file import LARGEST_PEAK
 from egs_jax.avatar import Avatar
 from egs_jax.drive import FPS, compose
 from egs_jax.errors import InputError
-from egs_jax.infer import Pictures, draw
+from egs_jax.infer import Pictures, compile_kernels, draw
 from egs_jax.types import Drive
 
 MICRO_BATCH = HOP_ROWS * FPS // 50
@@ -173,6 +173,7 @@ def warm_up(avatar: Avatar) -> None:
     """Have the drawing compiled: draw a batch that nobody takes."""
     frames = np.zeros(MICRO_BATCH, int)
     drive = avatar.dataset.drive(frames, avatar.config.model.window_frames)
+    compile_kernels(avatar, drive)
     for part in dispatch(avatar, MicroBatch(frames[:0], 0, drive)).parts:
         part.result()
 

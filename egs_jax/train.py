@@ -35,8 +35,19 @@ def init_state(config: Config, dataset: Dataset) -> TrainState:
     key = jax.random.key(config.seed)
     chosen = jax.random.permutation(key, len(points))[: config.densify.points]
     gaussians, alive = init_gaussians(points[chosen], colors[chosen], config.densify.capacity)
-    networks = _init_networks(config.model, jax.random.fold_in(key, INIT_KEY), dataset.audio_dim)
+    networks = _networks(config, jax.random.fold_in(key, INIT_KEY), dataset.audio_dim)
     return _fresh_state({"gaussians": gaussians, "networks": networks}, jnp.asarray(alive))
+
+
+def _networks(config: Config, key: Array, audio_dim: int) -> Params:
+    """Fresh networks, drawn by the CPU: for a GPU XLA would compile that for half a minute."""
+    try:
+        cpu = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX was told to leave the CPU alone
+        cpu = jax.local_devices()[0]
+    with jax.default_device(cpu):
+        drawn = _init_networks(config.model, jax.device_put(key, cpu), audio_dim)
+    return jax.tree.map(jnp.asarray, jax.device_get(drawn))
 
 
 def abstract_state(config: Config, audio_dim: int) -> TrainState:

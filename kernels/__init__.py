@@ -13,9 +13,12 @@ op -> implementations -> status:
   * `sample_planes` (bilinear reads of dense or hashed planes) -> "xla"; "triton": the same values,
     and a gradient of the tables that, by construction, repeats bit for bit on a GPU.
 
+`compile_kernels` has the Triton kernels of a whole program compiled side by side.
+
 Nothing here knows of talking heads, and nothing here imports `egs_jax`.
 """
 
+from kernels._triton import compile_kernels
 from kernels.deform import deform
 from kernels.planes import sample_planes
 from kernels.rasterize import RasterizeAux, RasterizeOutput, rasterize
@@ -24,6 +27,7 @@ from kernels.ssim import mean_ssim
 __all__ = [
     "RasterizeAux",
     "RasterizeOutput",
+    "compile_kernels",
     "deform",
     "mean_ssim",
     "rasterize",
