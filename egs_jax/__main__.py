@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from egs_jax.environment import set_environment
+from egs_jax.environment import keep_programs, set_environment
 from egs_jax.errors import InputError, TrainingError
 
 EPILOG = (
@@ -171,22 +171,6 @@ def _preprocess(arguments: argparse.Namespace) -> None:
     )
 
 
-def _keep_programs() -> None:
-    """On a GPU, keep compiled programs, with their tuning, from one run to the next.
-
-    Runs start sooner, and all of them compute by the same programs: XLA picks the fastest of
-    several algorithms by a race, whose winner decides the last bits.
-    """
-    import jax
-
-    from egs_jax.assets import cache_folder
-
-    if jax.default_backend() == "gpu" and not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
 def _train(arguments: argparse.Namespace) -> None:
     from egs_jax.config import preset
     from egs_jax.config_text import override
@@ -204,7 +188,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
     dataset = Dataset.open(arguments.data_dir)
     if arguments.hosts is None:  # several tune a program together: none may find it kept
-        _keep_programs()
+        keep_programs()
     told = to_json(dataclasses.replace(config, data_dir="")) + json.dumps(dataset.meta)
     with joined(arguments.hosts, told):
         fit(config, dataset, run_dir=arguments.run_dir)
@@ -213,21 +197,21 @@ def _train(arguments: argparse.Namespace) -> None:
 def _render(arguments: argparse.Namespace) -> None:
     from egs_jax.render import render_video
 
-    _keep_programs()
+    keep_programs()
     render_video(arguments.run_dir, arguments.audio, arguments.out)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from egs_jax.evaluate import evaluate
 
-    _keep_programs()
+    keep_programs()
     evaluate(arguments.run_dir, split=arguments.split)
 
 
 def _demo(arguments: argparse.Namespace) -> None:
     from egs_jax.demo import demo
 
-    _keep_programs()
+    keep_programs()
     demo(arguments.out, video=arguments.video, audio=arguments.audio)
 
 

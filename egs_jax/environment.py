@@ -1,4 +1,4 @@
-"""What a process tells its libraries before the first of them starts; imports nothing heavy."""
+"""What a process tells the libraries below: set before the first of them computes."""
 
 import os
 
@@ -13,3 +13,19 @@ def set_environment() -> None:
     given = os.environ.get("XLA_FLAGS", "")
     if XLA_FLAGS not in given:
         os.environ["XLA_FLAGS"] = f"{XLA_FLAGS} {given}".strip()  # of two, XLA takes the later
+
+
+def keep_programs() -> None:
+    """On a GPU, keep compiled programs, with their tuning, from one run to the next.
+
+    Runs start sooner, and all of them compute by the same programs: XLA picks the fastest of
+    several algorithms by a race, whose winner decides the last bits.
+    """
+    import jax
+
+    from egs_jax.assets import cache_folder
+
+    if jax.default_backend() == "gpu" and not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -24,7 +24,7 @@ import argparse
 import collections
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +36,7 @@ import numpy as np
 from egs_jax import infer, model, prepared
 from egs_jax.avatar import Avatar
 from egs_jax.config import Config, DensifyConfig, ModelConfig
+from egs_jax.environment import keep_programs
 from egs_jax.gaussians import Gaussians
 from egs_jax.prepared import Prepared
 from egs_jax.types import Drive, Params
@@ -203,18 +204,25 @@ def kernels(scene: Scene, batch: int, calls: int) -> dict:
     }
 
 
+@jax.jit
+def forward_pass(config: Config, params: Params, alive: jax.Array, drive: Drive) -> jax.Array:
+    """Pictures by the training's own forward pass."""
+    return model.forward(config, params, alive, drive, "deform")[0].rgb
+
+
+exact_pictures = jax.jit(prepared.render)
+
+
 def before(scene: Scene, batch: int, calls: int) -> dict:
     """The training's forward pass on the same frames, and the pictures' distance from float32's."""
     drive = jax.device_put(scene.drive(batch))
 
-    @jax.jit
-    def forward(params: Params, drive: Drive) -> jax.Array:
-        return model.forward(scene.config, params, scene.alive, drive, "deform")[0].rgb
-
-    call = lambda: jax.block_until_ready(forward(scene.params, drive))
+    call = lambda: jax.block_until_ready(
+        forward_pass(scene.config, scene.params, scene.alive, drive)
+    )
     wanted = np.asarray(call())
     times = [clocked(call) for _ in range(max(3, calls // 20))]
-    got = np.asarray(jax.jit(prepared.render)(scene.config, scene.kept, drive).rgb)
+    got = np.asarray(exact_pictures(scene.config, scene.kept, drive).rgb)
     error = np.mean(np.square(got.clip(0, 1) - wanted.clip(0, 1)))
     return {
         "forward_pass_ms_a_frame": round(float(np.median(times)) / batch, 4),
@@ -227,20 +235,28 @@ def is_main(scene: Scene) -> bool:
     return not scene.name.startswith(SYNTHETIC) or (scene.gaussians, scene.size) == (50_000, 512)
 
 
-def compile_all(pairs: list[tuple[Scene, int]]) -> float:
-    """Seconds until every scene was drawn once at its batch, several being compiled at a time."""
+def programs(scene: Scene, batch: int) -> Iterator[tuple[Callable, tuple]]:
+    """What is measured of a scene at a batch, with its arguments."""
+    drive = scene.drive(batch)
+    rest = drive.replace(backgrounds=None)
+    yield infer.draw_program(), (scene.config, scene.kept, rest, drive.backgrounds)
+    if is_main(scene):
+        yield forward_pass, (scene.config, scene.params, scene.alive, drive)
+        yield exact_pictures, (scene.config, scene.kept, drive)
 
-    def first(pair: tuple[Scene, int]) -> None:
-        scene, batch = pair
-        drive = scene.drive(batch)
-        rest = drive.replace(backgrounds=None)
-        arguments = scene.config, scene.kept, rest, drive.backgrounds
-        compile_kernels(infer.draw_program(), *arguments)
-        jax.device_get(infer.draw_program()(*arguments))
+
+def compile_all(pairs: list[tuple[Scene, int]]) -> float:
+    """Seconds until every program ran once, several being compiled at a time."""
+
+    def first(call: tuple[Callable, tuple]) -> None:
+        program, arguments = call
+        compile_kernels(program, *arguments)
+        jax.block_until_ready(program(*arguments))
 
     began = time.perf_counter()
+    calls = itertools.chain.from_iterable(programs(*pair) for pair in pairs)
     with ThreadPoolExecutor(COMPILERS) as pool:
-        collections.deque(pool.map(first, pairs), maxlen=0)
+        collections.deque(pool.map(first, calls), maxlen=0)
     return time.perf_counter() - began
 
 
@@ -275,6 +291,7 @@ def main(argv: list[str] | None = None) -> Path:
         batches, calls = (1, 4, 16), arguments.calls
     if arguments.run:
         scenes.insert(0, trained(arguments.run))
+    keep_programs()  # what is asked of their memory would compile them once more
     pairs = list(itertools.product(scenes, batches))
     print(f"compiled in {compile_all(pairs):.1f} s", flush=True)
     fewer = [calls if is_main(scene) else max(3, calls // 10) for scene, _ in pairs]

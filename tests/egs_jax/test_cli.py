@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from helpers import make_dataset
 
-from egs_jax.__main__ import _keep_programs, main
+from egs_jax.__main__ import main
 from egs_jax.audio_file import write_wav
 from egs_jax.config import preset
 from egs_jax.config_text import options, override
+from egs_jax.environment import keep_programs
 from egs_jax.run_log import start_run
 
 ROOT = Path(__file__).parents[2]
@@ -198,10 +199,10 @@ def test_programs_are_kept_on_a_gpu_unless_the_user_says_where(monkeypatch, tmp_
     changes = {}
     monkeypatch.setattr(jax.config, "update", changes.__setitem__)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    _keep_programs()  # a CPU
+    keep_programs()  # a CPU
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    _keep_programs()  # the tests' own folder is set
+    keep_programs()  # the tests' own folder is set
     assert not changes
     monkeypatch.setattr(type(jax.config), "jax_compilation_cache_dir", None)
-    _keep_programs()
+    keep_programs()
     assert changes["jax_compilation_cache_dir"] == str(tmp_path / "egs_jax" / "compiled")
