@@ -1,7 +1,8 @@
 """Every setting of a run, as frozen nested dataclasses, and the three presets.
 
-A `Config` is a static PyTree: it is passed to jitted functions as an argument and two equal
-configs never retrace. Presets are schedules and sizes; the architecture is a field of its own.
+A `Config` is a PyTree whose only leaf is the seed: it is passed to jitted functions as an argument
+and configs that are equal but for the seed never retrace. Presets are schedules and sizes; the
+architecture is a field of its own.
 The text under a field is its help on the command line (`config_text` reads and writes them).
 """
 
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import jax
+import numpy as np
 
 from egs_jax.errors import InputError
 
@@ -243,9 +245,6 @@ class LossConfig:
     """Absolute error of the rendered alpha against the head mask."""
     perceptual_size: int = 224
     """Side of what the perceptual loss looks at, pixels."""
-    perceptual_crop: bool = False
-    """It looks at a square around the face, at the image's own resolution, elsewhere in every step;
-    else, and in `parity`, at the whole image, resized."""
     perceptual_every: int = 1
     """Steps between perceptual terms (its weight is multiplied to make up)."""
 
@@ -254,7 +253,6 @@ class LossConfig:
         _need_numbers("loss", self, {"perceptual_size": 32, "perceptual_every": 1})
 
 
-@jax.tree_util.register_static
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """A whole run."""
@@ -309,11 +307,6 @@ class Config:
         return self.loss.hearing > 0 and self.model.architecture != "parity"
 
     @property
-    def crops(self) -> bool:
-        """Whether the perceptual loss looks at squares of the face (`loss.perceptual_crop`)."""
-        return self.loss.perceptual_crop and self.model.architecture != "parity"
-
-    @property
     def splits_large(self) -> bool:
         """Whether Gaussians too large are split, not removed (`densify.split_large`)."""
         return self.densify.split_large and self.model.architecture != "parity"
@@ -322,6 +315,23 @@ class Config:
         """The stage that `step` belongs to."""
         return "static" if step < self.schedule.static_steps else "deform"
 
+
+def _flatten(config: Config) -> tuple[tuple[Any], Config]:
+    # As a Python number a seed past 2^31 would not fit JAX's integers.
+    seed = np.uint32(config.seed) if isinstance(config.seed, int) else config.seed
+    return (seed,), _with_seed(config, 0)
+
+
+def _with_seed(config: Config, seed: Any) -> Config:
+    """The same with any leaf in the seed's place: in a jitted function it is no number."""
+    other = object.__new__(Config)
+    other.__dict__.update(vars(config), seed=seed)
+    return other
+
+
+jax.tree_util.register_pytree_node(
+    Config, _flatten, lambda config, leaves: _with_seed(config, leaves[0])
+)
 
 PRESETS: dict[str, Config] = {
     "paper": Config(),

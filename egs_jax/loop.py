@@ -204,6 +204,7 @@ class Unseen:
         self._config, self._dataset, self._log = config, dataset, log
         self._steps: collections.deque[Step] = collections.deque()
         self._clock: tuple[int, float] | None = None
+        self._told_overflow = False
 
     def add(self, number: int, metrics: Metrics, facts: Metrics) -> None:
         """Remember a step."""
@@ -231,6 +232,7 @@ class Unseen:
             if step.facts:
                 record = self._record(step)
                 self._log.write(record)
+                self._tell_overflow(record, bar)
                 bar.update(0, note=f"loss {record['loss']:.4f} psnr {record['psnr']:.1f}")
             bar.update(0, completed=step.number)
         return None
@@ -240,6 +242,19 @@ class Unseen:
         bar.console.print(
             f"step {number} (frames {frames}): loss or gradient not finite, update skipped; "
             f"{streak} in a row",
+            soft_wrap=True,
+        )
+
+    def _tell_overflow(self, record: dict, bar: Progress) -> None:
+        """Say once that not everything is drawn."""
+        if record["raster_overflow"] == 0 or self._told_overflow:
+            return
+        self._told_overflow = True
+        bar.console.print(
+            f"step {record['step']}: the rasterizer has no room for "
+            f"{record['raster_overflow']:.0f} of a frame's pairs of Gaussian and tile and leaves "
+            "the farthest out; in a new run lower --densify.grad-threshold, or raise "
+            "--densify.capacity",
             soft_wrap=True,
         )
 

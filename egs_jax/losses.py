@@ -10,7 +10,6 @@ The eyes are ours: a blink is rare and moves one pixel in two hundred.
 Place in the pipeline: after `render`, before `train`; needs `perceptual`.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -95,7 +94,6 @@ def total_loss(
     *,
     perceptual: PerceptualParams | None = None,
     perceptual_gain: float | Float[Array, ""] = 1.0,
-    corners: Int[Array, "B 2"] | None = None,
     implementation: str | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Return the weighted sum and its parts.
@@ -110,8 +108,6 @@ def total_loss(
       eyes_rects: One rectangle around both eyes of each frame.
       perceptual: VGG-16 weights; None leaves the term out (not computed, not in the parts).
       perceptual_gain: Multiplies that term's weight, for steps that stand in for skipped ones.
-      corners: First row and column of the squares that this term looks at (`face_squares`);
-        None: at the whole images, resized.
       implementation: Of `kernels.mean_ssim`.
 
     Returns:
@@ -127,41 +123,7 @@ def total_loss(
     }
     total = sum(getattr(weights, name) * value for name, value in parts.items())
     if perceptual is not None:
-        size, seen = weights.perceptual_size, (rendered, target)
-        if corners is not None:
-            seen = tuple(_squares(images, corners, size) for images in seen)
-        parts["perceptual"] = perceptual_loss(perceptual, *seen, size=size)
+        size = weights.perceptual_size
+        parts["perceptual"] = perceptual_loss(perceptual, rendered, target, size=size)
         total = total + weights.perceptual * perceptual_gain * parts["perceptual"]
     return total, parts
-
-
-def face_squares(
-    key: Array,
-    lips_rects: Int[Array, "B 4"],
-    eyes_rects: Int[Array, "B 4"],
-    size: int,
-    height: int,
-    width: int,
-) -> Int[Array, "B 2"]:
-    """First row and column of squares around the faces, up to a quarter of a side off at random.
-
-    Args:
-      key: A random key.
-      lips_rects: See `rect_mask`.
-      eyes_rects: Likewise.
-      size: Side of the squares [pixels].
-      height: Of the images.
-      width: Likewise.
-    """
-    ends = jnp.stack([lips_rects, eyes_rects]).reshape(2, -1, 2, 2)  # rect, frame, axis, end
-    center = jnp.mean(ends.astype(jnp.float32), axis=(0, 3))
-    off = size * (jax.random.uniform(key, center.shape) - 0.5) / 2
-    most = jnp.array([[height - size, width - size]])
-    return jnp.clip(jnp.round(center + off - size / 2).astype(jnp.int32), 0, most)
-
-
-def _squares(images: Images, corners: Int[Array, "B 2"], size: int) -> Images:
-    cut = lambda image, corner: jax.lax.dynamic_slice(
-        image, (corner[0], corner[1], 0), (size, size, image.shape[-1])
-    )
-    return jax.vmap(cut)(images, corners)

@@ -124,8 +124,9 @@ def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
     """`train.train_step` on `config.devices` devices; arguments and results are those of one."""
     if config.devices == 1:
         return train.train_step(_anywhere(config), state, batch)
-    run = _mapped if config.parallel == "shard_map" else _pmapped
-    return run(config)(state, batch)
+    if config.parallel == "pmap":
+        return _pmapped(config)(state, batch)
+    return _mapped(config.devices)(_anywhere(config), state, batch)
 
 
 def compile_kernels(config: Config, state: TrainState, batch: Batch) -> None:
@@ -133,29 +134,31 @@ def compile_kernels(config: Config, state: TrainState, batch: Batch) -> None:
     if config.devices == 1:
         kernels.compile_kernels(train.train_step, _anywhere(config), state, batch)
     elif config.parallel == "shard_map":
-        kernels.compile_kernels(_mapped(config), state, batch)
+        kernels.compile_kernels(_mapped(config.devices), _anywhere(config), state, batch)
 
 
 @functools.cache
 def _anywhere(config: Config) -> Config:
-    """The same work without where it is done, so that it is compiled once."""
-    return dataclasses.replace(config, frames_on=None, parallel="shard_map")
+    """The same work without where it is done and on what, so that it is compiled once."""
+    return dataclasses.replace(
+        config, frames_on=None, parallel="shard_map", data_dir="", preset="paper"
+    )
 
 
 @functools.cache
-def _mapped(config: Config) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    mesh = mesh_of(config.devices)
+def _mapped(count: int) -> Callable[[Config, TrainState, Batch], tuple[TrainState, Metrics]]:
+    mesh = mesh_of(count)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         # Without the check of what varies over the mesh, a gradient with respect to what all
         # devices share is that of the device's own frames; with it, it would be summed already.
         part = jax.shard_map(
-            functools.partial(train.step, config, axis=AXIS), mesh=mesh,
-            in_specs=(SHARED, _specs(batch)), out_specs=(SHARED, SHARED), check_vma=False,
+            functools.partial(train.step, axis=AXIS), mesh=mesh,
+            in_specs=(SHARED, SHARED, _specs(batch)), out_specs=(SHARED, SHARED), check_vma=False,
         )  # fmt: skip
-        return part(state, batch)
+        return part(config, state, batch)
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=1)
 
 
 def _pmapped(config: Config) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:

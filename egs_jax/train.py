@@ -19,7 +19,7 @@ from egs_jax.types import Batch, Metrics, Params, TrainState
 from kernels import RasterizeAux
 
 # Sub-streams of the seed's and the step's keys.
-INIT_KEY, DROPOUT_KEY, DENSITY_KEY, NOISE_KEY, SQUARES_KEY = range(5)
+INIT_KEY, DROPOUT_KEY, DENSITY_KEY, NOISE_KEY = range(4)
 
 # One program instead of hundreds, and since it runs once, not worth optimising: 4 times faster.
 _init_networks = jax.jit(
@@ -221,14 +221,7 @@ def _loss(
         means2d_offset=means2d_offset,
         dropout_key=jax.random.fold_in(key, DROPOUT_KEY),
     )
-    target, size = composite(batch), config.loss.perceptual_size
-    height, width = target.shape[1:3]
-    corners = None
-    if config.crops and min(height, width) > size:
-        corners = losses.face_squares(
-            jax.random.fold_in(key, SQUARES_KEY), batch.lips_rects, batch.eyes_rects, size,
-            height, width,
-        )  # fmt: skip
+    target = composite(batch)
     total, parts = losses.total_loss(
         config.loss,
         output.rgb,
@@ -239,7 +232,6 @@ def _loss(
         batch.eyes_rects,
         perceptual=batch.vgg,
         perceptual_gain=float(config.loss.perceptual_every),
-        corners=corners,
         implementation=model.kernel_choice(config),
     )
     if config.hears:

@@ -9,11 +9,12 @@ compiled; frames and their times at the end.
 
     python -m experiments.stream_hour RUN SPEECH.wav [--seconds 3600] [--out FOLDER]
 
-writes `results/stream_hour.json`.
+adds a row to `results/stream_hour.json`, in the place of one of the same avatar and kind of device.
 """
 
 import argparse
 import itertools
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,9 +27,11 @@ from egs_jax.audio_file import read_audio
 from egs_jax.avatar import Avatar
 from egs_jax.drive import FPS
 from egs_jax.stream import Stream
-from experiments._common import RESULTS, record
+from experiments._common import RESULTS
+from experiments._runs import add_case
 from experiments._runs import run as run_main
 
+NAME = "stream_hour"
 CHUNK = SAMPLE_RATE // 50
 WARM_SECONDS = 10
 PER_MINUTE = 60 * SAMPLE_RATE // CHUNK
@@ -80,6 +83,7 @@ def run(avatar: Avatar, speech: np.ndarray, seconds: float) -> dict:
         times_real_time=round(seconds / wall, 2), latency_s=round(live.latency, 3), **percentiles,
         resident_mb=memory, growth_mb=round(memory[-1] - memory[len(memory) // 10], 1),
         last_frame_s=(count - 1) / FPS, backend=jax.default_backend(),
+        device=jax.devices()[0].device_kind, cores=os.cpu_count(),
     )  # fmt: skip
 
 
@@ -99,11 +103,11 @@ def main(argv: list[str] | None = None) -> Path:
     parser.add_argument("--seconds", type=float, default=3600.0)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args(argv)
-    if arguments.seconds < 3600 and not arguments.out:
-        parser.error("less than an hour: name a folder by --out")
     case = run(Avatar.load(arguments.run), read_audio(arguments.speech), arguments.seconds)
     print(case, flush=True)
-    return record("stream_hour", [case], arguments.out or RESULTS)
+    folder = arguments.out or RESULTS
+    add_case(NAME, case, lambda c: (c["backend"], c["source"], c["size"]), folder)
+    return folder / f"{NAME}.json"
 
 
 if __name__ == "__main__":

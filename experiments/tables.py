@@ -229,7 +229,7 @@ def _stream_hour(cases: list[dict]) -> str:
         "avatar": lambda c: f"{c['source']}, {c['gaussians']:,} Gaussians, {c['size']} px",
         "speech, s": lambda c: f"{c['seconds']:,.0f}",
         "frames": lambda c: f"{c['frames']:,}",
-        "times real time": lambda c: f"{c['times_real_time']} ({c['backend']})",
+        "times real time": lambda c: f"{c['times_real_time']} ({c['device']}, {c['cores']} cores)",
         "sound ahead of a frame, s": lambda c: _number(c["latency_s"]),
         "then ready after, ms (p50 / p95 / p99)": lambda c: " / ".join(
             _number(c[f"ready_p{q}_ms"], 1) for q in (50, 95, 99)
