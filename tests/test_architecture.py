@@ -18,7 +18,7 @@ LAYERS = {
     0: ("errors", "package_index", "ahead"),
     1: (
         "config", "config_text", "assets", "geometry", "litert", "crop", "run_log", "video_writer",
-        "hosts",
+        "hosts", "environment",
     ),
     2: ("video", "audio_file", "whisper", "audio", "face_mesh", "landmarks", "segmentation"),
     3: (

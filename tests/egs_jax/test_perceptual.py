@@ -169,27 +169,6 @@ def test_total_loss_takes_the_perceptual_term(vgg):
     np.testing.assert_allclose(with_it - without, 0.5 * 3 * parts["perceptual"], rtol=1e-4)
 
 
-def test_squares_are_what_the_perceptual_term_sees(vgg):
-    a, b = map(a_, pair((2, 40, 48, 3)))
-    rects, weights = jnp.zeros((2, 4), int), LossConfig(perceptual_size=32)
-    call = lambda x, corners: losses.total_loss(
-        weights, x, x[..., 0], b, a[..., 0] > 0.5, rects, rects, perceptual=vgg, corners=corners
-    )[1]["perceptual"]
-    got = call(a, jnp.array([[3, 5], [8, 16]]))
-    cut = lambda x: jnp.stack([x[0, 3:35, 5:37], x[1, 8:40, 16:48]])
-    want = perceptual.perceptual_loss(vgg, cut(a), cut(b), size=32)
-    np.testing.assert_allclose(got, want, rtol=1e-5)
-
-
-def test_squares_lie_around_the_face_and_inside_the_image():
-    lips, eyes = jnp.array([[80, 90, 40, 60], [1, 3, 95, 99]]), jnp.array([[60, 70, 30, 70]] * 2)
-    keys = jax.random.split(jax.random.key(0), 200)
-    squares = jax.vmap(lambda key: losses.face_squares(key, lips, eyes, 40, 120, 100))(keys)
-    off = np.asarray(squares[:, 0]) - (55, 30)  # the centre is at row 75, column 50
-    assert np.all(np.abs(off) <= 10) and np.all(off.std(axis=0) > 4)
-    assert np.all(squares >= 0) and np.all(np.asarray(squares) <= (80, 60))
-
-
 def test_misuse_is_named(vgg, alexnet):
     small = jnp.zeros((1, 30, 40, 3))
     with pytest.raises(ValueError, match="at least 31 pixels, got 30"):
