@@ -1,8 +1,9 @@
 """Every setting of a run, as frozen nested dataclasses, and the three presets.
 
 A `Config` is a PyTree whose only leaf is the seed: it is passed to jitted functions as an argument
-and configs that are equal but for the seed never retrace. Presets are schedules and sizes; the
-architecture is a field of its own.
+and configs that are equal but for the seed never retrace (inside, where the seed is traced, do not
+hash, compare or replace it); drawing, which needs no seed, takes it as static. Presets are
+schedules and sizes; the architecture is a field of its own.
 The text under a field is its help on the command line (`config_text` reads and writes them).
 """
 
@@ -182,7 +183,7 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DensifyConfig:
-    """Density control of the static stage (thresholds of the original code)."""
+    """Density control of the static stage (the original's thresholds but where it says so)."""
 
     capacity: int = 50_000
     """Slots for Gaussians; arrays have this length and never grow."""
@@ -194,9 +195,10 @@ class DensifyConfig:
     """Last step that may change the cloud."""
     every: int = 100
     """Steps between changes."""
-    grad_threshold: float = 0.0004
-    """Mean screen-space gradient (pixels times half the image size) above which one grows (0.001 in
-    the original code: fewer grow, and the slots go to halves of large ones that are large too)."""
+    grad_threshold: float | None = None
+    """Mean screen-space gradient (pixels times half the image size) above which one grows. None:
+    the original code's 0.001 in `parity`, else 0.0004 (with 0.001 few grow before the large ones
+    are split, and the slots go to halves that are large too)."""
     clone_scale: float = 0.01
     """Clone below, split above this scale, as a share of the extent."""
     prune_from: int = 500
@@ -305,6 +307,13 @@ class Config:
     def hears(self) -> bool:
         """Whether lips are read from the sound alone, as a task of its own (`loss.hearing`)."""
         return self.loss.hearing > 0 and self.model.architecture != "parity"
+
+    @property
+    def grad_threshold(self) -> float:
+        """Gradient above which a Gaussian grows (`densify.grad_threshold`)."""
+        if self.densify.grad_threshold is not None:
+            return self.densify.grad_threshold
+        return 0.001 if self.model.architecture == "parity" else 0.0004
 
     @property
     def splits_large(self) -> bool:

@@ -57,7 +57,8 @@ def from_json(text: str | bytes, where: Path | str) -> Config:
         return _from_dict(Config, json.loads(text))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
-            f"{where}: not a run's config ({error}); name a run folder made by train"
+            f"{where}: not a run's config, or of another version ({error}); name a "
+            "run folder made by train"
         ) from error
 
 

@@ -13,6 +13,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import itertools
+import math
 import os
 import signal
 import threading
@@ -170,7 +171,8 @@ def _second_stage_compiled(
 
     pool = concurrent.futures.ThreadPoolExecutor(2)
     pool.submit(compile_stage, jax.tree.map(jnp.copy, state))
-    pool.submit(train.densify_step, config, jax.tree.map(jnp.copy, state))
+    if any(train.densifies(config, number) for number in range(int(state.step), first)):
+        pool.submit(train.densify_step, config, jax.tree.map(jnp.copy, state))
     try:
         yield compiled
     finally:
@@ -252,9 +254,8 @@ class Unseen:
         self._told_overflow = True
         bar.console.print(
             f"step {record['step']}: the rasterizer has no room for "
-            f"{record['raster_overflow']:.0f} of a frame's pairs of Gaussian and tile and leaves "
-            "the farthest out; in a new run lower --densify.grad-threshold, or raise "
-            "--densify.capacity",
+            f"{math.ceil(record['raster_overflow'])} of a frame's pairs of Gaussian and tile and "
+            "leaves the farthest out; in a new run raise --densify.capacity",
             soft_wrap=True,
         )
 

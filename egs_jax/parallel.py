@@ -130,7 +130,7 @@ def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
 
 
 def compile_kernels(config: Config, state: TrainState, batch: Batch) -> None:
-    """Have the Triton kernels of `train_step` compiled, faster than its first call would."""
+    """Have the Triton kernels of `train_step` (not by pmap) compiled faster than its first call."""
     if config.devices == 1:
         kernels.compile_kernels(train.train_step, _anywhere(config), state, batch)
     elif config.parallel == "shard_map":

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from egs_jax import density, losses, model, optimizer
-from egs_jax.config import EXTENT, Config
+from egs_jax.config import EXTENT, Config, ModelConfig
 from egs_jax.dataset import Dataset
 from egs_jax.gaussians import Gaussians, init_gaussians
 from egs_jax.types import Batch, Metrics, Params, TrainState
@@ -35,18 +35,20 @@ def init_state(config: Config, dataset: Dataset) -> TrainState:
     key = jax.random.key(config.seed)
     chosen = jax.random.permutation(key, len(points))[: config.densify.points]
     gaussians, alive = init_gaussians(points[chosen], colors[chosen], config.densify.capacity)
-    networks = _networks(config, jax.random.fold_in(key, INIT_KEY), dataset.audio_dim)
+    init_key = jax.random.fold_in(key, INIT_KEY)
+    networks = fresh_networks(config.model, init_key, dataset.audio_dim)
     return _fresh_state({"gaussians": gaussians, "networks": networks}, jnp.asarray(alive))
 
 
-def _networks(config: Config, key: Array, audio_dim: int) -> Params:
-    """Fresh networks, drawn by the CPU: for a GPU XLA would compile that for half a minute."""
+def fresh_networks(config: ModelConfig, key: Array, audio_dim: int) -> Params:
+    """Parameters of new networks, drawn by the CPU: for a GPU XLA would compile that for 28 s."""
     try:
-        cpu = jax.local_devices(backend="cpu")[0]
+        device = jax.local_devices(backend="cpu")[0]
     except RuntimeError:  # JAX was told to leave the CPU alone
-        cpu = jax.local_devices()[0]
-    with jax.default_device(cpu):
-        drawn = _init_networks(config.model, jax.device_put(key, cpu), audio_dim)
+        device = jax.local_devices()[0]
+    with jax.default_device(device):
+        drawn = _init_networks(config, jax.device_put(key, device), audio_dim)
+    # By way of the host, so that they lie where arrays lie that nobody placed.
     return jax.tree.map(jnp.asarray, jax.device_get(drawn))
 
 
@@ -162,7 +164,7 @@ def densify_step(config: Config, state: TrainState) -> TrainState:
         moments,
         state.stats,
         extent=EXTENT,
-        grad_threshold=later(settings.start, settings.grad_threshold),
+        grad_threshold=later(settings.start, config.grad_threshold),
         clone_scale=settings.clone_scale,
         prune_opacity=jnp.where(step > settings.prune_from, settings.prune_opacity, 0.0),
         prune_radius=later(settings.prune_large_from, settings.prune_radius * image / 512),

@@ -14,7 +14,6 @@ import numpy as np
 
 from egs_jax.__main__ import Parser
 from egs_jax.config import PRESETS, Config, DensifyConfig, LossConfig, ModelConfig, ScheduleConfig
-from egs_jax.environment import set_environment
 from egs_jax.errors import InputError, TrainingError
 from egs_jax.run_log import read_metrics
 from experiments._common import RESULTS, commit, record
@@ -129,7 +128,6 @@ def figure(path: Path, rows: int, columns: int, size: tuple[float, float]) -> It
 
 def run(main: Callable[[], Any]) -> NoReturn:
     """Run `main` as a process: one line and exit status 2 for bad input, 1 for other failures."""
-    set_environment()
     try:
         print(main())
     except InputError as error:

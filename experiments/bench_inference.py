@@ -85,8 +85,7 @@ def synthetic(n: int, size: int, architecture: str) -> Scene:
         size=size, model=ModelConfig(architecture=architecture, dropout=0.0),
         densify=DensifyConfig(capacity=n, points=min(n, 30_000)),
     )  # fmt: skip
-    init = jax.jit(lambda key: model.init_networks(config.model, key, AUDIO_DIM))
-    nets = init(jax.random.key(0))
+    nets = train.fresh_networks(config.model, jax.random.key(0), AUDIO_DIM)
     heads = nets["deform"]["heads"]
     keys = iter(jax.random.split(jax.random.key(1), 100))
     nets["deform"]["heads"] = jax.tree.map(

@@ -9,7 +9,7 @@ compiled; frames and their times at the end.
 
     python -m experiments.stream_hour RUN SPEECH.wav [--seconds 3600] [--out FOLDER]
 
-adds a row to `results/stream_hour.json`, in the place of one of the same avatar and kind of device.
+adds a row to `results/stream_hour.json`. A CPU takes longer than the hour: give it --seconds.
 """
 
 import argparse
@@ -106,7 +106,8 @@ def main(argv: list[str] | None = None) -> Path:
     case = run(Avatar.load(arguments.run), read_audio(arguments.speech), arguments.seconds)
     print(case, flush=True)
     folder = arguments.out or RESULTS
-    add_case(NAME, case, lambda c: (c["backend"], c["source"], c["size"]), folder)
+    key = ("device", "source", "size", "gaussians", "seconds")
+    add_case(NAME, case, lambda c: tuple(c[name] for name in key), folder)
     return folder / f"{NAME}.json"
 
 

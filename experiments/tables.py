@@ -234,8 +234,8 @@ def _stream_hour(cases: list[dict]) -> str:
         "then ready after, ms (p50 / p95 / p99)": lambda c: " / ".join(
             _number(c[f"ready_p{q}_ms"], 1) for q in (50, 95, 99)
         ),
-        "memory at the start and end, MiB": lambda c: (
-            f"{c['resident_mb'][0]:.0f}, {c['resident_mb'][-1]:.0f}"
+        "memory at the start, after a minute, before and after the end, MiB": lambda c: ", ".join(
+            f"{c['resident_mb'][at]:.0f}" for at in (0, 1, -2, -1)
         ),
     }
     return markdown(columns, cases)

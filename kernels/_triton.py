@@ -33,7 +33,7 @@ from kernels._sharding import match_varying
 INSTALL = "pip install 'jax[cuda12]<0.12' jax-triton 'triton>=3.6,<3.9'"
 INTERPRETER = threading.Lock()
 KERNEL_CALL = "triton_kernel_call"
-"""Name of jax-triton's primitive."""
+"""Name of jax-triton's primitive; under another, `compile_kernels` would find nothing to do."""
 
 
 def is_interpreting() -> bool:

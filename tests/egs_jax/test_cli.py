@@ -6,7 +6,6 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from helpers import make_dataset
@@ -15,7 +14,6 @@ from egs_jax.__main__ import main
 from egs_jax.audio_file import write_wav
 from egs_jax.config import preset
 from egs_jax.config_text import options, override
-from egs_jax.environment import keep_programs
 from egs_jax.run_log import start_run
 
 ROOT = Path(__file__).parents[2]
@@ -193,16 +191,3 @@ def test_other_failures_are_one_line_and_1(monkeypatch, capsys):
     monkeypatch.setattr("egs_jax.demo.demo", stop)
     assert main(["demo"]) == 1
     assert "goes on from the last checkpoint" in capsys.readouterr().err
-
-
-def test_programs_are_kept_on_a_gpu_unless_the_user_says_where(monkeypatch, tmp_path):
-    changes = {}
-    monkeypatch.setattr(jax.config, "update", changes.__setitem__)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    keep_programs()  # a CPU
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    keep_programs()  # the tests' own folder is set
-    assert not changes
-    monkeypatch.setattr(type(jax.config), "jax_compilation_cache_dir", None)
-    keep_programs()
-    assert changes["jax_compilation_cache_dir"] == str(tmp_path / "egs_jax" / "compiled")

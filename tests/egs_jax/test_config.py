@@ -6,6 +6,7 @@ import json
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import egs_jax as egs
@@ -57,6 +58,21 @@ def test_config_cannot_be_changed():
         preset("tiny").seed = 1
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2**31, 2**32 - 1])
+def test_seed_of_a_traced_config_draws_the_same(seed):
+    draw = lambda config: jax.random.key_data(jax.random.key(config.seed))
+    config = preset("tiny", seed=seed)
+    np.testing.assert_array_equal(jax.jit(draw)(config), draw(config))
+    assert jax.tree.map(lambda leaf: leaf, config) == config
+
+
+def test_only_parity_grows_by_the_original_threshold():
+    config = preset("paper")
+    assert config.grad_threshold == 0.0004
+    assert override(config, {"model.architecture": "parity"}).grad_threshold == 0.001
+    assert override(config, {"densify.grad_threshold": "0.01"}).grad_threshold == 0.01
+
+
 def test_equal_configs_hash_alike_and_do_not_retrace():
     traces = []
 
@@ -69,6 +85,7 @@ def test_equal_configs_hash_alike_and_do_not_retrace():
     assert len(set(equal)) == 1
     for config in equal:
         assert float(step(config, jnp.float32(2))) == 1.0
+    step(override(equal[0], {"seed": "7"}), jnp.float32(2))
     assert len(traces) == 1
     step(override(preset("tiny"), {"loss.l1": "0.25"}), jnp.float32(2))
     assert len(traces) == 2
