@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from egs_jax import infer, model, prepared
+from egs_jax import infer, model, prepared, train
 from egs_jax.avatar import Avatar
 from egs_jax.config import Config, DensifyConfig, ModelConfig
 from egs_jax.environment import keep_programs
