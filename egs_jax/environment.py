@@ -3,8 +3,8 @@
 import os
 
 XLA_FLAGS = "--xla_gpu_enable_triton_gemm=false"
-"""For each product of matrices XLA would compile dozens of kernels and keep the fastest. Without, a
-step of training starts 43 s sooner and takes 5 % longer (`experiments/tried.md`)."""
+"""For each product of matrices XLA would compile dozens of kernels and keep the fastest. Without
+that, training starts 43 s sooner and its steps take 5 to 18 % longer (`experiments/tried.md`)."""
 
 
 def set_environment() -> None:
