@@ -175,9 +175,14 @@ class Dataset:
     def drive(self, frames: np.ndarray, window_frames: int) -> Drive:
         """What drove the clip's own `frames` (int [B])."""
         frames = np.asarray(frames)
+        eyes = np.asarray(self.arrays["blink"][frames], np.float32)
+        return self.driven_by(self.audio_windows(frames, window_frames), eyes, frames)
+
+    def driven_by(self, audio_windows: np.ndarray, eyes: np.ndarray, frames: np.ndarray) -> Drive:
+        """Other sound and blinks [B] over pose and background of the clip's `frames` (int [B])."""
         return Drive(
-            audio_windows=self.audio_windows(frames, window_frames),
-            eyes=np.asarray(self.arrays["blink"][frames], np.float32),
+            audio_windows=audio_windows,
+            eyes=eyes,
             viewmats=np.asarray(self.arrays["viewmats"][frames]),
             Ks=np.broadcast_to(self.intrinsics, (len(frames), 3, 3)),
             backgrounds=np.stack([self.background(i) for i in frames]),

@@ -77,7 +77,6 @@ def compose(
 ) -> Drive:  # fmt: skip
     """Drive of `frames` (int [B]) from 50 Hz feature rows that begin at row `first_row` (even)."""
     cycle = back_and_forth(*dataset.splits["train"])
-    body = dataset.drive(cycle[frames % len(cycle)], window_frames)
     silence = dataset.arrays["silence_features"]
     windows = feature_windows(rows, silence, frames, window_frames, first_row)
-    return body.replace(audio_windows=windows, eyes=blinks(seed, frames))
+    return dataset.driven_by(windows, blinks(seed, frames), cycle[frames % len(cycle)])

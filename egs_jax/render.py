@@ -1,7 +1,7 @@
 """A run folder and a speech of any length -> a film with sound, in constant memory.
 
 Three things go on at once: sound becomes batches to draw (`stream`), the device draws them, and
-the film is encoded (`video_writer`); few batches wait between them.
+the film is encoded (`encoder_process`); few batches wait between them.
 """
 
 import concurrent.futures
@@ -18,11 +18,12 @@ from egs_jax.audio import SAMPLE_RATE
 from egs_jax.audio_file import stream_audio
 from egs_jax.avatar import Avatar
 from egs_jax.drive import FPS
+from egs_jax.encoder_process import EncoderProcess
 from egs_jax.errors import InputError
 from egs_jax.infer import num_video_frames
 from egs_jax.run_log import CONSENT, progress
 from egs_jax.stream import IN_FLIGHT, draw_all, speech_batches, warm_up
-from egs_jax.video import write_video
+from egs_jax.video_writer import feed
 
 
 def speak(avatar: Avatar, audio_path: str | Path) -> Iterator[UInt8[np.ndarray, "H Wd 3"]]:
@@ -54,7 +55,11 @@ def render_video(run_dir: str | Path, audio_path: str | Path, out_path: str | Pa
         raise InputError(f"{out_path}: is the speech itself; name another file for the film")
     avatar = Avatar.load(run_dir)
     total = num_video_frames(sum(len(chunk) for chunk in stream_audio(audio_path)))
-    with progress(total, "render", "frame") as bar:
+    size = avatar.dataset.width, avatar.dataset.height
+    with (
+        EncoderProcess(out_path, *size, FPS, SAMPLE_RATE) as film,
+        progress(total, "render", "frame") as bar,
+    ):
         frames = bar.track(speak(avatar, audio_path), task_id=0)
-        write_video(out_path, frames, FPS, stream_audio(audio_path), SAMPLE_RATE)
+        feed(film, frames, FPS, stream_audio(audio_path), SAMPLE_RATE)
     print(f"{out_path}: {total / FPS:.1f} s. {CONSENT}")

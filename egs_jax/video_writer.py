@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -36,6 +36,10 @@ _QUALITY = {
 }
 _CONVERTERS = 4
 """Threads that turn colours into those of films; they let go of Python's lock meanwhile."""
+_ALIGNED = 64
+"""Pixels of which a row in memory has a multiple."""
+_SOUND_EVERY = 25
+"""Pictures between two pieces of sound."""
 # Every player and site takes 48 kHz AAC; lower rates are refused by some.
 OUTPUT_RATE = 48_000
 
@@ -98,9 +102,10 @@ class VideoWriter:
             crf,
         )
         self._frames = self._samples = 0
-        self._converted: collections.deque[Future[av.VideoFrame]] = collections.deque()
         self._converters = ThreadPoolExecutor(_CONVERTERS)  # starts none before there is work
         self._own = threading.local()  # a thread's converter
+        self._encoder_thread = ThreadPoolExecutor(1)  # encodes and writes, in order
+        self._waiting: collections.deque[Future[None]] = collections.deque()
 
     def __enter__(self) -> "VideoWriter":
         try:
@@ -145,19 +150,27 @@ class VideoWriter:
     def write_frame(self, frame: np.ndarray) -> None:
         """Append one picture, uint8 [H, W, 3] RGB."""
         width, height = self._size
-        if frame.shape != (height, width, 3) or frame.dtype != np.uint8:
-            raise ValueError(
-                f"frame: got {frame.dtype} {frame.shape}, expected uint8 {(height, width, 3)}; "
-                "convert it first"
-            )
-        if width % 2 or height % 2:
-            frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")  # a copy
+        check_frame(frame, width, height)
+        # Rows of whole cache lines are converted faster. `from_ndarray` would copy them one by one
+        # under Python's lock (0.5 ms a picture of 450 rows).
+        even = height + height % 2, width + width % 2
+        rows = np.empty((even[0], -(-width // _ALIGNED) * _ALIGNED, 3), np.uint8)
+        rows[:height, :width] = frame
+        if width % 2:
+            rows[:height, width] = frame[:, -1]
+        if height % 2:
+            rows[height] = rows[height - 1]
+        picture = av.VideoFrame.from_numpy_buffer(rows, "rgb24", even[1])
         picture.pts, picture.time_base = self._frames, 1 / self._fps
         self._frames += 1
-        self._converted.append(self._converters.submit(self._convert, picture))
-        if len(self._converted) > 2 * _CONVERTERS:
-            self._encode_frame()
+        converted = self._converters.submit(self._convert, picture)
+        self._wait_for(2 * _CONVERTERS)
+        self._waiting.append(self._encoder_thread.submit(self._encode_frame, converted))
+
+    def _wait_for(self, most: int) -> None:
+        """Wait until at most so many pieces are to be encoded; raise what went wrong there."""
+        while len(self._waiting) > most:
+            self._waiting.popleft().result()
 
     def _convert(self, picture: av.VideoFrame) -> av.VideoFrame:
         if not hasattr(self._own, "reformatter"):
@@ -169,8 +182,8 @@ class VideoWriter:
             dst_color_range=ColorRange.MPEG,
         )
 
-    def _encode_frame(self) -> None:
-        picture = self._converted.popleft().result()
+    def _encode_frame(self, converted: Future[av.VideoFrame]) -> None:
+        picture = converted.result()
         with self._named_errors():
             self._container.mux(self._video.encode(picture))
 
@@ -190,6 +203,9 @@ class VideoWriter:
             Fraction(1, self._rate),
         )
         self._samples += samples.size
+        self._waiting.append(self._encoder_thread.submit(self._resample, chunk))
+
+    def _resample(self, chunk: av.AudioFrame | None) -> None:
         self._encode_audio(self._resampler.resample(chunk))
 
     def _encode_audio(self, chunks: Iterable[av.AudioFrame | None]) -> None:
@@ -202,13 +218,12 @@ class VideoWriter:
             raise ValueError(
                 "VideoWriter: got no frame, expected at least one; write one before leaving"
             )
-        while self._converted:
-            self._encode_frame()
+        self._wait_for(0)
         with self._named_errors():
             self._container.mux(self._video.encode(None))
             if self._audio is not None:
                 if self._samples:
-                    self._encode_audio(self._resampler.resample(None))
+                    self._resample(None)
                 self._encode_audio([None])
             self._container.close()
             with open(self._temporary, "rb+") as file:
@@ -225,7 +240,8 @@ class VideoWriter:
 
     def _discard(self) -> None:
         """Close and remove what is left under the temporary name (nothing after a success)."""
-        self._converters.shutdown(cancel_futures=True)
+        self._converters.shutdown()
+        self._encoder_thread.shutdown(cancel_futures=True)
         with contextlib.suppress(Exception):
             self._container.close()
         with contextlib.suppress(FileNotFoundError):
@@ -250,6 +266,19 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+def check_frame(frame: np.ndarray, width: int, height: int) -> None:
+    """Refuse what is no picture of this size.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if frame.shape != (height, width, 3) or frame.dtype != np.uint8:
+        raise ValueError(
+            f"frame: got {frame.dtype} {frame.shape}, expected uint8 {(height, width, 3)}; "
+            "convert it first"
+        )
 
 
 def write_video(
@@ -288,17 +317,38 @@ def write_video(
     first = next(iterator, None)
     if first is None:
         raise ValueError("write_video: got no frame, expected at least one; check the frame source")
-    sound = _SoundSource(audio)
     height, width = first.shape[:2]
     with VideoWriter(path, width, height, fps, sample_rate, crf) as writer:
-        count = written = 0
-        for frame in itertools.chain([first], iterator):
-            writer.write_frame(frame)
-            count += 1
-            if sample_rate is not None:
-                due = round(count * sample_rate / Fraction(fps).limit_denominator(1001))
-                writer.write_audio(sound.take(due - written))
-                written = due
+        return feed(writer, itertools.chain([first], iterator), fps, audio, sample_rate)
+
+
+def feed(
+    writer: Any,
+    frames: Iterable[np.ndarray],
+    fps: float,
+    audio: np.ndarray | Iterable[np.ndarray] | None,
+    sample_rate: int | None,
+) -> int:
+    """Give pictures and sound to a writer about alternately, sound as long as the pictures.
+
+    Args:
+        writer: A `VideoWriter`, or what has its methods.
+        frames: See `write_video`, as for the rest.
+        fps: Pictures a second.
+        audio: Sound, or None.
+        sample_rate: Samples a second of `audio`.
+
+    Returns:
+        The number of frames written.
+    """
+    sound, count = _SoundSource(audio), 0
+    per_frame = (sample_rate or 0) / Fraction(fps).limit_denominator(1001)
+    for count, frame in enumerate(frames, 1):
+        writer.write_frame(frame)
+        if sample_rate is not None and count % _SOUND_EVERY == 0:
+            writer.write_audio(sound.until(round(count * per_frame)))
+    if sample_rate is not None:
+        writer.write_audio(sound.until(round(count * per_frame)))
     return count
 
 
@@ -308,10 +358,11 @@ class _SoundSource:
     def __init__(self, audio: np.ndarray | Iterable[np.ndarray] | None):
         self._chunks = iter([audio] if isinstance(audio, np.ndarray) else (audio or ()))
         self._rest = np.zeros(0, np.float32)
+        self._given = 0
 
-    def take(self, count: int) -> np.ndarray:
-        """Return the next `count` samples, float32 [count]."""
-        parts, missing = [], count
+    def until(self, sample: int) -> np.ndarray:
+        """Return the samples from where the last call ended to `sample`, float32."""
+        parts, missing = [], sample - self._given
         while missing > 0:
             if self._rest.size == 0:
                 chunk = next(self._chunks, None)
@@ -324,4 +375,5 @@ class _SoundSource:
             parts.append(self._rest[:missing])
             self._rest = self._rest[missing:]
             missing -= parts[-1].size
+        self._given = sample
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)

@@ -20,7 +20,10 @@ LAYERS = {
         "config", "config_text", "assets", "geometry", "litert", "crop", "run_log", "video_writer",
         "hosts", "environment",
     ),
-    2: ("video", "audio_file", "whisper", "audio", "face_mesh", "landmarks", "segmentation"),
+    2: (
+        "encoder_process", "video", "audio_file", "whisper", "audio", "face_mesh", "landmarks",
+        "segmentation",
+    ),
     3: (
         "bundle_adjustment", "tracking", "pose_refinement", "track_report", "masks", "head_cloud",
         "capture_check", "face_pass",

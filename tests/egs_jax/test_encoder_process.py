@@ -1,0 +1,126 @@
+"""The process that encodes: the film of a `VideoWriter`, and nothing left behind whoever fails."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import av
+import numpy as np
+import pytest
+
+from egs_jax.encoder_process import EncoderProcess
+from egs_jax.errors import InputError
+from egs_jax.video_writer import feed, write_video
+
+NOISE = np.random.default_rng(0).integers(0, 255, (66, 98, 3), np.uint8)
+PICTURES = [np.roll(NOISE, i, axis=1) for i in range(60)]
+SOUND = np.random.default_rng(1).normal(0, 0.1, 16000 * 3).astype(np.float32)
+
+
+def write(path, pictures=PICTURES, crf=17):
+    with EncoderProcess(path, 98, 66, 25, 16000, crf) as film:
+        return film, feed(film, pictures, 25, SOUND, 16000)
+
+
+def decoded(path):
+    """Pictures and sound of a film."""
+    with av.open(str(path)) as film:
+        pictures = np.stack([f.to_ndarray(format="rgb24") for f in film.decode(video=0)])
+        film.seek(0)
+        chunks = [f.to_ndarray() for f in film.decode(audio=0)] if film.streams.audio else []
+    return pictures.astype(int), np.concatenate(chunks or [np.zeros((1, 0))], axis=1)
+
+
+def assert_same_film(path, other):
+    """To what x264 does with several threads, which is not the same bits every time."""
+    (pictures, sound), (other_pictures, other_sound) = decoded(path), decoded(other)
+    assert pictures.shape == other_pictures.shape
+    assert np.abs(pictures - other_pictures).mean() < 2  # of pictures that differ by 85
+    np.testing.assert_array_equal(sound, other_sound)
+
+
+def test_film_is_that_of_a_writer_in_this_process(tmp_path):
+    assert write(tmp_path / "there.mp4")[1] == 60
+    write_video(tmp_path / "here.mp4", PICTURES, 25, SOUND, 16000)
+    assert_same_film(tmp_path / "there.mp4", tmp_path / "here.mp4")
+
+
+def test_views_and_silent_films_are_taken(tmp_path):
+    mirrored = np.stack(PICTURES)[:5, :, ::-1]
+    with EncoderProcess(tmp_path / "there.mp4", 98, 66) as film:
+        assert feed(film, mirrored, 25, None, None) == 5
+    write_video(tmp_path / "here.mp4", list(mirrored), 25)
+    assert_same_film(tmp_path / "there.mp4", tmp_path / "here.mp4")
+
+
+def test_missing_folder_is_the_users_to_mend(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere.*choose a folder"):
+        write(tmp_path / "nowhere" / "v.mp4")
+
+
+def test_full_disk_is_named_and_leaves_the_film_before(tmp_path):
+    path = tmp_path / "v.mp4"
+    path.write_bytes(b"before")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"cannot write the video.*v\.mp4"):
+            write(path, crf=5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("last", [RuntimeError("the model failed"), KeyboardInterrupt()])
+def test_who_draws_fails_and_no_film_is_left(tmp_path, capfd, last):
+    def pictures():
+        yield from PICTURES[:30]
+        raise last
+
+    with pytest.raises(type(last)):
+        write(tmp_path / "v.mp4", pictures())
+    assert not list(tmp_path.iterdir()) and capfd.readouterr().err == ""
+
+
+def test_wrong_frame_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected uint8"):
+        write(tmp_path / "v.mp4", [*PICTURES[:3], NOISE[:, :32]])
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_frame_is_misuse(tmp_path, capfd):
+    with pytest.raises(OSError, match="ended early"):
+        write(tmp_path / "v.mp4", [])
+    assert not list(tmp_path.iterdir()) and "got no frame" in capfd.readouterr().err
+
+
+def test_encoder_that_is_killed_is_named(tmp_path):
+    def pictures():
+        for number in range(10_000):
+            if number == 20:
+                os.kill(film._process.pid, signal.SIGKILL)
+            yield PICTURES[number % 60]
+
+    with pytest.raises(OSError, match=r"ended early \(code -9\)"):
+        with EncoderProcess(tmp_path / "v.mp4", 98, 66, 25, 16000) as film:
+            feed(film, pictures(), 25, SOUND, 16000)
+
+
+def test_who_draws_is_killed_and_nothing_is_left(tmp_path):
+    program = f"""
+import numpy as np, os
+from egs_jax.encoder_process import EncoderProcess
+with EncoderProcess({str(tmp_path / "v.mp4")!r}, 98, 66) as film:
+    for _ in range(200): film.write_frame(np.zeros((66, 98, 3), np.uint8))
+    while not os.listdir({str(tmp_path)!r}): pass  # until the encoder has begun
+    os.kill(os.getpid(), 9)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 30
+    while list(tmp_path.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not list(tmp_path.iterdir())
