@@ -181,6 +181,7 @@ def kernels(scene: Scene, batch: int, calls: int) -> dict:
 
     rest, pictures = scene.drive(batch), jax.device_put(scene.drive(batch).backgrounds)
     rest = jax.device_put(rest.replace(backgrounds=None))
+    jax.block_until_ready((rest, pictures))  # no copy of theirs among the kernels
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         for _ in range(calls):
             pictures = infer.draw_program()(scene.config, scene.kept, rest, pictures).rgb
