@@ -128,7 +128,8 @@ def _fill(source: BinaryIO, array: np.ndarray) -> None:
 
 def main() -> int:
     """Be the process that encodes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who draws gets it too, and closes the pipe
+    for stop in (signal.SIGINT, signal.SIGTERM):  # who draws gets it too, and closes the pipe
+        signal.signal(stop, signal.SIG_IGN)
     answer = {}
     try:
         _receive(sys.stdin.buffer)

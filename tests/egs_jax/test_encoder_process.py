@@ -109,6 +109,20 @@ def test_encoder_that_is_killed_is_named(tmp_path):
             feed(film, pictures(), 25, SOUND, 16000)
 
 
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_signal_to_all_is_for_who_draws(tmp_path, stop):
+    def pictures():
+        yield PICTURES[0]
+        while not list(tmp_path.iterdir()):  # until the encoder has begun
+            time.sleep(0.01)
+        os.kill(film._process.pid, stop)
+        yield from PICTURES[1:]
+
+    with EncoderProcess(tmp_path / "v.mp4", 98, 66, 25, 16000) as film:
+        assert feed(film, pictures(), 25, SOUND, 16000) == 60
+    assert [p.name for p in tmp_path.iterdir()] == ["v.mp4"]
+
+
 def test_who_draws_is_killed_and_nothing_is_left(tmp_path):
     program = f"""
 import numpy as np, os
