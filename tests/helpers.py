@@ -3,10 +3,12 @@
 The painting is a ball with a mouth that opens with its one-note "sound".
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import os
+import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -158,3 +160,14 @@ def frames_of(live: Any, sound: np.ndarray, sizes: list[int]) -> list[Any]:
         frames += live.push(sound[at : at + size])
         at += size
     return frames + list(live.finish())
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """Let no file grow beyond `size` bytes, as on a full disk; in processes started here too."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -1,7 +1,5 @@
 """Training states on disk: same bits back, and every kind of damage is one clear line."""
 
-import contextlib
-import resource
 import shutil
 
 import flax.struct
@@ -9,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import AUDIO_DIM, micro_config
+from helpers import AUDIO_DIM, largest_file, micro_config
 
 from egs_jax import train
 from egs_jax.checkpoint import Checkpoints, state_sha256
@@ -31,17 +29,6 @@ def saved(folder, *steps):
         checkpoints.save(step, tiny(float(step)))
     checkpoints.wait()
     return checkpoints
-
-
-@contextlib.contextmanager
-def largest_file(size):
-    """Let no file grow beyond `size` bytes, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_training_state_comes_back_bit_for_bit(tmp_path, painted, trained_run):

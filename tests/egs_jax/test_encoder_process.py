@@ -1,7 +1,6 @@
 """The process that encodes: the film of a `VideoWriter`, and nothing left behind whoever fails."""
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import time
 import av
 import numpy as np
 import pytest
+from helpers import largest_file
 
 from egs_jax.encoder_process import EncoderProcess
 from egs_jax.errors import InputError
@@ -64,13 +64,8 @@ def test_missing_folder_is_the_users_to_mend(tmp_path):
 def test_full_disk_is_named_and_leaves_the_film_before(tmp_path):
     path = tmp_path / "v.mp4"
     path.write_bytes(b"before")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    try:
-        with pytest.raises(OSError, match=r"cannot write the video.*v\.mp4"):
-            write(path, crf=5)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with largest_file(100_000), pytest.raises(OSError, match=r"cannot write the video.*v\.mp4"):
+        write(path, crf=5)
     assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
 
 

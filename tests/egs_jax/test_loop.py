@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import resource
 import shutil
 import signal
 import subprocess
@@ -11,7 +10,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from helpers import micro_config, python, train_arguments
+from helpers import largest_file, micro_config, python, train_arguments
 
 from egs_jax import loop, train
 from egs_jax.__main__ import main
@@ -208,12 +207,8 @@ def test_lasting_nans_end_the_run_in_one_line(painted, tmp_path, monkeypatch, ca
 
 def test_full_disk_ends_the_run_in_one_line_and_it_resumes(painted, trained_run, tmp_path, capfd):
     run_dir = tmp_path / "run"
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
-    try:
+    with largest_file(200_000):
         assert main(train_arguments(painted, run_dir)) == 1
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     error = capfd.readouterr().err
     [told] = [line for line in error.splitlines() if line.startswith("egs-jax:")]
     assert "could not save step 10" in told and "make room" in told

@@ -1,11 +1,11 @@
 """Videos in and out: timing by timestamps, upright pictures, honest errors, whole files."""
 
-import resource
 from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
+from helpers import largest_file
 
 from egs_jax.errors import InputError
 from egs_jax.video import VideoWriter, probe, read_frames, write_video
@@ -333,13 +333,8 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path):
 
 def test_full_disk_is_named_and_leaves_nothing(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (128, 128, 3), np.uint8)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
-    try:
-        with pytest.raises(OSError, match=r"cannot write the video.*v\.mp4"):
-            write_video(tmp_path / "v.mp4", (np.roll(noise, i) for i in range(200)), crf=5)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with largest_file(200_000), pytest.raises(OSError, match=r"cannot write the video.*v\.mp4"):
+        write_video(tmp_path / "v.mp4", (np.roll(noise, i) for i in range(200)), crf=5)
     assert not list(tmp_path.iterdir())
 
 
