@@ -55,7 +55,7 @@ STAGES = {
     "tokens": ("tokens_kernel", "mix_kernel"),
     "deform": ("deform_kernel",),
     "rasterize": ("project_kernel", "scan_kernel", "emit_kernel", "bounds_kernel",
-                  "gather_kernel", "sort_kernel", "forward_kernel"),
+                  "gather_kernel", "sort_kernel", "deal_kernel", "forward_kernel"),
 }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ TILE = tl.constexpr(binning.TILE)
 QUARTER = tl.constexpr(8)  # a tile has four quarters, numbered row by row
 ELLIPSE = tl.constexpr(8)
 INSTANCE = tl.constexpr(4)
+AT_ONCE = tl.constexpr(4)
 LIMIT = tl.constexpr(binning.COUNT_LIMIT)
 SLACK = tl.constexpr(binning.SLACK_PIXELS)
 
@@ -225,27 +226,27 @@ def _emit_tiles(
 ):  # fmt: skip
     """Write n neighbouring tiles of each Gaussian to slots; the next slot and gradient row.
 
-    Two at a time: it takes long until a place comes back.
+    AT_ONCE at a time: it takes long until a place comes back.
     """
     widest = tl.max(n, axis=0)
     j = 0
     while j < widest:
-        fits, second = j < n, j + 1 < n
-        place = tl.atomic_add(tile_counts + tile, 1, mask=fits, sem="relaxed")
-        next_place = tl.atomic_add(tile_counts + tile + 1, 1, mask=second, sem="relaxed")
-        bits = _quarter_bits(left, upper, upper_end, lower, lower_end)
-        next_bits = _quarter_bits(left + 2, upper, upper_end, lower, lower_end)
-        next_row = gradient_row + tl.where(fits, count_bits(bits), 0)
+        places = ()
+        for u in tl.static_range(AT_ONCE):
+            place = tl.atomic_add(tile_counts + tile + u, 1, mask=j + u < n, sem="relaxed")
+            places = places + (place,)
         at = instances + slot.to(tl.int64) * INSTANCE
-        asm.store4(at, tile, place, owner + bits, gradient_row, fits, ASM)
-        asm.store4(
-            at + INSTANCE, tile + 1, next_place, owner + next_bits, next_row, second, ASM
-        )  # fmt: skip
-        gradient_row = next_row + tl.where(second, count_bits(next_bits), 0)
-        slot += fits.to(tl.int32) + second.to(tl.int32)
-        tile += 2
-        left += 4
-        j += 2
+        for u in tl.static_range(AT_ONCE):
+            fits = j + u < n
+            bits = _quarter_bits(left + 2 * u, upper, upper_end, lower, lower_end)
+            asm.store4(
+                at + u * INSTANCE, tile + u, places[u], owner + bits, gradient_row, fits, ASM
+            )  # fmt: skip
+            gradient_row += tl.where(fits, count_bits(bits), 0)
+        slot += tl.minimum(tl.maximum(n - j, 0), AT_ONCE)
+        tile += AT_ONCE
+        left += 2 * AT_ONCE
+        j += AT_ONCE
     return slot, gradient_row
 
 

@@ -5,10 +5,10 @@ are then split exactly among the quarters of their tile, which halves the pairs 
 
 Steps: scan the Gaussians' counts, and cut off the farthest if the capacity does not suffice -> emit
 instances to their slots, each with a place within its tile and the quarters that it meets -> bounds
-of the tiles -> gather every tile's instances -> sort them by depth, tile by tile. Places are handed
-out by an integer counter in whatever order the GPU runs; the sorted lists do not depend on it. No
-sort spans the tiles: XLA's radix sorts of depths and of tiles took most of the time. Memory: 72
-bytes per instance of capacity.
+of the tiles -> gather every tile's instances -> sort them by depth, in runs -> deal the runs out to
+the lists. Places are handed out by an integer counter in whatever order the GPU runs; the lists do
+not depend on it. No sort spans the tiles: XLA's radix sorts of depths and of tiles took most of the
+time. Memory: 72 bytes per instance of capacity.
 
 Place in the pipeline: (2) of 3, instead of `binning`; before: `projection_triton`; after:
 `blend_triton`.
@@ -31,8 +31,9 @@ MAX_INSTANCES = 2**27  # per frame, and Gaussians: a number and four bits share 
 CHUNK = 32  # Gaussians per program, as in `projection_triton`
 SCAN_BLOCK, SCAN_WARPS = 1024, 8
 GATHER_BLOCK = 128
-# Instances of a tile that are sorted at once; small in Triton's interpreter, which takes long.
+# Instances of a tile in a run; few in Triton's interpreter, which takes long.
 SORT_RUN = 16 if _triton.is_interpreting() else 256
+SORT_WARPS, DEAL_WARPS = 1, 4
 
 
 class QuarterLists(NamedTuple):
@@ -110,26 +111,35 @@ def build_quarter_lists(
         zeroed=(0,), grid=n_frames * n_chunks, N=n_gaussians, WIDTH=width, HEIGHT=height,
         COLUMNS=tile_grid(width, height)[0], TILES=n_tiles, CAPACITY=capacity, ASM=asm, **chunks,
     )  # fmt: skip
-    bounds = _triton.triton_call(
+    n_runs = capacity // SORT_RUN + n_tiles  # at most, if tiles are cut into runs
+    runs = dict(TILES=n_tiles, RUNS=n_runs, SIZE=SORT_RUN)
+    bounds, run_places, run_counts = _triton.triton_call(
         list_kernels.bounds_kernel, tile_counts,
-        outputs=(ShapeDtypeStruct((n_frames, n_tiles + 1), int32),), grid=n_frames,
-        num_warps=SCAN_WARPS, TILES=n_tiles, BLOCK=SCAN_BLOCK,
-    )[0]  # fmt: skip
-    sizes = dict(N=n_gaussians, TILES=n_tiles, CAPACITY=capacity)
+        outputs=(
+            ShapeDtypeStruct((n_frames, n_tiles + 1), int32),
+            ShapeDtypeStruct((n_frames, n_runs, 2), int32), ShapeDtypeStruct((n_frames,), int32),
+        ),
+        grid=n_frames, num_warps=SCAN_WARPS, BLOCK=SCAN_BLOCK, **runs,
+    )  # fmt: skip
     n_blocks = -(-capacity // GATHER_BLOCK)
     entries = _triton.triton_call(
         list_kernels.gather_kernel, instances, keys, bounds, totals,
         outputs=(ShapeDtypeStruct((n_frames, capacity, 2), int32),), grid=n_frames * n_blocks,
-        BLOCKS=n_blocks, BLOCK=GATHER_BLOCK, ASM=asm, **sizes,
+        BLOCKS=n_blocks, BLOCK=GATHER_BLOCK, ASM=asm, N=n_gaussians, TILES=n_tiles,
+        CAPACITY=capacity,
     )[0]  # fmt: skip
-    per_entry = ShapeDtypeStruct((n_frames, n_entries), int32)
+    where = (bounds, run_places, run_counts)
     pairs = ShapeDtypeStruct(entries.shape, int32)
-    ids, rows, lengths, _, _ = _triton.triton_call(
-        list_kernels.sort_kernel, entries, instances, bounds,
+    orders, counts = _triton.triton_call(
+        list_kernels.sort_kernel, entries, *where, outputs=(pairs, pairs),
+        grid=n_frames * n_runs, num_warps=SORT_WARPS, CAPACITY=capacity, **runs,
+    )  # fmt: skip
+    per_entry = ShapeDtypeStruct((n_frames, n_entries), int32)
+    ids, rows, lengths = _triton.triton_call(
+        list_kernels.deal_kernel, orders, counts, instances, *where,
         outputs=(
-            per_entry, per_entry, ShapeDtypeStruct((n_frames, QUARTERS * n_tiles), int32), pairs,
-            pairs,
+            per_entry, per_entry, ShapeDtypeStruct((n_frames, QUARTERS * n_tiles), int32),
         ),
-        grid=n_frames * n_tiles, SIZE=SORT_RUN, **sizes,
+        grid=n_frames * n_runs, num_warps=DEAL_WARPS, N=n_gaussians, CAPACITY=capacity, **runs,
     )  # fmt: skip
     return QuarterLists(bounds, lengths, ids, rows, *gradient_rows, totals)

@@ -25,6 +25,7 @@ from kernels.rasterize import (
 # 50,000 Gaussians, 512 x 512 pixels, one frame, colours per pixel behind.
 SIZES = dict(N=50_000, WIDTH=512, HEIGHT=512, COLUMNS=32)
 LISTS = dict(TILES=1024, CAPACITY=265_536)
+RUNS = dict(RUNS=2061, SIZE=256)
 CHUNKS = dict(CHUNKS=1563, CHUNK=32)
 BLEND = SIZES | LISTS | dict(
     FRAMES=8, COLORS=3, STRIDE=12, BACKGROUND=2, LOG_MIN=-7.994, ALPHA_MAX=0.99, ASM=True
@@ -46,9 +47,10 @@ KERNELS = {
     "project_back_8": (project_backward, PROJECT_BACK | dict(FRAMES=8)),
     "scan": (binning_kernels.scan_kernel, SIZES | LISTS | CHUNKS | dict(BITS=16, BLOCK=1024)),
     "emit": (binning_kernels.emit_kernel, SIZES | LISTS | CHUNKS | dict(ASM=True)),
-    "bounds": (list_kernels.bounds_kernel, LISTS | dict(BLOCK=1024)),
+    "bounds": (list_kernels.bounds_kernel, LISTS | RUNS | dict(BLOCK=1024)),
     "gather": (list_kernels.gather_kernel, SIZES | LISTS | dict(BLOCKS=2075, BLOCK=128, ASM=True)),
-    "sort": (list_kernels.sort_kernel, SIZES | LISTS | dict(SIZE=256)),
+    "sort": (list_kernels.sort_kernel, LISTS | RUNS),
+    "deal": (list_kernels.deal_kernel, SIZES | LISTS | RUNS),
     "forward": (blend_kernels.forward_kernel, FORWARD),
     "forward_bytes": (blend_kernels.forward_kernel, FORWARD | dict(BYTES=1)),
     "backward": (blend_adjoint_kernels.backward_kernel, BACKWARD | dict(DEPTH_GRADIENT=0)),
@@ -59,9 +61,9 @@ KERNELS = {
     ),
 }
 INTEGERS = (
-    "tiles", "bases", "cuts", "totals", "tile_counts", "instances", "entries", "runs", "merged",
-    "heads", "counts", "row_heads", "row_counts", "bounds", "ids", "rows", "lengths", "stops",
-    "turns", "radii",
+    "tiles", "bases", "cuts", "totals", "tile_counts", "instances", "entries", "runs",
+    "run_counts", "orders", "heads", "counts", "row_heads", "row_counts", "bounds", "ids", "rows",
+    "lengths", "stops", "turns", "radii",
 )  # fmt: skip
 POINTERS = dict.fromkeys(INTEGERS, "*i32") | dict(keys="*u32", alive="*i1")
 INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(.*);")
@@ -76,7 +78,7 @@ def compile_kernel(name):
     if name == "forward_bytes":
         integers |= dict.fromkeys(("background", "rgb", "left"), "*u8")
     pointers = {n: integers.get(n, "*fp32") for n in names if n not in constants}
-    return assemble(kernel, pointers, constants, dict(scan=8, bounds=8).get(name, 1))[:2]
+    return assemble(kernel, pointers, constants, dict(scan=8, bounds=8, deal=4).get(name, 1))[:2]
 
 
 def assemble(kernel, pointers, constants, num_warps, max_registers=None):
