@@ -1,4 +1,4 @@
-"""What a process tells the libraries below: set before the first of them computes."""
+"""What a process tells the libraries below, before the first of them computes; its cores."""
 
 import os
 
@@ -14,6 +14,12 @@ def set_environment() -> None:
     names_a_file = given and not given.lstrip().startswith("-")
     if XLA_FLAGS not in given and not names_a_file:
         os.environ["XLA_FLAGS"] = f"{XLA_FLAGS} {given}".strip()  # of two, XLA takes the later
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, which a container or `taskset` can make fewer than all."""
+    is_told = hasattr(os, "sched_getaffinity")  # not on macOS
+    return len(os.sched_getaffinity(0)) if is_told else os.cpu_count() or 1
 
 
 def keep_programs() -> None:

@@ -22,6 +22,7 @@ from scipy.spatial.transform import Rotation
 
 from egs_jax import performer_anatomy as anatomy
 from egs_jax import performer_head as head
+from egs_jax.environment import usable_cores
 from egs_jax.errors import InputError
 from egs_jax.performer_shading import render_pose
 from egs_jax.video import write_video
@@ -212,7 +213,7 @@ def render_frame(performance: Performance, i: int) -> UInt8[np.ndarray, "H Wd 3"
 
 def _render_all(performance: Performance):
     """Yield all frames in order, drawn by one thread per core (NumPy lets them run)."""
-    workers = os.cpu_count() or 1
+    workers = usable_cores()
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, performance.num_frames, 4 * workers):
             some = range(start, min(start + 4 * workers, performance.num_frames))

@@ -12,7 +12,6 @@ import collections
 import concurrent.futures
 import functools
 import operator
-import os
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -24,6 +23,7 @@ from egs_jax.audio import AUDIO_FEATURES, BATCH, HOP_ROWS, HOP_SAMPLES, SAMPLE_R
 from egs_jax.audio_file import LARGEST_PEAK
 from egs_jax.avatar import Avatar
 from egs_jax.drive import FPS, compose
+from egs_jax.environment import usable_cores
 from egs_jax.errors import InputError
 from egs_jax.infer import Pictures, compile_kernels, draw
 from egs_jax.types import Drive
@@ -152,9 +152,7 @@ def _workers() -> tuple[concurrent.futures.ThreadPoolExecutor, int]:
     cores, `fast` preset: 40 ms a frame instead of 55).
     """
     on_cpu = jax.default_backend() == "cpu"
-    is_told = hasattr(os, "sched_getaffinity")  # not on macOS
-    cores = len(os.sched_getaffinity(0)) if is_told else os.cpu_count() or 1
-    pool = concurrent.futures.ThreadPoolExecutor(cores if on_cpu else IN_FLIGHT)
+    pool = concurrent.futures.ThreadPoolExecutor(usable_cores() if on_cpu else IN_FLIGHT)
     return pool, 1 if on_cpu else MICRO_BATCH
 
 
@@ -224,7 +222,7 @@ class Stream:
     """
 
     def __init__(self, avatar: Avatar, *, sample_rate: int = SAMPLE_RATE, most_waiting: float = 10):
-        """Open a stream; nothing is compiled before the first frames.
+        """Open a stream; nothing is compiled before the first frames, or `warm_up`.
 
         Args:
           avatar: Who speaks.
@@ -246,6 +244,13 @@ class Stream:
         self._avatar, self._most_waiting = avatar, most_waiting
         self.latency = latency(avatar) + _resampling_delay(self._rate)
         self.reset()
+
+    def warm_up(self) -> None:
+        """Compile what draws, seconds to minutes, for which the first frames would wait otherwise.
+
+        Once a process: other streams of the same avatar are warm then too.
+        """
+        warm_up(self._avatar)
 
     def reset(self) -> None:
         """Forget everything: the next sample is at time 0, the next frame is frame 0.

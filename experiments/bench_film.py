@@ -12,7 +12,6 @@ writes `results/bench_film.json`.
 
 import argparse
 import functools
-import os
 import subprocess
 import sys
 import tempfile
@@ -27,8 +26,10 @@ from egs_jax import render, stream
 from egs_jax.audio import SAMPLE_RATE, extract_features
 from egs_jax.audio_file import read_audio
 from egs_jax.avatar import Avatar
-from egs_jax.video import write_video
-from egs_jax.video_writer import best_encoder
+from egs_jax.drive import FPS
+from egs_jax.encoder_process import EncoderProcess
+from egs_jax.environment import usable_cores
+from egs_jax.video_writer import best_encoder, feed
 from experiments._common import RESULTS, record
 from experiments._runs import run as run_main
 
@@ -50,17 +51,22 @@ def film(run_dir: Path, audio: Path) -> dict:
         timed("render_command_s", whole)
         megabytes = round(out.stat().st_size / 1e6, 1)
         avatar, samples = Avatar.load(run_dir), read_audio(audio)
+        size = avatar.dataset.width, avatar.dataset.height
         timed("features_s", lambda: extract_features(samples, avatar.feature_kind))
         # A few frames are enough to write, over and over: all of them would not fit into memory.
         batches = stream.speech_batches(avatar, [samples])
         frames = [f.rgb for f in stream.fetch(stream.dispatch(avatar, next(batches)))]  # compiles
         total = timed("draw_s", lambda: sum(1 for _ in render.speak(avatar, audio)))
         same = (frames[i % len(frames)] for i in range(total))
-        timed("encode_s", lambda: write_video(Path(folder) / "a.mp4", same))
-    size = avatar.dataset.width, avatar.dataset.height
+
+        def encode() -> None:
+            with EncoderProcess(Path(folder) / "a.mp4", *size, FPS, SAMPLE_RATE) as writer:
+                feed(writer, same, FPS, [samples], SAMPLE_RATE)
+
+        timed("encode_s", encode)
     return dict(
         source=avatar.dataset.meta["source"]["name"], gaussians=int(np.sum(avatar.alive)),
-        size=size[0], encoder=best_encoder(*size), cores=os.cpu_count(),
+        size=size[0], encoder=best_encoder(*size), cores=usable_cores(),
         backend=jax.default_backend(), sound_s=round(len(samples) / SAMPLE_RATE, 1), frames=total,
         megabytes=megabytes, **seconds,
     )  # fmt: skip

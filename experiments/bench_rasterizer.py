@@ -50,15 +50,9 @@ STAGES = {
     "gradient sums": ("reduce_kernel",),
     "blend": ("forward_kernel", "rasterize_to_pixels_3dgs_fwd"),
     "instances": ("scan_kernel", "emit_kernel", "intersect_tile", "DeviceScan"),
-    "lists": (
-        "bounds_kernel",
-        "gather_kernel",
-        "sort_kernel",
-        "deal_kernel",
-        "RadixSort",
-        "intersect_offset",
-    ),
-}
+    "lists": ("bounds_kernel", "gather_kernel", "sort_kernel", "deal_kernel", "RadixSort",
+              "intersect_offset"),
+}  # fmt: skip
 # Forward and both ways, a frame, by batch; estimated from counts of instructions and bytes before
 # the kernels were written. For 50,000 Gaussians at 512 px, splats of 1.6 px.
 FLOORS_US = {1: ([70, 100], [150, 200]), 8: ([40, 50], [105, 125])}

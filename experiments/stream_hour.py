@@ -14,7 +14,6 @@ adds a row to `results/stream_hour.json`. A CPU takes longer than the hour: give
 
 import argparse
 import itertools
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from egs_jax.audio import SAMPLE_RATE
 from egs_jax.audio_file import read_audio
 from egs_jax.avatar import Avatar
 from egs_jax.drive import FPS
+from egs_jax.environment import usable_cores
 from egs_jax.stream import Stream
 from experiments._common import RESULTS
 from experiments._runs import add_case
@@ -83,7 +83,7 @@ def run(avatar: Avatar, speech: np.ndarray, seconds: float) -> dict:
         times_real_time=round(seconds / wall, 2), latency_s=round(live.latency, 3), **percentiles,
         resident_mb=memory, growth_mb=round(memory[-1] - memory[len(memory) // 10], 1),
         last_frame_s=(count - 1) / FPS, backend=jax.default_backend(),
-        device=jax.devices()[0].device_kind, cores=os.cpu_count(),
+        device=jax.devices()[0].device_kind, cores=usable_cores(),
     )  # fmt: skip
 
 

@@ -53,6 +53,16 @@ def test_frames_do_not_depend_on_the_chunks(avatar, seconds):
         assert np.abs(frame.rgb.astype(int) - want).max() <= 1, frame.number
 
 
+def test_a_warm_stream_compiles_no_more(avatar):
+    infer.draw_program.cache_clear()
+    live = Stream(avatar)
+    live.warm_up()
+    compiled = infer.draw_program()._cache_size()
+    assert compiled > 0
+    assert frames_of(live, voice(0.5), [480])
+    assert infer.draw_program()._cache_size() == compiled
+
+
 @pytest.mark.parametrize("rate", [16_000, 8_000, 44_100])
 def test_frames_come_as_soon_as_their_sound_is_there(avatar, rate):
     sound, live = voice(3.0, rate), Stream(avatar, sample_rate=rate)
