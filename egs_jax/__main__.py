@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from egs_jax.environment import keep_programs, set_environment
@@ -83,7 +84,10 @@ def _terminable() -> Iterator[None]:
 
     stopping = []
 
-    def stop(*_: Any) -> NoReturn:
+    def stop(number: int, frame: FrameType | None) -> None:
+        if frame and frame.f_code.co_name == "_xla_gc_callback":  # nothing raised there gets out
+            threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+            return
         if stopping:
             os._exit(1)
         stopping.append(True)
@@ -101,20 +105,31 @@ def _parser(argv: list[str]) -> Parser:
     parser = Parser(prog="egs-jax", description="Audio-driven 3D Gaussian avatars.", epilog=EPILOG)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
 
-    verb = verbs.add_parser("preprocess", help="video of one person -> dataset folder")
-    verb.add_argument("video", type=Path, metavar="VIDEO")
-    verb.add_argument("dataset_dir", type=Path, metavar="DATASET_DIR")
+    def add(name: str, does: str) -> Parser:
+        return verbs.add_parser(name, help=does, description=f"{does}.", epilog=EPILOG)
+
+    def add_run(verb: Parser) -> None:
+        verb.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="what `train` made")
+
+    verb = add("preprocess", "video of one person -> dataset folder")
+    verb.add_argument("video", type=Path, metavar="VIDEO", help="any film that ffmpeg reads")
+    verb.add_argument("dataset_dir", type=Path, metavar="DATASET_DIR", help="folder to make")
     verb.add_argument("--size", type=_positive, help="side of the square frames in pixels (512)")
-    verb.add_argument("--audio-features", choices=("whisper", "mel"), default="whisper")
-    verb.add_argument("--face-parser", type=Path, metavar="FILE.tflite")
+    verb.add_argument(
+        "--audio-features", choices=("whisper", "mel"), default="whisper",
+        help="how speech is heard (whisper)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--face-parser", type=Path, metavar="FILE.tflite", help="a network of your own for masks"
+    )
     verb.add_argument("--max-seconds", type=_seconds, help="use only this much of the video")
     verb.add_argument("--val-seconds", type=_seconds, help="hold out this much (default 1/11)")
     verb.set_defaults(run=_preprocess)
 
-    verb = verbs.add_parser("train", help="dataset folder -> avatar; resumes by itself")
-    verb.add_argument("preset", choices=("paper", "fast", "tiny"))
-    verb.add_argument("--data-dir", required=True, type=Path)
-    verb.add_argument("--run-dir", required=True, type=Path)
+    verb = add("train", "dataset folder -> avatar; resumes by itself")
+    verb.add_argument("preset", choices=("paper", "fast", "tiny"), help="tiny is for CPUs")
+    verb.add_argument("--data-dir", required=True, type=Path, help="what `preprocess` made")
+    verb.add_argument("--run-dir", required=True, type=Path, help="folder to make or to go on in")
     verb.add_argument(
         "--hosts", metavar="ADDRESS:PORT,COUNT,INDEX",
         help="share the frames of each step with the --devices of other machines, which get the "
@@ -125,21 +140,29 @@ def _parser(argv: list[str]) -> Parser:
         _add_settings(verb)
     verb.set_defaults(run=_train)
 
-    verb = verbs.add_parser("render", help="avatar + speech of any length -> mp4 with sound")
-    verb.add_argument("run_dir", type=Path, metavar="RUN_DIR")
-    verb.add_argument("audio", type=Path, metavar="AUDIO")
-    verb.add_argument("--out", required=True, type=Path, metavar="OUT.mp4")
+    verb = add("render", "avatar + speech of any length -> mp4 with sound")
+    add_run(verb)
+    verb.add_argument("audio", type=Path, metavar="AUDIO", help="any sound that ffmpeg reads")
+    verb.add_argument(
+        "--out", required=True, type=Path, metavar="OUT.mp4",
+        help="film to write; one that is there is replaced once the new one is whole",
+    )  # fmt: skip
     verb.set_defaults(run=_render)
 
-    verb = verbs.add_parser("evaluate", help="avatar -> eval.json, report.html, a table")
-    verb.add_argument("run_dir", type=Path, metavar="RUN_DIR")
-    verb.add_argument("--split", choices=("val", "train"), default="val")
+    verb = add("evaluate", "avatar -> eval.json, report.html, a table")
+    add_run(verb)
+    verb.add_argument(
+        "--split", choices=("val", "train"), default="val",
+        help="frames to compare: held out (val) or trained",
+    )  # fmt: skip
     verb.set_defaults(run=_evaluate)
 
-    verb = verbs.add_parser("demo", help="the whole way on a synthetic performer, or on your files")
-    verb.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="FOLDER")
-    verb.add_argument("--video", type=Path)
-    verb.add_argument("--audio", type=Path)
+    verb = add("demo", "the whole way on a synthetic performer, or on your files")
+    verb.add_argument(
+        "--out", type=Path, default=Path("runs/demo"), metavar="FOLDER", help="(runs/demo)"
+    )
+    verb.add_argument("--video", type=Path, help="film of a person instead of the performer's")
+    verb.add_argument("--audio", type=Path, help="speech to speak instead of the performer's")
     verb.set_defaults(run=_demo)
     return parser
 

@@ -10,6 +10,7 @@ of it (and exports these functions). PyAV decodes, soxr resamples; no program is
 """
 
 import os
+import struct
 import tempfile
 import wave
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from egs_jax.errors import InputError
+from egs_jax.errors import MAY_NOT_READ, InputError
 from kernels._checks import require
 
 SAMPLE_RATE = 16_000
@@ -27,6 +28,7 @@ SAMPLE_RATE = 16_000
 _TIME_TOLERANCE = 0.02  # s: half a video frame; Matroska and FLV round their timestamps to 1 ms
 _LARGEST_GAP = 3600.0  # s: a longer jump is a broken clock, not a pause
 LARGEST_PEAK = 8.0  # decoded lossy sound overshoots 1 a little; a factor of 8 is a wrong scale
+RATES = (8_000, 192_000)  # Hz: what is taken for a rate of sound
 _EXACT_ENDS = {"mov", "wav", "flac", "aiff", "w64"}  # formats whose header knows the duration
 
 
@@ -50,6 +52,10 @@ def _on_clock(frames, start: Fraction, path: Path) -> Iterator[tuple[np.ndarray,
         if rate not in {0, frame.sample_rate}:
             raise InputError(f"{path}: its sample rate changes on the way; convert it to wav first")
         rate = frame.sample_rate
+        if not RATES[0] <= rate <= RATES[1]:
+            raise InputError(
+                f"{path}: {rate} samples a second, expected {RATES[0]} to {RATES[1]}; convert it"
+            )
         late = 0
         if frame.pts is not None:
             late = round((frame.pts * frame.time_base - start) * rate) - position
@@ -97,19 +103,36 @@ def _decode(path: Path) -> Iterator[tuple[np.ndarray, int]]:
             for samples, rate in _on_clock(container.decode(sound), zero, path):
                 seconds += len(samples) / rate
                 yield samples, rate
+            declared = _wav_seconds(path)
             if sound.duration and _EXACT_ENDS & set(container.format.name.split(",")):
-                declared = float(
-                    ((sound.start_time or 0) + sound.duration) * sound.time_base - zero
+                end = ((sound.start_time or 0) + sound.duration) * sound.time_base - zero
+                declared = max(declared, float(end))
+            if seconds < 0.95 * declared - 0.5:
+                raise InputError(
+                    f"{path}: cut short, its sound ends after {seconds:.1f} of "
+                    f"{declared:.1f} s; copy it again"
                 )
-                if seconds < 0.95 * declared - 0.5:
-                    raise InputError(
-                        f"{path}: cut short, its sound ends after {seconds:.1f} of "
-                        f"{declared:.1f} s; copy it again"
-                    )
+    except PermissionError:
+        raise InputError(f"{path}: {MAY_NOT_READ}") from None
     except (av.error.FFmpegError, OSError) as error:
         where = f"its sound is damaged near {seconds:.1f} s" if seconds else "cannot be read"
         cause = getattr(error, "strerror", None) or type(error).__name__
         raise InputError(f"{path}: {where} ({cause}); re-encode it or copy it again") from error
+
+
+def _wav_seconds(path: Path) -> float:
+    """Length that a wav's header promises [s], for which ffmpeg takes the file's; 0 if none."""
+    with path.open("rb") as file:
+        head, byte_rate = file.read(12), 0
+        while head[:4] == b"RIFF" and head[8:] == b"WAVE" and len(chunk := file.read(8)) == 8:
+            name, size = struct.unpack("<4sI", chunk)
+            if name == b"data":  # who writes into a pipe does not know, and says about 2 GB or more
+                return size / byte_rate if byte_rate and size < 0x7FFF_0000 else 0.0
+            after = file.tell() + size + size % 2
+            if name == b"fmt ":
+                byte_rate = int.from_bytes(file.read(12)[8:], "little")
+            file.seek(after)
+    return 0.0
 
 
 def _checked(samples: np.ndarray, path: Path, seconds: float) -> np.ndarray:
@@ -138,7 +161,8 @@ def stream_audio(path: str | os.PathLike, sample_rate: int = SAMPLE_RATE) -> Ite
 
     Raises:
       InputError: if the file is missing, empty, damaged, cut short, without a sound track or a
-        single sample, or has samples that are not finite or far beyond full scale.
+        single sample, has a rate out of RATES, or samples that are not finite or far beyond full
+        scale.
     """
     import soxr  # noqa: PLC0415
 

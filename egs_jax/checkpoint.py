@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from egs_jax.errors import InputError
+from egs_jax.errors import MAY_NOT_READ, InputError
 
 State = TypeVar("State")
 # Orbax tells every step of every save, and every error twice besides raising it.
@@ -104,9 +104,12 @@ class Checkpoints:
         except InputError:
             raise
         except Exception as error:  # damaged files surface as many kinds of error
+            where, cause = self.folder / str(step), _first_line(error)
+            if "permission denied" in str(error).lower():
+                raise InputError(f"{where}: {MAY_NOT_READ}") from error
             raise InputError(
-                f"{self.folder / str(step)}: unreadable ({_first_line(error)}); delete this folder "
-                "to go on from the checkpoint before it"
+                f"{where}: unreadable ({cause}); delete this folder to go on from the checkpoint "
+                "before it"
             ) from error
         return flax.serialization.from_state_dict(abstract, jax.tree.map(jax.numpy.asarray, tree))
 

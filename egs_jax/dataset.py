@@ -16,7 +16,7 @@ import numpy as np
 from egs_jax.audio import AUDIO_FEATURES, HOP_ROWS, feature_windows
 from egs_jax.batches import Choice, Clip, Footage, Picks, cut, own, pick
 from egs_jax.config import Config
-from egs_jax.errors import InputError
+from egs_jax.errors import MAY_NOT_READ, InputError
 from egs_jax.face_mesh import LEFT_EYE, RIGHT_EYE, mouth_width
 from egs_jax.perceptual import PerceptualParams, load_perceptual
 from egs_jax.types import Batch, Camera, Drive
@@ -62,6 +62,8 @@ class Dataset:
                 f"{folder}: not a dataset folder (no meta.json); make one with "
                 f"`python -m egs_jax preprocess VIDEO {folder}`"
             ) from None
+        except PermissionError:
+            raise InputError(f"{folder}/meta.json: {MAY_NOT_READ}") from None
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise InputError(
                 f"{folder}/meta.json: unreadable ({error}); preprocess again"
@@ -268,6 +270,8 @@ def _open_array(path: Path) -> np.ndarray:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"{path}: missing; preprocess the video again") from None
+    except PermissionError:
+        raise InputError(f"{path}: {MAY_NOT_READ}") from None
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: damaged ({error}); preprocess the video again") from None
     if not isinstance(array, np.ndarray):
@@ -285,12 +289,13 @@ def _check(folder: Path, meta: dict, arrays: dict[str, np.ndarray]) -> None:
             raise ValueError(f"splits {ranges} of {sizes[0]} frames at {fps} fps")
         if kind not in AUDIO_FEATURES:
             raise ValueError(f"sound features of kind {kind!r}")
+        width = AUDIO_FEATURES[kind].feature_dim
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(
             f"{folder}/meta.json: damaged ({reason}); preprocess the video again"
         ) from None
-    for name, (dtype, shape) in _expected(*sizes, arrays).items():
+    for name, (dtype, shape) in _expected(*sizes, width, arrays).items():
         array = arrays[name]
         if array.dtype != dtype or array.shape != shape or not _finite(array):
             got = f"{array.dtype} {list(array.shape)}"
@@ -307,18 +312,17 @@ def _check(folder: Path, meta: dict, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _expected(
-    frames: int, height: int, width: int, arrays: dict[str, np.ndarray]
+    frames: int, height: int, width: int, features: int, arrays: dict[str, np.ndarray]
 ) -> dict[str, tuple[type, tuple[int, ...]]]:
     """Type and shape of every array; counts that `meta.json` does not say are the arrays' own."""
     lengths = {name: array.shape[:1] or (1,) for name, array in arrays.items()}
-    features = arrays["silence_features"].shape[1:2] or (1,)
     images, real = (np.uint8, (frames, height, width, 3)), np.float32
     return {
         "frames": images,
         "backgrounds": images,
         "head_masks": (np.uint8, (frames, height, -(-width // 8))),
-        "audio_features": (real, lengths["audio_features"] + features),
-        "silence_features": (real, lengths["silence_features"] + features),
+        "audio_features": (real, (*lengths["audio_features"], features)),
+        "silence_features": (real, (*lengths["silence_features"], features)),
         "landmarks": (real, (frames, 478, 3)),
         "viewmats": (real, (frames, 4, 4)),
         "K": (real, (3, 3)),

@@ -18,12 +18,13 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from egs_jax.errors import InputError
-from egs_jax.video_writer import VideoWriter, check_frame
+from egs_jax.video_writer import VideoWriter, check_frame, temporary_beside
 
 _PIPE_BYTES = 1 << 20
 """What a pipe may hold, where that can be said (Linux): a frame or two."""
@@ -36,7 +37,8 @@ class EncoderProcess:
         path, width, height, fps, sample_rate, crf: See `VideoWriter`.
 
     Raises:
-        InputError, OSError: What a `VideoWriter` raises, with the next frame or at the end.
+        InputError: The folder is missing or cannot be written.
+        OSError: What a `VideoWriter` raises, with the next frame or at the end.
     """
 
     def __init__(
@@ -48,19 +50,36 @@ class EncoderProcess:
         sample_rate: int | None = None,
         crf: int = 17,
     ):
-        self._size, self._path = (width, height), os.path.abspath(path)
-        self._told = dict(path=self._path, width=width, height=height, fps=fps,
+        self._size, self._path = (width, height), Path(os.path.abspath(path))
+        self._told = dict(path=str(self._path), width=width, height=height, fps=fps,
                           sample_rate=sample_rate, crf=crf)  # fmt: skip
 
     def __enter__(self) -> "EncoderProcess":
+        # Made here, so that a folder that cannot be written is known at once, and so that it can be
+        # removed if the other process is killed.
+        self._told["temporary"] = temporary_beside(self._path)
+        try:
+            self._start()
+        except BaseException:
+            self._remove_temporary()
+            raise
+        return self
+
+    def _start(self) -> None:
         command = [sys.executable, "-m", __name__]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        # In a group of its own: Ctrl-C and a terminal that closes are for who draws.
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
+        )
         with contextlib.suppress(ImportError, AttributeError, OSError):
             import fcntl
 
             fcntl.fcntl(self._process.stdin, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._send(json.dumps(self._told).encode() + b"\n")
-        return self
+
+    def _remove_temporary(self) -> None:
+        with contextlib.suppress(FileNotFoundError):  # as it is unless the encoder was killed
+            os.unlink(self._told["temporary"])
 
     def write_frame(self, frame: np.ndarray) -> None:
         """Append one picture, uint8 [H, W, 3] RGB."""
@@ -89,8 +108,13 @@ class EncoderProcess:
         if message := found.get("message"):
             raise InputError(message)
         if number := found.get("number"):
-            text = found.get("text") or f"the process that encodes ended early (code {code})"
-            raise OSError(number, text, self._path)
+            text = found.get("text") or (
+                f"the process that encodes was killed (signal {-code}), maybe for want of memory; "
+                "run this again"
+                if code < 0
+                else f"the process that encodes ended early (code {code})"
+            )
+            raise OSError(number, text, str(self._path))
 
     def __exit__(self, kind, error, trace) -> None:
         try:
@@ -102,6 +126,7 @@ class EncoderProcess:
                 self._process.stdin.close()  # without an end before it: no film
             self._process.wait()
             self._process.stdout.close()
+            self._remove_temporary()
 
 
 def _receive(source: BinaryIO) -> None:
@@ -128,7 +153,8 @@ def _fill(source: BinaryIO, array: np.ndarray) -> None:
 
 def main() -> int:
     """Be the process that encodes."""
-    for stop in (signal.SIGINT, signal.SIGTERM):  # who draws gets it too, and closes the pipe
+    # Where all processes of a service are stopped, whoever draws is too, and closes the pipe.
+    for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.SIG_IGN)
     answer = {}
     try:

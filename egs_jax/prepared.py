@@ -102,6 +102,7 @@ def _has_token_kernel(config: Config) -> bool:
         config.rasterizer != "xla" and _triton.is_default()
         and _triton.needs_shared_memory(SHARED_MEMORY) is None
         and choices.architecture != "parity" and choices.ppe != "token"
+        and (choices.ppe == "off" or choices.window_frames <= choices.ppe_period)  # else a bias
         and choices.token_kan == "taylor" and choices.attention == "esaa"
         and choices.window_frames <= MOST_WINDOW and choices.d_model == WIDTH
     )  # fmt: skip

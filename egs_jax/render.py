@@ -7,6 +7,7 @@ the film is encoded (`encoder_process`); few batches wait between them.
 import concurrent.futures
 import contextlib
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,10 +34,14 @@ def speak(avatar: Avatar, audio_path: str | Path) -> Iterator[UInt8[np.ndarray, 
       InputError: if the file cannot be read as sound.
     """
     batches = ahead(speech_batches(avatar, stream_audio(audio_path)), IN_FLIGHT)
-    with contextlib.closing(batches), concurrent.futures.ThreadPoolExecutor(1) as pool:
-        compiling = pool.submit(warm_up, avatar)  # while the first sound is heard
-        first = list(itertools.islice(batches, 1))
-        compiling.result()
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    with contextlib.closing(batches):
+        try:
+            compiling = pool.submit(warm_up, avatar)  # while the first sound is heard
+            first = list(itertools.islice(batches, 1))
+            compiling.result()
+        finally:
+            pool.shutdown(wait=False)  # whoever stops this need not wait for the compiler
         for frame in draw_all(avatar, itertools.chain(first, batches)):
             yield frame.rgb
 
@@ -49,17 +54,31 @@ def render_video(run_dir: str | Path, audio_path: str | Path, out_path: str | Pa
       OSError: the disk is full or fails; what was at `out_path` before is untouched.
     """
     out_path = Path(out_path)
-    if out_path.is_dir():
-        raise InputError(f"{out_path}: is a folder; name the film to write, say talk.mp4")
-    if out_path.exists() and Path(audio_path).exists() and out_path.samefile(audio_path):
-        raise InputError(f"{out_path}: is the speech itself; name another file for the film")
+    _check_place(out_path, Path(audio_path))
     avatar = Avatar.load(run_dir)
     total = num_video_frames(sum(len(chunk) for chunk in stream_audio(audio_path)))
     size = avatar.dataset.width, avatar.dataset.height
     with (
-        EncoderProcess(out_path, *size, FPS, SAMPLE_RATE) as film,
+        EncoderProcess(out_path.resolve(), *size, FPS, SAMPLE_RATE) as film,
         progress(total, "render", "frame") as bar,
     ):
         frames = bar.track(speak(avatar, audio_path), task_id=0)
         feed(film, frames, FPS, stream_audio(audio_path), SAMPLE_RATE)
     print(f"{out_path}: {total / FPS:.1f} s. {CONSENT}")
+
+
+def _check_place(out_path: Path, audio_path: Path) -> None:
+    """Refuse a place for a film where none belongs, before any work."""
+    if out_path.is_dir():
+        raise InputError(f"{out_path}: is a folder; name the film to write, say talk.mp4")
+    if out_path.exists() and audio_path.exists() and out_path.samefile(audio_path):
+        raise InputError(f"{out_path}: is the speech itself; name another file for the film")
+    if out_path.exists() and not out_path.is_file():
+        raise InputError(f"{out_path}: is no ordinary file; name the film to write, say talk.mp4")
+    if out_path.suffix.lower() != ".mp4":
+        raise InputError(f"{out_path}: films are mp4 files; let the name end in .mp4")
+    folder = out_path.resolve().parent
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise InputError(
+            f"{out_path}: cannot write there; choose a folder that exists and can be written"
+        )

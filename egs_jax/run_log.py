@@ -14,7 +14,7 @@ import rich.progress
 
 from egs_jax.config import Config
 from egs_jax.config_text import from_json, to_json
-from egs_jax.errors import InputError
+from egs_jax.errors import MAY_NOT_READ, InputError
 
 CONSENT = (
     "An avatar of a person needs that person's consent. Disclose every video made with it as "
@@ -69,6 +69,8 @@ def load_config(run_dir: Path) -> Config:
     path = Path(run_dir) / "config.json"
     try:
         return from_json(path.read_bytes(), path)
+    except PermissionError:
+        raise InputError(f"{path}: {MAY_NOT_READ}") from None
     except OSError:
         raise InputError(
             f"{run_dir}: not a run folder (no config.json); make one with "

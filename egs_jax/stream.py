@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from egs_jax.audio import AUDIO_FEATURES, BATCH, HOP_ROWS, HOP_SAMPLES, SAMPLE_RATE, FeatureStream
-from egs_jax.audio_file import LARGEST_PEAK
+from egs_jax.audio_file import LARGEST_PEAK, RATES
 from egs_jax.avatar import Avatar
 from egs_jax.drive import FPS, compose
 from egs_jax.environment import usable_cores
@@ -32,7 +32,6 @@ MICRO_BATCH = HOP_ROWS * FPS // 50
 """Frames drawn at once."""
 PIECE = BATCH * HOP_SAMPLES
 """Samples whose features are computed at once."""
-RATES = (8_000, 192_000)
 IN_FLIGHT = 2
 """Batches that the device may be at work on while the host takes the one before them."""
 
@@ -230,7 +229,7 @@ class Stream:
           most_waiting: Sound that may wait to be drawn when more comes [s].
 
         Raises:
-          InputError: if the rate is no rate of sound.
+          InputError: if the rate is no rate of sound, or no sound may wait.
         """
         try:
             self._rate = operator.index(sample_rate)
@@ -241,6 +240,8 @@ class Stream:
                 f"sample_rate: got {sample_rate}, expected a whole number of Hz from {RATES[0]} to "
                 f"{RATES[1]}; name the rate of the sound"
             )
+        if not most_waiting > 0:
+            raise InputError(f"most_waiting: got {most_waiting}, expected more than 0 seconds")
         self._avatar, self._most_waiting = avatar, most_waiting
         self.latency = latency(avatar) + _resampling_delay(self._rate)
         self.reset()
@@ -375,7 +376,8 @@ def _checked(samples: Any) -> Float[np.ndarray, " S"]:
         )
     if samples.dtype == np.int16:
         return samples.astype(np.float32) / 32768
-    samples = samples.astype(np.float32)
+    with np.errstate(over="ignore"):  # which is seen below
+        samples = samples.astype(np.float32)
     if not np.isfinite(samples).all():
         raise InputError("stream: the chunk has NaN or infinite samples; drop or repair it")
     if np.abs(samples).max(initial=0.0) > LARGEST_PEAK:

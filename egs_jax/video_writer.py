@@ -64,9 +64,8 @@ class VideoWriter:
     """Write an mp4 (H.264 yuv420p, AAC) that plays everywhere, constant memory, all or nothing.
 
     A context manager: the file appears under its name only when the block ends without an error;
-        until then it lies beside it under
-    a temporary name, which is removed on any error. Give pictures and sound about alternately
-    (`write_video` does).
+    until then it lies beside it under a temporary name, which is removed on any error. Give
+    pictures and sound about alternately (`write_video` does).
 
     Args:
         path: Where to write; its folder must exist.
@@ -76,6 +75,7 @@ class VideoWriter:
         sample_rate: Samples a second of the sound to come, None for a silent film.
         crf: Constant quality, 0 (x264: lossless) to 51.
         encoder: "libx264" or "h264_nvenc" (NVIDIA's, where the card has it); None picks.
+        temporary: From `temporary_beside`, if somebody else made it.
 
     Raises:
         InputError: The folder is missing or cannot be written.
@@ -92,9 +92,10 @@ class VideoWriter:
         sample_rate: int | None = None,
         crf: int = 17,
         encoder: Encoder | None = None,
+        temporary: str | None = None,
     ):
         self._encoder = encoder or best_encoder(width, height)
-        self._path = Path(os.path.abspath(path))
+        self._path, self._temporary = Path(os.path.abspath(path)), temporary
         self._size, self._fps, self._rate, self._crf = (
             (width, height),
             Fraction(fps).limit_denominator(1001),
@@ -108,17 +109,7 @@ class VideoWriter:
         self._waiting: collections.deque[Future[None]] = collections.deque()
 
     def __enter__(self) -> "VideoWriter":
-        try:
-            handle, name = tempfile.mkstemp(
-                suffix=".mp4", prefix=".partial-", dir=self._path.parent
-            )
-            os.close(handle)
-        except OSError as error:
-            raise InputError(
-                f"{self._path}: cannot write there ({error.strerror or error}); "
-                "choose a folder that exists and can be written"
-            ) from error
-        self._temporary = name
+        self._temporary = self._temporary or temporary_beside(self._path)
         try:
             with self._named_errors():
                 self._open()
@@ -252,14 +243,33 @@ class VideoWriter:
         """Say in one line which file could not be written and why."""
         try:
             yield
-        except OSError as error:
-            number = error.errno if error.errno and error.errno > 0 else errno.EIO
+        except (OSError, av.error.FFmpegError) as error:  # not all of ffmpeg's are the system's
+            is_systems = isinstance(error, OSError) and error.errno and error.errno > 0
+            number = error.errno if is_systems else errno.EIO
+            cause = os.strerror(number) if is_systems else error.strerror or type(error).__name__
             hint = (
                 "; free some space" if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
             )
             raise OSError(
-                number, f"cannot write the video: {os.strerror(number)}{hint}", str(self._path)
+                number, f"cannot write the video: {cause}{hint}", str(self._path)
             ) from error
+
+
+def temporary_beside(path: Path) -> str:
+    """An empty file in the folder of a film, to be written first.
+
+    Raises:
+        InputError: The folder is missing or cannot be written.
+    """
+    try:
+        handle, name = tempfile.mkstemp(suffix=".mp4", prefix=".partial-", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot write there ({error.strerror or error}); "
+            "choose a folder that exists and can be written"
+        ) from error
+    return name
 
 
 def _umask() -> int:

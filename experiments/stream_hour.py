@@ -1,7 +1,8 @@
 """An hour of speech through `Stream`, live chunk by chunk: latency, memory, drift.
 
 Claim: frames come at a steady pace, memory stays flat, and after an hour a frame is still shown at
-its own time. A speech is repeated until the hour is full and pushed in chunks of 20 ms, as fast as
+its own time. First ten seconds are drawn by the stream and as `render` draws a file: the same
+bits. Then a speech is repeated until the hour is full and pushed in chunks of 20 ms, as fast as
 frames are taken. Measured: how much faster than real time that is; for pushes that made frames
 ready, the time until all of them were there (that is the processing latency, beside the algorithmic
 one of the sound that must be heard first); resident memory every minute, once everything is
@@ -26,14 +27,14 @@ from egs_jax.audio_file import read_audio
 from egs_jax.avatar import Avatar
 from egs_jax.drive import FPS
 from egs_jax.environment import usable_cores
-from egs_jax.stream import Stream
+from egs_jax.stream import Stream, draw_all, speech_batches
 from experiments._common import RESULTS
 from experiments._runs import add_case
 from experiments._runs import run as run_main
 
 NAME = "stream_hour"
 CHUNK = SAMPLE_RATE // 50
-WARM_SECONDS = 10
+SAME_SECONDS = 10
 PER_MINUTE = 60 * SAMPLE_RATE // CHUNK
 
 
@@ -49,16 +50,30 @@ def resident_mb() -> float:
     return pages * 4096 / 2**20
 
 
+def same_bits(avatar: Avatar, live: Stream, speech: np.ndarray) -> int:
+    """How many frames a speech has, all with the same bits in chunks and whole; compiles, too.
+
+    Raises:
+      RuntimeError: if some differ.
+    """
+    drawn = [frame for chunk in chunks(speech, SAME_SECONDS) for frame in live.push(chunk)]
+    drawn += live.finish()
+    whole = list(draw_all(avatar, speech_batches(avatar, [speech])))
+    pairs = zip(drawn, whole, strict=True)
+    differ = [a.number for a, b in pairs if not np.array_equal(a.rgb, b.rgb)]
+    if differ:
+        raise RuntimeError(f"frames {differ[:5]} ... differ between a stream and a file")
+    return len(whole)
+
+
 def run(avatar: Avatar, speech: np.ndarray, seconds: float) -> dict:
     """Stream for so long.
 
     Raises:
-      RuntimeError: if a frame is missing, or its time is not its own.
+      RuntimeError: if a frame is missing, its time is not its own, or its bits are not a file's.
     """
     live = Stream(avatar)
-    for chunk in chunks(speech, WARM_SECONDS):  # compiles
-        for _ in live.push(chunk):
-            pass
+    same = same_bits(avatar, live, np.concatenate(list(chunks(speech, SAME_SECONDS))))
     live.reset()
     waits, memory, count = [], [], 0
     began = time.perf_counter()
@@ -75,13 +90,14 @@ def run(avatar: Avatar, speech: np.ndarray, seconds: float) -> dict:
     if count != round(seconds * FPS):
         raise RuntimeError(f"{count} frames for {seconds} s")
     memory.append(round(resident_mb(), 1))
+    growth = round(memory[-1] - memory[min(1, len(memory) - 1)], 1)
     percentiles = {f"ready_p{q}_ms": round(float(np.percentile(waits, q)) * 1e3, 2)
                    for q in (50, 95, 99)}  # fmt: skip
     return dict(
         source=avatar.dataset.meta["source"]["name"], gaussians=int(np.sum(avatar.alive)),
         size=avatar.dataset.width, seconds=seconds, frames=count, wall_s=round(wall, 1),
         times_real_time=round(seconds / wall, 2), latency_s=round(live.latency, 3), **percentiles,
-        resident_mb=memory, growth_mb=round(memory[-1] - memory[len(memory) // 10], 1),
+        frames_with_the_bits_of_a_file=same, resident_mb=memory, growth_mb=growth,
         last_frame_s=(count - 1) / FPS, backend=jax.default_backend(),
         device=jax.devices()[0].device_kind, cores=usable_cores(),
     )  # fmt: skip

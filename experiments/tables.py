@@ -207,7 +207,7 @@ def _inference(cases: list[dict]) -> str:
             f"{name} {us:.0f}" for name, us in c.get("stages_us_a_frame", {}).items()
         ),
         "memory of a call and kept, MiB": lambda c: f"{c['memory_mb']:.0f}, {c['kept_mb']:.0f}",
-        "PSNR to float32, dB": lambda c: _number(c.get("psnr_to_forward_pass_db"), 1),
+        "PSNR to float32, dB": lambda c: _number(c.get("psnr_to_float32_db"), 1),
     }
     return markdown(columns, cases)
 

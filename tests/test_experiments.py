@@ -111,6 +111,6 @@ def test_inference_is_measured_on_any_machine(tmp_path):
     assert (case["gaussians"], case["size"], case["batch"]) == (500, 48, 2)
     assert 0 < case["call_p50_ms"] <= case["call_p95_ms"] <= case["call_p99_ms"]
     assert case["streaming_ms_a_frame"] > 0 and case["memory_mb"] > 0
-    assert case["psnr_to_forward_pass_db"] > 80
+    assert case["psnr_to_float32_db"] > 80
     with pytest.raises(SystemExit):
         bench_inference.main(["--tiny"])

@@ -240,13 +240,21 @@ def bad_file(path, fault):  # noqa: PLR0911
         soundfile.write(path, speech(4), 16_000, format="FLAC")
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         return "cut short|damaged"
+    if fault in {"cut wav", "cut 24 bit wav"}:
+        subtype = "PCM_16" if fault == "cut wav" else "PCM_24"
+        soundfile.write(path, speech(4), 16_000, subtype=subtype)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        return r"cut short, its sound ends after 2\.0 of 4\.0 s"
+    if fault == "rate":
+        audio.write_wav(path, samples, 3)
+        return "3 samples a second, expected 8000"
     raise AssertionError(fault)
 
 
 @pytest.mark.parametrize(
     "fault",
     ["missing", "empty", "text", "noise", "picture only", "nan", "inf", "scale", "no samples",
-     "cut mp4", "cut flac"],
+     "cut mp4", "cut flac", "cut wav", "cut 24 bit wav", "rate"],
 )  # fmt: skip
 def test_bad_files_are_refused_in_one_line(tmp_path, capfd, fault):
     path = tmp_path / "bad.wav"
@@ -256,6 +264,18 @@ def test_bad_files_are_refused_in_one_line(tmp_path, capfd, fault):
         audio.read_audio(path)
     assert "\n" not in str(caught.value) and "bad.wav" in str(caught.value)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("size", [0, 2**32 - 1])
+def test_wav_that_was_written_into_a_pipe_is_whole(tmp_path, size):
+    """Its header cannot say how long it is."""
+    audio.write_wav(tmp_path / "a.wav", speech(1))
+    data = bytearray((tmp_path / "a.wav").read_bytes())
+    data[40:44] = size.to_bytes(4, "little")
+    (tmp_path / "b.wav").write_bytes(data)
+    np.testing.assert_array_equal(
+        audio.read_audio(tmp_path / "b.wav"), audio.read_audio(tmp_path / "a.wav")
+    )
 
 
 def test_integer_wav_extremes(tmp_path):

@@ -1,6 +1,8 @@
 """The command line: quick help, one line and status 2 for every mistake, names of every kind."""
 
+import gc
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -175,6 +177,24 @@ def test_render_and_evaluate_tell_what_is_missing(tmp_path, capsys):
     (run_dir / "config.json").write_text("{}{")
     assert "not a run's config" in refused(capsys, *given)
     assert not (tmp_path / "o.mp4").exists()
+
+
+def test_a_signal_while_jax_collects_garbage_is_not_lost(monkeypatch, capsys):
+    """What is raised in a callback of the garbage collector, Python prints and forgets."""
+
+    def _xla_gc_callback(phase, _):
+        if phase == "start":
+            signal.raise_signal(signal.SIGINT)
+
+    def work(*_, **__):
+        gc.callbacks.append(_xla_gc_callback)
+        gc.collect(0)
+        gc.callbacks.remove(_xla_gc_callback)
+        time.sleep(30)
+
+    monkeypatch.setattr("egs_jax.demo.demo", work)
+    assert main(["demo"]) == 1
+    assert capsys.readouterr().err.startswith("egs-jax: stopped")
 
 
 def test_other_failures_are_one_line_and_1(monkeypatch, capsys):

@@ -255,6 +255,17 @@ def test_folders_without_a_dataset(tmp_path):
     refused(tmp_path / "file", "file")
 
 
+def test_files_that_may_not_be_read_are_not_called_damaged(copy, monkeypatch):
+    def load(path, **_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("numpy.load", load)
+    with pytest.raises(
+        InputError, match=r"frames\.npy: may not be read .*; give yourself the right"
+    ):
+        Dataset.open(copy)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "\xff\xfe", '"text"', "null"])
 def test_damaged_description(copy, text):
     (copy / "meta.json").write_bytes(text.encode("latin-1"))
@@ -319,7 +330,7 @@ def test_one_frame_too_few(copy):
         refused(copy, f"{name}.npy", "expected finite", str(list(whole.shape)))
         np.save(copy / f"{name}.npy", whole)
     np.save(copy / "silence_features.npy", np.zeros((10, AUDIO_DIM + 1), np.float32))
-    refused(copy, "audio_features.npy")
+    refused(copy, "silence_features.npy", f"[10, {AUDIO_DIM}]")
 
 
 def test_sound_features_that_no_avatar_can_hear(copy):
@@ -327,6 +338,8 @@ def test_sound_features_that_no_avatar_can_hear(copy):
         np.save(copy / "silence_features.npy", np.zeros((rows, AUDIO_DIM), np.float32))
         refused(copy, f"silence_features.npy: {rows} rows, expected a multiple of 10")
     meta = json.loads((copy / "meta.json").read_text())
+    (copy / "meta.json").write_text(json.dumps(meta | {"audio_features": {"kind": "whisper"}}))
+    refused(copy, "audio_features.npy", "384]")
     (copy / "meta.json").write_text(json.dumps(meta | {"audio_features": {"kind": "hubert"}}))
     refused(copy, "meta.json: damaged (sound features of kind 'hubert')")
 

@@ -25,6 +25,18 @@ def write(path, pictures=PICTURES, crf=17):
         return film, feed(film, pictures, 25, SOUND, 16000)
 
 
+def wait_until(is_so):
+    deadline = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def wait_until_encoding(folder):
+    """Until something of the film is on the disk."""
+    wait_until(lambda: any(path.stat().st_size for path in folder.iterdir()))
+
+
 def decoded(path):
     """Pictures and sound of a film."""
     with av.open(str(path)) as film:
@@ -96,25 +108,50 @@ def test_encoder_that_is_killed_is_named(tmp_path):
     def pictures():
         for number in range(10_000):
             if number == 20:
+                wait_until_encoding(tmp_path)
                 os.kill(film._process.pid, signal.SIGKILL)
             yield PICTURES[number % 60]
 
-    with pytest.raises(OSError, match=r"ended early \(code -9\)"):
+    with pytest.raises(OSError, match=r"killed \(signal 9\).*run this again"):
         with EncoderProcess(tmp_path / "v.mp4", 98, 66, 25, 16000) as film:
             feed(film, pictures(), 25, SOUND, 16000)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("stop", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("is_encoding", [False, True])
+def test_signal_to_the_whole_group_leaves_nothing(tmp_path, stop, is_encoding):
+    """As of a terminal that closes, or Ctrl-C there: early, while the encoder starts, and late."""
+    program = f"""
+import numpy as np, os, signal, sys
+from egs_jax.encoder_process import EncoderProcess
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+sys.excepthook = lambda *_: os._exit(1)
+with EncoderProcess({str(tmp_path / "v.mp4")!r}, 98, 66) as film:
+    for _ in range(200): film.write_frame(np.zeros((66, 98, 3), np.uint8))
+    while {is_encoding} and not any(os.path.getsize(f.path) for f in os.scandir({str(tmp_path)!r})):
+        film.write_frame(np.random.randint(0, 255, (66, 98, 3), np.uint8))
+    os.killpg(0, {int(stop)})
+    signal.pause()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], start_new_session=True, capture_output=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode and not done.stderr
+    wait_until(lambda: not list(tmp_path.iterdir()))
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_signal_to_all_is_for_who_draws(tmp_path, stop):
     def pictures():
-        yield PICTURES[0]
-        while not list(tmp_path.iterdir()):  # until the encoder has begun
-            time.sleep(0.01)
+        yield from PICTURES * 4
+        wait_until_encoding(tmp_path)
         os.kill(film._process.pid, stop)
         yield from PICTURES[1:]
 
     with EncoderProcess(tmp_path / "v.mp4", 98, 66, 25, 16000) as film:
-        assert feed(film, pictures(), 25, SOUND, 16000) == 60
+        assert feed(film, pictures(), 25, SOUND, 16000) == 299
     assert [p.name for p in tmp_path.iterdir()] == ["v.mp4"]
 
 
@@ -124,12 +161,10 @@ import numpy as np, os
 from egs_jax.encoder_process import EncoderProcess
 with EncoderProcess({str(tmp_path / "v.mp4")!r}, 98, 66) as film:
     for _ in range(200): film.write_frame(np.zeros((66, 98, 3), np.uint8))
-    while not os.listdir({str(tmp_path)!r}): pass  # until the encoder has begun
+    while not any(os.path.getsize(f.path) for f in os.scandir({str(tmp_path)!r})):
+        film.write_frame(np.random.randint(0, 255, (66, 98, 3), np.uint8))
     os.kill(os.getpid(), 9)
 """
     done = subprocess.run([sys.executable, "-c", program], check=False, timeout=60)
     assert done.returncode == -signal.SIGKILL
-    deadline = time.monotonic() + 30
-    while list(tmp_path.iterdir()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not list(tmp_path.iterdir())
+    wait_until(lambda: not list(tmp_path.iterdir()))

@@ -1,5 +1,7 @@
 """From a run and a speech to a film: the stream's frames, constant memory, sound in step."""
 
+import os
+
 import av
 import numpy as np
 import pytest
@@ -102,17 +104,29 @@ def test_bad_sound_is_one_line_and_leaves_nothing(trained_run, tmp_path, capsys,
 def test_folder_that_does_not_exist_is_refused(trained_run, tmp_path, capsys):
     path, out = speech(tmp_path / "speech.wav", 0.1), tmp_path / "nowhere" / "talk.mp4"
     assert main(["render", str(trained_run.folder), str(path), "--out", str(out)]) == 2
-    assert str(out) in capsys.readouterr().err.splitlines()[-1]
+    error = capsys.readouterr().err
+    assert error.startswith(f"egs-jax: {out}: cannot write there") and error.count("\n") == 1
 
 
 def test_a_film_in_the_place_of_a_folder_or_of_the_speech_is_refused(trained_run, tmp_path, capsys):
     path = speech(tmp_path / "speech.wav", 0.1)
     before = path.read_bytes()
-    for out, message in ((tmp_path, "is a folder"), (path, "is the speech itself")):
+    os.mkfifo(tmp_path / "fifo.mp4")
+    for out, message in (
+        (tmp_path, "is a folder"), (path, "is the speech itself"),
+        (tmp_path / "fifo.mp4", "is no ordinary file"), (tmp_path / "talk.avi", "films are mp4"),
+    ):  # fmt: skip
         assert main(["render", str(trained_run.folder), str(path), "--out", str(out)]) == 2
         error = capsys.readouterr().err
         assert error.startswith(f"egs-jax: {out}: {message}") and error.count("\n") == 1
-    assert path.read_bytes() == before
+    assert path.read_bytes() == before and (tmp_path / "fifo.mp4").is_fifo()
+
+
+def test_a_link_leads_to_the_film(trained_run, tmp_path):
+    (tmp_path / "link.mp4").symlink_to(tmp_path / "talk.mp4")
+    path = speech(tmp_path / "speech.wav", 0.1)
+    render.render_video(trained_run.folder, path, tmp_path / "link.mp4")
+    assert (tmp_path / "link.mp4").is_symlink() and tracks(tmp_path / "talk.mp4")
 
 
 def test_full_disk_leaves_the_film_before_as_it_was(trained_run, tmp_path, capsys):

@@ -129,6 +129,12 @@ def test_a_rate_that_is_none_is_refused(avatar, rate):
         Stream(avatar, sample_rate=rate)
 
 
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+def test_limits_that_are_none_are_refused(avatar, seconds):
+    with pytest.raises(InputError, match="most_waiting: got .*, expected more than 0 seconds"):
+        Stream(avatar, most_waiting=seconds)
+
+
 def test_a_finished_stream_takes_nothing_until_it_is_reset(avatar):
     sound, live = voice(0.3), Stream(avatar)
     assert list(live.finish()) == [] and list(live.finish()) == []  # no sound, no frame

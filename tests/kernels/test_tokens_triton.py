@@ -95,7 +95,9 @@ def test_avatars_on_a_gpu_keep_weights_for_it(monkeypatch):
 
     monkeypatch.setattr("kernels._triton.is_default", lambda: True)
     has = lambda **fields: prepared._has_token_kernel(Config(model=ModelConfig(**fields)))
-    assert has() and has(ppe="off")
+    assert has() and has(ppe="off") and has(window_frames=12, ppe_period=12)
+    assert has(window_frames=12, ppe_period=5, ppe="off")
+    assert not has(window_frames=12, ppe_period=5)  # PPE's bias, which the kernel does not know
     assert not any((has(architecture="parity"), has(ppe="token"), has(token_kan="bspline"),
                     has(window_frames=13), has(attention="cross")))  # fmt: skip
     assert not prepared._has_token_kernel(Config(rasterizer="xla"))
