@@ -216,26 +216,29 @@ COMPARED = 4
 """Frames of a batch that are compared with float32's."""
 
 
-def exact_drive(scene: Scene, batch: int) -> Drive:
-    """The frames that are drawn in float32 to compare with."""
-    return jax.tree.map(lambda v: v[:COMPARED], scene.drive(batch))
-
-
 @jax.jit
 def in_float32(config: Config, params: Params, alive: jax.Array, drive: Drive) -> jax.Array:
-    """The same pictures, all of it XLA's and in float32."""
+    """Pictures by the training's forward pass, no matrix product of which is rounded."""
     with jax.default_matmul_precision("highest"):
-        return forward_pass(dataclasses.replace(config, rasterizer="xla"), params, alive, drive)
+        return forward_pass(config, params, alive, drive)
+
+
+def exact(scene: Scene, batch: int) -> tuple:
+    """Arguments of `in_float32`, which has no Triton kernel round anything either."""
+    config = dataclasses.replace(scene.config, rasterizer="xla")
+    drive = jax.tree.map(lambda v: v[:COMPARED], scene.drive(batch))
+    return config, scene.params, scene.alive, drive
 
 
 def before(scene: Scene, batch: int, calls: int) -> dict:
     """The training's forward pass on the same frames, and the pictures' distance from float32's."""
     drive = jax.device_put(scene.drive(batch))
 
-    parts = scene.config, scene.params, scene.alive
-    call = lambda: jax.block_until_ready(forward_pass(*parts, drive))
+    call = lambda: jax.block_until_ready(
+        forward_pass(scene.config, scene.params, scene.alive, drive)
+    )
     call()
-    wanted = np.asarray(in_float32(*parts, exact_drive(scene, batch)))
+    wanted = np.asarray(in_float32(*exact(scene, batch)))
     times = [clocked(call) for _ in range(max(3, calls // 20))]
     got = np.asarray(exact_pictures(scene.config, scene.kept, drive).rgb)[:COMPARED]
     error = np.mean(np.square(got.clip(0, 1) - wanted.clip(0, 1)))
@@ -256,9 +259,8 @@ def programs(scene: Scene, batch: int) -> Iterator[tuple[Callable, tuple]]:
     rest = drive.replace(backgrounds=None)
     yield infer.draw_program(), (scene.config, scene.kept, rest, drive.backgrounds)
     if is_main(scene):
-        parts = scene.config, scene.params, scene.alive
-        yield in_float32, (*parts, exact_drive(scene, batch))
-        yield forward_pass, (*parts, drive)
+        yield in_float32, exact(scene, batch)
+        yield forward_pass, (scene.config, scene.params, scene.alive, drive)
         yield exact_pictures, (scene.config, scene.kept, drive)
 
 
