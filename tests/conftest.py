@@ -12,7 +12,11 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Compiling takes far longer than running here: let XLA hurry, in this process and its children.
-HURRY = "--xla_backend_optimization_level=0"
+# Its older emitters for the CPU write the same loops in a third of the time.
+HURRY = (
+    "--xla_backend_optimization_level=0 "
+    "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters=true"
+)
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {HURRY}".strip()
 sys.path.insert(0, str(Path(__file__).parent))  # `helpers`: the importlib mode adds no paths
 
