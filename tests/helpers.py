@@ -104,7 +104,7 @@ def python(*arguments: str) -> tuple[list[str], dict[str, str]]:
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "JAX_COMPILATION_CACHE_DIR": str(COMPILED),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "TERM": "dumb",
     }
     return [sys.executable, *arguments], environment
