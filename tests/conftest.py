@@ -1,6 +1,7 @@
 """Strict flags for every test, and the one clip that tests of real data share."""
 
 import contextlib
+import gc
 import io
 import os
 import sys
@@ -12,25 +13,40 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Compiling takes far longer than running here: let XLA hurry, in this process and its children.
-HURRY = "--xla_backend_optimization_level=0"
+# Its older emitters for the CPU write the same loops in a third of the time.
+HURRY = (
+    "--xla_backend_optimization_level=0 "
+    "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters=true"
+)
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {HURRY}".strip()
 sys.path.insert(0, str(Path(__file__).parent))  # `helpers`: the importlib mode adds no paths
 
 from helpers import COMPILED, make_dataset, micro_config  # noqa: E402
 
-# Compiled programs are kept, with the bits they compute: a second run of the tests is quick.
+# Compiled programs are kept, with the bits they compute, even the least of them: hundreds are
+# those of another process, and a second run of the tests is quick.
 jax.config.update("jax_compilation_cache_dir", str(COMPILED))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+# Tracing makes millions of objects of which few are garbage: look for it less often.
+gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Run all tests that share a costly fixture in one process, and the others file by file.
 
-    Not in `pytest_collection_modifyitems`, which comes after xdist's own and is too late for it.
+    Unless a test names its group itself: xdist would make a third group of both names. Not in
+    `pytest_collection_modifyitems`, which comes after xdist's own and is too late for it.
     """
     costly = ("trained_run", "performer_dataset")
     group = next((name for name in costly if name in item.fixturenames), item.path.name)
-    item.add_marker(pytest.mark.xdist_group(group))
+    if not item.get_closest_marker("xdist_group"):
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_collection_finish() -> None:
+    """Nothing that is there by now is ever garbage."""
+    gc.freeze()
 
 
 @pytest.fixture

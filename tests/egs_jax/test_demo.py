@@ -15,6 +15,7 @@ from egs_jax.errors import InputError
 from egs_jax.video import probe
 
 
+@pytest.mark.xdist_group("trained_run")  # it trains by the same programs
 def test_demo_makes_a_film_and_a_report_and_keeps_what_is_done(
     painted, tmp_path, monkeypatch, capsys
 ):

@@ -20,6 +20,9 @@ from egs_jax.dataset import Dataset
 from egs_jax.errors import InputError, TrainingError
 from egs_jax.loop import fit, prefetch
 
+# All of them train by the programs of the undisturbed run.
+pytestmark = pytest.mark.xdist_group("trained_run")
+
 
 def records(run_dir):
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
@@ -152,23 +155,31 @@ def test_two_bad_steps_are_skipped_and_named(painted, tmp_path, monkeypatch, cap
     assert all(np.isfinite(leaf).all() for leaf in np_leaves(state.params))
 
 
+def back_at_30(trained_run, run_dir):
+    """A copy of the undisturbed run, whose last checkpoint is gone."""
+    shutil.copytree(trained_run.folder, run_dir)
+    shutil.rmtree(run_dir / "checkpoints" / "40")
+    return run_dir
+
+
 def np_leaves(tree):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 
 
 @pytest.mark.parametrize("in_flight", [1, 4])
 def test_three_bad_steps_between_two_logged_ones_go_back(
-    painted, tmp_path, monkeypatch, capsys, in_flight
+    painted, trained_run, tmp_path, monkeypatch, capsys, in_flight
 ):
     """Steps 31 to 33 are bad once, 34 is good; nothing is logged or saved before 35."""
+    run_dir = back_at_30(trained_run, tmp_path / "run")
     monkeypatch.setattr(loop, "_most_unseen", lambda: in_flight)
     poison(monkeypatch, {31, 32, 33}, times=3)
-    state = fit(micro_config(painted), Dataset.open(painted), run_dir=tmp_path / "run")
+    state = fit(micro_config(painted), Dataset.open(painted), run_dir=run_dir)
     out, error = capsys.readouterr()
     assert "going back to step 30, learning rates times 0.5" in out
     assert "step 33" in error and "3 in a row" in error
     assert float(state.rate_scale) == 0.5 and int(state.step) == 40
-    lines = records(tmp_path / "run")[:-1]
+    lines = records(run_dir)[:-1]
     assert [line["step"] for line in lines] == list(range(5, 41, 5))
 
 
@@ -188,9 +199,9 @@ def test_going_back_before_the_first_checkpoint_starts_anew(painted, tmp_path, m
     assert [line["step"] for line in records(tmp_path / "run")[:-1]] == list(range(5, 41, 5))
 
 
-def test_lasting_nans_end_the_run_in_one_line(painted, tmp_path, monkeypatch, capsys):
+def test_lasting_nans_end_the_run_in_one_line(painted, trained_run, tmp_path, monkeypatch, capsys):
     poison(monkeypatch, set(range(32, 40)))
-    run_dir = tmp_path / "run"
+    run_dir = back_at_30(trained_run, tmp_path / "run")
     assert main(train_arguments(painted, run_dir)) == 1
     out, error = capsys.readouterr()
     assert [out.count(f"going back to step 30, learning rates times {s}") for s in
@@ -224,8 +235,7 @@ def test_other_settings_in_the_same_folder_are_refused(painted, trained_run):
 
 
 def test_a_run_may_go_on_elsewhere(painted, trained_run, tmp_path, capsys):
-    run_dir = shutil.copytree(trained_run.folder, tmp_path / "run")
-    shutil.rmtree(run_dir / "checkpoints" / "40")
+    run_dir = back_at_30(trained_run, tmp_path / "run")
     config = dataclasses.replace(micro_config(painted), frames_on="device", parallel="pmap")
     fit(config, Dataset.open(painted), run_dir=run_dir)
     assert f"state_sha256 {state_sha256(trained_run.state)}" in capsys.readouterr().out

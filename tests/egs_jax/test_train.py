@@ -16,6 +16,8 @@ from egs_jax.dataset import Dataset
 from egs_jax.infer import infer_step
 
 STATIC, TOTAL = 20, 40
+# They train by the programs of that run.
+pytestmark = pytest.mark.xdist_group("trained_run")
 
 
 @dataclasses.dataclass
