@@ -4,9 +4,11 @@ Python's lock lets one thread at a time go on: in one process, threads that draw
 encode mostly wait for it (measured on 16 cores: drawing takes 0.65 ms a frame, encoding 1.0, both
 together 1.9).
 
-The two talk through pipes. To the encoder: a line of JSON with the `VideoWriter`'s arguments, then
-pieces, each with a letter in front: a frame (F, its bytes), sound (S, the number of its samples as
-4 bytes, little-endian, and float32 samples), the end (E). Back comes one line of JSON: {} when the
+Frames go through memory that both share, SLOTS of them in turn (through a pipe a frame of 450 px
+took longer than its encoding). All else goes through pipes. To the encoder: a line of JSON with the
+`VideoWriter`'s arguments, then pieces, each with a letter in front: a frame (F; it lies in the next
+slot), sound (S, the number of its samples as 4 bytes, little-endian, and float32 samples), the end
+(E). Back comes a dot for every frame taken out of its slot, and at last a line of JSON: {} when the
 film is there, else what went wrong. Whoever draws may die at any time: without the end there is no
 film.
 """
@@ -14,10 +16,13 @@ film.
 import contextlib
 import errno
 import json
+import math
+import mmap
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,8 +31,8 @@ import numpy as np
 from egs_jax.errors import InputError
 from egs_jax.video_writer import VideoWriter, check_frame, temporary_beside
 
-_PIPE_BYTES = 1 << 20
-"""What a pipe may hold, where that can be said (Linux): a frame or two."""
+SLOTS = 4
+"""Frames that may lie between the two."""
 
 
 class EncoderProcess:
@@ -66,15 +71,15 @@ class EncoderProcess:
         return self
 
     def _start(self) -> None:
-        command = [sys.executable, "-m", __name__]
-        # In a group of its own: Ctrl-C and a terminal that closes are for who draws.
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
-        )
-        with contextlib.suppress(ImportError, AttributeError, OSError):
-            import fcntl
-
-            fcntl.fcntl(self._process.stdin, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        with _shared_file() as file:
+            self._slots = _slots(file.fileno(), *self._size)
+            self._frames = self._taken = 0
+            command = [sys.executable, "-m", __name__, str(file.fileno())]
+            # In a group of its own: Ctrl-C and a terminal that closes are for who draws.
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0,
+                pass_fds=[file.fileno()],
+            )  # fmt: skip
         self._send(json.dumps(self._told).encode() + b"\n")
 
     def _remove_temporary(self) -> None:
@@ -84,7 +89,16 @@ class EncoderProcess:
     def write_frame(self, frame: np.ndarray) -> None:
         """Append one picture, uint8 [H, W, 3] RGB."""
         check_frame(frame, *self._size)
-        self._send(b"F", np.ascontiguousarray(frame).data)
+        while self._frames - self._taken == SLOTS:
+            said = os.read(self._process.stdout.fileno(), SLOTS)
+            if said.strip(b"."):  # the beginning of the last line
+                self._learn(said)
+            elif not said:
+                self._learn()
+            self._taken += len(said)
+        self._slots[self._frames % SLOTS] = frame
+        self._frames += 1
+        self._send(b"F")
 
     def write_audio(self, samples: np.ndarray) -> None:
         """Append sound, float [n] mono in [-1, 1] at the writer's sample rate."""
@@ -95,14 +109,15 @@ class EncoderProcess:
         try:
             for part in parts:
                 self._process.stdin.write(part)
+            self._process.stdin.flush()
         except BrokenPipeError:
             self._learn()
 
-    def _learn(self) -> None:
+    def _learn(self, said: bytes = b"") -> None:
         """Wait for the encoder's end; raise what went wrong there."""
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
-        answer = self._process.stdout.read()
+        answer = (said + self._process.stdout.read()).lstrip(b".")
         code = self._process.wait()
         found = json.loads(answer) if answer else {"number": errno.EPIPE}
         if message := found.get("message"):
@@ -129,26 +144,42 @@ class EncoderProcess:
             self._remove_temporary()
 
 
-def _receive(source: BinaryIO) -> None:
-    """Write the film that `source` tells."""
+def _shared_file() -> BinaryIO:
+    """A file without a name, in memory where the system can (Linux)."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("frames"), "r+b")
+    return tempfile.TemporaryFile()
+
+
+def _slots(descriptor: int, width: int, height: int) -> np.ndarray:
+    """The frames that a file holds, uint8 [SLOTS, H, W, 3], shared with whoever opens it."""
+    shape = (SLOTS, height, width, 3)
+    os.truncate(descriptor, math.prod(shape))
+    return np.frombuffer(mmap.mmap(descriptor, math.prod(shape)), np.uint8).reshape(shape)
+
+
+def _receive(source: BinaryIO, shared: int) -> None:
+    """Write the film that `source` tells, whose frames lie in a file."""
     told = json.loads(source.readline())
+    slots, count = _slots(shared, told["width"], told["height"]), 0
     with VideoWriter(**told) as writer:
         while (letter := source.read(1)) != b"E":
             if letter == b"F":
-                frame = np.empty((told["height"], told["width"], 3), np.uint8)
-                _fill(source, frame)
-                writer.write_frame(frame)
+                writer.write_frame(slots[count % SLOTS])  # which copies it
+                count += 1
+                _say(b".")
             elif letter == b"S":
                 samples = np.empty(int.from_bytes(source.read(4), "little"), "<f4")
-                _fill(source, samples)
+                if source.readinto(samples.data.cast("B")) != samples.nbytes:
+                    raise EOFError
                 writer.write_audio(samples)
             else:
                 raise EOFError
 
 
-def _fill(source: BinaryIO, array: np.ndarray) -> None:
-    if source.readinto(array.data.cast("B")) != array.nbytes:
-        raise EOFError
+def _say(what: bytes) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        os.write(sys.stdout.fileno(), what)
 
 
 def main() -> int:
@@ -158,15 +189,14 @@ def main() -> int:
         signal.signal(stop, signal.SIG_IGN)
     answer = {}
     try:
-        _receive(sys.stdin.buffer)
+        _receive(sys.stdin.buffer, int(sys.argv[1]))
     except EOFError:  # whoever draws has given up and says why
         return 1
     except InputError as error:
         answer = {"message": str(error)}
     except OSError as error:
         answer = {"number": error.errno or errno.EIO, "text": error.strerror or str(error)}
-    with contextlib.suppress(BrokenPipeError):
-        print(json.dumps(answer), flush=True)
+    _say(json.dumps(answer).encode())
     return bool(answer)
 
 
