@@ -153,7 +153,9 @@ def align_sound(samples: np.ndarray, lag: float | None) -> tuple[np.ndarray, int
     shift = 0 if lag is None else round(lag - NATURAL_LAG)
     if abs(shift) < 2:
         return samples, 0
-    print(f"the sound comes {lag:.0f} frames after the lips; moved earlier by {shift} frames")
+    off = f"{abs(lag):.0f} frames {'after' if lag >= 0 else 'before'} the lips"
+    way = "earlier" if shift > 0 else "later"
+    print(f"the sound comes {off}, {NATURAL_LAG} after are natural; moved {abs(shift)} {way}")
     moved = shift * SAMPLE_RATE // FPS
     return (samples[moved:] if moved > 0 else np.pad(samples, (-moved, 0))), shift
 

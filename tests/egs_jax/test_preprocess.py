@@ -444,14 +444,17 @@ def test_square_clip_is_not_cropped(pictures):
     assert np.array_equal(crop.image(pictures[0]), pictures[0])
 
 
-def test_late_sound_is_moved_and_natural_lag_kept():
+def test_late_sound_is_moved_and_natural_lag_kept(capsys):
     samples = np.arange(16000, dtype=np.float32)
     for lag in (None, 1.0, 2.0, 3.0):
         assert align_sound(samples, lag) == (samples, 0) or align_sound(samples, lag)[0] is samples
     moved, shift = align_sound(samples, 6.0)
     assert shift == 4 and moved[0] == 4 * 640
+    assert "comes 6 frames after the lips" in capsys.readouterr().out
     moved, shift = align_sound(samples, -3.0)
     assert shift == -5 and not moved[: 5 * 640].any() and moved[5 * 640 + 1] == 1
+    said = capsys.readouterr().out
+    assert "comes 3 frames before the lips, 2 after are natural; moved 5 later" in said
 
 
 def test_blink_is_zero_open_and_one_shut():
