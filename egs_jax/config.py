@@ -171,10 +171,13 @@ class OptimConfig:
     """Steps of the deformation stage over which the rates of planes and networks rise."""
     rate_scale: float = 1.0
     """Multiplies every rate (short schedules learn faster)."""
+    cooldown: float = 0.2
+    """Share of the deformation stage, at its end, in which every rate falls linearly to nothing."""
 
     def __post_init__(self) -> None:
         """Refuse rates that would spoil the parameters."""
         _need_numbers("optim", self, {"decay_steps": 1})
+        _need(0 <= self.cooldown <= 1, "optim.cooldown", self.cooldown, "in [0,1]")
         _need(self.rate_scale > 0, "optim.rate_scale", self.rate_scale, "more than 0")
         for name in ("means", "networks", "planes"):
             value = getattr(self, name)

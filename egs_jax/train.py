@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from egs_jax import density, losses, model, optimizer
 from egs_jax.config import EXTENT, Config, ModelConfig
@@ -114,7 +114,7 @@ def step(
         grads,
         state.opt_state,
         state.params,
-        state.rate_scale,
+        state.rate_scale * (1.0 if static else _cooled(config, state.step)),
         warmup_steps=0 if static else config.optim.warmup_steps,
     )
     stats = state.stats
@@ -199,6 +199,12 @@ def composite(batch: Batch) -> Float[Array, "B H Wd 3"]:
     """What the render must reproduce: the true head over the painted background."""
     seen = jnp.where(batch.head_masks[..., None], batch.frames, batch.drive.backgrounds)
     return seen.astype(jnp.float32) / 255
+
+
+def _cooled(config: Config, step: Int[Array, ""]) -> Float[Array, ""]:
+    """Factor of the learning rates at the end of the deformation stage: 1 falls linearly to 0."""
+    most = max(config.optim.cooldown * config.schedule.deform_steps, 1.0)
+    return jnp.clip((config.total_steps - step) / most, 0.0, 1.0)
 
 
 def _loss(

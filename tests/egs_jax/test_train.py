@@ -71,6 +71,22 @@ def test_the_sound_alone_learns_to_tell_the_lips(course):
     assert np.mean(heard[-5:]) < 0.5 * np.mean(heard[:5])
 
 
+def test_rates_fall_to_nothing_at_the_end(course):
+    """Of 20 steps the last 4 have 4/4, 3/4, 2/4, 1/4 of the rate; Adam's first step is the rate."""
+    assert course.config.optim.cooldown == 0.2
+    batch = course.data.batch(course.config, STATIC)
+
+    def longest(step):
+        state = copy(course.handed).replace(step=jnp.int32(step))
+        moved = train.train_step(course.config, state, batch)[0].params["gaussians"].means
+        return float(jnp.max(jnp.abs(moved - course.handed.params["gaussians"].means)))
+
+    rate = longest(STATIC)
+    steps = (TOTAL - 5, TOTAL - 4, TOTAL - 3, TOTAL - 1)
+    shares = [longest(step) / rate for step in steps]
+    np.testing.assert_allclose(shares, [1, 1, 0.75, 0.25], rtol=1e-3)
+
+
 def test_one_program_a_stage(course):
     """Programs that other tests of this process compiled serve here too."""
     before, static, both = course.traces
