@@ -289,13 +289,13 @@ def _check(folder: Path, meta: dict, arrays: dict[str, np.ndarray]) -> None:
             raise ValueError(f"splits {ranges} of {sizes[0]} frames at {fps} fps")
         if kind not in AUDIO_FEATURES:
             raise ValueError(f"sound features of kind {kind!r}")
-        width = AUDIO_FEATURES[kind].feature_dim
+        features = AUDIO_FEATURES[kind].feature_dim
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(
             f"{folder}/meta.json: damaged ({reason}); preprocess the video again"
         ) from None
-    for name, (dtype, shape) in _expected(*sizes, width, arrays).items():
+    for name, (dtype, shape) in _expected(*sizes, features, arrays).items():
         array = arrays[name]
         if array.dtype != dtype or array.shape != shape or not _finite(array):
             got = f"{array.dtype} {list(array.shape)}"

@@ -28,7 +28,6 @@ from typing import BinaryIO
 
 import numpy as np
 
-from egs_jax.errors import InputError
 from egs_jax.video_writer import VideoWriter, check_frame, temporary_beside
 
 SLOTS = 4
@@ -91,10 +90,8 @@ class EncoderProcess:
         check_frame(frame, *self._size)
         while self._frames - self._taken == SLOTS:
             said = os.read(self._process.stdout.fileno(), SLOTS)
-            if said.strip(b"."):  # the beginning of the last line
+            if not said or said.strip(b"."):  # it ended, or its last line begins
                 self._learn(said)
-            elif not said:
-                self._learn()
             self._taken += len(said)
         self._slots[self._frames % SLOTS] = frame
         self._frames += 1
@@ -120,8 +117,6 @@ class EncoderProcess:
         answer = (said + self._process.stdout.read()).lstrip(b".")
         code = self._process.wait()
         found = json.loads(answer) if answer else {"number": errno.EPIPE}
-        if message := found.get("message"):
-            raise InputError(message)
         if number := found.get("number"):
             text = found.get("text") or (
                 f"the process that encodes was killed (signal {-code}), maybe for want of memory; "
@@ -192,8 +187,6 @@ def main() -> int:
         _receive(sys.stdin.buffer, int(sys.argv[1]))
     except EOFError:  # whoever draws has given up and says why
         return 1
-    except InputError as error:
-        answer = {"message": str(error)}
     except OSError as error:
         answer = {"number": error.errno or errno.EIO, "text": error.strerror or str(error)}
     _say(json.dumps(answer).encode())

@@ -7,7 +7,6 @@ the film is encoded (`encoder_process`); few batches wait between them.
 import concurrent.futures
 import contextlib
 import itertools
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,14 +55,12 @@ def render_video(run_dir: str | Path, audio_path: str | Path, out_path: str | Pa
     out_path = Path(out_path)
     _check_place(out_path, Path(audio_path))
     avatar = Avatar.load(run_dir)
-    total = num_video_frames(sum(len(chunk) for chunk in stream_audio(audio_path)))
     size = avatar.dataset.width, avatar.dataset.height
-    with (
-        EncoderProcess(out_path.resolve(), *size, FPS, SAMPLE_RATE) as film,
-        progress(total, "render", "frame") as bar,
-    ):
-        frames = bar.track(speak(avatar, audio_path), task_id=0)
-        feed(film, frames, FPS, stream_audio(audio_path), SAMPLE_RATE)
+    with EncoderProcess(out_path.resolve(), *size, FPS, SAMPLE_RATE) as film:
+        total = num_video_frames(sum(len(chunk) for chunk in stream_audio(audio_path)))
+        with progress(total, "render", "frame") as bar:
+            frames = bar.track(speak(avatar, audio_path), task_id=0)
+            feed(film, frames, FPS, stream_audio(audio_path), SAMPLE_RATE)
     print(f"{out_path}: {total / FPS:.1f} s. {CONSENT}")
 
 
@@ -77,8 +74,3 @@ def _check_place(out_path: Path, audio_path: Path) -> None:
         raise InputError(f"{out_path}: is no ordinary file; name the film to write, say talk.mp4")
     if out_path.suffix.lower() != ".mp4":
         raise InputError(f"{out_path}: films are mp4 files; let the name end in .mp4")
-    folder = out_path.resolve().parent
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise InputError(
-            f"{out_path}: cannot write there; choose a folder that exists and can be written"
-        )

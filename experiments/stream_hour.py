@@ -90,15 +90,14 @@ def run(avatar: Avatar, speech: np.ndarray, seconds: float) -> dict:
     if count != round(seconds * FPS):
         raise RuntimeError(f"{count} frames for {seconds} s")
     memory.append(round(resident_mb(), 1))
-    growth = round(memory[-1] - memory[min(1, len(memory) - 1)], 1)
     percentiles = {f"ready_p{q}_ms": round(float(np.percentile(waits, q)) * 1e3, 2)
                    for q in (50, 95, 99)}  # fmt: skip
     return dict(
         source=avatar.dataset.meta["source"]["name"], gaussians=int(np.sum(avatar.alive)),
         size=avatar.dataset.width, seconds=seconds, frames=count, wall_s=round(wall, 1),
         times_real_time=round(seconds / wall, 2), latency_s=round(live.latency, 3), **percentiles,
-        frames_with_the_bits_of_a_file=same, resident_mb=memory, growth_mb=growth,
-        last_frame_s=(count - 1) / FPS, backend=jax.default_backend(),
+        frames_with_the_bits_of_a_file=same, resident_mb=memory,
+        growth_mb=round(memory[-1] - memory[1], 1), last_frame_s=(count - 1) / FPS, backend=jax.default_backend(),
         device=jax.devices()[0].device_kind, cores=usable_cores(),
     )  # fmt: skip
 

@@ -19,7 +19,7 @@ TILE = tl.constexpr(binning.TILE)
 QUARTER = tl.constexpr(8)  # a tile has four quarters, numbered row by row
 ELLIPSE = tl.constexpr(8)
 INSTANCE = tl.constexpr(4)
-AT_ONCE = tl.constexpr(4)
+AT_ONCE = tl.constexpr(4)  # tiles of a Gaussian for which places are asked together
 LIMIT = tl.constexpr(binning.COUNT_LIMIT)
 SLACK = tl.constexpr(binning.SLACK_PIXELS)
 
