@@ -97,8 +97,8 @@ def run(avatar: Avatar, speech: np.ndarray, seconds: float) -> dict:
         size=avatar.dataset.width, seconds=seconds, frames=count, wall_s=round(wall, 1),
         times_real_time=round(seconds / wall, 2), latency_s=round(live.latency, 3), **percentiles,
         frames_with_the_bits_of_a_file=same, resident_mb=memory,
-        growth_mb=round(memory[-1] - memory[1], 1), last_frame_s=(count - 1) / FPS, backend=jax.default_backend(),
-        device=jax.devices()[0].device_kind, cores=usable_cores(),
+        growth_mb=round(memory[-1] - memory[1], 1), last_frame_s=(count - 1) / FPS,
+        backend=jax.default_backend(), device=jax.devices()[0].device_kind, cores=usable_cores(),
     )  # fmt: skip
 
 
