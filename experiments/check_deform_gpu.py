@@ -1,6 +1,6 @@
 """The Triton kernel of `deform` on a GPU: right, repeatable, and every Gaussian for itself.
 
-Claim: for both networks and sizes from one Gaussian to a ragged 5,000 in several frames
+Claim: for all networks and sizes from one Gaussian to a ragged 5,000 in several frames
 it equals the JAX implementation, in float32 up to what operands of bfloat16 leave, and with its
 operands rounded alike up to what the hardware's tanh and the order of sums leave; 100 repeats give
 the same bits; a Gaussian that is not finite changes no bit of the others. And the kernel of
@@ -28,7 +28,8 @@ from egs_jax.kan import fold
 from egs_jax.types import Drive
 from experiments._common import RESULTS, Report, Result
 from kernels.deform import Deformed
-from kernels.deform.triton_path import TILE, deform_tiles
+from kernels.deform.triton_path import deform_tiles, tile_of
+from kernels.deform.types import NETWORKS
 from kernels.deform.xla_path import deform_xla
 from kernels.tokens import frame_tokens
 
@@ -61,7 +62,7 @@ def make(network: str, sizes: dict) -> SimpleNamespace:
 
 def run(case: SimpleNamespace) -> Deformed:
     """The kernel's attributes, in NumPy."""
-    call = jax.jit(partial(deform_tiles, TILE))
+    call = jax.jit(partial(deform_tiles, tile_of(case.network)))
     return jax.tree.map(np.asarray, call(*case.arrays, pack(case, jnp.bfloat16)))
 
 
@@ -94,7 +95,7 @@ def check_repeats(report: Report) -> None:
     """The same bits every time."""
     case = make("taylor", SIZES["paper"])
     weights = pack(case, jnp.bfloat16)
-    call = jax.jit(partial(deform_tiles, TILE))
+    call = jax.jit(partial(deform_tiles, tile_of(case.network)))
     first = jax.tree.map(np.asarray, call(*case.arrays, weights))
     same = sum(all(map(np.array_equal, first, call(*case.arrays, weights))) for _ in range(REPEATS))
     report.check("repeats", same == REPEATS, f"{same} of {REPEATS} bit-identical")
@@ -154,7 +155,7 @@ def main() -> int:
     """Run the checks; returns the exit status."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes
     report = Report()
-    names = [f"{n} {s}" for n in ("taylor", "mlp") for s in SIZES]
+    names = [f"{n} {s}" for n in NETWORKS for s in SIZES]
     report.check_all(check_case, names, WORKERS)
     check_repeats(report)
     check_neighbours(report)

@@ -34,6 +34,20 @@ def bspline_basis(
     return values.reshape(*x.shape[:-1], -1, x.shape[-1])
 
 
+def spline_table(knots: Float[Array, "fan_in knots"]) -> Float[Array, "fan_in size"]:
+    """Of every input the knots, and one over the width of one, two and three intervals from each.
+
+    Args:
+      knots: K strictly increasing ones a row.
+
+    Returns:
+      K + (K - 1) + (K - 2) + (K - 3) numbers a row, all that the recursion divides by.
+    """
+    count = knots.shape[1]
+    widths = [knots[:, n:] - knots[:, : count - n] for n in (1, 2, 3)]
+    return jnp.concatenate([knots, *(1.0 / width for width in widths)], axis=1)
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _basis_columns(x: Array, knots: Array, order: int) -> Array:
     return jnp.concatenate(_cox_de_boor(x, knots, order)[0], axis=-1)

@@ -26,6 +26,8 @@ from kernels.deform.types import (
 )
 from kernels.deform.xla_path import deform_xla
 
+CUBIC = 3
+
 
 @partial(jax.jit, static_argnames="implementation")
 @typechecked
@@ -53,9 +55,8 @@ def deform(
       tokens: S, of each frame.
       weights: Their type is that of the operands of all products in "xla".
       implementation: "xla": plain JAX, differentiable. "triton": one kernel, products of bfloat16
-        operands with sums in float32, no gradient, no `vmap` (frames are its batch), networks
-        "taylor" and "mlp". None picks "triton" on an NVIDIA GPU where it can do the work, else
-        "xla".
+        operands with sums in float32, no gradient, no `vmap` (frames are its batch), B-splines of
+        degree 3 only. None picks "triton" on an NVIDIA GPU where it can do the work, else "xla".
 
     Returns:
       Activated attributes, float32.
@@ -122,6 +123,9 @@ def _why_not(weights: DeformWeights, own_agents: bool) -> str | None:
     """One line that says why the kernel does not take this work; None if it does."""
     if own_agents:
         return "its kernel mixes tokens through agents only (a static_mix)"
+    knots, n_columns = weights.heads.knots, weights.heads.hidden.kernel.shape[0]
+    if knots and knots.hidden.shape[1] - n_columns != CUBIC:
+        return f"it takes B-splines of degree {CUBIC} only"
     ffn_width = weights.ffn_in.kernel.shape[1]
     if ffn_width < 16 or ffn_width & (ffn_width - 1):
         return f"it takes a layer as wide as a power of two from 16 on, got width {ffn_width}"

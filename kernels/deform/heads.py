@@ -78,6 +78,8 @@ def _why_not(x: Array, weights: HeadWeights) -> str | None:
     rows = x.size // x.shape[-1]
     if x.dtype != jnp.float32 or not 0 < rows < MAX_ROWS:
         return f"it takes 1 to {MAX_ROWS - 1} rows of float32, got {rows} of {x.dtype}"
+    if weights.network == "bspline":
+        return "its kernel has no B-splines"
     return why_not(weights)
 
 
@@ -85,8 +87,6 @@ def why_not(weights: HeadWeights) -> str | None:
     """One line that says why the kernels do not take these weights here; None if they do."""
     if reason := _triton.needs_shared_memory(SHARED_MEMORY):
         return reason
-    if weights.network == "bspline":
-        return "its kernel has no B-splines"
     d_model, width = weights.hidden.kernel.shape[1], weights.color.kernel.shape[1]
     powers = all(size >= 16 and size & (size - 1) == 0 for size in (d_model, width))
     if not powers or d_model > 64:

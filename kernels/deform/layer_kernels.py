@@ -74,6 +74,54 @@ def expand(x, TAYLOR: tl.constexpr, ASM: tl.constexpr):
 
 
 @triton.jit
+def _splines(x, splines, feature, COUNT: tl.constexpr, ASM: tl.constexpr):
+    """SiLU and the COUNT cubic B-splines of inputs as operands, by Cox and de Boor.
+
+    Interval after interval: what a spline of each degree has of the interval before waits for the
+    part that the next one has of this interval. All but four splines are zero anywhere; the tensor
+    cores multiply those zeros faster than the weights of the four could be gathered.
+    """
+    knots: tl.constexpr = COUNT + 4
+    at = splines + feature * (4 * knots - 6)
+    columns = (operand(silu(x, ASM), ASM),)  # what is no number is none here
+    is_after = x >= tl.load(at)[None, :]
+    after1, after2, waiting1, waiting2, waiting3 = x, x, x, x, x  # not used before they are set
+    for k in tl.static_range(knots - 1):
+        # How far x is beyond this knot and the two before it.
+        after3, after2, after1 = after2, after1, x - tl.load(at + k)[None, :]
+        is_after_next = x >= tl.load(at + k + 1)[None, :]
+        spline = tl.where(is_after & ~is_after_next, 1.0, 0.0)
+        is_after = is_after_next
+        part = after1 * tl.load(at + knots + k)[None, :] * spline
+        if k >= 1:
+            spline = waiting1 + (spline - part)
+        waiting1 = part
+        if k >= 1:
+            part = after2 * tl.load(at + 2 * knots - 2 + k)[None, :] * spline
+            if k >= 2:
+                spline = waiting2 + (spline - part)
+            waiting2 = part
+        if k >= 2:
+            part = after3 * tl.load(at + 3 * knots - 5 + k)[None, :] * spline
+            if k >= 3:
+                columns = columns + (operand(waiting3 + (spline - part), ASM),)
+            waiting3 = part
+    return columns
+
+
+@triton.jit
+def expand_any(
+    x, splines, feature, TAYLOR: tl.constexpr, SPLINES: tl.constexpr, ASM: tl.constexpr
+):  # fmt: skip
+    """Columns of inputs, whose numbers in the layer are `feature`, with B-splines too."""
+    if SPLINES:
+        columns = _splines(x, splines, feature, SPLINES, ASM)
+    else:
+        columns = expand(x, TAYLOR, ASM)
+    return columns
+
+
+@triton.jit
 def apply(
     columns, kernel, inputs, outputs, total,
     FAN_IN: tl.constexpr, FAN_OUT: tl.constexpr, ASM: tl.constexpr,
@@ -87,13 +135,14 @@ def apply(
 
 @triton.jit
 def two_layers(
-    columns, total, inner, inner_bias, outer, feature, column,
+    columns, total, inner, inner_bias, outer, splines, feature, column,
     FIRST: tl.constexpr, COUNT: tl.constexpr, STRIDE: tl.constexpr, UNITS: tl.constexpr,
-    TAYLOR: tl.constexpr, STAGES: tl.constexpr, ASM: tl.constexpr,
+    TAYLOR: tl.constexpr, SPLINES: tl.constexpr, STAGES: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Add what two layers make of `columns`, by way of the COUNT hidden units from FIRST on.
 
-    The kernels are [C, in, STRIDE] and [C, COUNT, out].
+    The kernels are [C, in, STRIDE] and [C, COUNT, out]; for `splines`, the units', see
+    `splines.spline_table`.
     """
     fan_in: tl.constexpr = feature.shape[0]
     fan_out: tl.constexpr = column.shape[0]
@@ -102,7 +151,8 @@ def two_layers(
         x = tl.zeros([total.shape[0], UNITS], tl.float32)
         x = apply(columns, inner, feature, unit + FIRST, x, fan_in, STRIDE, ASM)
         x = x + tl.load(inner_bias + unit + FIRST)[None, :]
-        total = apply(expand(x, TAYLOR, ASM), outer, unit, column, total, COUNT, fan_out, ASM)
+        more = expand_any(x, splines, unit + FIRST, TAYLOR, SPLINES, ASM)
+        total = apply(more, outer, unit, column, total, COUNT, fan_out, ASM)
     return total
 
 

@@ -8,8 +8,8 @@ further frames of a batch. And every program reads 370 KB of weights from the se
 of a multiprocessor are at different places, which is worth more than fewer reads: 64 us a frame,
 where 128 or 256 rows a program take 72 to 90.
 
-Not computed here: B-splines. To evaluate eight of them for 704 inputs a Gaussian takes over ten
-times the instructions of all else, and in a trial nine columns an input spilt 2 KB a thread.
+Cubic B-splines take three times the products, 50 GFLOP and 1.1 MB of weights, and for 704 inputs a
+Gaussian 200 instructions each for eight splines: 7 G of them, 0.24 ms a frame on an H200.
 """
 
 from functools import partial
@@ -24,8 +24,10 @@ from kernels import _triton
 from kernels._checks import require
 from kernels.deform import deform_kernels
 from kernels.deform.types import Deformed, DeformInputs, DeformWeights, Tile
+from kernels.splines import spline_table
 
 TILE = Tile(rows=64, units=32, warps=4, stages=2, registers=160)  # three programs at once
+SPLINE_TILE = Tile(rows=64, units=32, warps=8, stages=1)  # nine columns instead of three
 AGENT_BLOCK = 64
 MAX_NUMBERS = 2**31  # the kernel's indices have 32 bits
 
@@ -46,7 +48,13 @@ def deform_triton(
       NotImplementedError: if it is differentiated.
       ValueError: if an array has more numbers than 32 bits can count.
     """
-    return deform_tiles(TILE, canonical, features, static_mix, dynamic_mix, tokens, weights)
+    tile = tile_of(weights.heads.network)
+    return deform_tiles(tile, canonical, features, static_mix, dynamic_mix, tokens, weights)
+
+
+def tile_of(network: str) -> Tile:
+    """How the kernel works for such heads."""
+    return SPLINE_TILE if network == "bspline" else TILE
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -69,6 +77,8 @@ def deform_tiles(
         f"frames: expected arrays of fewer than {MAX_NUMBERS} numbers, got {n_outputs} for "
         f"{n_frames} frames; deform fewer frames at once",
     )
+    knots = weights.heads.knots
+    splines = knots and tuple(spline_table(v.astype(jnp.float32)) for v in knots)
     w = jax.tree.map(lambda v: v.astype(jnp.bfloat16 if v.ndim > 1 else jnp.float32), weights)
     arrays = jax.tree.map(lambda v: v.astype(jnp.float32), (*canonical, features))
     mixes = static_mix, *(v.astype(jnp.float32) for v in (dynamic_mix, tokens))
@@ -78,12 +88,15 @@ def deform_tiles(
     outputs = _triton.triton_call(
         deform_kernels.deform_kernel, *arrays, *mixes, *w.norm1, *w.ffn_in, *w.ffn_out, *w.norm2,
         *heads.hidden, *heads.geometry, *heads.color,
+        *(splines or (heads.hidden.bias, heads.hidden.bias)),
         outputs=(shape(3), shape(4), shape(3), shape(), shape(n_harmonics, 3)),
         grid=-(-n_gaussians // tile.rows) * n_frames, num_warps=tile.warps,
         max_registers=tile.registers,
         N=n_gaussians, FRAMES=n_frames, AGENTS=n_agents, TOKENS=n_tokens, D=d_model,
         FFN=ffn_width, WIDTH=width, COLORS=3 * n_harmonics, COLOR_BLOCK=heads.color.bias.size,
-        TAYLOR=int(heads.network == "taylor"), GAIN=float(w.gain), EPSILON=float(w.epsilon),
+        TAYLOR=int(heads.network == "taylor"),
+        SPLINES=heads.hidden.kernel.shape[0] - 1 if knots else 0,
+        GAIN=float(w.gain), EPSILON=float(w.epsilon),
         ROWS=tile.rows, UNITS=min(tile.units, width, ffn_width), AGENT_BLOCK=AGENT_BLOCK,
         TOKEN_BLOCK=max(16, 1 << (n_tokens - 1).bit_length()), STAGES=tile.stages,
         ASM=not _triton.is_interpreting(),

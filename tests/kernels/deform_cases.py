@@ -13,7 +13,9 @@ SIZES = dict(means=3, log_scales=3, quats=4, logit_opacities=1)
 ORDER = 3
 
 
-def make_case(network, n=5, frames=2, agents=7, tokens=4, d=8, units=4, ffn=6, k=4, seed=0):
+def make_case(
+    network, n=5, frames=2, agents=7, tokens=4, d=8, units=4, ffn=6, k=4, order=ORDER, seed=0
+):
     """Random inputs, and the weights both as they are and as `pack` takes them."""
     rng = np.random.default_rng(seed)
     draw = lambda *shape, scale=1.0: (scale * rng.normal(size=shape)).astype(np.float32)
@@ -25,7 +27,9 @@ def make_case(network, n=5, frames=2, agents=7, tokens=4, d=8, units=4, ffn=6, k
     shares = lambda *shape: rng.dirichlet(0.3 * np.ones(shape[-1]), shape[:-1]).astype(np.float32)
     knots = None
     if network == "bspline":
-        rows = lambda count: np.cumsum(rng.uniform(0.2, 0.6, (count, 12)), axis=1) - 2.4
+        rows = lambda count: (
+            np.cumsum(rng.uniform(0.2, 0.6, (count, columns + order)), axis=1) - 2.4
+        )
         knots = Knots(*(rows(count).astype(np.float32) for count in (d, 5 * units)))
     weights = dict(
         gain=1.5, epsilon=1e-6, norm1=norm(), ffn_in=layer(d, ffn), ffn_out=layer(ffn, d),

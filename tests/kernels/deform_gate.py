@@ -16,7 +16,7 @@ from compile_gate import assemble, instructions, resources
 from deform_cases import make_case, pack
 
 from kernels import _triton
-from kernels.deform.triton_path import TILE, deform_tiles
+from kernels.deform.triton_path import deform_tiles, tile_of
 
 GAUSSIANS = 50_000
 PAPER = dict(n=2, agents=200, tokens=12, d=64, units=128, ffn=128, k=16)
@@ -36,7 +36,9 @@ def launch_of(network):
         return tuple(jnp.zeros(o.shape, o.dtype) for o in outputs)
 
     _triton.triton_call = record
-    jax.eval_shape(partial(deform_tiles, TILE), *arrays, *others, pack(case, jnp.bfloat16))
+    jax.eval_shape(
+        partial(deform_tiles, tile_of(network)), *arrays, *others, pack(case, jnp.bfloat16)
+    )
     return seen[0]
 
 
@@ -49,7 +51,8 @@ def measure(network):
     lines, jumps = instructions(sass)
     loops = [lines[first : last + 1] for last, first in jumps.items() if first < last]
     loops = [loop for loop in loops if sum("HGMMA" in text for text in loop) > 4][-2:]
-    units = TILE.rows * constants["UNITS"] / (32 * TILE.warps)
+    tile = tile_of(network)
+    units = tile.rows * constants["UNITS"] / (32 * tile.warps)
     return resources(usage) | dict(
         shared=shared,
         products=count(r"\bHGMMA", lines),
@@ -66,4 +69,4 @@ def count(pattern, lines):
 
 
 if __name__ == "__main__":
-    print(json.dumps({network: measure(network) for network in ("taylor", "mlp")}))
+    print(json.dumps({network: measure(network) for network in ("taylor", "mlp", "bspline")}))

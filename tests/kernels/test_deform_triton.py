@@ -54,6 +54,7 @@ def assert_close(got, case):
         ("taylor", dict(k=4, d=32, units=32, ffn=64, n=64, tokens=20, frames=3)),
         ("mlp", dict(k=9, d=32, units=16, ffn=32, n=40, frames=1, agents=130)),
         ("mlp", dict(k=1, d=64, units=64, ffn=64, n=31)),
+        ("bspline", dict(k=4, d=32, units=32, ffn=32, n=40)),
         ("taylor", dict(k=1, d=16, units=16, ffn=16, n=1, frames=1, agents=1, tokens=1)),
     ],
 )
@@ -74,7 +75,7 @@ def test_api_runs_the_kernel_with_weights_of_either_type():
     jax.tree.map(np.testing.assert_array_equal, got, again)
 
 
-@pytest.mark.parametrize("network", ["taylor", "mlp"])
+@pytest.mark.parametrize("network", ["taylor", "mlp", "bspline"])
 def test_a_gaussian_that_is_not_finite_harms_no_other(network):
     case = make_case(network, n=40, d=32, units=32, ffn=32, frames=1)
     clean = run(case)
@@ -93,8 +94,8 @@ def test_a_gaussian_that_is_not_finite_harms_no_other(network):
 
 def test_what_the_kernel_cannot_do_is_said(monkeypatch):
     monkeypatch.setattr(_triton, "is_default", lambda: True)
-    case = make_case("bspline", n=4, d=16, units=16, ffn=16)
-    with pytest.raises(NotImplementedError, match="its kernel has no B-splines; pass 'xla'"):
+    case = make_case("bspline", n=4, d=16, units=16, ffn=16, order=2)
+    with pytest.raises(NotImplementedError, match="B-splines of degree 3 only; pass 'xla'"):
         deform(*case.arrays, pack(case), implementation="triton")
     program = str(jax.make_jaxpr(lambda: deform(*case.arrays, pack(case)))())
     assert "pure_callback" not in program  # None picks what can do it
@@ -130,6 +131,15 @@ def test_more_numbers_than_the_kernel_can_index_are_refused():
         jax.eval_shape(lambda *a: deform(*a, pack(case), implementation="triton"), *arrays)
 
 
+# With 160 registers three programs run at once. Waits: one matrix after another; with too few
+# registers every sixteen rows of one wait. B-splines have nine columns, so one program runs.
+BUDGET = {
+    "taylor": dict(registers=160, spilt=0, waits=16, barriers=2, instructions_per_unit=17),
+    "mlp": dict(registers=160, spilt=0, waits=16, barriers=2, instructions_per_unit=8),
+    "bspline": dict(registers=255, spilt=16, waits=50, barriers=48, instructions_per_unit=390),
+}
+
+
 def test_machine_code_for_hopper_stays_within_its_budget():
     """Compiled without a GPU: tensor cores fed without waiting, nothing spilt, few instructions."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
@@ -138,12 +148,8 @@ def test_machine_code_for_hopper_stays_within_its_budget():
     result = subprocess.run(
         [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True
     )
-    costs = json.loads(result.stdout)
-    for name, cost in costs.items():
-        assert cost["spilt"] == 0 and cost["slow_products"] == 0 < cost["products"], name
+    for name, cost in json.loads(result.stdout).items():
+        most = BUDGET[name]
+        assert cost["slow_products"] == 0 < cost["products"], name
         assert cost["shared"] <= 227 * 1024, name
-        # One matrix after another; with too few registers every sixteen rows of one wait.
-        assert cost["waits"] <= 16, name
-        assert cost["barriers"] <= 2, name
-        assert cost["registers"] <= 160, name  # three programs at once
-        assert cost["instructions_per_unit"] <= (8 if name == "mlp" else 17), name
+        assert {key: cost[key] for key in most if cost[key] > most[key]} == {}, name
