@@ -27,7 +27,7 @@ from kernels.deform.types import Deformed, DeformInputs, DeformWeights, Tile
 from kernels.splines import spline_table
 
 TILE = Tile(rows=64, units=32, warps=4, stages=2, registers=160)  # three programs at once
-SPLINE_TILE = Tile(rows=64, units=32, warps=8, stages=1)  # nine columns instead of three
+SPLINE_TILE = Tile(rows=64, units=16, warps=4, stages=2)  # nine columns instead of three
 AGENT_BLOCK = 64
 MAX_NUMBERS = 2**31  # the kernel's indices have 32 bits
 
