@@ -72,7 +72,7 @@ class ModelConfig:
     """Sets the attention temperature sqrt(d_model / heads); the original code's 16 sharpen it."""
     width: int = 128
     """Hidden width of the per-Gaussian heads and of the feed-forward layer."""
-    dropout: float = 0.1
+    dropout: float = 0.25
     """Dropout in the deformation network while training."""
     hash_levels: int = 12
     """Levels of each 2-D hash grid."""
@@ -234,7 +234,7 @@ class LossConfig:
     """Absolute error."""
     dssim: float = 0.2
     """1 - SSIM."""
-    perceptual: float = 0.01
+    perceptual: float = 0.1
     """VGG-16 feature distance; 0 leaves the network out."""
     lips: float = 0.4
     """Absolute error over the lips rectangle."""
@@ -350,6 +350,7 @@ PRESETS: dict[str, Config] = {
     "fast": Config(
         preset="fast",
         size=256,
+        model=ModelConfig(dropout=0.1),
         schedule=ScheduleConfig(
             static_steps=1_500, deform_steps=3_000, batch=4, sh_interval=500, checkpoint_every=250
         ),
@@ -358,6 +359,7 @@ PRESETS: dict[str, Config] = {
             capacity=25_000, points=20_000, start=300, stop=1_200, prune_from=200,
             prune_large_from=600, grad_threshold=0.001,
         ),
+        loss=LossConfig(perceptual=0.01),
     ),
     "tiny": Config(
         preset="tiny",
@@ -371,7 +373,9 @@ PRESETS: dict[str, Config] = {
             capacity=6_500, points=5_000, start=100, stop=280, every=50, prune_from=100,
             prune_large_from=200, grad_threshold=0.001,
         ),
-        loss=LossConfig(lips=1.2, eyes=0.6, perceptual_size=96, perceptual_every=8),
+        loss=LossConfig(
+            perceptual=0.01, lips=1.2, eyes=0.6, perceptual_size=96, perceptual_every=8
+        ),
     ),
 }  # fmt: skip
 

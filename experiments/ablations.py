@@ -6,7 +6,7 @@ the static initialisation help. Its tables could not be recovered, so each row s
 comparable: `mlp` has under half of the weights that act in a frame (the heads of `mlp_wide` have as
 many products as those of `paper`), `dense` four times as many table entries; `no_static` takes as
 many steps, but dearer ones, and never clones. On a GPU the heads of `bspline` and `mlp_wide` are
-trained, and those two and `cross` drawn, by XLA in float32, the others by Triton kernels with
+trained, and `mlp_wide` and `cross` drawn, by XLA in float32, the others by Triton kernels with
 operands of bfloat16: do not compare their `render_fps`, and differences of quality there may come
 from that. Parameters and seconds of every row are in the JSON.
 
