@@ -4,13 +4,12 @@ Python's lock lets one thread at a time go on: in one process, threads that draw
 encode mostly wait for it (measured on 16 cores: drawing takes 0.65 ms a frame, encoding 1.0, both
 together 1.9).
 
-Frames go through memory that both share, SLOTS of them in turn (15,000 of 450 px on 16 cores: 16.8
-s to encode, through a pipe 17.9). All else goes through pipes. To the encoder: a line of JSON with
-the `VideoWriter`'s arguments, then pieces, each with a letter in front: a frame (F; it lies in the
-next slot), sound (S, the number of its samples as 4 bytes, little-endian, and float32 samples), the
-end (E). Back comes a dot for every frame taken out of its slot, and at last a line of JSON: {} when
-the film is there, else what went wrong. Whoever draws may die at any time: without the end there is
-no film.
+Frames go through memory that both share, SLOTS of them in turn. All else goes through pipes. To the
+encoder: a line of JSON with the `VideoWriter`'s arguments, then pieces, each with a letter in
+front: a frame (F; it lies in the next slot), sound (S, the number of its samples as 4 bytes,
+little-endian, and float32 samples), the end (E). Back comes a dot for every frame taken out of its
+slot, and at last a line of JSON: {} when the film is there, else what went wrong. Whoever draws may
+die at any time: without the end there is no film.
 """
 
 import contextlib

@@ -4,7 +4,8 @@ Claim: for all networks and sizes from one Gaussian to a ragged 5,000 in several
 it equals the JAX implementation, in float32 up to what operands of bfloat16 leave, and with its
 operands rounded alike up to what the hardware's tanh and the order of sums leave; 100 repeats give
 the same bits; a Gaussian that is not finite changes no bit of the others. And the kernel of
-`frame_tokens` equals the modules in float32 up to operands of TF32. Takes about a minute.
+`frame_tokens` equals the modules in float32 up to operands of TF32. Takes about five minutes, most
+of them to compile B-splines.
 
     python -m experiments.check_deform_gpu
 
@@ -91,19 +92,19 @@ def check_case(name: str) -> list[Result]:
     return results
 
 
-def check_repeats(report: Report) -> None:
+def check_repeats(report: Report, network: str) -> None:
     """The same bits every time."""
-    case = make("taylor", SIZES["paper"])
+    case = make(network, SIZES["paper"])
     weights = pack(case, jnp.bfloat16)
-    call = jax.jit(partial(deform_tiles, tile_of(case.network)))
+    call = jax.jit(partial(deform_tiles, tile_of(network)))
     first = jax.tree.map(np.asarray, call(*case.arrays, weights))
     same = sum(all(map(np.array_equal, first, call(*case.arrays, weights))) for _ in range(REPEATS))
-    report.check("repeats", same == REPEATS, f"{same} of {REPEATS} bit-identical")
+    report.check(f"repeats {network}", same == REPEATS, f"{same} of {REPEATS} bit-identical")
 
 
-def check_neighbours(report: Report) -> None:
+def check_neighbours(report: Report, network: str) -> None:
     """Gaussians that are not finite leave the bits of all others as they are."""
-    case = make("taylor", SIZES["paper"])
+    case = make(network, SIZES["paper"])
     clean = run(case)
     canonical, features, static, *others = jax.tree.map(np.copy, case.arrays)
     features[3, 5], features[700, 0], static[4_998, 2] = np.nan, np.inf, np.nan
@@ -113,7 +114,7 @@ def check_neighbours(report: Report) -> None:
     spared = np.setdiff1d(np.arange(5_000), (3, 7, 8, 700, 4_998))
     same = all(np.array_equal(a[:, spared], b[:, spared]) for a, b in zip(got, clean, strict=True))
     poisoned = not any(np.any(np.isfinite(v[:, [3, 700, 4_998]])) for v in got)
-    report.check("neighbours", same and poisoned, f"same bits {same}, lost {poisoned}")
+    report.check(f"neighbours {network}", same and poisoned, f"same bits {same}, lost {poisoned}")
 
 
 def check_tokens(report: Report, frames: int) -> None:
@@ -157,8 +158,9 @@ def main() -> int:
     report = Report()
     names = [f"{n} {s}" for n in NETWORKS for s in SIZES]
     report.check_all(check_case, names, WORKERS)
-    check_repeats(report)
-    check_neighbours(report)
+    for network in NETWORKS:
+        check_repeats(report, network)
+        check_neighbours(report, network)
     for frames in (1, 5, 16):
         check_tokens(report, frames)
     return report.finish("check_deform_gpu", RESULTS)

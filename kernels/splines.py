@@ -34,14 +34,16 @@ def bspline_basis(
     return values.reshape(*x.shape[:-1], -1, x.shape[-1])
 
 
+@typechecked
 def spline_table(knots: Float[Array, "fan_in knots"]) -> Float[Array, "fan_in size"]:
-    """Of every input the knots, and one over the width of one, two and three intervals from each.
+    """What the recursion up to cubic splines needs: knots, and one over the widths between them.
 
     Args:
-      knots: K strictly increasing ones a row.
+      knots: K strictly increasing ones a row, at least five.
 
     Returns:
-      K + (K - 1) + (K - 2) + (K - 3) numbers a row, all that the recursion divides by.
+      K + (K - 1) + (K - 2) + (K - 3) numbers a row: the knots, and one over the width of one, two
+      and three intervals from each.
     """
     count = knots.shape[1]
     widths = [knots[:, n:] - knots[:, : count - n] for n in (1, 2, 3)]

@@ -27,6 +27,8 @@ from kernels.deform.types import (
 from kernels.deform.xla_path import deform_xla
 
 CUBIC = 3
+MAX_COLUMNS = 9
+"""Of an input: more of them take more shared memory than `heads.SHARED_MEMORY`."""
 
 
 @partial(jax.jit, static_argnames="implementation")
@@ -55,8 +57,9 @@ def deform(
       tokens: S, of each frame.
       weights: Their type is that of the operands of all products in "xla".
       implementation: "xla": plain JAX, differentiable. "triton": one kernel, products of bfloat16
-        operands with sums in float32, no gradient, no `vmap` (frames are its batch), B-splines of
-        degree 3 only. None picks "triton" on an NVIDIA GPU where it can do the work, else "xla".
+        operands with sums in float32, no gradient, no `vmap` (frames are its batch), at most 8
+        B-splines an input, of degree 3. None picks "triton" on an NVIDIA GPU where it can do the
+        work, else "xla".
 
     Returns:
       Activated attributes, float32.
@@ -126,6 +129,8 @@ def _why_not(weights: DeformWeights, own_agents: bool) -> str | None:
     knots, n_columns = weights.heads.knots, weights.heads.hidden.kernel.shape[0]
     if knots and knots.hidden.shape[1] - n_columns != CUBIC:
         return f"it takes B-splines of degree {CUBIC} only"
+    if n_columns > MAX_COLUMNS:
+        return f"it takes at most {MAX_COLUMNS - 1} B-splines an input, got {n_columns - 1}"
     ffn_width = weights.ffn_in.kernel.shape[1]
     if ffn_width < 16 or ffn_width & (ffn_width - 1):
         return f"it takes a layer as wide as a power of two from 16 on, got width {ffn_width}"

@@ -1,7 +1,7 @@
 """Layers in Triton that `deform_kernels` and `heads_kernels` share: operands, products, expansions.
 
 Operands of products are rounded to bfloat16, sums and all else are float32. Hidden units come UNITS
-at a time: their values never leave the registers, only their weights pass through shared memory,
+at a time: their values stay with the thread, only their weights pass through shared memory,
 once for all rows of a program.
 """
 
@@ -79,11 +79,11 @@ def _splines(x, splines, feature, COUNT: tl.constexpr, ASM: tl.constexpr):
 
     Interval after interval: what a spline of each degree has of the interval before waits for the
     part that the next one has of this interval. All but four splines are zero anywhere; the tensor
-    cores multiply those zeros faster than the weights of the four could be gathered.
+    cores multiply those zeros too.
     """
     knots: tl.constexpr = COUNT + 4
     at = splines + feature * (4 * knots - 6)
-    columns = (operand(silu(x, ASM), ASM),)  # what is no number is none here
+    columns = (operand(silu(x, ASM), ASM),)
     is_after = x >= tl.load(at)[None, :]
     after1, after2, waiting1, waiting2, waiting3 = x, x, x, x, x  # not used before they are set
     for k in tl.static_range(knots - 1):

@@ -10,8 +10,8 @@ where 128 or 256 rows a program take 72 to 90.
 
 Cubic B-splines take three times the products, 50 GFLOP and 1.1 MB of weights, and for 704 inputs a
 Gaussian 200 instructions each for eight splines: 7 G of them, 0.24 ms a frame on an H200. Measured:
-1.08 ms. Nine columns of 64 features do not fit into the registers beside the recursion, so what is
-spilt of them is read again for every 16 units.
+1.08 ms, beside a training on the same GPU. Nine columns of 64 features do not fit into the
+registers beside the recursion; what is spilt of them is read again for every 16 units.
 """
 
 from functools import partial
@@ -29,7 +29,7 @@ from kernels.deform.types import Deformed, DeformInputs, DeformWeights, Tile
 from kernels.splines import spline_table
 
 TILE = Tile(rows=64, units=32, warps=4, stages=2, registers=160)  # three programs at once
-SPLINE_TILE = Tile(rows=64, units=16, warps=4, stages=2)  # of the fastest; two programs at once
+SPLINE_TILE = Tile(rows=64, units=16, warps=4, stages=2)  # the fastest tried
 AGENT_BLOCK = 64
 MAX_NUMBERS = 2**31  # the kernel's indices have 32 bits
 
@@ -80,7 +80,7 @@ def deform_tiles(
         f"{n_frames} frames; deform fewer frames at once",
     )
     knots = weights.heads.knots
-    splines = knots and tuple(spline_table(v.astype(jnp.float32)) for v in knots)
+    splines = tuple(spline_table(jnp.asarray(v, jnp.float32)) for v in knots or ())
     w = jax.tree.map(lambda v: v.astype(jnp.bfloat16 if v.ndim > 1 else jnp.float32), weights)
     arrays = jax.tree.map(lambda v: v.astype(jnp.float32), (*canonical, features))
     mixes = static_mix, *(v.astype(jnp.float32) for v in (dynamic_mix, tokens))

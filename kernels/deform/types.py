@@ -196,7 +196,15 @@ def _check_heads(
         (network == "bspline") == (knots is not None),
         f"knots: expected them for bspline alone, got {network} with {'' if knots else 'no '}knots",
     )
-    n_columns, _, n_hidden = hidden.kernel.shape
+    n_columns, d_model, n_hidden = hidden.kernel.shape
+    if knots is not None:
+        shapes = knots.hidden.shape, knots.heads.shape
+        n_knots = shapes[0][-1]
+        require(
+            shapes == ((d_model, n_knots), (n_hidden, n_knots)) and n_knots > n_columns > 1,
+            f"knots: expected the same number, more than the {n_columns} columns, for each of "
+            f"{d_model} features and {n_hidden} hidden units, got {shapes}",
+        )
     fixed = dict(taylor=3, mlp=1).get(network, n_columns)
     width = n_hidden // len(HEADS)
     for name, layer in heads.items():

@@ -126,6 +126,7 @@ def test_signal_to_the_whole_group_leaves_nothing(tmp_path, stop, is_encoding):
 import numpy as np, os, signal, sys
 from egs_jax.encoder_process import EncoderProcess
 for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
 sys.excepthook = lambda *_: os._exit(1)
 with EncoderProcess({str(tmp_path / "v.mp4")!r}, 98, 66) as film:
     for _ in range(200): film.write_frame(np.zeros((66, 98, 3), np.uint8))

@@ -14,12 +14,13 @@ ORDER = 3
 
 
 def make_case(
-    network, n=5, frames=2, agents=7, tokens=4, d=8, units=4, ffn=6, k=4, order=ORDER, seed=0
-):
+    network, n=5, frames=2, agents=7, tokens=4, d=8, units=4, ffn=6, k=4, order=ORDER, splines=8,
+    seed=0,
+):  # fmt: skip
     """Random inputs, and the weights both as they are and as `pack` takes them."""
     rng = np.random.default_rng(seed)
     draw = lambda *shape, scale=1.0: (scale * rng.normal(size=shape)).astype(np.float32)
-    columns = dict(taylor=3, mlp=1, bspline=9)[network]
+    columns = dict(taylor=3, mlp=1, bspline=1 + splines)[network]
     layer = lambda *shape, gain=1.0: Affine(
         draw(*shape, scale=gain * (columns * shape[-2]) ** -0.5), draw(shape[-1], scale=0.3)
     )
@@ -43,7 +44,7 @@ def make_case(
         canonical, draw(n, d), shares(n, agents), shares(frames, agents, tokens),
         draw(frames, tokens, d),
     )  # fmt: skip
-    return SimpleNamespace(network=network, arrays=arrays, weights=weights, k=k)
+    return SimpleNamespace(network=network, arrays=arrays, weights=weights, k=k, order=order)
 
 
 def pack(case, dtype=jnp.float32):
@@ -68,8 +69,8 @@ def by_hand(case):
             return silu @ kernel[0] + x @ kernel[1] + x**2 @ kernel[2]
         out = silu @ kernel[0]
         for i, t in enumerate(np.asarray(knots, np.float64)):
-            for j in range(8):
-                spline = BSpline.basis_element(t[j : j + ORDER + 2], extrapolate=False)
+            for j in range(len(kernel) - 1):
+                spline = BSpline.basis_element(t[j : j + case.order + 2], extrapolate=False)
                 out = out + np.nan_to_num(spline(x[i])) * kernel[1 + j, i]
         return out
 

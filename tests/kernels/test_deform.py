@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from deform_cases import by_hand, make_case, pack
 
-from kernels.deform import deform
+from kernels.deform import Knots, deform
 
 
 @pytest.mark.parametrize("network", ["taylor", "mlp", "bspline"])
@@ -83,5 +83,11 @@ def test_what_makes_no_sense_is_refused():
         pack(SimpleNamespace(**vars(case) | dict(weights=case.weights | dict(heads={}))))
     with pytest.raises(ValueError, match="knots: expected them for bspline alone"):
         pack(SimpleNamespace(**vars(case) | dict(network="bspline")))
+    splines = make_case("bspline")
+    hidden, heads = splines.weights["knots"]
+    for knots in ((hidden[1:], heads), (hidden, heads[:, 1:]), (hidden[:, :9], heads[:, :9])):
+        with pytest.raises(ValueError, match="knots: expected the same number, more than the 9"):
+            splines.weights["knots"] = Knots(*knots)
+            pack(splines)
     with pytest.raises(ValueError, match=r"heads\['means'\]: expected a kernel \(1, 4, 3\)"):
         pack(SimpleNamespace(**vars(case) | dict(network="mlp")))

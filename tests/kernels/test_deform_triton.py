@@ -15,6 +15,7 @@ from deform_cases import make_case, pack
 
 from kernels import _triton
 from kernels.deform import deform
+from kernels.deform.heads import SHARED_MEMORY
 from kernels.deform.xla_path import deform_xla
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -55,6 +56,7 @@ def assert_close(got, case):
         ("mlp", dict(k=9, d=32, units=16, ffn=32, n=40, frames=1, agents=130)),
         ("mlp", dict(k=1, d=64, units=64, ffn=64, n=31)),
         ("bspline", dict(k=4, d=32, units=32, ffn=32, n=40)),
+        ("bspline", dict(k=1, d=16, units=16, ffn=16, n=20, frames=1, splines=5)),
         ("taylor", dict(k=1, d=16, units=16, ffn=16, n=1, frames=1, agents=1, tokens=1)),
     ],
 )
@@ -97,6 +99,9 @@ def test_what_the_kernel_cannot_do_is_said(monkeypatch):
     case = make_case("bspline", n=4, d=16, units=16, ffn=16, order=2)
     with pytest.raises(NotImplementedError, match="B-splines of degree 3 only; pass 'xla'"):
         deform(*case.arrays, pack(case), implementation="triton")
+    wide = make_case("bspline", n=4, d=16, units=16, ffn=16, splines=9)
+    with pytest.raises(NotImplementedError, match="at most 8 B-splines an input, got 9"):
+        deform(*wide.arrays, pack(wide), implementation="triton")
     program = str(jax.make_jaxpr(lambda: deform(*case.arrays, pack(case)))())
     assert "pure_callback" not in program  # None picks what can do it
     fine = make_case("mlp", n=4, d=16, units=16, ffn=16)
@@ -136,20 +141,21 @@ def test_more_numbers_than_the_kernel_can_index_are_refused():
 BUDGET = {
     "taylor": dict(registers=160, spilt=0, waits=16, barriers=2, instructions_per_unit=17),
     "mlp": dict(registers=160, spilt=0, waits=16, barriers=2, instructions_per_unit=8),
-    "bspline": dict(registers=255, spilt=2304, waits=40, barriers=2, instructions_per_unit=265),
+    "bspline": dict(spilt=2304, waits=40, barriers=2, instructions_per_unit=265),
 }
 
 
 def test_machine_code_for_hopper_stays_within_its_budget():
-    """Compiled without a GPU: tensor cores fed without waiting, nothing spilt, few instructions."""
+    """Compiled without a GPU: tensor cores fed without waiting, few instructions, spills known."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment |= dict(PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu")
     script = pathlib.Path(__file__).parent / "deform_gate.py"
     result = subprocess.run(
         [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True
     )
-    for name, cost in json.loads(result.stdout).items():
-        most = BUDGET[name]
+    costs = json.loads(result.stdout)
+    for name, most in BUDGET.items():
+        cost = costs[name]
         assert cost["slow_products"] == 0 < cost["products"], name
-        assert cost["shared"] <= 227 * 1024, name
+        assert cost["shared"] <= SHARED_MEMORY * 1024, name
         assert {key: cost[key] for key in most if cost[key] > most[key]} == {}, name
