@@ -14,6 +14,7 @@ import numpy as np
 
 from egs_jax.__main__ import Parser
 from egs_jax.config import PRESETS, Config, DensifyConfig, LossConfig, ModelConfig, ScheduleConfig
+from egs_jax.config_text import options
 from egs_jax.errors import InputError, TrainingError
 from egs_jax.run_log import read_metrics
 from experiments._common import RESULTS, commit, record
@@ -69,22 +70,38 @@ def rounded(values: dict, digits: int = 4) -> dict:
     return round(values, digits) if isinstance(values, float) else values
 
 
+def rates(lines: list[dict]) -> dict[str, float]:
+    """Steps a second of each stage, the usual ones, from a run's log.
+
+    The first line after a start has no rate, and one that spans a compilation a low one.
+    """
+    found: dict[str, list[float]] = {}
+    for line in lines:
+        if line.get("steps_per_second"):
+            found.setdefault(line["stage"], []).append(line["steps_per_second"])
+    return {stage: float(np.median(values)) for stage, values in found.items()}
+
+
 def training_seconds(run_dir: Path) -> float | None:
     """Time of all steps of a run, however often it was stopped; compiling and saving left out.
 
     None for a run too short to have a rate.
     """
     lines = [line for line in read_metrics(run_dir / "metrics.jsonl") if "stage" in line]
-    rates: dict[str, list[float]] = {}
-    for line in lines:
-        if line["steps_per_second"]:
-            rates.setdefault(line["stage"], []).append(line["steps_per_second"])
-    if not lines or {line["stage"] for line in lines} - rates.keys():
+    typical = rates(lines)
+    if not lines or {line["stage"] for line in lines} - typical.keys():
         return None
-    # The first line after a start has no rate, and one that spans a compilation a low one.
-    typical = {stage: float(np.median(values)) for stage, values in rates.items()}
     steps = np.diff([0] + [line["step"] for line in lines])
     return sum(n / typical[line["stage"]] for n, line in zip(steps, lines, strict=True))
+
+
+def train_command(config: Config, run_dir: Path) -> list[str]:
+    """What a user would type to train with such a config."""
+    text = lambda value: ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    named = {name: text(value) for name, (_, value, _) in options(config).items()}
+    settings = [f"--{n}={v}" for n, v in named.items() if n not in ("preset", "data_dir")]
+    where = ["--data-dir", config.data_dir, "--run-dir", str(run_dir)]
+    return [sys.executable, "-m", "egs_jax", "train", config.preset, *where, *settings]
 
 
 def shrunk(config: Config) -> Config:

@@ -73,3 +73,11 @@ def shown(spread: Spread | None, digits: int, *, signed: bool = False) -> str:
         return "-"
     mean = f"{spread.mean:{'+' if signed else ''}.{digits}f}"
     return mean if spread.std is None else f"{mean} ± {spread.std:.{digits}f}"
+
+
+def seconds_to(points: list[tuple[float, float]], psnr: float) -> float | None:
+    """When a course first reaches a PSNR, between its points; None if it never does."""
+    for (t0, p0), (t1, p1) in zip(points, points[1:], strict=False):
+        if p0 < psnr <= p1:
+            return t0 + (t1 - t0) * (psnr - p0) / (p1 - p0)
+    return points[0][0] if points and points[0][1] >= psnr else None

@@ -18,17 +18,16 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 from egs_jax.config import Config, DensifyConfig, LossConfig, ModelConfig, ScheduleConfig
-from egs_jax.config_text import options
 from egs_jax.performer import write_performer_video
 from egs_jax.preprocess import preprocess
 from egs_jax.run_log import read_metrics
 from experiments._common import RESULTS, record
 from experiments._runs import run as run_main
+from experiments._runs import train_command
 
 
 def small(dataset: Path) -> Config:
@@ -45,15 +44,6 @@ def small(dataset: Path) -> Config:
         ),
         loss=LossConfig(perceptual=0.0),
     )  # fmt: skip
-
-
-def command(config: Config, run_dir: Path) -> list[str]:
-    """What a user would type."""
-    text = lambda value: ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    named = {name: text(value) for name, (_, value, _) in options(config).items()}
-    settings = [f"--{n}={v}" for n, v in named.items() if n not in ("preset", "data_dir")]
-    where = ["--data-dir", config.data_dir, "--run-dir", str(run_dir)]
-    return [sys.executable, "-m", "egs_jax", "train", "tiny", *where, *settings]
 
 
 def train(line: list[str], work: Path, seconds: float | None = None) -> int | None:
@@ -105,10 +95,10 @@ def run(kills: int, seed: int, work: Path) -> list[dict]:
         preprocess(film, dataset, audio_features="mel")
     config, undisturbed = small(dataset.resolve()), work / "undisturbed"
     shutil.rmtree(undisturbed, ignore_errors=True)
-    train(command(config, undisturbed), work)  # compiles
+    train(train_command(config, undisturbed), work)  # compiles
     shutil.rmtree(undisturbed)
     began = time.perf_counter()
-    if train(command(config, undisturbed), work) != 0:
+    if train(train_command(config, undisturbed), work) != 0:
         raise RuntimeError(f"training fails undisturbed; see {work / 'output.txt'}")
     whole = time.perf_counter() - began
     wanted, draw, cases, finished = (
@@ -118,7 +108,7 @@ def run(kills: int, seed: int, work: Path) -> list[dict]:
     shutil.rmtree(run_dir, ignore_errors=True)
     while len(cases) < kills:
         seconds = draw.uniform(0.0, 1.1 * whole)
-        status = train(command(config, run_dir), work, seconds)
+        status = train(train_command(config, run_dir), work, seconds)
         if status is None:
             step = newest(run_dir)
             if step < before:
@@ -134,7 +124,7 @@ def run(kills: int, seed: int, work: Path) -> list[dict]:
         finished += 1
         run_dir, before = work / f"killed-{finished}", 0
         shutil.rmtree(run_dir, ignore_errors=True)
-    if train(command(config, run_dir), work) != 0:
+    if train(train_command(config, run_dir), work) != 0:
         raise RuntimeError(f"{run_dir}: does not go on; see {work / 'output.txt'}")
     check_finished(run_dir, wanted)
     summary = dict(

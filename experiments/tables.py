@@ -1,11 +1,12 @@
 """The tables of experiments/README.md, each from a results file, or a line that there is none."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from experiments._regions import REGIONS
 from experiments._runs import FIGURES, earlier
-from experiments._summary import QUALITY, Metric, grouped, paired, shown, spread_of
+from experiments._summary import QUALITY, Metric, grouped, paired, seconds_to, shown, spread_of
 
 BASE = "paper"
 
@@ -18,6 +19,7 @@ def tables() -> dict[str, str]:
         "point_density": _point_density, "attention_map": _attention_map,
         "inference": _inference, "film": _film, "stream_hour": _stream_hour,
         "training_kernels": _training_kernels, "kill_training": _kill_training,
+        "bench_runs": _whole_runs,
     }  # fmt: skip
     files = {
         "ablation_costs": "ablations", "inference": "bench_inference", "film": "bench_film",
@@ -251,6 +253,51 @@ def _training_kernels(cases: list[dict]) -> str:
         "ratio": lambda r: f"{r['xla']['median_ms'] / r['triton']['median_ms']:.1f}x",
     }
     return markdown(columns, [{c["implementation"]: c for c in found} for _, found in pairs])
+
+
+def _whole_runs(cases: list[dict]) -> str:
+    """Each beside the others of its video, preset and size: the least of their last PSNRs."""
+    groups = grouped(cases, "video", "preset", "width").values()
+    goals = {
+        id(case): min((c["course"][-1][1] for c in group if c["course"]), default=None)
+        for group in groups
+        for case in group
+    }
+
+    def to_goal(case: dict) -> str:
+        goal = goals[id(case)]
+        if goal is None:
+            return "-"
+        return f"{_number(seconds_to(case['course'], goal), 1)} ({goal:.2f})"
+
+    def bits(case: dict) -> str:
+        hashes = case["state_sha256"]
+        alike = f", {max(map(hashes.count, hashes))} of {len(hashes)} runs"
+        return f"`{hashes[-1][:8]}`" + (alike if len(hashes) > 1 else "")
+
+    rate = lambda stage: lambda c: _number(c["images_per_second"].get(stage), 0)
+    columns = {
+        "video": lambda c: c["video"],
+        "preset, px, settings": lambda c: ", ".join(
+            [c["preset"], str(c["width"]), *(f"{k} {v}" for k, v in c["settings"].items())]
+        ),
+        "devices": lambda c: str(c["devices"]),
+        "from the command to the avatar, s": lambda c: (
+            ", ".join(_number(s, 0) for s in c["seconds"])
+            + (" (compiled anew)" if c["fresh"] else "")
+        ),
+        "images a second, static": rate("static"),
+        "deform": rate("deform"),
+        "s of steps to a training PSNR (of, dB)": to_goal,
+        "state_sha256": bits,
+    }
+    columns |= {m.label: partial(_of, m) for m in QUALITY[:4]}
+    columns |= {"device": lambda c: c["device"], "commit": lambda c: c["commit"][:7]}
+    return markdown(columns, cases)
+
+
+def _of(metric: Metric, case: dict) -> str:
+    return _number(metric.value(case), metric.digits)
 
 
 def _kill_training(cases: list[dict]) -> str:

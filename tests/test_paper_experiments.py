@@ -19,19 +19,20 @@ from egs_jax.avatar import Avatar
 from egs_jax.config import PRESETS
 from egs_jax.config_text import options
 from egs_jax.dataset import Dataset
-from egs_jax.errors import TrainingError
+from egs_jax.errors import InputError, TrainingError
 from experiments import (
     _plots,
     _runs,
     ablations,
     attention_map,
+    bench_runs,
     cross_driven,
     point_density,
     self_reconstruction,
     tables,
 )
 from experiments._regions import REGIONS, region_means, regions_of, spacing
-from experiments._summary import QUALITY, Spread, paired, shown, spread_of
+from experiments._summary import QUALITY, Spread, paired, seconds_to, shown, spread_of
 
 PNG = b"\x89PNG"
 
@@ -286,3 +287,40 @@ def test_seconds_of_a_run_that_was_stopped(tmp_path):
     assert _runs.training_seconds(tmp_path) == 20 / 5 + 20 / 2
     (tmp_path / "metrics.jsonl").write_text(json.dumps(lines[0]) + "\n")
     assert _runs.training_seconds(tmp_path) is None
+
+
+def test_whole_trainings_have_the_same_bits(performer_dataset, tmp_path):
+    where = ["--work", str(tmp_path / "runs"), "--out", str(tmp_path)]
+    command = [str(performer_dataset.folder), "--tiny", "--repeat", "2", *where]
+    bench_runs.main([*command, "--set", "schedule.batch=4"])
+    [case] = cases_of(tmp_path, "bench_runs")
+    first, second = case["state_sha256"]
+    assert first == second and len(first) == 64
+    assert min(case["seconds"]) > 1 and case["frames_a_step"] == {"static": 1, "deform": 4}
+    assert case["psnr_head"] > 0 and case["settings"] == {"schedule.batch": "4"}
+    assert "2 of 2 runs" in tables._whole_runs([case])
+    with pytest.raises(InputError, match="NAME=VALUE"):
+        bench_runs.main([*command, "--set", "devices"])
+    with pytest.raises(TrainingError, match="status 2; see"):
+        many = ["devices=64", "schedule.batch=64", "schedule.static_batch=64"]
+        bench_runs.main([*command, "--set", *many])
+
+
+def test_course_of_a_training_is_that_of_its_steps():
+    line = lambda step, stage, psnr, rate: dict(
+        step=step, stage=stage, psnr=psnr, steps_per_second=rate
+    )
+    lines = [
+        line(10, "static", 20.0, None), line(20, "static", 22.0, 5.0),
+        line(30, "deform", 30.0, 0.1), line(40, "deform", 32.0, 2.0), line(50, "deform", 36.0, 2.0),
+        dict(step=50, state_sha256="0"),
+    ]  # fmt: skip
+    points = bench_runs.course(lines)
+    assert points == [(9.0, 30.0), (14.0, 32.0), (19.0, 36.0)]
+    assert [seconds_to(points, psnr) for psnr in (29.0, 31.0, 34.0, 37.0)] == [
+        9.0,
+        11.5,
+        16.5,
+        None,
+    ]
+    assert bench_runs.course(lines[:1]) == []
