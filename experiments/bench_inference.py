@@ -3,12 +3,13 @@
 Claim: `infer.draw` is an order of magnitude faster than the original's code, which took, on an
 NVIDIA H200 with 50,000 Gaussians at 512 px and everything on the device, 3.60 ms a frame at batch 1
 and 1.68 at batch 16. Cases: the synthetic head (`kernels.rasterize.cases.head_case` under random
-networks) and, with --run, a trained avatar. Measured: each of `--calls` calls alone, synchronised
-(p50, p95, p99); the same calls without waiting in between; the calls with arguments from the host
-and pictures back; kernel times by stage and per call (torch's profiler, last, because it slows down
-what follows); memory. Of the original's case and the trained avatar also the training's own forward
-pass in the same run, which is what all this saves, and how far pictures are from those that XLA
-makes in float32 throughout. Copies and kernels of other cases are measured in a tenth of the calls.
+networks; of B-splines too) and, with --run, a trained avatar. Measured: each of `--calls` calls
+alone, synchronised (p50, p95, p99); the same calls without waiting in between; the calls with
+arguments from the host and pictures back; kernel times by stage and per call (torch's profiler,
+last, because it slows down what follows); memory. Of the original's case and the trained avatar
+also the training's own forward pass in the same run, which is what all this saves, and how far
+pictures are from those that XLA makes in float32 throughout. Copies and kernels of other cases are
+measured in a tenth of the calls.
 
     python -m experiments.bench_inference [--run RUN] [--calls 1000] [--tiny]
 
@@ -73,8 +74,8 @@ class Scene(NamedTuple):
     drive: Callable[[int], Drive]  # of so many frames, on the host
 
 
-def synthetic(n: int, size: int, architecture: str) -> Scene:
-    """The benchmark's head, moved by random networks."""
+def synthetic(n: int, size: int, architecture: str, decoder: str | None = None) -> Scene:
+    """The benchmark's head, moved by random networks; None: the architecture's own decoder."""
     case = head_case(n, size)
     sh = case["colors"]
     logits = np.log(case["opacities"]) - np.log1p(-case["opacities"])
@@ -83,7 +84,8 @@ def synthetic(n: int, size: int, architecture: str) -> Scene:
         logit_opacities=logits, sh0=sh[:, :1], shN=sh[:, 1:],
     )  # fmt: skip
     config = Config(
-        size=size, model=ModelConfig(architecture=architecture, dropout=0.0),
+        size=size,
+        model=ModelConfig(architecture=architecture, decoder=decoder, dropout=0.0),
         densify=DensifyConfig(capacity=n, points=min(n, 30_000)),
     )  # fmt: skip
     nets = train.fresh_networks(config.model, jax.random.key(0), AUDIO_DIM)
@@ -106,7 +108,8 @@ def synthetic(n: int, size: int, architecture: str) -> Scene:
         )
 
     kept = prepared.prepare(config, params, alive)
-    return Scene(f"{SYNTHETIC}, {architecture}", n, size, config, params, alive, kept, drive)
+    name = ", ".join(filter(None, [SYNTHETIC, architecture, decoder]))
+    return Scene(name, n, size, config, params, alive, kept, drive)
 
 
 def trained(run_dir: Path) -> Scene:
@@ -250,7 +253,8 @@ def before(scene: Scene, batch: int, calls: int) -> dict:
 
 def is_main(scene: Scene) -> bool:
     """Whether it is trained, or such a one on which the original's code was measured."""
-    return not scene.name.startswith(SYNTHETIC) or (scene.gaussians, scene.size) == (50_000, 512)
+    measured = (scene.gaussians, scene.size, scene.config.model.decoder) == (50_000, 512, None)
+    return measured or not scene.name.startswith(SYNTHETIC)
 
 
 def programs(scene: Scene, batch: int) -> Iterator[tuple[Callable, tuple]]:
@@ -285,7 +289,7 @@ def measured(scene: Scene, batch: int, calls: int, fewer: int) -> dict:
     case |= walls(scene, batch, calls, fewer)
     if is_main(scene) or calls < 10:
         case |= before(scene, batch, calls)
-    if (scene.gaussians, scene.size) == (50_000, 512) and batch in ORIGINAL_MS:
+    if is_main(scene) and scene.name.startswith(SYNTHETIC) and batch in ORIGINAL_MS:
         case["original_ms_a_frame"] = ORIGINAL_MS[batch]
     print(case, flush=True)
     return case
@@ -305,6 +309,7 @@ def main(argv: list[str] | None = None) -> Path:
         scenes, batches, calls = [synthetic(500, 48, "paper")], (2,), 3
     else:
         scenes = [synthetic(50_000, 512, name) for name in ("paper", "parity")]
+        scenes.append(synthetic(50_000, 512, "paper", "bspline"))
         shapes = itertools.product((20_000, 50_000, 100_000), (512, 1024))
         scenes += [synthetic(*shape, "paper") for shape in shapes if shape != (50_000, 512)]
         batches, calls = (1, 4, 16), arguments.calls
