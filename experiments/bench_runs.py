@@ -47,8 +47,11 @@ def main(argv: list[str] | None = None) -> Path:
     parser.add_argument("--fresh", action="store_true")
     parser.add_argument("--work", type=Path, default=Path("runs/bench_runs"))
     arguments = parsed(parser, argv, figures=False)
-    if arguments.repeat < 1 or not all("=" in item for item in arguments.set):
-        raise InputError("--repeat: at least 1; --set: NAME=VALUE, say devices=2")
+    if arguments.repeat < 1:
+        raise InputError(f"--repeat: got {arguments.repeat}, expected at least 1")
+    for item in arguments.set:
+        if "=" not in item:
+            raise InputError(f"--set: got {item!r}, expected NAME=VALUE, say devices=2")
     settings = dict(sorted(item.split("=", 1) for item in arguments.set))
     dataset = Dataset.open(arguments.dataset)
     config = preset(arguments.preset, data_dir=str(arguments.dataset.resolve()))

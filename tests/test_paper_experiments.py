@@ -299,8 +299,10 @@ def test_whole_trainings_have_the_same_bits(performer_dataset, tmp_path):
     assert min(case["seconds"]) > 1 and case["frames_a_step"] == {"static": 1, "deform": 4}
     assert case["psnr_head"] > 0 and case["settings"] == {"schedule.batch": "4"}
     assert "2 of 2 runs" in tables._whole_runs([case])
-    with pytest.raises(InputError, match="NAME=VALUE"):
+    with pytest.raises(InputError, match="--set: got 'devices', expected NAME=VALUE"):
         bench_runs.main([*command, "--set", "devices"])
+    with pytest.raises(InputError, match="--repeat: got 0"):
+        bench_runs.main([*command, "--repeat", "0"])
     with pytest.raises(TrainingError, match="status 2; see"):
         many = ["devices=64", "schedule.batch=64", "schedule.static_batch=64"]
         bench_runs.main([*command, "--set", *many])
