@@ -62,10 +62,10 @@ def add_case(
 
 
 def rounded(values: dict, digits: int = 4) -> dict:
-    """The same with its own floats rounded (those of nested lists and dicts too)."""
+    """The same with its own floats rounded (those of nested lists, tuples and dicts too)."""
     if isinstance(values, dict):
         return {name: rounded(value, digits) for name, value in values.items()}
-    if isinstance(values, list):
+    if isinstance(values, (list, tuple)):
         return [rounded(value, digits) for value in values]
     return round(values, digits) if isinstance(values, float) else values
 
@@ -87,12 +87,21 @@ def training_seconds(run_dir: Path) -> float | None:
 
     None for a run too short to have a rate.
     """
-    lines = [line for line in read_metrics(run_dir / "metrics.jsonl") if "stage" in line]
-    typical = rates(lines)
-    if not lines or {line["stage"] for line in lines} - typical.keys():
-        return None
+    lines = timed(read_metrics(run_dir / "metrics.jsonl"))
+    return lines[-1][0] if lines else None
+
+
+def timed(lines: list[dict]) -> list[tuple[float, dict]]:
+    """The lines of a run's log that are of steps, with the seconds that all steps so far took.
+
+    Times are steps over the stages' usual rates; none for a run too short to have these.
+    """
+    lines, typical = [line for line in lines if "stage" in line], rates(lines)
+    if {line["stage"] for line in lines} - typical.keys():
+        return []
     steps = np.diff([0] + [line["step"] for line in lines])
-    return sum(n / typical[line["stage"]] for n, line in zip(steps, lines, strict=True))
+    seconds = [n / typical[line["stage"]] for n, line in zip(steps, lines, strict=True)]
+    return list(zip(map(float, np.cumsum(seconds)), lines, strict=True))
 
 
 def train_command(config: Config, run_dir: Path) -> list[str]:

@@ -251,10 +251,14 @@ def before(scene: Scene, batch: int, calls: int) -> dict:
     }
 
 
+def is_originals(scene: Scene) -> bool:
+    """Whether the original's code was measured on such a one."""
+    return (scene.gaussians, scene.size, scene.config.model.decoder) == (50_000, 512, None)
+
+
 def is_main(scene: Scene) -> bool:
     """Whether it is trained, or such a one on which the original's code was measured."""
-    measured = (scene.gaussians, scene.size, scene.config.model.decoder) == (50_000, 512, None)
-    return measured or not scene.name.startswith(SYNTHETIC)
+    return is_originals(scene) or not scene.name.startswith(SYNTHETIC)
 
 
 def programs(scene: Scene, batch: int) -> Iterator[tuple[Callable, tuple]]:
@@ -289,7 +293,7 @@ def measured(scene: Scene, batch: int, calls: int, fewer: int) -> dict:
     case |= walls(scene, batch, calls, fewer)
     if is_main(scene) or calls < 10:
         case |= before(scene, batch, calls)
-    if is_main(scene) and scene.name.startswith(SYNTHETIC) and batch in ORIGINAL_MS:
+    if is_originals(scene) and batch in ORIGINAL_MS:
         case["original_ms_a_frame"] = ORIGINAL_MS[batch]
     print(case, flush=True)
     return case

@@ -30,7 +30,7 @@ from egs_jax.dataset import Dataset
 from egs_jax.errors import InputError, TrainingError
 from egs_jax.evaluate import evaluate
 from egs_jax.run_log import read_metrics
-from experiments._runs import add_case, parsed, rates, rounded, run, shrunk, train_command
+from experiments._runs import add_case, parsed, rates, rounded, run, shrunk, timed, train_command
 
 NAME = "bench_runs"
 POINTS = 20
@@ -119,19 +119,11 @@ def train(command: list[str], compiled: Path, output: Path) -> float:
 def course(lines: list[dict]) -> list[tuple[float, float]]:
     """Seconds of all steps so far, and the training PSNR [dB], through the second stage.
 
-    Times are steps over the stages' usual rates: compilation and saving are left out.
+    Compilation and saving are left out; empty for a run too short to have rates.
     """
-    lines, typical = [line for line in lines if "stage" in line], rates(lines)
-    if not {line["stage"] for line in lines} <= typical.keys():
-        return []  # a run too short to have rates
-    steps = np.diff([0] + [line["step"] for line in lines])
-    ends = np.cumsum([n / typical[line["stage"]] for n, line in zip(steps, lines, strict=True)])
-    second = [i for i, line in enumerate(lines) if line["stage"] == "deform"]
-    parts = np.array_split(second, min(POINTS, len(second)))
-    return [
-        (float(np.mean(ends[part])), float(np.mean([lines[i]["psnr"] for i in part])))
-        for part in parts
-    ]
+    second = [(end, line["psnr"]) for end, line in timed(lines) if line["stage"] == "deform"]
+    parts = np.array_split(second, min(POINTS, len(second))) if second else []
+    return [tuple(map(float, np.mean(part, axis=0))) for part in parts]
 
 
 if __name__ == "__main__":

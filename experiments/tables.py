@@ -1,7 +1,6 @@
 """The tables of experiments/README.md, each from a results file, or a line that there is none."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from experiments._regions import REGIONS
@@ -257,15 +256,11 @@ def _training_kernels(cases: list[dict]) -> str:
 
 def _whole_runs(cases: list[dict]) -> str:
     """Each beside the others of its video, preset and size: the least of their last PSNRs."""
-    groups = grouped(cases, "video", "preset", "width").values()
-    goals = {
-        id(case): min((c["course"][-1][1] for c in group if c["course"]), default=None)
-        for group in groups
-        for case in group
-    }
+    groups = grouped(cases, "video", "preset", "width")
 
     def to_goal(case: dict) -> str:
-        goal = goals[id(case)]
+        group = groups[case["video"], case["preset"], case["width"]]
+        goal = min((c["course"][-1][1] for c in group if c["course"]), default=None)
         if goal is None:
             return "-"
         return f"{_number(seconds_to(case['course'], goal), 1)} ({goal:.2f})"
@@ -291,13 +286,10 @@ def _whole_runs(cases: list[dict]) -> str:
         "s of steps to a training PSNR (of, dB)": to_goal,
         "state_sha256": bits,
     }
-    columns |= {m.label: partial(_of, m) for m in QUALITY[:4]}
+    figure = lambda metric: lambda c: shown(spread_of([metric.value(c)]), metric.digits)
+    columns |= {metric.label: figure(metric) for metric in QUALITY[:4]}
     columns |= {"device": lambda c: c["device"], "commit": lambda c: c["commit"][:7]}
     return markdown(columns, cases)
-
-
-def _of(metric: Metric, case: dict) -> str:
-    return _number(metric.value(case), metric.digits)
 
 
 def _kill_training(cases: list[dict]) -> str:

@@ -17,6 +17,7 @@ from deform_cases import make_case, pack
 
 from kernels import _triton
 from kernels.deform.triton_path import deform_tiles, tile_of
+from kernels.deform.types import NETWORKS
 
 GAUSSIANS = 50_000
 PAPER = dict(n=2, agents=200, tokens=12, d=64, units=128, ffn=128, k=16)
@@ -69,4 +70,4 @@ def count(pattern, lines):
 
 
 if __name__ == "__main__":
-    print(json.dumps({network: measure(network) for network in ("taylor", "mlp", "bspline")}))
+    print(json.dumps({network: measure(network) for network in NETWORKS}))
