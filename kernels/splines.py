@@ -4,6 +4,7 @@ What the KAN layers of the model and the kernels that compute them have in commo
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,20 +35,30 @@ def bspline_basis(
     return values.reshape(*x.shape[:-1], -1, x.shape[-1])
 
 
-@typechecked
-def spline_table(knots: Float[Array, "fan_in knots"]) -> Float[Array, "fan_in size"]:
-    """What the recursion up to cubic splines needs: knots, and one over the widths between them.
+class SplineTable(NamedTuple):
+    """What evaluates the four cubic splines that are not zero at an input; of K knots.
 
-    Args:
-      knots: K strictly increasing ones a row, at least five.
-
-    Returns:
-      K + (K - 1) + (K - 2) + (K - 3) numbers a row: the knots, and one over the width of one, two
-      and three intervals from each.
+    Interval i lies behind i knots: 0 before all of them, K beyond the last. For an input x in it,
+    each of six ratios x a + b says how much of a support lies before x: of splines of degree 1 that
+    begin with the interval, of degree 2 one knot before and with it, of 3 two, one and none before.
     """
-    count = knots.shape[1]
-    widths = [knots[:, n:] - knots[:, : count - n] for n in (1, 2, 3)]
-    return jnp.concatenate([knots, *(1.0 / width for width in widths)], axis=1)
+
+    knots: Float[Array, "K fan_in"]
+    ratios: Float[Array, "fan_in K+1 12"]  # a and b in turns; 0 for supports that begin or end
+    # beyond the knots, which no spline needs
+
+
+@typechecked
+def spline_table(knots: Float[Array, "fan_in K"]) -> SplineTable:
+    """Make the table of strictly increasing knots, one row an input, at least five."""
+    ratios = []
+    for degree in (1, 2, 3):
+        slope = 1.0 / (knots[:, degree:] - knots[:, :-degree])
+        forms = jnp.stack([slope, -slope * knots[:, :-degree]], axis=-1)
+        for before in reversed(range(degree)):
+            # Interval i begins at knot i - 1.
+            ratios.append(jnp.pad(forms, ((0, 0), (1 + before, degree - before), (0, 0))))
+    return SplineTable(knots.T, jnp.concatenate(ratios, axis=-1))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))

@@ -10,6 +10,47 @@ import triton.language as tl
 
 ALL = tl.constexpr(tl.PropagateNan.ALL)
 
+RATIOS = tl.constexpr(
+    "{ .reg .f32 a<12>;"
+    + " ".join(
+        f"ld.global.nc.v4.f32 {{a{i}, a{i + 1}, a{i + 2}, a{i + 3}}}, [$7+{4 * i}];"
+        for i in (0, 4, 8)
+    )
+    + " ".join(f"fma.rn.sat.f32 ${i}, $6, a{2 * i}, a{2 * i + 1};" for i in range(6))
+    + "}"
+)
+
+
+def _place_one(i: int) -> str:
+    """PTX: words u0 to u3, two columns each, of one neighbour of two; v0 to v3 of the other."""
+    words = "uv"[i]
+    b = [f"${8 + 2 * m + i}" for m in range(4)]
+    lines = [
+        f"cvt.rn.bf16x2.f32 p{i}, {b[1]}, {b[0]}",
+        f"cvt.rn.bf16x2.f32 q{i}, {b[3]}, {b[2]}",
+        f"shl.b32 n, ${16 + i}, 3",  # a byte of the selector is a column
+    ]
+    for first, word in ((32, 0), (64, 2)):
+        lines += [
+            f"sub.s32 d, {first}, n", "shr.u32 s, 0x89ABCDEF, d",  # shifts by 32 and more give 0,
+            f"sub.s32 d, n, {first}", "shl.b32 t, 0x89ABCDEF, d",  # and by less than 0 as well
+            "or.b32 s, s, t", "not.b32 s, s", f"prmt.b32 {words}{word}, p{i}, q{i}, s",
+            "shr.u32 s, s, 16", f"prmt.b32 {words}{word + 1}, p{i}, q{i}, s",
+        ]  # fmt: skip
+    return "".join(line + "; " for line in lines)
+
+
+PLACE = tl.constexpr(
+    "{ .reg .b32 p<2>, q<2>, n, d, s, t, u<4>, v<4>; "
+    + _place_one(0)
+    + _place_one(1)
+    + " ".join(
+        f"prmt.b32 ${2 * j}, u{j}, v{j}, 0x5410; prmt.b32 ${2 * j + 1}, u{j}, v{j}, 0x7632;"
+        for j in range(4)
+    )
+    + " }"
+)
+
 
 @triton.jit
 def operand(x, ASM: tl.constexpr):
@@ -74,48 +115,78 @@ def expand(x, TAYLOR: tl.constexpr, ASM: tl.constexpr):
 
 
 @triton.jit
-def _splines(x, splines, feature, COUNT: tl.constexpr, ASM: tl.constexpr):
-    """SiLU and the COUNT cubic B-splines of inputs as operands, by Cox and de Boor.
+def _splines(x, splines, feature, COUNT: tl.constexpr, FAN_IN: tl.constexpr, ASM: tl.constexpr):
+    """SiLU and the COUNT cubic B-splines of inputs as operands; `splines` is a `SplineTable`.
 
-    Interval after interval: what a spline of each degree has of the interval before waits for the
-    part that the next one has of this interval. All but four splines are zero anywhere; the tensor
-    cores multiply those zeros too.
+    By the recursion of Cox and de Boor on the one interval of knots that holds the input: only four
+    splines are not zero there.
     """
-    knots: tl.constexpr = COUNT + 4
-    at = splines + feature * (4 * knots - 6)
-    columns = (operand(silu(x, ASM), ASM),)
-    is_after = x >= tl.load(at)[None, :]
-    after1, after2, waiting1, waiting2, waiting3 = x, x, x, x, x  # not used before they are set
-    for k in tl.static_range(knots - 1):
-        # How far x is beyond this knot and the two before it.
-        after3, after2, after1 = after2, after1, x - tl.load(at + k)[None, :]
-        is_after_next = x >= tl.load(at + k + 1)[None, :]
-        spline = tl.where(is_after & ~is_after_next, 1.0, 0.0)
-        is_after = is_after_next
-        part = after1 * tl.load(at + knots + k)[None, :] * spline
-        if k >= 1:
-            spline = waiting1 + (spline - part)
-        waiting1 = part
-        if k >= 1:
-            part = after2 * tl.load(at + 2 * knots - 2 + k)[None, :] * spline
-            if k >= 2:
-                spline = waiting2 + (spline - part)
-            waiting2 = part
-        if k >= 2:
-            part = after3 * tl.load(at + 3 * knots - 5 + k)[None, :] * spline
-            if k >= 3:
-                columns = columns + (operand(waiting3 + (spline - part), ASM),)
-            waiting3 = part
-    return columns
+    knots, ratios = splines
+    interval = tl.zeros(x.shape, tl.int32)
+    for k in tl.static_range(COUNT + 4):
+        interval += (x >= tl.load(knots + k * FAN_IN + feature)[None, :]).to(tl.int32)
+    entry = ratios + ((feature * (COUNT + 5))[None, :] + interval) * 12
+    r10, r20, r21, r30, r31, r32 = _read_ratios(x, entry, ASM)
+    part = 1.0 - r10
+    low, high = r20 * part, r21 * r10
+    first, second, third = part - low, low + (r10 - high), high
+    low, middle, high = r30 * first, r31 * second, r32 * third
+    values = (first - low, low + (second - middle), middle + (third - high), high)
+    return (operand(silu(x, ASM), ASM),) + _place(values, interval, COUNT, ASM)
+
+
+@triton.jit
+def _read_ratios(x, entry, ASM: tl.constexpr):
+    """How far x is into the supports of the splines that begin before it: six numbers of [0, 1].
+
+    In assembly, so that every thread fetches what its own numbers need: Triton would hand them
+    over to other threads and back.
+    """
+    if ASM:
+        return tl.inline_asm_elementwise(
+            RATIOS, "=f,=f,=f,=f,=f,=f,f,l", (x, entry.to(tl.int64)),
+            (tl.float32, tl.float32, tl.float32, tl.float32, tl.float32, tl.float32), True, 1,
+        )  # fmt: skip
+    else:
+        found = ()
+        for i in tl.static_range(6):
+            ratio = x * tl.load(entry + 2 * i) + tl.load(entry + 2 * i + 1)
+            found = found + (tl.minimum(tl.maximum(ratio, 0.0), 1.0),)
+        return found
+
+
+@triton.jit
+def _place(values, interval, COUNT: tl.constexpr, ASM: tl.constexpr):
+    """Put four splines' values, none negative, in the columns of their interval, as operands.
+
+    In assembly the four are 8 bytes, of which a permutation takes those of two columns at a time;
+    for a column that has none it repeats the sign of the last, which is zero.
+    """
+    if ASM:
+        columns = tl.inline_asm_elementwise(
+            PLACE, "=r,=r,=r,=r,=r,=r,=r,=r,f,f,f,f,f,f,f,f,r,r", values + (interval,),
+            (tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16,
+             tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16), True, 2,
+        )  # fmt: skip
+        return columns[:COUNT]
+    else:
+        columns = ()
+        for c in tl.static_range(COUNT):
+            column = tl.zeros(interval.shape, tl.float32)
+            for m in tl.static_range(4):
+                column = tl.where(interval == c + 4 - m, values[m], column)
+            columns = columns + (operand(column, ASM),)
+        return columns
 
 
 @triton.jit
 def expand_any(
-    x, splines, feature, TAYLOR: tl.constexpr, SPLINES: tl.constexpr, ASM: tl.constexpr
+    x, splines, feature,
+    FAN_IN: tl.constexpr, TAYLOR: tl.constexpr, SPLINES: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """Columns of inputs, whose numbers in the layer are `feature`, with B-splines too."""
+    """Columns of inputs, whose numbers among the layer's FAN_IN are `feature`, B-splines too."""
     if SPLINES:
-        columns = _splines(x, splines, feature, SPLINES, ASM)
+        columns = _splines(x, splines, feature, SPLINES, FAN_IN, ASM)
     else:
         columns = expand(x, TAYLOR, ASM)
     return columns
@@ -141,8 +212,8 @@ def two_layers(
 ):  # fmt: skip
     """Add what two layers make of `columns`, by way of the COUNT hidden units from FIRST on.
 
-    The kernels are [C, in, STRIDE] and [C, COUNT, out]; for `splines`, the units', see
-    `splines.spline_table`.
+    The kernels are [C, in, STRIDE] and [C, COUNT, out]; `splines` is the `SplineTable`
+    of the STRIDE units.
     """
     fan_in: tl.constexpr = feature.shape[0]
     fan_out: tl.constexpr = column.shape[0]
@@ -151,7 +222,7 @@ def two_layers(
         x = tl.zeros([total.shape[0], UNITS], tl.float32)
         x = apply(columns, inner, feature, unit + FIRST, x, fan_in, STRIDE, ASM)
         x = x + tl.load(inner_bias + unit + FIRST)[None, :]
-        more = expand_any(x, splines, unit + FIRST, TAYLOR, SPLINES, ASM)
+        more = expand_any(x, splines, unit + FIRST, STRIDE, TAYLOR, SPLINES, ASM)
         total = apply(more, outer, unit, column, total, COUNT, fan_out, ASM)
     return total
 
