@@ -24,7 +24,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from egs_jax.kan import Block, Linear
 from kernels._checks import require, typechecked
@@ -187,6 +187,22 @@ def mix(
     return jnp.einsum("bnt,btd->bnd", shares(static, dynamic), tokens)
 
 
+@typechecked
+def drop_out(
+    key: Key[Array, ""], values: Float[Array, "*shape"], share: float
+) -> Float[Array, "*shape"]:
+    """Replace about a `share` of the numbers by zero and scale up the rest: the mean stays.
+
+    A byte decides about a number, so the share is rounded to 1/256: a step of training draws a
+    hundred million of these decisions, and random words are what costs.
+    """
+    dropped = min(round(256 * share), 255)
+    words = jax.random.bits(key, (-(-values.size // 4),))
+    fates = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[: values.size]
+    kept = fates.reshape(values.shape) >= dropped
+    return jnp.where(kept, values * (256 / (256 - dropped)), 0.0)
+
+
 class SpatialAudioAttention(nn.Module):
     """One attention layer: x1 = LN(f_v + gain * attention), x2 = LN(x1 + FFN(x1)).
 
@@ -237,7 +253,6 @@ class SpatialAudioAttention(nn.Module):
         self.ffn_out = Linear(self.d_model)
         self.norm1 = nn.LayerNorm(epsilon=self.norm_epsilon, use_fast_variance=False)
         self.norm2 = nn.LayerNorm(epsilon=self.norm_epsilon, use_fast_variance=False)
-        self.drop = nn.Dropout(self.dropout)
 
     @typechecked
     def agent_tokens(
@@ -277,10 +292,16 @@ class SpatialAudioAttention(nn.Module):
     ) -> Float[Array, "B N D"]:
         """Return x2 for each frame from what `prepare` gave; dropout takes the rng "dropout"."""
         dynamic = dynamic_mix(agents, tokens, self.temperature, bias)
-        attended = self.drop(mix(static, dynamic, tokens), deterministic=deterministic)
+
+        def drop(values: Array) -> Array:
+            if deterministic or not self.dropout:
+                return values
+            return drop_out(self.make_rng("dropout"), values, self.dropout)
+
+        attended = drop(mix(static, dynamic, tokens))
         x1 = self.norm1(features[None] + self.gain * attended)
-        hidden = self.drop(nn.relu(self.ffn_in(x1)), deterministic=deterministic)
-        return self.norm2(x1 + self.drop(self.ffn_out(hidden), deterministic=deterministic))
+        hidden = drop(nn.relu(self.ffn_in(x1)))
+        return self.norm2(x1 + drop(self.ffn_out(hidden)))
 
     @typechecked
     def __call__(

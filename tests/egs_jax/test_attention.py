@@ -8,6 +8,7 @@ from helpers import fill
 
 from egs_jax.attention import (
     SpatialAudioAttention,
+    drop_out,
     dynamic_mix,
     farthest_points,
     mix,
@@ -234,3 +235,18 @@ def test_dropout_needs_its_key_and_repeats():
     )
     np.testing.assert_array_equal(run(jax.random.key(1)), run(jax.random.key(1)))
     assert (run(jax.random.key(1)) != run(jax.random.key(2))).any()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.999])
+def test_dropout_drops_its_share_everywhere_and_keeps_the_mean(share):
+    values = 1 + jax.random.uniform(jax.random.key(0), (3, 1001, 67))
+    got = np.asarray(drop_out(jax.random.key(1), values, share))
+    kept = got != 0
+    actual = round(256 * share) / 256 if share < 0.99 else 255 / 256
+    np.testing.assert_allclose(got[kept], (values / (1 - actual))[kept], rtol=1e-6)
+    deviation = (actual * (1 - actual)) ** 0.5
+    for axes in ((0, 1, 2), (1, 2), (0, 1), (0, 2)):  # no frame, row or column is special
+        count = values.size / kept.mean(axis=axes).size
+        assert np.max(np.abs(1 - kept.mean(axis=axes) - actual)) < 5 * deviation / count**0.5
+    pairs = np.corrcoef([kept[..., i].ravel() for i in range(8)])  # bytes of one word
+    assert np.max(np.abs(pairs - np.eye(8))) < 5 / kept[..., 0].size ** 0.5
