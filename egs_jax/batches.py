@@ -76,7 +76,7 @@ def pick(config: Config, choice: Choice, step: int) -> Picks:
     rare.
     """
     deform = config.stage(step) == "deform"
-    size = config.schedule.batch if deform else config.schedule.static_batch
+    size = config.frames(config.stage(step))
     frames = _in_turn(config.seed, step, size, choice.start, choice.stop)
     rng = np.random.default_rng([config.seed, step, 1])
     schedule, chance = config.schedule, rng.random(size)

@@ -276,7 +276,8 @@ class Config:
     """Where the training frames lie; None: on a GPU or TPU, if they take less than half of its
     memory."""
     devices: int = 1
-    """Devices that share the frames of each step, those of all hosts together."""
+    """Devices that share the frames of each step, those of all hosts together; a step has as many
+    frames as the schedule says, or the next multiple of this."""
     parallel: Literal["shard_map", "pmap"] = "shard_map"
     """How they share them: pmap is the older way, with the same result."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -292,13 +293,6 @@ class Config:
             self.devices >= 1 and HEARD % self.devices == 0,
             "devices", self.devices, f"a number that divides {HEARD}",
         )  # fmt: skip
-        schedule = self.schedule
-        for name in ("batch", "static_batch"):
-            frames = getattr(schedule, name)
-            _need(
-                frames % self.devices == 0,
-                f"schedule.{name}", frames, f"a multiple of devices ({self.devices})",
-            )  # fmt: skip
         _need(self.size is None or 32 <= self.size <= 4096, "size", self.size, "32 to 4096")
 
     @property
@@ -326,6 +320,12 @@ class Config:
     def stage(self, step: int) -> Stage:
         """The stage that `step` belongs to."""
         return "static" if step < self.schedule.static_steps else "deform"
+
+    def frames(self, stage: Stage) -> int:
+        """Frames of a step: the schedule's, rounded up to as many on every device."""
+        schedule = self.schedule
+        frames = schedule.static_batch if stage == "static" else schedule.batch
+        return -(-frames // self.devices) * self.devices
 
 
 def _flatten(config: Config) -> tuple[tuple[Any], Config]:

@@ -85,8 +85,7 @@ def measure(config: Config, folder: Path, repeat: int, fresh: bool) -> dict:
         lines = read_metrics(run_dir / "metrics.jsonl")
         hashes.append(lines[-1]["state_sha256"])
         print(f"{seconds[-1]:.1f} s, state_sha256 {hashes[-1]}", flush=True)
-    schedule = config.schedule
-    frames = {"static": schedule.static_batch, "deform": schedule.batch}
+    frames = {stage: config.frames(stage) for stage in ("static", "deform")}
     images = {stage: rate * frames[stage] for stage, rate in rates(lines).items()}
     return {
         "seed": config.seed, "devices": config.devices, "frames_a_step": frames,

@@ -101,8 +101,7 @@ def measure(config: Config, dataset: Dataset, warm: int, steps: int) -> list[dic
         state, first, seconds, losses = run(settings, batches, state, warm, steps)
         stats = jax.local_devices()[0].memory_stats() or {}
         third = max(1, len(losses) // 3)
-        schedule = settings.schedule
-        batch = schedule.static_batch if stage == "static" else schedule.batch
+        batch = settings.frames(stage)
         case = {
             "stage": stage,
             "perceptual": settings.loss.perceptual > 0,

@@ -105,11 +105,12 @@ def test_more_devices_than_there_are_is_one_line(painted, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_frames_that_devices_cannot_share_are_refused():
+def test_every_device_has_as_many_frames():
     with pytest.raises(InputError, match="devices: got 3, expected a number that divides 64"):
-        Config(devices=3, schedule=ScheduleConfig(batch=3, static_batch=3))
-    for name, fields in (("batch", dict(batch=6)), ("static_batch", dict(batch=8))):
-        with pytest.raises(
-            InputError, match=rf"schedule.{name}: got .*a multiple of devices \(4\)"
-        ):
-            Config(devices=4, schedule=ScheduleConfig(**fields))
+        Config(devices=3)
+    frames = lambda devices, **batches: [
+        Config(devices=devices, schedule=ScheduleConfig(**batches)).frames(stage)
+        for stage in ("static", "deform")
+    ]
+    assert frames(1) == [1, 8] and frames(4) == [4, 8] and frames(16) == [16, 16]
+    assert frames(4, static_batch=6, batch=32) == [8, 32]
