@@ -8,11 +8,12 @@ synchronisations, after a warm-up; medians with spread. All slots hold Gaussians
 static stage. The deformation stage is measured with the perceptual loss and without.
 
     python -m experiments.bench_training DATASET [--preset paper] [--rasterizer triton]
-        [--size N] [--devices 1] [--per-device-batch N] [--warm 30] [--steps 200] [--tiny]
+        [--size N] [--devices 1 [2 ...] --per-device-batch N] [--warm 30] [--steps 200] [--tiny]
 
-writes `results/bench_training_RASTERIZER.json`, with several devices `..._RASTERIZER_xN.json`.
-`--size` resizes the frames; `--per-device-batch` sets those a device has in both stages, for
-scaling. `--tiny` runs a few steps of the `tiny` preset and writes nowhere but to --out (for tests).
+writes `results/bench_training_RASTERIZER.json`, with --per-device-batch `bench_scaling.json`: that
+sets the frames of each device in both stages, for one number of devices after the other in the same
+process. `--size` resizes the frames. `--tiny` runs a few steps of the `tiny` preset and writes
+nowhere but to --out (for tests).
 """
 
 import argparse
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> Path:
     parser.add_argument("--preset", default="paper")
     parser.add_argument("--rasterizer", default="triton")
     parser.add_argument("--size", type=int)
-    parser.add_argument("--devices", type=int, default=1)
+    parser.add_argument("--devices", type=int, nargs="+", default=[1])
     parser.add_argument("--per-device-batch", type=int)
     parser.add_argument("--warm", type=int, default=30)
     parser.add_argument("--steps", type=int, default=200)
@@ -63,18 +64,22 @@ def main(argv: list[str] | None = None) -> Path:
     steps = steps if steps < BLOCK else steps // BLOCK * BLOCK  # whole blocks are timed
     dataset = Dataset.open(arguments.dataset, arguments.size or config.size)
     fill(dataset, config.densify.capacity)
-    schedule = config.schedule
-    if frames := arguments.per_device_batch:
-        frames *= arguments.devices
-        schedule = dataclasses.replace(schedule, static_batch=frames, batch=frames)
     config = dataclasses.replace(
-        config, rasterizer=arguments.rasterizer, size=dataset.width, devices=arguments.devices,
-        schedule=dataclasses.replace(schedule, static_steps=1 + warm + steps, deform_steps=10**6),
+        config, rasterizer=arguments.rasterizer, size=dataset.width,
+        schedule=dataclasses.replace(
+            config.schedule, static_steps=1 + warm + steps, deform_steps=10**6
+        ),
         densify=dataclasses.replace(config.densify, points=config.densify.capacity),
     )  # fmt: skip
-    suffix = f"_x{config.devices}" if config.devices > 1 else ""
-    name = f"bench_training_{arguments.rasterizer}{suffix}"
-    return record(name, measure(config, dataset, warm, steps), arguments.out or RESULTS)
+    name, cases = f"bench_training_{arguments.rasterizer}", []
+    for devices in arguments.devices:
+        config = dataclasses.replace(config, devices=devices)
+        if frames := arguments.per_device_batch:
+            name, frames = "bench_scaling", frames * devices
+            schedule = dataclasses.replace(config.schedule, static_batch=frames, batch=frames)
+            config = dataclasses.replace(config, schedule=schedule)
+        cases += measure(config, dataset, warm, steps)
+    return record(name, cases, arguments.out or RESULTS)
 
 
 def fill(dataset: Dataset, count: int) -> None:

@@ -18,7 +18,7 @@ def tables() -> dict[str, str]:
         "point_density": _point_density, "attention_map": _attention_map,
         "inference": _inference, "film": _film, "stream_hour": _stream_hour,
         "training_kernels": _training_kernels, "kill_training": _kill_training,
-        "bench_runs": _whole_runs,
+        "bench_scaling": _scaling, "bench_runs": _whole_runs,
     }  # fmt: skip
     files = {
         "ablation_costs": "ablations", "inference": "bench_inference", "film": "bench_film",
@@ -252,6 +252,29 @@ def _training_kernels(cases: list[dict]) -> str:
         "ratio": lambda r: f"{r['xla']['median_ms'] / r['triton']['median_ms']:.1f}x",
     }
     return markdown(columns, [{c["implementation"]: c for c in found} for _, found in pairs])
+
+
+def _scaling(cases: list[dict]) -> str:
+    """Each beside the fewest devices of its stage."""
+    groups = grouped(cases, "stage", "perceptual")
+
+    def gain(case: dict) -> str:
+        least = min(groups[case["stage"], case["perceptual"]], key=lambda c: c["devices"])
+        return f"{case['images_per_second'] / least['images_per_second']:.2f}x"
+
+    columns = {
+        "stage": lambda c: c["stage"],
+        "perceptual loss": lambda c: "yes" if c["perceptual"] else "no",
+        "preset, px": lambda c: f"{c['preset']}, {c['size']}",
+        "devices": lambda c: str(c["devices"]),
+        "frames a step": lambda c: str(c["batch"]),
+        "ms a step (p10-p90)": lambda c: (
+            f"{c['median_ms']:.1f} ({c['p10_ms']:.1f}-{c['p90_ms']:.1f})"
+        ),
+        "images a second": lambda c: f"{c['images_per_second']:,.0f}",
+        "of the fewest devices": gain,
+    }
+    return markdown(columns, [case for group in groups.values() for case in group])
 
 
 def _whole_runs(cases: list[dict]) -> str:

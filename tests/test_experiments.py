@@ -8,7 +8,7 @@ from helpers import micro_config, voice
 from egs_jax.audio import SAMPLE_RATE
 from egs_jax.audio_file import write_wav
 from egs_jax.dataset import Dataset
-from experiments import bench_film, bench_inference, bench_training, readme, stream_hour
+from experiments import bench_film, bench_inference, bench_training, readme, stream_hour, tables
 from experiments._common import RESULTS, commit, record, spread
 
 
@@ -82,6 +82,17 @@ def test_training_steps_are_measured_in_both_stages(painted):
     for case in cases:
         assert 0 < case["p10_ms"] <= case["median_ms"] <= case["p90_ms"]
         assert case["gaussians"] <= case["capacity"] == 512 and case["loss_last_third"] > 0
+
+
+def test_more_devices_stand_beside_the_fewest():
+    def case(devices, rate, perceptual=True):
+        times = dict.fromkeys(("median_ms", "p10_ms", "p90_ms"), 8e3 * devices / rate)
+        run = dict(stage="deform", perceptual=perceptual, preset="paper", size=512)
+        return run | times | dict(devices=devices, batch=8 * devices, images_per_second=rate)
+
+    rows = tables._scaling([case(2, 1500.0), case(1, 800.0), case(2, 1900.0, False)]).splitlines()
+    gains = [row.split("|")[-2].strip() for row in rows[2:]]
+    assert gains == ["1.88x", "1.00x", "1.00x"] and "| 2 | 16 | 10.7 (10.7-10.7) |" in rows[2]
 
 
 def test_a_stream_is_measured(trained_run, tmp_path):
