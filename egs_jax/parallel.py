@@ -90,7 +90,8 @@ def share(config: Config, state: TrainState) -> TrainState:
 
 def _put(mesh: Mesh, leaf: Array | np.ndarray, spec: PartitionSpec) -> Array:
     """An array on all devices of which each host has the part of its own."""
-    own = jax.device_put(leaf, NamedSharding(mesh.local_mesh, spec))
+    place = NamedSharding(mesh.local_mesh, spec)
+    own = leaf if getattr(leaf, "sharding", None) == place else jax.device_put(leaf, place)
     if not mesh.is_multi_process:
         return own
     shape = own.shape
@@ -101,23 +102,31 @@ def _put(mesh: Mesh, leaf: Array | np.ndarray, spec: PartitionSpec) -> Array:
 
 
 class Splitter:
-    """Puts the frames of this host's batch on its devices, and what all share once."""
+    """Puts the frames of this host's batch on its devices, and what all share once.
+
+    What lies there already is passed on: to ask JAX to put forty arrays where they are takes the
+    host longer than a device needs for a step of the static stage.
+    """
 
     def __init__(self, config: Config):
         """Of the run's devices."""
-        self._count, self._weights, self._copies = config.devices, None, None
+        self._mesh = mesh_of(config.devices) if config.devices > 1 else None
+        self._weights, self._copies = None, None
 
     def __call__(self, batch: Batch) -> Batch:
         """The batch of all hosts, on their devices."""
-        if self._count == 1:
-            return jax.device_put(batch)
-        mesh = mesh_of(self._count)
-        put = functools.partial(_put, mesh)
-        if batch.vgg is not self._weights:  # too large to be copied in every step
-            copies = jax.tree.map(lambda leaf: put(leaf, SHARED), batch.vgg)
-            self._weights, self._copies = batch.vgg, copies
-        batch = batch.replace(vgg=self._copies)
-        return jax.tree.map(put, batch, _specs(batch))
+        weights = batch.vgg
+        if weights is not None and weights is not self._weights:
+            copies = jax.tree.map(lambda leaf: self._place(leaf, SHARED), weights)
+            self._weights, self._copies = weights, copies
+        batch = batch.replace(vgg=None)
+        batch = jax.tree.map(self._place, batch, _specs(batch))
+        return batch if weights is None else batch.replace(vgg=self._copies)
+
+    def _place(self, leaf: Array | np.ndarray, spec: PartitionSpec) -> Array:
+        if self._mesh is None:
+            return leaf if isinstance(leaf, Array) else jax.device_put(leaf)
+        return _put(self._mesh, leaf, spec)
 
 
 def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

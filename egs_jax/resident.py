@@ -50,7 +50,9 @@ class ResidentDataset:
 
     def batch(self, config: Config, step: int) -> Batch:
         """The same as `Dataset.batch`, on the device."""
-        picks = jax.device_put(own(self._dataset.picks(config, step)), self._split)
+        picks = own(self._dataset.picks(config, step))
+        if self._split is not None:
+            picks = jax.device_put(picks, self._split)
         stage = config.stage(step)
         batch = _cut(config, stage, self._first, self._clip, self._footage, picks)
         return batch.replace(vgg=perceptual_weights(config, step))
