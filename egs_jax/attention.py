@@ -197,7 +197,7 @@ def drop_out(
     hundred million of these decisions, and random words are what costs.
     """
     dropped = min(round(256 * share), 255)
-    words = jax.random.bits(key, (-(-values.size // 4),))
+    words = jax.random.bits(key, (-(-values.size // 4),), jnp.uint32)
     fates = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[: values.size]
     kept = fates.reshape(values.shape) >= dropped
     return jnp.where(kept, values * (256 / (256 - dropped)), 0.0)

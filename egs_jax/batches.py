@@ -69,7 +69,7 @@ class Picks(flax.struct.PyTreeNode):
 
 
 def pick(config: Config, choice: Choice, step: int) -> Picks:
-    """Draw what `step` sees, from (config.seed, step) alone.
+    """Draw what `step` sees, `config.frames` of it, from (config.seed, step) alone.
 
     In the deformation stage a share of the samples pairs a frame at rest with digital silence, so
     that the mouth learns to close when nobody speaks; another share shows shut eyes, which are

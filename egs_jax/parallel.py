@@ -6,8 +6,9 @@ decides the same everywhere. The devices may be those of several `hosts`, as man
 cuts and holds what its own see. Before: `train`; after: `loop`.
 
 What repeats bit for bit: a run on the same machine with the same number of devices. Another number
-adds up the same gradients in another order, and draws other dropout and noise; more than two
-devices on another number of hosts add up in another order.
+adds up the same gradients in another order (those of more frames where `Config.frames` had to be
+rounded up), and draws other dropout and noise; more than two devices on another number of hosts add
+up in another order.
 """
 
 import dataclasses

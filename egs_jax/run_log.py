@@ -23,7 +23,8 @@ CONSENT = (
 
 
 PLACES = ("devices", "parallel", "frames_on")
-"""Settings that say where a run is computed, not what: it may go on elsewhere."""
+"""Settings that say where a run is computed, not what: it may go on elsewhere, as long as a step
+has as many frames there."""
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -41,9 +42,10 @@ def start_run(run_dir: Path, config: Config) -> None:
     """
     path = run_dir / "config.json"
     if path.exists():
+        stored = from_json(path.read_bytes(), path)
         before, now = (
             {key: value for key, value in json.loads(to_json(c)).items() if key not in PLACES}
-            for c in (from_json(path.read_bytes(), path), config)
+            for c in (stored, config)
         )
         if before != now:
             changed = sorted(_differences(before, now))
@@ -51,6 +53,13 @@ def start_run(run_dir: Path, config: Config) -> None:
                 f"{run_dir}: holds a run with other settings ({', '.join(changed)}); resume it "
                 "with the same command, or name a new --run-dir"
             )
+        for stage in ("static", "deform"):
+            if stored.frames(stage) != config.frames(stage):
+                raise InputError(
+                    f"devices: {config.devices} make {config.frames(stage)} frames a step of the "
+                    f"{stage} stage, {run_dir} has {stored.frames(stage)}; resume it with "
+                    f"--devices {stored.devices}, or name a new --run-dir"
+                )
         return
     try:
         run_dir.mkdir(parents=True, exist_ok=True)

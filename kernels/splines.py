@@ -41,6 +41,8 @@ class SplineTable(NamedTuple):
     Interval i lies behind i knots: 0 before all of them, K beyond the last. For an input x in it,
     each of six ratios x a + b says how much of a support lies before x: of splines of degree 1 that
     begin with the interval, of degree 2 one knot before and with it, of 3 two, one and none before.
+    In float32 a ratio is off by |knot| / width 2^-24: by less than the rounding of an operand to
+    bfloat16 up to knots of 30,000 widths.
     """
 
     knots: Float[Array, "K fan_in"]
@@ -54,7 +56,7 @@ def spline_table(knots: Float[Array, "fan_in K"]) -> SplineTable:
     ratios = []
     for degree in (1, 2, 3):
         slope = 1.0 / (knots[:, degree:] - knots[:, :-degree])
-        forms = jnp.stack([slope, -slope * knots[:, :-degree]], axis=-1)
+        forms = jnp.stack([slope, 0.0 - slope * knots[:, :-degree]], axis=-1)  # 0 has no sign
         for before in reversed(range(degree)):
             # Interval i begins at knot i - 1.
             ratios.append(jnp.pad(forms, ((0, 0), (1 + before, degree - before), (0, 0))))

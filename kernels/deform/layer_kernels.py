@@ -144,7 +144,7 @@ def _read_ratios(x, entry, ASM: tl.constexpr):
     """
     if ASM:
         return tl.inline_asm_elementwise(
-            RATIOS, "=f,=f,=f,=f,=f,=f,f,l", (x, entry.to(tl.int64)),
+            RATIOS, "=&f,=&f,=&f,=&f,=&f,=&f,f,l", (x, entry.to(tl.int64)),
             (tl.float32, tl.float32, tl.float32, tl.float32, tl.float32, tl.float32), True, 1,
         )  # fmt: skip
     else:

@@ -10,7 +10,7 @@ where 128 or 256 rows a program take 72 to 90.
 
 Cubic B-splines take three times the products, 50 GFLOP and 1.1 MB of weights, and for 704 inputs a
 Gaussian about 120 instructions each: 4 G of them, 0.15 ms a frame on an H200. Measured: 0.58 ms.
-The columns of an input take eight products one after the other, each of which is waited for, and
+The columns of an input take nine products one after the other, each of which is waited for, and
 with nine columns of 64 features in registers only two programs run at once, which hide little of
 that; with 168 registers three do, in 0.59 ms.
 """

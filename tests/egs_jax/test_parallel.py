@@ -53,7 +53,10 @@ for way in ("pmap", "shard_map"):
     source = ResidentDataset(data, 4) if way == "shard_map" else data
     state, got = one_step(several, source)
     traces.clear()
-    parallel.train_step(several, state, parallel.Splitter(several)(source.batch(several, 1)))
+    batch = source.batch(several, 1)
+    split = parallel.Splitter(several)(batch)
+    passed_on = split.frames is batch.frames  # what is cut on the devices stays where it lies
+    parallel.train_step(several, state, split)
     traced_again = len(traces)
     state, _ = one_step(several, source)
     # Some gradients are zero but for rounding.
@@ -61,7 +64,7 @@ for way in ("pmap", "shard_map"):
         lambda a, b: np.linalg.norm(a - b) / (np.linalg.norm(b) + 1e-5 * whole), got, want
     )
     differ = int(parallel.difference(several, state))
-    report[way] = max(jax.tree.leaves(errors)), differ, traced_again
+    report[way] = max(jax.tree.leaves(errors)), differ, traced_again, passed_on
 
 weights = jnp.arange(6.0)
 batch = data.batch(config, 1).replace(vgg=weights)
@@ -91,8 +94,9 @@ def test_gradients_and_losses_are_those_of_one_device(painted):
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads(done.stdout.splitlines()[-1])
     for way in ("pmap", "shard_map"):
-        error, differ, traced_again = report[way]
+        error, differ, traced_again, passed_on = report[way]
         assert error < 1e-4 and differ == traced_again == 0, (way, report)
+        assert passed_on == (way == "shard_map")
     assert report["one bit off"] == 1
     assert report["weights"] == [True] * 4  # copied once
 

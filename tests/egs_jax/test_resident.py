@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers import micro_config
 
-from egs_jax import resident
+from egs_jax import parallel, resident
 from egs_jax.dataset import Dataset
 from egs_jax.resident import ResidentDataset, batch_source
 
@@ -33,6 +33,8 @@ def test_only_training_frames_are_kept_and_any_split_will_do(painted):
         jax.tree.map(
             np.testing.assert_array_equal, source.batch(config, step), data.batch(config, step)
         )
+    batch = source.batch(config, 3)
+    assert parallel.Splitter(config)(batch).frames is batch.frames
 
 
 def test_a_gpu_with_room_keeps_the_clip_and_the_config_decides(painted, monkeypatch):

@@ -40,6 +40,14 @@ def test_same_settings_resume_others_are_named(tmp_path):
     assert (tmp_path / "config.json").read_bytes() == before
 
 
+def test_a_run_goes_on_where_its_steps_have_as_many_frames(tmp_path):
+    config = override(preset("paper", data_dir="d"), {"schedule.static_batch": "2"})
+    start_run(tmp_path, config)
+    start_run(tmp_path, override(config, {"devices": "2"}))
+    with pytest.raises(InputError, match="4 make 4 frames a step of the static .* --devices 1, or"):
+        start_run(tmp_path, override(config, {"devices": "4"}))
+
+
 def test_run_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="name another folder"):
