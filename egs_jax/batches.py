@@ -75,8 +75,8 @@ def pick(config: Config, choice: Choice, step: int) -> Picks:
     that the mouth learns to close when nobody speaks; another share shows shut eyes, which are
     rare.
     """
-    deform = config.stage(step) == "deform"
-    size = config.frames(config.stage(step))
+    stage = config.stage(step)
+    deform, size = stage == "deform", config.frames(stage)
     frames = _in_turn(config.seed, step, size, choice.start, choice.stop)
     rng = np.random.default_rng([config.seed, step, 1])
     schedule, chance = config.schedule, rng.random(size)

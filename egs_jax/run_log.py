@@ -7,12 +7,12 @@ import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import rich.progress
 
-from egs_jax.config import Config
+from egs_jax.config import Config, Stage
 from egs_jax.config_text import from_json, to_json
 from egs_jax.errors import MAY_NOT_READ, InputError
 
@@ -53,7 +53,7 @@ def start_run(run_dir: Path, config: Config) -> None:
                 f"{run_dir}: holds a run with other settings ({', '.join(changed)}); resume it "
                 "with the same command, or name a new --run-dir"
             )
-        for stage in ("static", "deform"):
+        for stage in get_args(Stage):
             if stored.frames(stage) != config.frames(stage):
                 raise InputError(
                     f"devices: {config.devices} make {config.frames(stage)} frames a step of the "

@@ -20,11 +20,12 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 from egs_jax.__main__ import Parser
-from egs_jax.config import PRESETS, Config, preset
+from egs_jax.config import PRESETS, Config, Stage, preset
 from egs_jax.config_text import override
 from egs_jax.dataset import Dataset
 from egs_jax.errors import InputError, TrainingError
@@ -85,7 +86,7 @@ def measure(config: Config, folder: Path, repeat: int, fresh: bool) -> dict:
         lines = read_metrics(run_dir / "metrics.jsonl")
         hashes.append(lines[-1]["state_sha256"])
         print(f"{seconds[-1]:.1f} s, state_sha256 {hashes[-1]}", flush=True)
-    frames = {stage: config.frames(stage) for stage in ("static", "deform")}
+    frames = {stage: config.frames(stage) for stage in get_args(Stage)}
     images = {stage: rate * frames[stage] for stage, rate in rates(lines).items()}
     return {
         "seed": config.seed, "devices": config.devices, "frames_a_step": frames,

@@ -66,9 +66,7 @@ def _training() -> str:
         "perceptual loss": lambda c: "yes" if c.get("perceptual", True) else "no",
         "Gaussians": lambda c: f"{c['gaussians']:,} of {c['capacity']:,}",
         "rasterizer": lambda c: c["rasterizer"],
-        "ms a step (p10-p90)": lambda c: (
-            f"{c['median_ms']:.1f} ({c['p10_ms']:.1f}-{c['p90_ms']:.1f})"
-        ),
+        "ms a step (p10-p90)": experiment_tables.step_ms,
         "peak memory, GiB": lambda c: _number(c["peak_memory_gib"]),
         "loss, first and last third": lambda c: (
             f"{c['loss_first_third']:.4f}, {c['loss_last_third']:.4f}"

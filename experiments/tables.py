@@ -254,6 +254,11 @@ def _training_kernels(cases: list[dict]) -> str:
     return markdown(columns, [{c["implementation"]: c for c in found} for _, found in pairs])
 
 
+def step_ms(case: dict) -> str:
+    """Median and spread of a training step's time."""
+    return f"{case['median_ms']:.1f} ({case['p10_ms']:.1f}-{case['p90_ms']:.1f})"
+
+
 def _scaling(cases: list[dict]) -> str:
     """Each beside the fewest devices of its stage."""
     groups = grouped(cases, "stage", "perceptual")
@@ -268,9 +273,7 @@ def _scaling(cases: list[dict]) -> str:
         "preset, px": lambda c: f"{c['preset']}, {c['size']}",
         "devices": lambda c: str(c["devices"]),
         "frames a step": lambda c: str(c["batch"]),
-        "ms a step (p10-p90)": lambda c: (
-            f"{c['median_ms']:.1f} ({c['p10_ms']:.1f}-{c['p90_ms']:.1f})"
-        ),
+        "ms a step (p10-p90)": step_ms,
         "images a second": lambda c: f"{c['images_per_second']:,.0f}",
         "of the fewest devices": gain,
     }

@@ -23,6 +23,7 @@ RATIOS = tl.constexpr(
 
 def _place_one(i: int) -> str:
     """PTX: words u0 to u3, two columns each, of one neighbour of two; v0 to v3 of the other."""
+    # The complement of 0x76543210, which takes the four values in turn; all ones take the sign.
     words = "uv"[i]
     b = [f"${8 + 2 * m + i}" for m in range(4)]
     lines = [
