@@ -72,7 +72,7 @@ class ModelConfig:
     """Sets the attention temperature sqrt(d_model / heads); the original code's 16 sharpen it."""
     width: int = 128
     """Hidden width of the per-Gaussian heads and of the feed-forward layer."""
-    dropout: float = 0.25
+    dropout: float = 0.35
     """Dropout in the deformation network while training."""
     hash_levels: int = 12
     """Levels of each 2-D hash grid."""
@@ -234,7 +234,7 @@ class LossConfig:
     """Absolute error."""
     dssim: float = 0.2
     """1 - SSIM."""
-    perceptual: float = 0.1
+    perceptual: float = 0.15
     """VGG-16 feature distance; 0 leaves the network out."""
     lips: float = 0.4
     """Absolute error over the lips rectangle."""

@@ -19,17 +19,17 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from rich.progress import Progress
 
 from egs_jax import hosts, parallel, train
 from egs_jax.ahead import ahead
 from egs_jax.checkpoint import Checkpoints, state_sha256
-from egs_jax.config import Config
+from egs_jax.config import Config, Stage
 from egs_jax.dataset import Dataset
 from egs_jax.errors import InputError, TrainingError
 from egs_jax.resident import BatchSource, batch_source
@@ -69,16 +69,15 @@ def fit(config: Config, dataset: Dataset, *, run_dir: str | Path) -> TrainState:
         start_run(run_dir, config)
         checkpoints = Checkpoints(run_dir, config.schedule.keep_checkpoints)
     try:
-        with _stop_requests() as stop:
+        with _stop_requests() as stop, _named_exhaustion():
+            source = batch_source(config, dataset.resized(config.size))
+            compiled = _compiled_kernels(config, dataset, source, checkpoints.latest() or 0)
             state = _resume(config, dataset, checkpoints)
             if hosts.any_of(stop.is_set()):
                 raise KeyboardInterrupt
             log = RunLog(run_dir, int(state.step)) if hosts.first() else hosts.Nothing()
             try:
-                with _named_exhaustion():
-                    state = _loop(
-                        config, dataset.resized(config.size), state, checkpoints, log, stop
-                    )
+                state = _loop(config, dataset, source, compiled, state, checkpoints, log, stop)
                 digest = state_sha256(state)
                 log.write({"step": int(state.step), "state_sha256": digest})
             finally:
@@ -90,8 +89,8 @@ def fit(config: Config, dataset: Dataset, *, run_dir: str | Path) -> TrainState:
 
 
 def _loop(
-    config: Config, dataset: Dataset, state: TrainState, checkpoints: Checkpoints, log: RunLog,
-    stop: threading.Event,
+    config: Config, dataset: Dataset, source: BatchSource, compiled: dict[Stage, Future],
+    state: TrainState, checkpoints: Checkpoints, log: RunLog, stop: threading.Event,
 ) -> TrainState:  # fmt: skip
     """Run the remaining steps.
 
@@ -100,20 +99,18 @@ def _loop(
     """
     if int(state.step) == config.total_steps:
         return state
-    schedule, source = config.schedule, batch_source(config, dataset)
-    step, deforming, stage = int(state.step), bool(state.deforming), None
+    schedule = config.schedule
+    step, deforming = int(state.step), bool(state.deforming)
     batches, unseen = prefetch(config, source, step), Unseen(config, dataset, log)
     most_unseen = _most_unseen()
     bar = progress(config.total_steps, "train", quiet=not hosts.first())
-    with bar, _second_stage_compiled(config, source, state) as compiled:
+    with bar, _second_stage_compiled(config, source, compiled, state) as second_stage:
         while step < config.total_steps:
             if config.stage(step) == "deform" and not deforming:
-                compiled.wait()
+                second_stage.wait()
                 state, deforming = train.hand_over(config, state), True
             batch = next(batches)
-            if batch.stage != stage:
-                parallel.compile_kernels(config, state, batch)
-                stage = batch.stage
+            compiled[batch.stage].result()
             state, metrics = parallel.train_step(config, state, batch)
             if train.densifies(config, step):
                 state = train.densify_step(config, state)
@@ -139,14 +136,38 @@ def _loop(
     return state
 
 
+def _compiled_kernels(
+    config: Config, dataset: Dataset, source: BatchSource, step: int
+) -> dict[Stage, Future]:
+    """For each stage from `step` on, what comes when its Triton kernels are compiled.
+
+    They need shapes alone, so this goes on while the first state is made.
+    """
+    first, count = config.schedule.static_steps, config.total_steps
+    steps = {"static": range(step, first), "deform": range(max(step, first), count)}
+
+    def compile_stage(number: int) -> None:
+        if jax.default_backend() != "cpu":  # where there are none
+            state = train.abstract_state(config, dataset.audio_dim)
+            batch = parallel.Splitter(config)(source.batch(config, number))
+            parallel.compile_kernels(config, state, batch)
+
+    pool = concurrent.futures.ThreadPoolExecutor(2)
+    compiled = {stage: pool.submit(compile_stage, own[0]) for stage, own in steps.items() if own}
+    pool.shutdown(wait=False)
+    return compiled
+
+
 @contextlib.contextmanager
 def _second_stage_compiled(
-    config: Config, source: BatchSource, state: TrainState
+    config: Config, source: BatchSource, kernels_of: dict[Stage, Future], state: TrainState
 ) -> Iterator[threading.Event]:
     """An event that comes when the second stage's programs are there, while the first one trains.
 
     A thread does a few of its steps on a copy of the state; nothing comes of them. Another does
-    the same for the program that changes the cloud.
+    the same for the program that changes the cloud. On several devices, where two programs at a
+    time might wait for each other for ever, steps are only compiled: the run's own read the
+    programs that `keep_programs` keeps.
     """
     compiled = threading.Event()
     first = config.schedule.static_steps
@@ -159,20 +180,24 @@ def _second_stage_compiled(
         try:
             state = train.hand_over(config, state)
             split = parallel.Splitter(config)
+            kernels_of["deform"].result()
             # Only some of the steps may have the perceptual loss.
             for number in range(first, first + config.loss.perceptual_every):
                 batch = split(source.batch(config, number))
-                if number == first:
-                    parallel.compile_kernels(config, state, batch)
-                state, _ = parallel.train_step(config, state, batch)
+                if config.devices > 1:
+                    parallel.compile_step(config, state, batch)
+                else:
+                    state, _ = parallel.train_step(config, state, batch)
             jax.block_until_ready(state)
         finally:
             compiled.set()  # what went wrong goes wrong in the run's own step too, and is named
 
+    # By way of the host: to copy fifty shapes on a GPU takes as many small programs.
+    copy = lambda: parallel.share(config, jax.device_get(state))
     pool = concurrent.futures.ThreadPoolExecutor(2)
-    pool.submit(compile_stage, jax.tree.map(jnp.copy, state))
+    pool.submit(compile_stage, copy())
     if any(train.densifies(config, number) for number in range(int(state.step), first)):
-        pool.submit(train.densify_step, config, jax.tree.map(jnp.copy, state))
+        pool.submit(train.densify_step, config, copy())
     try:
         yield compiled
     finally:
@@ -180,8 +205,8 @@ def _second_stage_compiled(
 
 
 def _compiles_ahead(config: Config) -> bool:
-    """Not on a CPU, whose cores are busy, nor on several devices: two programs might block them."""
-    return jax.default_backend() != "cpu" and config.devices == 1
+    """Not on a CPU, whose cores are busy, nor of several hosts, which would have to agree."""
+    return jax.default_backend() != "cpu" and jax.process_count() == 1
 
 
 def _most_unseen() -> int:

@@ -147,6 +147,12 @@ def compile_kernels(config: Config, state: TrainState, batch: Batch) -> None:
         kernels.compile_kernels(_mapped(config.devices), _anywhere(config), state, batch)
 
 
+def compile_step(config: Config, state: TrainState, batch: Batch) -> None:
+    """Compile `train_step` of several devices (not by pmap), without running it."""
+    if config.parallel == "shard_map":
+        _mapped(config.devices).lower(_anywhere(config), state, batch).compile()
+
+
 @functools.cache
 def _anywhere(config: Config) -> Config:
     """The same work without where it is done and on what, so that it is compiled once."""

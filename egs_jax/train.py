@@ -5,10 +5,12 @@
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from egs_jax import density, losses, model, optimizer
@@ -21,35 +23,41 @@ from kernels import RasterizeAux
 # Sub-streams of the seed's and the step's keys.
 INIT_KEY, DROPOUT_KEY, DENSITY_KEY, NOISE_KEY = range(4)
 
-# One program instead of hundreds, and since it runs once, not worth optimising: 4 times faster.
-_init_networks = jax.jit(
-    model.init_networks,
-    static_argnums=(0, 2),
-    compiler_options={"xla_backend_optimization_level": 0},
-)
+# One program instead of hundreds, and since they run once, not worth optimising: 4 times faster.
+_ONCE = {"xla_backend_optimization_level": 0}
+_init_networks = jax.jit(model.init_networks, static_argnums=(0, 2), compiler_options=_ONCE)
 
 
 def init_state(config: Config, dataset: Dataset) -> TrainState:
     """The state before the first step: the dataset's initial cloud and fresh networks."""
     points, colors = dataset.arrays["points"], dataset.arrays["point_colors"]
-    key = jax.random.key(config.seed)
-    chosen = jax.random.permutation(key, len(points))[: config.densify.points]
-    gaussians, alive = init_gaussians(points[chosen], colors[chosen], config.densify.capacity)
-    init_key = jax.random.fold_in(key, INIT_KEY)
-    networks = fresh_networks(config.model, init_key, dataset.audio_dim)
-    return _fresh_state({"gaussians": gaussians, "networks": networks}, jnp.asarray(alive))
+
+    def build() -> TrainState:
+        key = jax.random.key(config.seed)
+        chosen = np.asarray(jax.random.permutation(key, len(points))[: config.densify.points])
+        gaussians, alive = init_gaussians(points[chosen], colors[chosen], config.densify.capacity)
+        init_key = jax.random.fold_in(key, INIT_KEY)
+        networks = _init_networks(config.model, init_key, dataset.audio_dim)
+        return _init_rest({"gaussians": gaussians, "networks": networks}, alive)
+
+    return _made_on_cpu(build)
 
 
-def fresh_networks(config: ModelConfig, key: Array, audio_dim: int) -> Params:
-    """Parameters of new networks, drawn by the CPU: for a GPU XLA would compile that for 28 s."""
+def fresh_networks(config: ModelConfig, seed: int, audio_dim: int) -> Params:
+    """Parameters of new networks."""
+    return _made_on_cpu(lambda: _init_networks(config, jax.random.key(seed), audio_dim))
+
+
+def _made_on_cpu(build: Callable[[], Any]) -> Any:
+    """What `build` makes, by the CPU: for a GPU its small programs take 10 to 30 s to compile."""
     try:
         device = jax.local_devices(backend="cpu")[0]
     except RuntimeError:  # JAX was told to leave the CPU alone
         device = jax.local_devices()[0]
     with jax.default_device(device):
-        drawn = _init_networks(config, jax.device_put(key, device), audio_dim)
-    # By way of the host, so that they lie where arrays lie that nobody placed.
-    return jax.tree.map(jnp.asarray, jax.device_get(drawn))
+        made = jax.device_get(build())
+    # By way of the host, so that it lies where arrays lie that nobody placed.
+    return jax.tree.map(jnp.asarray, made)
 
 
 def abstract_state(config: Config, audio_dim: int) -> TrainState:
@@ -266,6 +274,9 @@ def _fresh_state(params: Params, alive: Bool[Array, " N"]) -> TrainState:
         bad_streak=jnp.int32(0),
         dropped=jnp.int32(0),
     )
+
+
+_init_rest = jax.jit(_fresh_state, compiler_options=_ONCE)
 
 
 def _all_finite(tree: Any) -> Bool[Array, ""]:

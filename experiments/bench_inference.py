@@ -88,7 +88,7 @@ def synthetic(n: int, size: int, architecture: str, decoder: str | None = None) 
         model=ModelConfig(architecture=architecture, decoder=decoder, dropout=0.0),
         densify=DensifyConfig(capacity=n, points=min(n, 30_000)),
     )  # fmt: skip
-    nets = train.fresh_networks(config.model, jax.random.key(0), AUDIO_DIM)
+    nets = train.fresh_networks(config.model, 0, AUDIO_DIM)
     heads = nets["deform"]["heads"]
     keys = iter(jax.random.split(jax.random.key(1), 100))
     nets["deform"]["heads"] = jax.tree.map(

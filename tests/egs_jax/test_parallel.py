@@ -56,6 +56,8 @@ for way in ("pmap", "shard_map"):
     batch = source.batch(several, 1)
     split = parallel.Splitter(several)(batch)
     passed_on = split.frames is batch.frames  # what is cut on the devices stays where it lies
+    if way == "shard_map":
+        parallel.compile_step(several, state, split)  # traces nothing again, and leaves the state
     parallel.train_step(several, state, split)
     traced_again = len(traces)
     state, _ = one_step(several, source)
