@@ -116,3 +116,31 @@ def trained_run(painted, tmp_path_factory) -> TrainedRun:
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         state = fit(micro_config(painted), Dataset.open(painted), run_dir=folder)
     return TrainedRun(folder, state, printed.getvalue())
+
+
+@dataclass(frozen=True)
+class Series:
+    """Two variants of the performer's avatar, trained by `experiments.ablations --tiny`."""
+
+    command: list[str]
+    """The command line that made it."""
+    common: list[str]
+    """What the command lines of others on the same runs begin with."""
+    figure: Path
+    results: Path
+    run: Path
+    """The run folder of the first variant, which is the default."""
+
+
+@pytest.fixture(scope="session")
+def series(performer_dataset, tmp_path_factory) -> Series:
+    """Train for four steps and measure, once for all tests; copy the run to write into it."""
+    from experiments import ablations
+
+    home = tmp_path_factory.mktemp("series")
+    folders = ["--out", str(home / "results"), "--figures", str(home / "figures")]
+    common = [str(performer_dataset.folder), "--tiny", "--work", str(home / "runs"), *folders]
+    command = [*common, "--seeds", "0", "--variants", "paper", "no_static"]
+    figure = ablations.main(command)
+    run = home / "runs" / "performer-tiny" / "paper-0"
+    return Series(command, common, figure, home / "results", run)
