@@ -40,7 +40,7 @@ def free_port():
 
 def arguments(painted, run_dir):
     """20 steps of the static stage on two devices."""
-    settings = ("devices=2", "schedule.deform-steps=0", "schedule.static-batch=2")
+    settings = ("devices=2", "size=32", "schedule.deform-steps=0", "schedule.static-batch=2")
     more = ("schedule.checkpoint-every=5", "schedule.keep-checkpoints=9")
     return train_arguments(painted, run_dir) + [f"--{text}" for text in settings + more]
 

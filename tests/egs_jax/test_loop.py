@@ -143,14 +143,14 @@ def test_a_stop_while_it_compiles_ends_with_status_1(painted, tmp_path):
     assert process.returncode == 1 and "egs-jax: stopped" in error and "Traceback" not in error
 
 
-def test_two_bad_steps_are_skipped_and_named(painted, tmp_path, monkeypatch, capsys):
-    config = micro_config(painted)
-    poison(monkeypatch, {26, 27})
-    state = fit(config, Dataset.open(painted), run_dir=tmp_path / "run")
+def test_two_bad_steps_are_skipped_and_named(painted, trained_run, tmp_path, monkeypatch, capsys):
+    config, run_dir = micro_config(painted), back_at_30(trained_run, tmp_path / "run")
+    poison(monkeypatch, {32, 33})
+    state = fit(config, Dataset.open(painted), run_dir=run_dir)
     assert int(state.step) == 40 and float(state.rate_scale) == 1 and int(state.bad_streak) == 0
-    frames = Dataset.open(painted).picks(config, 26).frames
+    frames = Dataset.open(painted).picks(config, 32).frames
     error = capsys.readouterr().err
-    assert f"step 26 (frames {frames[0]}, {frames[1]}): loss or gradient not finite" in error
+    assert f"step 32 (frames {frames[0]}, {frames[1]}): loss or gradient not finite" in error
     assert "2 in a row" in error and "3 in a row" not in error
     assert all(np.isfinite(leaf).all() for leaf in np_leaves(state.params))
 
