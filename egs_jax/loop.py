@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from rich.progress import Progress
 
 from egs_jax import hosts, parallel, train
@@ -70,14 +71,15 @@ def fit(config: Config, dataset: Dataset, *, run_dir: str | Path) -> TrainState:
         checkpoints = Checkpoints(run_dir, config.schedule.keep_checkpoints)
     try:
         with _stop_requests() as stop, _named_exhaustion():
-            source = batch_source(config, dataset.resized(config.size))
-            compiled = _compiled_kernels(config, dataset, source, checkpoints.latest() or 0)
+            frames, done = dataset.resized(config.size), checkpoints.latest() or 0
+            source = batch_source(config, frames) if done < config.total_steps else frames
+            kernels_of = _compiled_kernels(config, source, dataset.audio_dim, done)
             state = _resume(config, dataset, checkpoints)
             if hosts.any_of(stop.is_set()):
                 raise KeyboardInterrupt
             log = RunLog(run_dir, int(state.step)) if hosts.first() else hosts.Nothing()
             try:
-                state = _loop(config, dataset, source, compiled, state, checkpoints, log, stop)
+                state = _loop(config, dataset, source, kernels_of, state, checkpoints, log, stop)
                 digest = state_sha256(state)
                 log.write({"step": int(state.step), "state_sha256": digest})
             finally:
@@ -89,7 +91,7 @@ def fit(config: Config, dataset: Dataset, *, run_dir: str | Path) -> TrainState:
 
 
 def _loop(
-    config: Config, dataset: Dataset, source: BatchSource, compiled: dict[Stage, Future],
+    config: Config, dataset: Dataset, source: BatchSource, kernels_of: dict[Stage, Future],
     state: TrainState, checkpoints: Checkpoints, log: RunLog, stop: threading.Event,
 ) -> TrainState:  # fmt: skip
     """Run the remaining steps.
@@ -104,13 +106,13 @@ def _loop(
     batches, unseen = prefetch(config, source, step), Unseen(config, dataset, log)
     most_unseen = _most_unseen()
     bar = progress(config.total_steps, "train", quiet=not hosts.first())
-    with bar, _second_stage_compiled(config, source, compiled, state) as second_stage:
+    with bar, _second_stage_compiled(config, source, kernels_of, state) as second_stage:
         while step < config.total_steps:
             if config.stage(step) == "deform" and not deforming:
                 second_stage.wait()
                 state, deforming = train.hand_over(config, state), True
             batch = next(batches)
-            compiled[batch.stage].result()
+            _wait(kernels_of, batch.stage)
             state, metrics = parallel.train_step(config, state, batch)
             if train.densifies(config, step):
                 state = train.densify_step(config, state)
@@ -137,25 +139,33 @@ def _loop(
 
 
 def _compiled_kernels(
-    config: Config, dataset: Dataset, source: BatchSource, step: int
+    config: Config, source: BatchSource, audio_dim: int, done: int
 ) -> dict[Stage, Future]:
-    """For each stage from `step` on, what comes when its Triton kernels are compiled.
+    """For each stage after `done` steps, what ends when a thread has compiled its Triton kernels.
 
-    They need shapes alone, so this goes on while the first state is made.
+    They need shapes alone, so this goes on while the first state is made. If it fails, the stage's
+    first step compiles them itself, and names what is wrong.
     """
-    first, count = config.schedule.static_steps, config.total_steps
-    steps = {"static": range(step, first), "deform": range(max(step, first), count)}
-
-    def compile_stage(number: int) -> None:
-        if jax.default_backend() != "cpu":  # where there are none
-            state = train.abstract_state(config, dataset.audio_dim)
-            batch = parallel.Splitter(config)(source.batch(config, number))
-            parallel.compile_kernels(config, state, batch)
-
-    pool = concurrent.futures.ThreadPoolExecutor(2)
-    compiled = {stage: pool.submit(compile_stage, own[0]) for stage, own in steps.items() if own}
+    if jax.default_backend() == "cpu":  # where there are none
+        return {}
+    first, total = config.schedule.static_steps, config.total_steps
+    steps = {"static": range(done, first), "deform": range(max(done, first), total)}
+    state = parallel.abstract(config, train.abstract_state(config, audio_dim))
+    split, pool = parallel.Splitter(config), concurrent.futures.ThreadPoolExecutor(1)
+    kernels_of = {
+        stage: pool.submit(
+            parallel.compile_kernels, config, state, split(source.batch(config, numbers[0]))
+        )
+        for stage, numbers in steps.items()
+        if numbers
+    }
     pool.shutdown(wait=False)
-    return compiled
+    return kernels_of
+
+
+def _wait(kernels_of: dict[Stage, Future], stage: Stage) -> None:
+    if stage in kernels_of:
+        concurrent.futures.wait([kernels_of[stage]])
 
 
 @contextlib.contextmanager
@@ -165,9 +175,7 @@ def _second_stage_compiled(
     """An event that comes when the second stage's programs are there, while the first one trains.
 
     A thread does a few of its steps on a copy of the state; nothing comes of them. Another does
-    the same for the program that changes the cloud. On several devices, where two programs at a
-    time might wait for each other for ever, steps are only compiled: the run's own read the
-    programs that `keep_programs` keeps.
+    the same for the program that changes the cloud.
     """
     compiled = threading.Event()
     first = config.schedule.static_steps
@@ -180,20 +188,17 @@ def _second_stage_compiled(
         try:
             state = train.hand_over(config, state)
             split = parallel.Splitter(config)
-            kernels_of["deform"].result()
+            _wait(kernels_of, "deform")
             # Only some of the steps may have the perceptual loss.
             for number in range(first, first + config.loss.perceptual_every):
                 batch = split(source.batch(config, number))
-                if config.devices > 1:
-                    parallel.compile_step(config, state, batch)
-                else:
-                    state, _ = parallel.train_step(config, state, batch)
+                state, _ = parallel.train_step(config, state, batch)
             jax.block_until_ready(state)
         finally:
             compiled.set()  # what went wrong goes wrong in the run's own step too, and is named
 
     # By way of the host: to copy fifty shapes on a GPU takes as many small programs.
-    copy = lambda: parallel.share(config, jax.device_get(state))
+    copy = lambda: jax.device_put(jax.tree.map(np.array, jax.device_get(state)))
     pool = concurrent.futures.ThreadPoolExecutor(2)
     pool.submit(compile_stage, copy())
     if any(train.densifies(config, number) for number in range(int(state.step), first)):
@@ -205,8 +210,12 @@ def _second_stage_compiled(
 
 
 def _compiles_ahead(config: Config) -> bool:
-    """Not on a CPU, whose cores are busy, nor of several hosts, which would have to agree."""
-    return jax.default_backend() != "cpu" and jax.process_count() == 1
+    """Not on a CPU, whose cores are busy, nor on several devices.
+
+    There XLA wants one of them to itself while it looks for the fastest of its algorithms, and the
+    others wait for it in the step's sums: on two GPUs for more than the 40 s that XLA allows.
+    """
+    return jax.default_backend() != "cpu" and config.devices == 1
 
 
 def _most_unseen() -> int:

@@ -89,6 +89,15 @@ def share(config: Config, state: TrainState) -> TrainState:
     return jax.tree.map(lambda leaf: _put(mesh, leaf, SHARED), hosts.of_first(state))
 
 
+def abstract(config: Config, state: TrainState) -> TrainState:
+    """Shapes of a state, with the places that `share` gives it."""
+    if config.devices == 1:
+        return state
+    place = NamedSharding(mesh_of(config.devices), SHARED)
+    placed = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+    return jax.tree.map(placed, state)
+
+
 def _put(mesh: Mesh, leaf: Array | np.ndarray, spec: PartitionSpec) -> Array:
     """An array on all devices of which each host has the part of its own."""
     place = NamedSharding(mesh.local_mesh, spec)
@@ -145,12 +154,6 @@ def compile_kernels(config: Config, state: TrainState, batch: Batch) -> None:
         kernels.compile_kernels(train.train_step, _anywhere(config), state, batch)
     elif config.parallel == "shard_map":
         kernels.compile_kernels(_mapped(config.devices), _anywhere(config), state, batch)
-
-
-def compile_step(config: Config, state: TrainState, batch: Batch) -> None:
-    """Compile `train_step` of several devices (not by pmap), without running it."""
-    if config.parallel == "shard_map":
-        _mapped(config.devices).lower(_anywhere(config), state, batch).compile()
 
 
 @functools.cache

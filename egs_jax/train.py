@@ -23,9 +23,12 @@ from kernels import RasterizeAux
 # Sub-streams of the seed's and the step's keys.
 INIT_KEY, DROPOUT_KEY, DENSITY_KEY, NOISE_KEY = range(4)
 
-# One program instead of hundreds, and since they run once, not worth optimising: 4 times faster.
-_ONCE = {"xla_backend_optimization_level": 0}
-_init_networks = jax.jit(model.init_networks, static_argnums=(0, 2), compiler_options=_ONCE)
+# One program instead of hundreds, and since it runs once, not worth optimising: 4 times faster.
+_init_networks = jax.jit(
+    model.init_networks,
+    static_argnums=(0, 2),
+    compiler_options={"xla_backend_optimization_level": 0},
+)
 
 
 def init_state(config: Config, dataset: Dataset) -> TrainState:
@@ -38,7 +41,7 @@ def init_state(config: Config, dataset: Dataset) -> TrainState:
         gaussians, alive = init_gaussians(points[chosen], colors[chosen], config.densify.capacity)
         init_key = jax.random.fold_in(key, INIT_KEY)
         networks = _init_networks(config.model, init_key, dataset.audio_dim)
-        return _init_rest({"gaussians": gaussians, "networks": networks}, alive)
+        return _fresh_state({"gaussians": gaussians, "networks": networks}, alive)
 
     return _made_on_cpu(build)
 
@@ -262,6 +265,7 @@ def _loss(
     return total, ({"loss": total, "squared_error": error, **parts}, aux)
 
 
+@jax.jit
 def _fresh_state(params: Params, alive: Bool[Array, " N"]) -> TrainState:
     return TrainState(
         step=jnp.int32(0),
@@ -274,9 +278,6 @@ def _fresh_state(params: Params, alive: Bool[Array, " N"]) -> TrainState:
         bad_streak=jnp.int32(0),
         dropped=jnp.int32(0),
     )
-
-
-_init_rest = jax.jit(_fresh_state, compiler_options=_ONCE)
 
 
 def _all_finite(tree: Any) -> Bool[Array, ""]:

@@ -47,7 +47,7 @@ def _dots(axis: Any, variants: dict[tuple, list[dict]], metric: Metric) -> None:
 
 def reconstruction(cases: Sequence[dict], path: Path) -> None:
     """Head PSNR beside the two baselines, and the mouth beside shifted sound."""
-    names = [f"{c['video']}\n{c['preset']}, seed {c['seed']}" for c in cases]
+    names = [f"{c['video']}, {c['preset']}, {c['seed']}" for c in cases]
     places = np.arange(len(cases))
     panels = (
         ("PSNR of the head, dB", {
@@ -58,16 +58,19 @@ def reconstruction(cases: Sequence[dict], path: Path) -> None:
             "95th percentile, sound shifted": "mouth_r_shift_p95", "own sound": "mouth_r",
         }),
     )  # fmt: skip
-    with figure(path, 1, 2, (4 + 1.6 * len(cases), 3)) as [axes]:
+    with figure(path, 1, 2, (11, 1.5 + 0.45 * len(cases))) as [axes]:
         for axis, (title, bars) in zip(axes, panels, strict=True):
             width = 0.8 / len(bars)
             for k, (label, field) in enumerate(bars.items()):
                 values = [np.nan if c[field] is None else c[field] for c in cases]
-                axis.bar(places + (k - (len(bars) - 1) / 2) * width, values, width, label=label)
-            axis.set_xticks(places, names, fontsize=7)
+                axis.barh(places + (k - (len(bars) - 1) / 2) * width, values, width, label=label)
+            axis.set_yticks(places, names, fontsize=7)
+            axis.invert_yaxis()
             axis.set_title(title, fontsize=9)
-            axis.legend(fontsize=7, loc="lower right")
-            axis.grid(axis="y", alpha=0.3)
+            axis.legend(
+                fontsize=7, ncols=len(bars), loc="upper center", bbox_to_anchor=(0.5, -0.07)
+            )
+            axis.grid(axis="x", alpha=0.3)
 
 
 def point_density(cases: Sequence[dict], path: Path) -> None:

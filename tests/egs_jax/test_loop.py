@@ -6,13 +6,14 @@ import shutil
 import signal
 import subprocess
 import time
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 from helpers import largest_file, micro_config, python, train_arguments
 
-from egs_jax import loop, train
+from egs_jax import loop, parallel, train
 from egs_jax.__main__ import main
 from egs_jax.checkpoint import Checkpoints, state_sha256
 from egs_jax.config import ScheduleConfig
@@ -103,19 +104,23 @@ def test_stopped_killed_and_resumed_run_has_the_bits_of_an_undisturbed_one(
     assert mine == theirs  # every step once, with the same numbers
 
 
-def test_to_compile_the_second_stage_ahead_changes_no_bit(
-    painted, trained_run, tmp_path, monkeypatch
+def test_to_compile_ahead_changes_no_bit(painted, trained_run, tmp_path, monkeypatch):
+    """As on a GPU, whose kernels fail to compile ahead: steps would compile them themselves."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(train, "hand_over", mock.Mock(wraps=train.hand_over))
+    fails = mock.Mock(side_effect=RuntimeError("a passing fault"))
+    monkeypatch.setattr(parallel, "compile_kernels", fails)
+    config = dataclasses.replace(micro_config(painted), frames_on="device")
+    state = fit(config, Dataset.open(painted), run_dir=tmp_path / "run")
+    assert [call.args[2].stage for call in fails.call_args_list] == ["static", "deform"]
+    assert train.hand_over.call_count == 2
+    assert state_sha256(state) == state_sha256(trained_run.state)
+
+
+def test_a_finished_run_only_says_its_hash_again(
+    painted, trained_run, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(loop, "_compiles_ahead", lambda config: True)
-    seen, original = [], train.hand_over
-    monkeypatch.setattr(
-        train, "hand_over", lambda *arguments: (seen.append(1), original(*arguments))[1]
-    )
-    state = fit(micro_config(painted), Dataset.open(painted), run_dir=tmp_path / "run")
-    assert len(seen) == 2 and state_sha256(state) == state_sha256(trained_run.state)
-
-
-def test_a_finished_run_only_says_its_hash_again(painted, trained_run, tmp_path, capsys):
+    monkeypatch.setattr(loop, "batch_source", mock.Mock(side_effect=AssertionError("reads frames")))
     run_dir = shutil.copytree(trained_run.folder, tmp_path / "run")
     fit(micro_config(painted), Dataset.open(painted), run_dir=run_dir)
     assert "resuming at step 40" in capsys.readouterr().out
