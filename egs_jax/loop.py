@@ -144,7 +144,8 @@ def _compiled_kernels(
     """For each stage after `done` steps, what ends when a thread has compiled its Triton kernels.
 
     They need shapes alone, so this goes on while the first state is made. If it fails, the stage's
-    first step compiles them itself, and names what is wrong.
+    first step compiles them itself, and names what is wrong. A process that is told to stop
+    meanwhile ends when they are done, seconds later.
     """
     if jax.default_backend() == "cpu":  # where there are none
         return {}
