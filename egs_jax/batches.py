@@ -96,9 +96,7 @@ def pick(config: Config, choice: Choice, step: int) -> Picks:
 def own(picks: Picks) -> Picks:
     """What this host's devices see of a step: of one host, everything."""
     count, index = jax.process_count(), jax.process_index()
-    if count == 1:
-        return picks  # to split five arrays into one part each takes 0.3 ms
-    return jax.tree.map(lambda drawn: np.split(drawn, count)[index], picks)
+    return jax.tree.map(lambda drawn: drawn.reshape(count, -1)[index], picks)
 
 
 def cut(

@@ -149,16 +149,16 @@ def _compiled_kernels(
     """
     if jax.default_backend() == "cpu":  # where there are none
         return {}
-    first, total = config.schedule.static_steps, config.total_steps
-    steps = {"static": range(done, first), "deform": range(max(done, first), total)}
+    # The next step, and the first of the second stage.
+    steps = sorted({done, max(done, config.schedule.static_steps)})
     state = parallel.abstract(config, train.abstract_state(config, audio_dim))
     split, pool = parallel.Splitter(config), concurrent.futures.ThreadPoolExecutor(1)
     kernels_of = {
-        stage: pool.submit(
-            parallel.compile_kernels, config, state, split(source.batch(config, numbers[0]))
+        config.stage(step): pool.submit(
+            parallel.compile_kernels, config, state, split(source.batch(config, step))
         )
-        for stage, numbers in steps.items()
-        if numbers
+        for step in steps
+        if step < config.total_steps
     }
     pool.shutdown(wait=False)
     return kernels_of
@@ -166,7 +166,7 @@ def _compiled_kernels(
 
 def _wait(kernels_of: dict[Stage, Future], stage: Stage) -> None:
     if stage in kernels_of:
-        concurrent.futures.wait([kernels_of[stage]])
+        kernels_of[stage].exception()  # waits as `result` does, and raises nothing
 
 
 @contextlib.contextmanager
