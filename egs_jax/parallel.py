@@ -77,8 +77,18 @@ def places(count: int) -> tuple[NamedSharding | None, NamedSharding | None]:
     """
     if count == 1:
         return None, None
-    mesh = mesh_of(count).local_mesh
-    return NamedSharding(mesh, SHARED), NamedSharding(mesh, SPLIT)
+    return _local_place(mesh_of(count), SHARED), _local_place(mesh_of(count), SPLIT)
+
+
+def placed(count: int, batch: Batch) -> Batch:
+    """Inside a jitted function: a batch each of whose leaves lies where a step wants it."""
+    if count == 1:
+        return batch
+    mesh = mesh_of(count)
+    return jax.tree.map(
+        lambda leaf, spec: jax.lax.with_sharding_constraint(leaf, _local_place(mesh, spec)),
+        batch, _specs(batch),
+    )  # fmt: skip
 
 
 def share(config: Config, state: TrainState) -> TrainState:
@@ -98,9 +108,15 @@ def abstract(config: Config, state: TrainState) -> TrainState:
     return jax.tree.map(placed, state)
 
 
+@functools.cache
+def _local_place(mesh: Mesh, spec: PartitionSpec) -> NamedSharding:
+    """Of this host's devices; kept, since to make one for every leaf of a batch takes time."""
+    return NamedSharding(mesh.local_mesh, spec)
+
+
 def _put(mesh: Mesh, leaf: Array | np.ndarray, spec: PartitionSpec) -> Array:
     """An array on all devices of which each host has the part of its own."""
-    place = NamedSharding(mesh.local_mesh, spec)
+    place = _local_place(mesh, spec)
     own = leaf if getattr(leaf, "sharding", None) == place else jax.device_put(leaf, place)
     if not mesh.is_multi_process:
         return own

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import jax
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from egs_jax import parallel
 from egs_jax.batches import Clip, Footage, Picks, cut, own
@@ -45,25 +45,36 @@ class ResidentDataset:
         with concurrent.futures.ThreadPoolExecutor() as pool:
             parts = list(pool.map(dataset.footage, filter(len, frames)))
         whole = jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)
-        shared, self._split = parallel.places(devices)
+        self._devices, (shared, self._split) = devices, parallel.places(devices)
         self._footage, self._clip = jax.device_put((whole, dataset.clip), shared)
 
     def batch(self, config: Config, step: int) -> Batch:
-        """The same as `Dataset.batch`, on the device."""
-        picks = own(self._dataset.picks(config, step))
-        if self._split is not None:
-            picks = jax.device_put(picks, self._split)
-        stage = config.stage(step)
-        batch = _cut(config, stage, self._first, self._clip, self._footage, picks)
+        """The same as `Dataset.batch`, on the devices, each of which has its share."""
+        packed = _pack(own(self._dataset.picks(config, step)))
+        if self._devices > 1:
+            packed = jax.device_put(packed, self._split)
+        batch = _cut(
+            config, config.stage(step), self._devices, self._first, self._clip, self._footage, packed
+        )
         return batch.replace(vgg=perceptual_weights(config, step))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+def _pack(picks: Picks) -> tuple[Int[np.ndarray, "B 2"], Int[np.ndarray, "M 3"]]:
+    """Two arrays instead of five: a copy of each to several devices takes the host 0.06 ms."""
+    drawn = np.stack([picks.frames, picks.silent], axis=1, dtype=np.int32, casting="unsafe")
+    heard = [picks.heard, picks.hushed, picks.lips]
+    return drawn, np.stack(heard, axis=1, dtype=np.int32, casting="unsafe")
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _cut(
-    config: Config, stage: Stage, first: Array, clip: Clip, footage: Footage, picks: Picks
+    config: Config, stage: Stage, devices: int, first: Array, clip: Clip, footage: Footage,
+    packed: tuple[Int[Array, "B 2"], Int[Array, "M 3"]],
 ) -> Batch:  # fmt: skip
-    seen = jax.tree.map(lambda pictures: pictures[picks.frames - first], footage)
-    return cut(config, stage, clip, seen, picks)
+    (frames, silent), (heard, hushed, lips) = packed[0].T, packed[1].T
+    picks = Picks(frames, silent.astype(bool), heard, hushed.astype(bool), lips)
+    seen = jax.tree.map(lambda pictures: pictures[frames - first], footage)
+    return parallel.placed(devices, cut(config, stage, clip, seen, picks))
 
 
 def _fits(dataset: Dataset) -> bool:
