@@ -104,24 +104,24 @@ def _loop(
     schedule = config.schedule
     step, deforming = int(state.step), bool(state.deforming)
     batches, unseen = prefetch(config, source, step), Unseen(config, dataset, log)
-    most_unseen, call = _most_unseen(), parallel.FirstAlone(config)
+    most_unseen = _most_unseen()
     bar = progress(config.total_steps, "train", quiet=not hosts.first())
     with bar, _second_stage_compiled(config, source, kernels_of, state) as second_stage:
         while step < config.total_steps:
             if config.stage(step) == "deform" and not deforming:
                 second_stage.wait()
-                state, deforming = call(train.hand_over, config, state), True
+                state, deforming = train.hand_over(config, state), True
             batch = next(batches)
             _wait(kernels_of, batch.stage)
-            state, metrics = call(parallel.train_step, config, state, batch)
+            state, metrics = parallel.train_step(config, state, batch)
             if train.densifies(config, step):
-                state = call(train.densify_step, config, state)
+                state = train.densify_step(config, state)
             step += 1
             last = step == config.total_steps
             logs = last or step % schedule.log_every == 0
             stopping = (logs or jax.process_count() == 1) and hosts.any_of(stop.is_set())
             saves = last or stopping or step % schedule.checkpoint_every == 0
-            unseen.add(step, metrics, _facts(config, state, logs, saves, call))
+            unseen.add(step, metrics, _facts(config, state, logs, saves))
             bad = unseen.look(0 if saves else most_unseen, bar)
             if bad is not None:
                 state = _roll_back(config, dataset, state, checkpoints, bad)
@@ -350,13 +350,11 @@ def _stop_requests() -> Iterator[threading.Event]:
         restore()
 
 
-def _facts(
-    config: Config, state: TrainState, logs: bool, saves: bool, call: parallel.FirstAlone
-) -> Metrics:
+def _facts(config: Config, state: TrainState, logs: bool, saves: bool) -> Metrics:
     """Of a state, without waiting: what is logged and, of several devices, what must be 0."""
-    facts = call(train.cloud_facts, state) if logs else {}
+    facts = train.cloud_facts(state) if logs else {}
     if config.devices > 1 and (logs or saves):
-        facts["devices_differ"] = call(parallel.difference, config, state)
+        facts["devices_differ"] = parallel.difference(config, state)
     return facts
 
 

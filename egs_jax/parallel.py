@@ -14,7 +14,6 @@ up in another order.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -163,27 +162,6 @@ def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
     if config.parallel == "pmap":
         return _pmapped(config)(state, batch)
     return _mapped(config.devices)(_anywhere(config), state, batch)
-
-
-class FirstAlone:
-    """Calls programs; on several devices the first call of each waits until they are idle.
-
-    The first call compiles a program and loads its kernels, for which CUDA may wait for all devices
-    of a process; a device in a sum of gradients waits for the others, and that would never end.
-    """
-
-    def __init__(self, config: Config):
-        """For a run of these settings."""
-        self._several, self._called = config.devices > 1, set()
-
-    def __call__(self, program: Callable, *arguments: Any) -> Any:
-        """What `program` returns; among the arguments must be the newest state."""
-        if self._several:
-            key = program, jax.tree.structure(arguments)
-            if key not in self._called:
-                jax.block_until_ready(arguments)
-                self._called.add(key)
-        return program(*arguments)
 
 
 def compile_kernels(config: Config, state: TrainState, batch: Batch) -> None:
