@@ -75,6 +75,7 @@ def fit(config: Config, dataset: Dataset, *, run_dir: str | Path) -> TrainState:
             source = batch_source(config, frames) if done < config.total_steps else frames
             kernels_of = _compiled_kernels(config, source, dataset.audio_dim, done)
             state = _resume(config, dataset, checkpoints)
+            parallel.tell_crowded(config)
             if hosts.any_of(stop.is_set()):
                 raise KeyboardInterrupt
             log = RunLog(run_dir, int(state.step)) if hosts.first() else hosts.Nothing()
@@ -213,8 +214,8 @@ def _second_stage_compiled(
 def _compiles_ahead(config: Config) -> bool:
     """Not on a CPU, whose cores are busy, nor on several devices.
 
-    There XLA wants one of them to itself while it looks for the fastest of its algorithms, and the
-    others wait for it in the step's sums: on two GPUs for more than the 40 s that XLA allows.
+    There CUDA can wait for all of them while a program's kernels are loaded, and they for each
+    other in the step's sums, for ever (NVIDIA's JAX-Toolbox, on hangs of one process).
     """
     return jax.default_backend() != "cpu" and config.devices == 1
 

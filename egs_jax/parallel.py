@@ -13,6 +13,7 @@ up in another order.
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable
 
 import jax
@@ -28,6 +29,7 @@ from egs_jax.errors import InputError
 from egs_jax.types import Batch, Metrics, TrainState
 
 AXIS = "frames"
+NO = ("0", "false", "False")
 SHARED, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
 
 
@@ -67,6 +69,27 @@ def check(config: Config) -> None:
     mesh_of(config.devices)
     if jax.process_count() > 1 and config.parallel == "pmap":
         raise InputError("parallel: got pmap, which works on one host; leave it out with --hosts")
+
+
+def tell_crowded(config: Config) -> None:
+    """Print which of this host's devices of a run have little memory left for others than it.
+
+    JAX reserves most of a GPU at once, and what it gets where another process was first leaves NCCL
+    and CUDA too little: the device fails, the others wait for it in a sum of gradients, and after
+    40 s XLA ends the process without a word on why (seen on two and on four H200s).
+    """
+    if config.devices == 1 or os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE", "1") in NO:
+        return
+    for device in mesh_of(config.devices).local_mesh.devices.flat:
+        stats = device.memory_stats() or {}
+        wanted = stats.get("bytes_limit", 0)
+        got = stats.get("pool_bytes", wanted)
+        if got < 0.9 * wanted:
+            print(
+                f"{device}: another process has its memory: JAX got {got / 2**30:.0f} of "
+                f"{wanted / 2**30:.0f} GiB; if this run ends at a rendezvous, choose free devices "
+                "by CUDA_VISIBLE_DEVICES, or set XLA_PYTHON_CLIENT_PREALLOCATE=false"
+            )
 
 
 def places(count: int) -> tuple[NamedSharding | None, NamedSharding | None]:

@@ -50,12 +50,11 @@ class ResidentDataset:
 
     def batch(self, config: Config, step: int) -> Batch:
         """The same as `Dataset.batch`, on the devices, each of which has its share."""
-        packed = _pack(own(self._dataset.picks(config, step)))
+        packed, stage = _pack(own(self._dataset.picks(config, step))), config.stage(step)
         if self._devices > 1:
             packed = jax.device_put(packed, self._split)
-        batch = _cut(
-            config, config.stage(step), self._devices, self._first, self._clip, self._footage, packed
-        )
+        clip, footage = self._clip, self._footage
+        batch = _cut(config, stage, self._devices, self._first, clip, footage, packed)
         return batch.replace(vgg=perceptual_weights(config, step))
 
 

@@ -4,11 +4,14 @@ import dataclasses
 import json
 import pathlib
 import subprocess
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from helpers import micro_config, python
 
-from egs_jax.config import Config, ScheduleConfig
+from egs_jax import parallel
+from egs_jax.config import Config, ScheduleConfig, preset
 from egs_jax.dataset import Dataset
 from egs_jax.errors import InputError
 from egs_jax.loop import fit
@@ -128,3 +131,33 @@ def test_every_device_has_as_many_frames():
     ]
     assert frames(1) == [1, 8] and frames(4) == [4, 8] and frames(16) == [16, 16]
     assert frames(4, static_batch=6, batch=32) == [8, 32]
+
+
+def test_a_gpu_that_another_process_holds_is_named(monkeypatch, capsys):
+    class Device:
+        def __init__(self, name, stats):
+            self.name, self.stats = name, stats
+
+        def memory_stats(self):
+            return self.stats
+
+        def __repr__(self):
+            return self.name
+
+    wanted = {"bytes_limit": 100 * 2**30}
+    devices = [
+        Device("cuda:0", wanted | {"pool_bytes": 100 * 2**30}),
+        Device("cuda:1", wanted | {"pool_bytes": 31 * 2**30}),
+        Device("TPU_2", wanted),  # which says nothing of what it got
+        Device("cpu:3", None),
+    ]
+    mesh = SimpleNamespace(local_mesh=SimpleNamespace(devices=np.array(devices)))
+    monkeypatch.setattr(parallel, "mesh_of", lambda count: mesh)
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE", raising=False)
+    parallel.tell_crowded(dataclasses.replace(preset("tiny"), devices=4))
+    line, *more = capsys.readouterr().out.splitlines()
+    assert line.startswith("cuda:1: another process has its memory: JAX got 31 of 100 GiB")
+    assert not more
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # when JAX takes what it needs
+    parallel.tell_crowded(dataclasses.replace(preset("tiny"), devices=4))
+    assert capsys.readouterr().out == ""
