@@ -75,7 +75,7 @@ def fit(config: Config, dataset: Dataset, *, run_dir: str | Path) -> TrainState:
             source = batch_source(config, frames) if done < config.total_steps else frames
             kernels_of = _compiled_kernels(config, source, dataset.audio_dim, done)
             state = _resume(config, dataset, checkpoints)
-            parallel.tell_crowded(config)
+            parallel.check_memory(config)
             if hosts.any_of(stop.is_set()):
                 raise KeyboardInterrupt
             log = RunLog(run_dir, int(state.step)) if hosts.first() else hosts.Nothing()

@@ -71,24 +71,27 @@ def check(config: Config) -> None:
         raise InputError("parallel: got pmap, which works on one host; leave it out with --hosts")
 
 
-def tell_crowded(config: Config) -> None:
-    """Print which of this host's devices of a run have little memory left for others than it.
+def check_memory(config: Config) -> None:
+    """Refuse GPUs whose memory another process has; call it when something lies on all of them.
 
-    JAX reserves most of a GPU at once, and what it gets where another process was first leaves NCCL
-    and CUDA too little: the device fails, the others wait for it in a sum of gradients, and after
-    40 s XLA ends the process without a word on why (seen on two and on four H200s).
+    JAX reserves most of a GPU at once. What it gets where another process was first leaves too
+    little to NCCL and CUDA: of four such runs on two or four H200s none came through its first sum
+    of gradients, three after 40 s in which the other devices waited for the one that had failed.
+
+    Raises:
+      InputError: names the device.
     """
-    if config.devices == 1 or os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE", "1") in NO:
+    if config.devices == 1 or os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE") in NO:
         return
     for device in mesh_of(config.devices).local_mesh.devices.flat:
         stats = device.memory_stats() or {}
         wanted = stats.get("bytes_limit", 0)
         got = stats.get("pool_bytes", wanted)
         if got < 0.9 * wanted:
-            print(
-                f"{device}: another process has its memory: JAX got {got / 2**30:.0f} of "
-                f"{wanted / 2**30:.0f} GiB; if this run ends at a rendezvous, choose free devices "
-                "by CUDA_VISIBLE_DEVICES, or set XLA_PYTHON_CLIENT_PREALLOCATE=false"
+            raise InputError(
+                f"{device}: another process has its memory, {got / 2**30:.0f} of "
+                f"{wanted / 2**30:.0f} GiB are left; choose free devices by CUDA_VISIBLE_DEVICES, "
+                "or set XLA_PYTHON_CLIENT_PREALLOCATE=false if they must share it"
             )
 
 

@@ -133,7 +133,7 @@ def test_every_device_has_as_many_frames():
     assert frames(4, static_batch=6, batch=32) == [8, 32]
 
 
-def test_a_gpu_that_another_process_holds_is_named(monkeypatch, capsys):
+def test_a_gpu_that_another_process_holds_is_named(monkeypatch):
     class Device:
         def __init__(self, name, stats):
             self.name, self.stats = name, stats
@@ -154,10 +154,9 @@ def test_a_gpu_that_another_process_holds_is_named(monkeypatch, capsys):
     mesh = SimpleNamespace(local_mesh=SimpleNamespace(devices=np.array(devices)))
     monkeypatch.setattr(parallel, "mesh_of", lambda count: mesh)
     monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE", raising=False)
-    parallel.tell_crowded(dataclasses.replace(preset("tiny"), devices=4))
-    line, *more = capsys.readouterr().out.splitlines()
-    assert line.startswith("cuda:1: another process has its memory: JAX got 31 of 100 GiB")
-    assert not more
+    config = dataclasses.replace(preset("tiny"), devices=4)
+    with pytest.raises(InputError, match="cuda:1: another process has its memory, 31 of 100 GiB"):
+        parallel.check_memory(config)
+    parallel.check_memory(dataclasses.replace(config, devices=1))  # where it does no harm
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # when JAX takes what it needs
-    parallel.tell_crowded(dataclasses.replace(preset("tiny"), devices=4))
-    assert capsys.readouterr().out == ""
+    parallel.check_memory(config)
