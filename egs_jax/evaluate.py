@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jaxtyping import UInt8
 
 from egs_jax import metrics
 from egs_jax.audio import SAMPLE_RATE
@@ -47,6 +48,8 @@ class Measured:
     """On the renders, float32 [T,478,3], NaN where no face was seen."""
     true_landmarks: np.ndarray
     """On the true composites, likewise."""
+    slices: list[tuple[str, np.ndarray]]
+    """Caption and picture of what `slices_through_time` cut."""
 
 
 def evaluate(run_dir: str | Path, split: str = "val") -> dict:
@@ -83,7 +86,11 @@ def evaluate(run_dir: str | Path, split: str = "val") -> dict:
         "notes": notes,
     }
     write_atomically(run_dir / "eval.json", json.dumps(result, indent=2))
-    write_report(run_dir, result, worst_frames(avatar, measured))
+    pictures = {
+        "Worst frames (truth, render)": worst_frames(avatar, measured),
+        "Slices through time (truth, render)": measured.slices,
+    }
+    write_report(run_dir, result, pictures)
     for name, value in result.items():
         if name != "notes":
             shown = f"{value:.4f}" if isinstance(value, float) else value
@@ -138,14 +145,39 @@ def _measure_split(avatar: Avatar, frames: np.ndarray, landmarker: FaceLandmarke
     points = np.empty((len(frames), 478, 3), np.float32)
     true = np.empty_like(points)
     images: dict[str, list[float]] = {}
+    row = int(np.mean([data.eyes_rect(i)[:2] for i in frames]))
+    column = int(np.mean([data.lips_rect(i)[2:] for i in frames]))
+    rows, columns = [], []
     with progress(len(frames), "evaluate: frames", "frame") as bar:
         for k, (i, image) in enumerate(zip(frames, draw(avatar, frames), strict=True)):
             for name, value in _image_figures(data, int(i), image, alexnet).items():
                 images.setdefault(name, []).append(value)
-            points[k] = measure(landmarker, to_uint8(image), data.landmarks(i))
-            true[k] = measure(landmarker, data.target(i), data.landmarks(i))
+            both = np.stack([data.target(i), to_uint8(image)])
+            true[k], points[k] = (measure(landmarker, view, data.landmarks(i)) for view in both)
+            rows.append(both[:, row])
+            columns.append(both[:, :, column])
             bar.update(0, completed=k + 1)
-    return Measured(frames, {n: np.array(v) for n, v in images.items()}, points, true)
+    slices = slices_through_time(np.stack(rows, 1), np.stack(columns, 2))
+    return Measured(frames, {n: np.array(v) for n, v in images.items()}, points, true, slices)
+
+
+def slices_through_time(
+    rows: UInt8[np.ndarray, "2 T W 3"], columns: UInt8[np.ndarray, "2 H T 3"]
+) -> list[tuple[str, np.ndarray]]:
+    """One line of truth and render in every frame, side by side: a whole video at a glance.
+
+    What moves is a curve there; jitter is a curve that trembles, a stiff mouth one too straight.
+
+    Returns:
+      Captions and pictures, uint8 RGB; a short video's frames are drawn several pixels wide.
+    """
+    wide = max(1, 500 // rows.shape[1])
+    through_eyes = np.hstack(list(rows.repeat(wide, axis=1)))
+    through_mouth = np.vstack(list(columns.repeat(wide, axis=2)))
+    return [
+        ("a column through the mouth, time to the right: truth above, render below", through_mouth),
+        ("a row through the eyes, time downwards: truth left, render right", through_eyes),
+    ]
 
 
 def _image_figures(

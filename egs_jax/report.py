@@ -1,4 +1,4 @@
-"""`report.html`: one self-contained file with the numbers, the curves and the worst frames."""
+"""`report.html`: one self-contained file with the numbers, the curves and pictures."""
 
 import base64
 import html
@@ -21,21 +21,27 @@ figcaption { color: #55606e; font-size: .85rem } svg { background: #f5f7fa; bord
 """
 
 
-def write_report(run_dir: Path, result: dict, pictures: list[tuple[str, np.ndarray]]) -> Path:
+def write_report(
+    run_dir: Path, result: dict, pictures: dict[str, list[tuple[str, np.ndarray]]]
+) -> Path:
     """Write `run_dir/report.html`.
 
     Args:
       run_dir: The run folder; its config and metrics are shown too.
       result: The contents of `eval.json`.
-      pictures: Captions and images (uint8 RGB), truth beside render.
+      pictures: By headline, captions and images (uint8 RGB).
 
     Returns:
       The file.
     """
+    shown = [
+        f"<h2>{html.escape(headline)}</h2>" + "".join(_picture(*each) for each in those)
+        for headline, those in pictures.items()
+    ]
     sections = [
         f"<h1>{html.escape(run_dir.name)}</h1><p>{html.escape(CONSENT)}</p>",
         "<h2>Figures</h2>" + _table(result),
-        "<h2>Worst frames (truth, render)</h2>" + "".join(_picture(*p) for p in pictures),
+        *shown,
         "<h2>Training</h2>" + _curves(run_dir / "metrics.jsonl"),
         "<h2>Settings</h2>" + _file(run_dir / "config.json") + _file(run_dir / "environment.json"),
     ]

@@ -62,7 +62,7 @@ def test_figures_are_those_of_the_raw_renders(result, run_dir):
     np.testing.assert_allclose(result["psnr_head"], np.mean(head), atol=1e-3)
     np.testing.assert_allclose(result["head_fraction"], masks.mean(), atol=1e-6)
     worst = evaluate.worst_frames(avatar, evaluate.Measured(
-        frames, {"psnr_head": np.array(head)}, np.zeros(0), np.zeros(0)), count=1)  # fmt: skip
+        frames, {"psnr_head": np.array(head)}, np.zeros(0), np.zeros(0), []), count=1)  # fmt: skip
     [(caption, picture)] = worst
     assert caption.startswith(f"frame {frames[np.argmin(head)]}:")
     assert picture.shape == (SIZE, 2 * SIZE, 3)
@@ -82,9 +82,22 @@ def test_other_sound_is_heard(run_dir):
     assert np.any(np.stack(list(evaluate.draw(avatar, frames, hush))) != plain)
 
 
+def test_slices_follow_one_row_and_one_column_through_the_video():
+    video = np.random.default_rng(0).integers(0, 256, (2, 250, 6, 8, 3), np.uint8)  # 250 frames
+    (told_column, column), (told_row, row) = evaluate.slices_through_time(
+        video[:, :, 2], video[:, :, :, 5].swapaxes(1, 2)
+    )
+    assert "truth above" in told_column and "truth left" in told_row
+    assert column.shape == (12, 500, 3) and row.shape == (500, 16, 3)  # a frame is two pixels
+    for which, t in ((0, 7), (1, 249)):
+        for at in (2 * t, 2 * t + 1):
+            np.testing.assert_array_equal(column[6 * which :][:6, at], video[which, t, :, 5])
+            np.testing.assert_array_equal(row[at, 8 * which :][:8], video[which, t, 2])
+
+
 def test_report_is_one_self_contained_file(result, run_dir):
     text = (run_dir / "report.html").read_text(encoding="utf-8")
-    assert text.count("data:image/png;base64,") == 4 and "<polyline" in text
+    assert text.count("data:image/png;base64,") == 6 and "<polyline" in text
     assert 'src="http' not in text and "href" not in text and "<script" not in text
     assert f"{result['psnr']:.4g}" in text
 
