@@ -73,6 +73,39 @@ def reconstruction(cases: Sequence[dict], path: Path) -> None:
             axis.grid(axis="x", alpha=0.3)
 
 
+def inference(cases: Sequence[dict], path: Path) -> None:
+    """A frame alone and in the largest batch: kernels by stage, and the clock beside the original.
+
+    The clock's are calls without waiting. Without a GPU there are no stages.
+    """
+    batches = sorted({case["batch"] for case in cases})
+    batches = batches[:: max(1, len(batches) - 1)]  # the smallest and the largest
+    scenes = list(grouped(cases, "name", "gaussians", "size"))
+    stages = list(dict.fromkeys(s for c in cases for s in c.get("stages_us_a_frame", {})))
+    with figure(path, 1, len(batches), (5.5 * len(batches), 1.6 + 0.4 * len(scenes))) as [axes]:
+        for axis, batch in zip(axes, batches, strict=True):
+            for case in (case for case in cases if case["batch"] == batch):
+                row, left = scenes.index((case["name"], case["gaussians"], case["size"])), 0.0
+                for k, stage in enumerate(stages):
+                    width = case.get("stages_us_a_frame", {}).get(stage, 0.0) / 1e3
+                    axis.barh(row, width, left=left, color=f"C{k}")
+                    left += width
+                axis.plot(case["streaming_ms_a_frame"], row, "k|", markersize=14)
+                if "original_ms_a_frame" in case:
+                    axis.plot(case["original_ms_a_frame"], row, "r|", markersize=14)
+            axis.set_yticks(
+                range(len(scenes)), [f"{name}\n{n:,}, {size} px" for name, n, size in scenes],
+                fontsize=7,
+            )  # fmt: skip
+            axis.invert_yaxis()
+            axis.set_title(f"ms a frame, {batch} at a time", fontsize=9)
+            axis.grid(axis="x", alpha=0.3)
+        marks = {f"kernels: {stage}": dict(color=f"C{k}", lw=5) for k, stage in enumerate(stages)}
+        marks |= {"the clock": dict(color="k"), "the original's code": dict(color="r")}
+        lines = [axes[0].plot([], [], **style)[0] for style in marks.values()]
+        axes[0].figure.legend(lines, marks, fontsize=7, ncols=3, loc="outside lower center")
+
+
 def point_density(cases: Sequence[dict], path: Path) -> None:
     """Maps of the points of the last dataset's first seed; sizes, spacings, PSNR of all seeds."""
     group = list(grouped(cases, "source_sha256", "preset", "size").values())[-1]

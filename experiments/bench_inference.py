@@ -11,17 +11,16 @@ also the training's own forward pass in the same run, which is what all this sav
 pictures are from those that XLA makes in float32 throughout. Copies and kernels of other cases are
 measured in a tenth of the calls.
 
-    python -m experiments.bench_inference [--run RUN] [--calls 1000] [--tiny]
+    python -m experiments.bench_inference [--run RUN] [--calls 1000] [--plot-only] [--tiny]
 
-writes `results/bench_inference.json`. `--tiny` runs a small case on any machine and writes nowhere
-but to --out (for tests).
+writes `results/bench_inference.json` and draws `figures/inference.png`. `--tiny` runs a small case
+on any machine (tests).
 
 Floors of a frame for 50,000 Gaussians at 512 px, estimated before the kernels were written: of
 `deform` 19 GFLOP on tensor cores and 41 MB, 24 us at 790 TFLOP/s and 10 us at 4.3 TB/s; of
 rasterizing 40-50 us in batches, 70-100 alone; of the tokens under 10 MFLOP, a few launches of 2 us.
 """
 
-import argparse
 import collections
 import dataclasses
 import itertools
@@ -36,17 +35,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from egs_jax import infer, model, prepared, train
+from egs_jax.__main__ import Parser
 from egs_jax.avatar import Avatar
 from egs_jax.config import Config, DensifyConfig, ModelConfig
 from egs_jax.environment import keep_programs
+from egs_jax.errors import InputError
 from egs_jax.gaussians import Gaussians
 from egs_jax.prepared import Prepared
 from egs_jax.types import Drive, Params
-from experiments._common import RESULTS, record
+from experiments import _plots
+from experiments._common import record
+from experiments._runs import earlier, parsed
 from experiments._runs import run as run_main
 from kernels import compile_kernels
 from kernels.rasterize.cases import head_case
 
+NAME, FIGURE = "bench_inference", "inference"
 AUDIO_DIM = 384
 ORIGINAL_MS = {1: 3.60, 16: 1.68}
 """A frame by the original's code, measured once on an H200 (50,000 Gaussians, 512 px)."""
@@ -300,37 +304,48 @@ def measured(scene: Scene, batch: int, calls: int, fewer: int) -> dict:
 
 
 def main(argv: list[str] | None = None) -> Path:
-    """Run the benchmark; returns the file written."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Run the benchmark; returns the figure."""
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path)
     parser.add_argument("--calls", type=int, default=1000)
-    parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args(argv)
-    if arguments.tiny:
-        if not arguments.out:
-            parser.error("--tiny: name a folder by --out")
+    parser.add_argument("--plot-only", action="store_true")
+    arguments = parsed(parser, argv)
+    if arguments.calls < 1:
+        raise InputError(f"--calls: got {arguments.calls}, expected at least 1")
+    cases = earlier(NAME, arguments.out)
+    if not arguments.plot_only:
+        cases = measure_all(arguments.run, arguments.calls, arguments.tiny, arguments.out)
+    elif not cases:
+        raise InputError(f"{arguments.out / NAME}.json: no results yet; run without --plot-only")
+    path = arguments.figures / f"{FIGURE}.png"
+    _plots.inference(cases, path)
+    return path
+
+
+def measure_all(run_dir: Path | None, calls: int, tiny: bool, folder: Path) -> list[dict]:
+    """Measure every scene at every batch, and write what is there after each."""
+    if tiny:
         scenes, batches, calls = [synthetic(500, 48, "paper")], (2,), 3
     else:
         scenes = [synthetic(50_000, 512, name) for name in ("paper", "parity")]
         scenes.append(synthetic(50_000, 512, "paper", "bspline"))
         shapes = itertools.product((20_000, 50_000, 100_000), (512, 1024))
         scenes += [synthetic(*shape, "paper") for shape in shapes if shape != (50_000, 512)]
-        batches, calls = (1, 4, 16), arguments.calls
-    if arguments.run:
-        scenes.insert(0, trained(arguments.run))
+        batches = (1, 4, 16)
+    if run_dir:
+        scenes.insert(0, trained(run_dir))
     keep_programs()  # what is asked of their memory would compile them once more
     pairs = list(itertools.product(scenes, batches))
     print(f"compiled in {compile_all(pairs):.1f} s", flush=True)
     fewer = [calls if is_main(scene) else max(3, calls // 10) for scene, _ in pairs]
-    found, folder = [], arguments.out or RESULTS
+    found = []
     for pair, few in zip(pairs, fewer, strict=True):
         found.append(measured(*pair, calls, few))
-        record("bench_inference", found, folder)  # whatever comes
+        record(NAME, found, folder)  # whatever comes
     for case, pair, few in zip(found, pairs, fewer, strict=True):
         case.update(kernels(*pair, few))
-        path = record("bench_inference", found, folder)
-    return path
+        record(NAME, found, folder)
+    return found
 
 
 if __name__ == "__main__":

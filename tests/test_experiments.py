@@ -8,6 +8,7 @@ from helpers import micro_config, voice
 from egs_jax.audio import SAMPLE_RATE
 from egs_jax.audio_file import write_wav
 from egs_jax.dataset import Dataset
+from egs_jax.errors import InputError
 from experiments import bench_film, bench_inference, bench_training, readme, stream_hour, tables
 from experiments._common import RESULTS, commit, record, spread
 
@@ -116,12 +117,17 @@ def test_the_way_to_a_film_is_measured(trained_run, tmp_path):
 
 
 def test_inference_is_measured_on_any_machine(tmp_path):
-    [case] = json.loads(bench_inference.main(["--tiny", "--out", str(tmp_path)]).read_text())[
-        "cases"
-    ]
+    folders = ["--out", str(tmp_path), "--figures", str(tmp_path / "figures")]
+    figure = bench_inference.main(["--tiny", *folders])
+    [case] = json.loads((tmp_path / "bench_inference.json").read_text())["cases"]
     assert (case["gaussians"], case["size"], case["batch"]) == (500, 48, 2)
     assert 0 < case["call_p50_ms"] <= case["call_p95_ms"] <= case["call_p99_ms"]
     assert case["streaming_ms_a_frame"] > 0 and case["memory_mb"] > 0
     assert case["psnr_to_float32_db"] > 80
-    with pytest.raises(SystemExit):
+    assert figure == tmp_path / "figures" / "inference.png"
+    figure.unlink()
+    assert bench_inference.main(["--plot-only", *folders]).read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(InputError, match="no results yet"):
+        bench_inference.main(["--plot-only", "--out", str(tmp_path / "other"), *folders[2:]])
+    with pytest.raises(InputError, match="--tiny: its numbers"):
         bench_inference.main(["--tiny"])
