@@ -13,6 +13,7 @@ from pathlib import Path
 
 from experiments import tables as experiment_tables
 from experiments._common import RESULTS
+from experiments._summary import grouped, shown, spread_of
 from experiments.tables import markdown as _table
 
 CHECKS = ("check_kernels_gpu", "check_deform_gpu", "check_training_kernels_gpu")
@@ -37,26 +38,33 @@ def _cases(name: str) -> list[dict]:
 
 
 def _reconstruction() -> str:
+    """Means over seeds, with the standard deviation of a sample."""
+    of = lambda name, digits: lambda row: shown(spread_of([c[name] for c in row]), digits)
+    minutes = lambda row: shown(spread_of([c["train_seconds"] / 60 for c in row]), 1)
     columns = {
-        "video": lambda c: c["video"],
-        "preset, px": lambda c: f"{c['preset']}, {c['width']}",
-        "PSNR head (mean / nearest frame), dB": lambda c: (
-            f"**{c['psnr_head']:.2f}** ({c['baseline_mean_frame']:.2f} / "
-            f"{c['baseline_nearest_frame']:.2f})"
+        "video": lambda row: row[0]["video"],
+        "preset, px": lambda row: f"{row[0]['preset']}, {row[0]['width']}",
+        "seeds": lambda row: str(len(row)),
+        "PSNR head (mean / nearest frame), dB": lambda row: (
+            f"**{of('psnr_head', 2)(row)}** ({row[0]['baseline_mean_frame']:.2f} / "
+            f"{row[0]['baseline_nearest_frame']:.2f})"
         ),
-        "PSNR composite, dB": lambda c: f"{c['psnr']:.2f}",
-        "LPIPS": lambda c: f"{c['lpips']:.4f}",
-        "mouth r (shifted p95)": lambda c: (
-            f"{_number(c['mouth_r'])} ({_number(c['mouth_r_shift_p95'])})"
+        "PSNR composite, dB": of("psnr", 2),
+        "PSNR lips, dB": of("psnr_lips", 2),
+        "LPIPS": of("lpips", 4),
+        "LMD, px": of("lmd", 2),
+        "mouth r (shifted p95)": lambda row: (
+            f"{of('mouth_r', 2)(row)} ({of('mouth_r_shift_p95', 2)(row)})"
         ),
-        "silence, percentile": lambda c: _number(c["mouth_silence_percentile"]),
-        "blink r": lambda c: _number(c["blink_r"]),
-        "jitter, px": lambda c: f"{c['tracking']['jitter_px']:.2f}",
-        "training": lambda c: f"{c['train_seconds'] / 60:.1f} min, {c['device']}",
-        "commit": lambda c: c["commit"][:7],
+        "silence, percentile": of("mouth_silence_percentile", 1),
+        "blink r": of("blink_r", 2),
+        "jitter, px": lambda row: f"{row[0]['tracking']['jitter_px']:.2f}",
+        "training": lambda row: f"{minutes(row)} min, {row[0]['device']}",
+        "commit": lambda row: row[0]["commit"][:7],
     }
     found = _read("self_reconstruction")
-    return _table(columns, [{"commit": found.get("commit")} | c for c in found["cases"]])
+    cases = [{"commit": found.get("commit")} | c for c in found["cases"]]
+    return _table(columns, list(grouped(cases, "video", "preset", "width", "device").values()))
 
 
 def _training() -> str:

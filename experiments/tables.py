@@ -60,6 +60,8 @@ def _self_reconstruction(cases: list[dict]) -> str:
         "PSNR composite, dB (paper: 36.07, Obama)": lambda c: _number(c["psnr"]),
         "head's share of the picture": lambda c: _number(c["head_fraction"]),
         "PSNR head, dB": lambda c: _number(c["psnr_head"]),
+        "PSNR lips, dB": lambda c: _number(c["psnr_lips"]),
+        "LPIPS": lambda c: _number(c["lpips"], 4),
         "SSIM": lambda c: _number(c["ssim"], 3),
         "LMD, px": lambda c: _number(c["lmd"], 3),
         "sync lag, frames (confidence)": lambda c: (
