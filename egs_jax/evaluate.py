@@ -34,6 +34,8 @@ SILENT_FRAMES = 32
 """Training frames rendered under silence."""
 TRAIN_FRAMES = 200
 """Training frames rendered as spoken, to which the silent ones are compared."""
+SLICED = 500
+"""Frames of which the report shows slices through time."""
 
 
 @dataclass
@@ -48,8 +50,10 @@ class Measured:
     """On the renders, float32 [T,478,3], NaN where no face was seen."""
     true_landmarks: np.ndarray
     """On the true composites, likewise."""
-    slices: list[tuple[str, np.ndarray]]
-    """Caption and picture of what `slices_through_time` cut."""
+    rows: UInt8[np.ndarray, "2 T Wd 3"]
+    """A row of pixels through the eyes, of the true composite and of the render."""
+    columns: UInt8[np.ndarray, "2 T H 3"]
+    """A column through the mouth, likewise."""
 
 
 def evaluate(run_dir: str | Path, split: str = "val") -> dict:
@@ -88,7 +92,7 @@ def evaluate(run_dir: str | Path, split: str = "val") -> dict:
     write_atomically(run_dir / "eval.json", json.dumps(result, indent=2))
     pictures = {
         "Worst frames (truth, render)": worst_frames(avatar, measured),
-        "Slices through time (truth, render)": measured.slices,
+        "Slices through time (truth, render)": slices_through_time(measured.rows, measured.columns),
     }
     write_report(run_dir, result, pictures)
     for name, value in result.items():
@@ -154,29 +158,35 @@ def _measure_split(avatar: Avatar, frames: np.ndarray, landmarker: FaceLandmarke
                 images.setdefault(name, []).append(value)
             both = np.stack([data.target(i), to_uint8(image)])
             true[k], points[k] = (measure(landmarker, view, data.landmarks(i)) for view in both)
-            rows.append(both[:, row])
-            columns.append(both[:, :, column])
+            rows.append(both[:, row].copy())  # a view would keep the pictures
+            columns.append(both[:, :, column].copy())
             bar.update(0, completed=k + 1)
-    slices = slices_through_time(np.stack(rows, 1), np.stack(columns, 2))
-    return Measured(frames, {n: np.array(v) for n, v in images.items()}, points, true, slices)
+    values = {name: np.array(column) for name, column in images.items()}
+    return Measured(frames, values, points, true, np.stack(rows, 1), np.stack(columns, 1))
 
 
 def slices_through_time(
-    rows: UInt8[np.ndarray, "2 T W 3"], columns: UInt8[np.ndarray, "2 H T 3"]
+    rows: UInt8[np.ndarray, "2 T Wd 3"], columns: UInt8[np.ndarray, "2 T H 3"]
 ) -> list[tuple[str, np.ndarray]]:
-    """One line of truth and render in every frame, side by side: a whole video at a glance.
+    """One line of every frame, side by side: a whole video at a glance.
 
     What moves is a curve there; jitter is a curve that trembles, a stiff mouth one too straight.
 
+    Args:
+      rows: As in `Measured`.
+      columns: Likewise.
+
     Returns:
-      Captions and pictures, uint8 RGB; a short video's frames are drawn several pixels wide.
+      Captions and pictures, uint8 RGB, of the first `SLICED` frames; fewer are drawn wider.
     """
-    wide = max(1, 500 // rows.shape[1])
-    through_eyes = np.hstack(list(rows.repeat(wide, axis=1)))
-    through_mouth = np.vstack(list(columns.repeat(wide, axis=2)))
+    wide = max(1, SLICED // rows.shape[1])
+    row, column = (lines[:, :SLICED].repeat(wide, axis=1) for lines in (rows, columns))
     return [
-        ("a column through the mouth, time to the right: truth above, render below", through_mouth),
-        ("a row through the eyes, time downwards: truth left, render right", through_eyes),
+        ("a row through the eyes, time downwards: truth left, render right", np.hstack(list(row))),
+        (
+            "a column through the mouth, time to the right: truth above, render below",
+            np.vstack(list(column.swapaxes(1, 2))),
+        ),
     ]
 
 

@@ -75,7 +75,6 @@ def fit(config: Config, dataset: Dataset, *, run_dir: str | Path) -> TrainState:
             source = batch_source(config, frames) if done < config.total_steps else frames
             kernels_of = _compiled_kernels(config, source, dataset.audio_dim, done)
             state = _resume(config, dataset, checkpoints)
-            parallel.check_memory(config)
             if hosts.any_of(stop.is_set()):
                 raise KeyboardInterrupt
             log = RunLog(run_dir, int(state.step)) if hosts.first() else hosts.Nothing()
@@ -212,10 +211,10 @@ def _second_stage_compiled(
 
 
 def _compiles_ahead(config: Config) -> bool:
-    """Not on a CPU, whose cores are busy, nor on several devices.
+    """Not on a CPU, whose cores are busy, nor, to be careful, on several devices.
 
-    There CUDA can wait for all of them while a program's kernels are loaded, and they for each
-    other in the step's sums, for ever (NVIDIA's JAX-Toolbox, on hangs of one process).
+    NVIDIA warns that a process of several may hang where CUDA waits for all of them, as it does to
+    free memory, while they wait for each other in a sum (JAX-Toolbox, `GPU_performance.md`).
     """
     return jax.default_backend() != "cpu" and config.devices == 1
 

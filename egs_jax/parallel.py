@@ -30,6 +30,7 @@ from egs_jax.types import Batch, Metrics, TrainState
 
 AXIS = "frames"
 NO = ("0", "false", "False")
+"""As JAX reads XLA_PYTHON_CLIENT_PREALLOCATE."""
 SHARED, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
 
 
@@ -61,38 +62,47 @@ def mesh_of(count: int) -> Mesh:
 
 
 def check(config: Config) -> None:
-    """Refuse devices that there are not, and a way of sharing that they cannot.
+    """Refuse devices that there are not, that are in use, or that share in a way they cannot.
+
+    Of several hosts each looks at its own devices; where one refuses, the others wait for it until
+    JAX ends them.
 
     Raises:
       InputError: says which.
     """
-    mesh_of(config.devices)
+    mesh = mesh_of(config.devices)
     if jax.process_count() > 1 and config.parallel == "pmap":
         raise InputError("parallel: got pmap, which works on one host; leave it out with --hosts")
+    if config.devices > 1 and os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE") not in NO:
+        for device in mesh.local_mesh.devices.flat:
+            _check_memory(device)
 
 
-def check_memory(config: Config) -> None:
-    """Refuse GPUs whose memory another process has; call it when something lies on all of them.
+def _check_memory(device: jax.Device) -> None:
+    """Refuse a GPU of several on which JAX does not get the memory that it reserves.
 
-    JAX reserves most of a GPU at once. What it gets where another process was first leaves too
-    little to NCCL and CUDA: of four such runs on two or four H200s none came through its first sum
-    of gradients, three after 40 s in which the other devices waited for the one that had failed.
-
-    Raises:
-      InputError: names the device.
+    Where another process came first JAX takes what is left, and nothing remains for NCCL and CUDA:
+    of four such runs on two or four H200s none came through its first sum of gradients, three after
+    40 s in which the other devices waited for the one that had failed. A process that holds less
+    than what JAX leaves free goes unnoticed.
     """
-    if config.devices == 1 or os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE") in NO:
-        return
-    for device in mesh_of(config.devices).local_mesh.devices.flat:
+    short = None
+    try:
+        jax.device_put(np.zeros(1), device).block_until_ready()  # it reserves with the first array
         stats = device.memory_stats() or {}
         wanted = stats.get("bytes_limit", 0)
         got = stats.get("pool_bytes", wanted)
-        if got < 0.9 * wanted:
-            raise InputError(
-                f"{device}: another process has its memory, {got / 2**30:.0f} of "
-                f"{wanted / 2**30:.0f} GiB are left; choose free devices by CUDA_VISIBLE_DEVICES, "
-                "or set XLA_PYTHON_CLIENT_PREALLOCATE=false if they must share it"
-            )
+        if got < 0.95 * wanted:  # it asks for a tenth less until it gets something
+            short = f"{got / 2**30:.0f} of the {wanted / 2**30:.0f} GiB that it reserves"
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        short = "no memory"
+    if short:
+        raise InputError(
+            f"devices: JAX got {short} on {device}: another process has it; choose free devices by "
+            "CUDA_VISIBLE_DEVICES, or set XLA_PYTHON_CLIENT_PREALLOCATE=false to share this one"
+        )
 
 
 def places(count: int) -> tuple[NamedSharding | None, NamedSharding | None]:
@@ -130,8 +140,8 @@ def abstract(config: Config, state: TrainState) -> TrainState:
     if config.devices == 1:
         return state
     place = NamedSharding(mesh_of(config.devices), SHARED)
-    placed = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
-    return jax.tree.map(placed, state)
+    there = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+    return jax.tree.map(there, state)
 
 
 @functools.cache

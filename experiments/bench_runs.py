@@ -2,9 +2,9 @@
 
 Claims: on one GPU `paper` takes under four minutes and `fast` under one, with at most 0.7 dB less
 on held-out frames; the same command ends with the same bits; twice the devices draw nearly twice
-the images and come sooner to the same picture. A run is the command `train`, in a process of its
-own: Python's start, compilation and the last save count. Nothing compiled is kept before the first
-repeat; later ones find what it left, or nothing either with --fresh.
+the images and come, in seconds of steps, sooner to the same picture. A run is the command `train`,
+in a process of its own: Python's start, compilation and the last save count. Nothing compiled is
+kept before the first repeat; later ones find what it left, or nothing either with --fresh.
 
     python -m experiments.bench_runs DATASET [--preset fast] [--set NAME=VALUE ...] [--repeat 1]
         [--fresh] [--work FOLDER] [--tiny]

@@ -98,6 +98,7 @@ def measure(config: Config, dataset: Dataset, warm: int, steps: int) -> list[dic
 
     The first stage must have so many.
     """
+    parallel.check(config)
     source, cases = batch_source(config, dataset), []
     state = parallel.share(config, train.init_state(config, dataset))
     plain = dataclasses.replace(config, loss=dataclasses.replace(config.loss, perceptual=0.0))

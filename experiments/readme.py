@@ -64,7 +64,8 @@ def _reconstruction() -> str:
     }
     found = _read("self_reconstruction")
     cases = [{"commit": found.get("commit")} | c for c in found["cases"]]
-    return _table(columns, list(grouped(cases, "video", "preset", "width", "device").values()))
+    rows = grouped(cases, "video", "preset", "width", "device", "commit")
+    return _table(columns, list(rows.values()))
 
 
 def _training() -> str:

@@ -12,6 +12,8 @@ from egs_jax import evaluate, metrics
 from egs_jax.avatar import Avatar
 from egs_jax.baselines import MeanFrame, NearestFrame
 from egs_jax.dataset import Dataset
+from egs_jax.infer import to_uint8
+from egs_jax.landmarks import FaceLandmarker
 
 KEYS = (
     "split frames width height head_fraction psnr psnr_head psnr_lips psnr_frame "
@@ -62,7 +64,7 @@ def test_figures_are_those_of_the_raw_renders(result, run_dir):
     np.testing.assert_allclose(result["psnr_head"], np.mean(head), atol=1e-3)
     np.testing.assert_allclose(result["head_fraction"], masks.mean(), atol=1e-6)
     worst = evaluate.worst_frames(avatar, evaluate.Measured(
-        frames, {"psnr_head": np.array(head)}, np.zeros(0), np.zeros(0), []), count=1)  # fmt: skip
+        frames, {"psnr_head": np.array(head)}, *[np.zeros(0)] * 4), count=1)  # fmt: skip
     [(caption, picture)] = worst
     assert caption.startswith(f"frame {frames[np.argmin(head)]}:")
     assert picture.shape == (SIZE, 2 * SIZE, 3)
@@ -84,8 +86,8 @@ def test_other_sound_is_heard(run_dir):
 
 def test_slices_follow_one_row_and_one_column_through_the_video():
     video = np.random.default_rng(0).integers(0, 256, (2, 250, 6, 8, 3), np.uint8)  # 250 frames
-    (told_column, column), (told_row, row) = evaluate.slices_through_time(
-        video[:, :, 2], video[:, :, :, 5].swapaxes(1, 2)
+    (told_row, row), (told_column, column) = evaluate.slices_through_time(
+        video[:, :, 2], video[:, :, :, 5]
     )
     assert "truth above" in told_column and "truth left" in told_row
     assert column.shape == (12, 500, 3) and row.shape == (500, 16, 3)  # a frame is two pixels
@@ -93,6 +95,27 @@ def test_slices_follow_one_row_and_one_column_through_the_video():
         for at in (2 * t, 2 * t + 1):
             np.testing.assert_array_equal(column[6 * which :][:6, at], video[which, t, :, 5])
             np.testing.assert_array_equal(row[at, 8 * which :][:8], video[which, t, 2])
+    long = np.zeros((2, 1200, 8, 3), np.uint8)
+    assert [p.shape for _, p in evaluate.slices_through_time(long, long)] == [
+        (500, 16, 3), (16, 500, 3)
+    ]  # fmt: skip
+
+
+def test_measured_lines_cross_eyes_and_mouth(run_dir):
+    avatar = Avatar.load(run_dir)
+    data = avatar.dataset
+    frames = np.arange(*data.splits["val"])[:2]
+    measured = evaluate._measure_split(avatar, frames, FaceLandmarker())
+    for t, (i, image) in enumerate(zip(frames, evaluate.draw(avatar, frames), strict=True)):
+        top, bottom, *_ = data.eyes_rect(i)
+        *_, left, right = data.lips_rect(i)
+        for which, picture in enumerate((data.target(i), to_uint8(image))):
+            found = [y for y in range(SIZE) if np.array_equal(picture[y], measured.rows[which, t])]
+            assert len(found) == 1 and top <= found[0] <= bottom
+            line = measured.columns[which, t]
+            found = [x for x in range(SIZE) if np.array_equal(picture[:, x], line)]
+            assert len(found) == 1 and left <= found[0] <= right
+    assert measured.rows.base is None  # no picture is kept for the sake of a line
 
 
 def test_report_is_one_self_contained_file(result, run_dir):

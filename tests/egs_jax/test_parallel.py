@@ -6,12 +6,14 @@ import pathlib
 import subprocess
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import micro_config, python
 
 from egs_jax import parallel
-from egs_jax.config import Config, ScheduleConfig, preset
+from egs_jax.config import Config, ScheduleConfig
 from egs_jax.dataset import Dataset
 from egs_jax.errors import InputError
 from egs_jax.loop import fit
@@ -133,30 +135,43 @@ def test_every_device_has_as_many_frames():
     assert frames(4, static_batch=6, batch=32) == [8, 32]
 
 
-def test_a_gpu_that_another_process_holds_is_named(monkeypatch):
+def test_a_gpu_that_another_process_holds_is_refused_before_anything_is_written(
+    painted, tmp_path, monkeypatch
+):
     class Device:
         def __init__(self, name, stats):
             self.name, self.stats = name, stats
 
         def memory_stats(self):
+            if self.stats is None:
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
             return self.stats
 
         def __repr__(self):
             return self.name
 
-    wanted = {"bytes_limit": 100 * 2**30}
-    devices = [
-        Device("cuda:0", wanted | {"pool_bytes": 100 * 2**30}),
-        Device("cuda:1", wanted | {"pool_bytes": 31 * 2**30}),
-        Device("TPU_2", wanted),  # which says nothing of what it got
-        Device("cpu:3", None),
-    ]
-    mesh = SimpleNamespace(local_mesh=SimpleNamespace(devices=np.array(devices)))
-    monkeypatch.setattr(parallel, "mesh_of", lambda count: mesh)
+    def finds(*devices):
+        mesh = SimpleNamespace(local_mesh=SimpleNamespace(devices=np.array(devices)))
+        monkeypatch.setattr(parallel, "mesh_of", lambda count: mesh)
+
+    monkeypatch.setattr(parallel.jax, "device_put", lambda value, device: jnp.asarray(value))
     monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE", raising=False)
-    config = dataclasses.replace(preset("tiny"), devices=4)
-    with pytest.raises(InputError, match="cuda:1: another process has its memory, 31 of 100 GiB"):
-        parallel.check_memory(config)
-    parallel.check_memory(dataclasses.replace(config, devices=1))  # where it does no harm
+    wanted = {"bytes_limit": 100 * 2**30}
+    free = Device("cuda:0", wanted | {"pool_bytes": 100 * 2**30})
+    held = Device("cuda:1", wanted | {"pool_bytes": 90 * 2**30 + 64})
+    others = Device("TPU_2", wanted), Device("cpu:3", {})  # which say nothing of what they got
+    config, data = micro_config(painted), Dataset.open(painted)
+    config = dataclasses.replace(config, devices=4)
+    finds(free, *others)
+    parallel.check(config)
+    finds(free, held, *others)
+    with pytest.raises(InputError, match="JAX got 90 of the 100 GiB that .* on cuda:1: another"):
+        fit(config, data, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    parallel.check(dataclasses.replace(config, devices=1))  # where it does no harm
+    finds(free, Device("cuda:4", None))
+    with pytest.raises(InputError, match="JAX got no memory on cuda:4"):
+        parallel.check(config)
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # when JAX takes what it needs
-    parallel.check_memory(config)
+    finds(held)
+    parallel.check(config)
