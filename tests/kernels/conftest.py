@@ -5,6 +5,7 @@ Triton kernels run in Triton's interpreter here: it must be chosen before Triton
 
 import functools
 import importlib.util
+import math
 import os
 import pathlib
 import sys
@@ -80,7 +81,65 @@ def remember_types():
     core.block_type.__init__ = build_once
 
 
+def remember_shapes():
+    """Let Triton's interpreter wrap a shape once for all tensors that have it."""
+    from triton.language import core
+
+    unshaped = core.base_value.__init__
+
+    @functools.cache
+    def wrapped(*sizes):
+        return core.tuple([core.constexpr(size) for size in sizes])
+
+    @functools.cache
+    def count(*sizes):
+        return core.constexpr(math.prod(sizes))
+
+    def build(self, handle, type):
+        unshaped(self)
+        sizes = type.shape.values if type.is_block() else ()
+        self.handle, self.type, self.dtype = handle, type, type.scalar
+        self.numel, self.shape = count(*sizes), wrapped(*sizes)
+
+    core.tensor.__init__ = build
+
+
+def pass_operands_that_agree():
+    """Let Triton's interpreter leave operands as they are that have one type and one shape.
+
+    It finds as much out by questions that take most of an operation's time.
+    """
+    from triton.language import core
+    from triton.language.semantic import TritonSemantic
+
+    agree, broadcast = (
+        TritonSemantic.binary_op_type_checking_impl,
+        TritonSemantic.broadcast_impl_value,
+    )
+    plain = {core.float32, core.int32, core.int64, core.uint32, core.int1}
+
+    def same_shape(a, b):
+        if not a.is_block() or not b.is_block():
+            return a.is_block() == b.is_block()
+        return a.shape.values == b.shape.values
+
+    def broadcast_others(self, lhs, rhs):
+        return (lhs, rhs) if same_shape(lhs.type, rhs.type) else broadcast(self, lhs, rhs)
+
+    def agree_others(self, lhs, rhs, *arguments, **options):
+        if isinstance(lhs, core.tensor) and isinstance(rhs, core.tensor):
+            scalar = lhs.dtype
+            if scalar == rhs.dtype and scalar in plain and same_shape(lhs.type, rhs.type):
+                return lhs, rhs
+        return agree(self, lhs, rhs, *arguments, **options)
+
+    TritonSemantic.broadcast_impl_value = broadcast_others
+    TritonSemantic.binary_op_type_checking_impl = agree_others
+
+
 if importlib.util.find_spec("triton"):
     patch_once_a_launch()
     leave_out_silent_checks()
     remember_types()
+    remember_shapes()
+    pass_operands_that_agree()
