@@ -15,7 +15,7 @@ from helpers import micro_config
 from jax.extend.core import subjaxprs
 
 from egs_jax.dataset import Dataset
-from egs_jax.train import densify_step, init_state, train_step
+from egs_jax.train import abstract_state, densify_step, train_step
 from kernels import _triton
 
 pytestmark = pytest.mark.skipif(
@@ -64,7 +64,7 @@ def test_steps_of_training_add_in_a_fixed_order(painted, architecture, as_on_a_g
     config = micro_config(painted)
     config = replace(config, model=replace(config.model, architecture=architecture))
     dataset = Dataset.open(painted)
-    state = init_state(config, dataset)
+    state = abstract_state(config, dataset.audio_dim)
     for step in (0, config.schedule.static_steps):
         traced = train_step.trace(config, state, dataset.batch(config, step))
         assert "pure_callback" in {e.primitive.name for e in equations(traced.jaxpr.jaxpr)}
