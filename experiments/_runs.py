@@ -114,19 +114,21 @@ def train_command(config: Config, run_dir: Path) -> list[str]:
 
 
 def shrunk(config: Config) -> Config:
-    """The same run at its smallest, for `--tiny`: 48 px, 300 Gaussians, two steps a stage."""
+    """The same run at its smallest, for `--tiny`: 48 px, 150 Gaussians, two steps a stage."""
     return dataclasses.replace(
         config,
         preset="tiny",
         size=48,
-        model=ModelConfig(width=16, agents_count=20, sh_degree=1, hash_levels=4),
+        model=ModelConfig(
+            width=16, agents_count=20, sh_degree=1, hash_levels=4, hash_table=2**9
+        ),
         schedule=ScheduleConfig(
             static_steps=2, deform_steps=2, batch=2, checkpoint_every=10, log_every=1,
             sh_interval=10,
         ),
         optim=PRESETS["tiny"].optim,
         densify=DensifyConfig(
-            capacity=512, points=300, start=5, stop=18, every=5, prune_from=2,
+            capacity=256, points=150, start=5, stop=18, every=5, prune_from=2,
             prune_large_from=10, prune_radius=200.0,
         ),
         loss=LossConfig(perceptual=0.0),

@@ -26,7 +26,7 @@ from experiments._runs import shrunk
 ROOT = Path(__file__).parents[1]
 COMPILED = ROOT / ".cache" / "jax"
 """Where all processes of the tests share their compiled programs."""
-SIZE, FRAMES, AUDIO_DIM, POINTS = 48, 24, 80, 300
+SIZE, FRAMES, AUDIO_DIM, POINTS = 48, 24, 80, 150
 FOCAL, DISTANCE, RADIUS = 96.0, 4.0, 0.7
 UPPER_LIP, LOWER_LIP = [82, 13, 312], [87, 14, 317]  # facing landmarks
 

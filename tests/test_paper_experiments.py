@@ -68,10 +68,10 @@ def test_point_density_uses_the_runs_of_the_ablations(series):
     assert with_stage["start"] == without["start"]
     for case in (with_stage, without):
         for cloud in (case["start"], case["end"]):
-            assert sum(cloud["by_region"].values()) == cloud["gaussians"] == 300
+            assert sum(cloud["by_region"].values()) == cloud["gaussians"] == 150
             assert list(cloud["by_region"]) == list(REGIONS)
             inside = sum(int(count) for row in cloud["map"] for count in row.split())
-            assert 0.9 * 300 < inside <= 300
+            assert 0.9 * 150 < inside <= 150
             assert 0 < cloud["spacing"]["p5"] < cloud["spacing"]["p95"]
         assert case["curve"]["step"] == [1, 2, 3, 4] and np.all(np.isfinite(case["curve"]["psnr"]))
     assert with_stage["end"]["size"] != without["end"]["size"]
@@ -83,7 +83,7 @@ def test_attention_map_is_the_true_mix(series):
     [case] = cases_of(series.results, "attention_map")
     names = [f"sound {k:+d}" for k in range(-4, 4)] + ["eyes", "pose", "null", "lips"]
     assert list(case["share"]) == names and list(case["moves"]) == ["sound", "eyes", "pose", "lips"]
-    assert sum(case["gaussians"].values()) == 300
+    assert sum(case["gaussians"].values()) == 150
     for region in (name for name, count in case["gaussians"].items() if count):
         assert sum(case["share"][name][region] for name in names) == pytest.approx(1, abs=1e-4)
 

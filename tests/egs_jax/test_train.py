@@ -91,7 +91,7 @@ def test_one_program_a_stage(course):
     """Programs that other tests of this process compiled serve here too."""
     before, static, both = course.traces
     assert static - before <= 1 and both - static <= 1 and both >= 2
-    assert course.end.alive.shape == (512,)
+    assert course.end.alive.shape == (256,)
 
 
 def test_course_equals_the_loop(course, trained_run):
@@ -147,21 +147,21 @@ def test_densification_is_due_by_the_schedule(course):
 
 
 def test_densify_step_counts_what_found_no_slot(course):
-    """300 Gaussians that all want to grow fit 212 times into 512 slots."""
+    """150 Gaussians that all want to grow fit 106 times into 256 slots."""
     wish = lambda s: s.replace(
-        stats=s.stats.replace(grad_sum=jnp.ones(512), count=jnp.ones(512, jnp.int32))
+        stats=s.stats.replace(grad_sum=jnp.ones(256), count=jnp.ones(256, jnp.int32))
     )
     early = train.densify_step(course.config, wish(copy(course.first)))  # before `start`
     assert int(early.alive.sum()) == POINTS and int(early.dropped) == 0
     state = wish(copy(course.first)).replace(step=jnp.int32(6))
     state = state.replace(opt_state=jax.tree.map(jnp.ones_like, state.opt_state))
     state = train.densify_step(course.config, state)
-    assert int(state.alive.sum()) == 512 and int(state.dropped) == 2 * POINTS - 512
+    assert int(state.alive.sum()) == 256 and int(state.dropped) == 2 * POINTS - 256
     assert not np.any(state.stats.count) and int(state.step) == 6
     moments = state.opt_state["gaussians"].mu.means
     assert not np.any(moments[POINTS:]) and np.any(moments[:POINTS])
     state = train.densify_step(course.config, wish(state))
-    assert int(state.alive.sum()) == 512 and int(state.dropped) == 2 * POINTS  # 512 more
+    assert int(state.alive.sum()) == 256 and int(state.dropped) == 2 * POINTS  # 256 more
 
 
 def poisoned(batch):
