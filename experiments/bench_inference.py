@@ -78,7 +78,9 @@ class Scene(NamedTuple):
     drive: Callable[[int], Drive]  # of so many frames, on the host
 
 
-def synthetic(n: int, size: int, architecture: str, decoder: str | None = None) -> Scene:
+def synthetic(
+    n: int, size: int, architecture: str, decoder: str | None = None, **more: int
+) -> Scene:
     """The benchmark's head, moved by random networks; None: the architecture's own decoder."""
     case = head_case(n, size)
     sh = case["colors"]
@@ -89,7 +91,7 @@ def synthetic(n: int, size: int, architecture: str, decoder: str | None = None) 
     )  # fmt: skip
     config = Config(
         size=size,
-        model=ModelConfig(architecture=architecture, decoder=decoder, dropout=0.0),
+        model=ModelConfig(architecture=architecture, decoder=decoder, dropout=0.0, **more),
         densify=DensifyConfig(capacity=n, points=min(n, 30_000)),
     )  # fmt: skip
     nets = train.fresh_networks(config.model, 0, AUDIO_DIM)
@@ -325,7 +327,7 @@ def main(argv: list[str] | None = None) -> Path:
 def measure_all(run_dir: Path | None, calls: int, tiny: bool, folder: Path) -> list[dict]:
     """Measure every scene at every batch, and write what is there after each."""
     if tiny:
-        scenes, batches, calls = [synthetic(500, 48, "paper")], (2,), 3
+        scenes, batches, calls = [synthetic(500, 48, "paper", hash_levels=1)], (2,), 3
     else:
         scenes = [synthetic(50_000, 512, name) for name in ("paper", "parity")]
         scenes.append(synthetic(50_000, 512, "paper", "bspline"))

@@ -166,16 +166,20 @@ def test_bytes_are_the_rounded_images(implementation, channels):
     case = random_case(15, 21, 13, seed=3, size=0.3, channels=channels)
     case["colors"] = 4 * case["colors"] - 1.5
     bytes_behind = np.random.default_rng(0).integers(0, 256, (13, 21, channels), np.uint8)
-    draw = jit(partial(rasterize, width=21, height=13, implementation=implementation),
-               static_argnames="as_bytes")  # fmt: skip
     del case["width"], case["height"]
-    for behind in (bytes_behind, bytes_behind[0, 0], None):
-        exact = draw(**case | dict(backgrounds=behind))
-        floats = None if behind is None else np.float32(behind) / 255
-        np.testing.assert_allclose(
-            exact.rgb, draw(**case | dict(backgrounds=floats)).rgb, atol=1e-6
+    draw = partial(rasterize, **case, width=21, height=13, implementation=implementation)
+
+    @jit
+    def draw_all(behind):
+        floats = None if behind is None else behind.astype(jnp.float32) / 255
+        return (
+            draw(backgrounds=behind), draw(backgrounds=floats),
+            draw(backgrounds=behind, as_bytes=True),
         )  # fmt: skip
-        got = draw(**case | dict(backgrounds=behind), as_bytes=True)
+
+    for behind in (bytes_behind, bytes_behind[0, 0], None):
+        exact, same, got = draw_all(behind)
+        np.testing.assert_allclose(exact.rgb, same.rgb, atol=1e-6)
         assert got.depth is None and np.array_equal(got.aux.radii, exact.aux.radii)
         for image, numbers in ((got.rgb, exact.rgb), (got.alpha, exact.alpha)):
             want = np.rint(255 * np.clip(numbers, 0, 1))
