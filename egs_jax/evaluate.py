@@ -156,12 +156,12 @@ def _measure_split(avatar: Avatar, frames: np.ndarray, landmarker: FaceLandmarke
         for k, (i, image) in enumerate(zip(frames, draw(avatar, frames), strict=True)):
             for name, value in _image_figures(data, int(i), image, alexnet).items():
                 images.setdefault(name, []).append(value)
-            both = np.stack([data.target(i), to_uint8(image)])
+            both = data.target(i), to_uint8(image)
             true[k], points[k] = (measure(landmarker, view, data.landmarks(i)) for view in both)
-            rows.append(both[:, row].copy())  # a view would keep the pictures
-            columns.append(both[:, :, column].copy())
+            rows.append(np.stack([view[row] for view in both]))
+            columns.append(np.stack([view[:, column] for view in both]))
             bar.update(0, completed=k + 1)
-    values = {name: np.array(column) for name, column in images.items()}
+    values = {name: np.array(each) for name, each in images.items()}
     return Measured(frames, values, points, true, np.stack(rows, 1), np.stack(columns, 1))
 
 

@@ -116,11 +116,11 @@ def places(count: int) -> tuple[NamedSharding | None, NamedSharding | None]:
     return _local_place(mesh_of(count), SHARED), _local_place(mesh_of(count), SPLIT)
 
 
-def placed(count: int, batch: Batch) -> Batch:
+def placed(config: Config, batch: Batch) -> Batch:
     """Inside a jitted function: a batch each of whose leaves lies where a step wants it."""
-    if count == 1:
+    if config.devices == 1:
         return batch
-    mesh = mesh_of(count)
+    mesh = mesh_of(config.devices)
     return jax.tree.map(
         lambda leaf, spec: jax.lax.with_sharding_constraint(leaf, _local_place(mesh, spec)),
         batch, _specs(batch),

@@ -45,16 +45,16 @@ class ResidentDataset:
         with concurrent.futures.ThreadPoolExecutor() as pool:
             parts = list(pool.map(dataset.footage, filter(len, frames)))
         whole = jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)
-        self._devices, (shared, self._split) = devices, parallel.places(devices)
+        shared, self._split = parallel.places(devices)
         self._footage, self._clip = jax.device_put((whole, dataset.clip), shared)
 
     def batch(self, config: Config, step: int) -> Batch:
         """The same as `Dataset.batch`, on the devices, each of which has its share."""
-        packed, stage = _pack(own(self._dataset.picks(config, step))), config.stage(step)
-        if self._devices > 1:
+        packed = _pack(own(self._dataset.picks(config, step)))
+        if self._split is not None:
             packed = jax.device_put(packed, self._split)
-        clip, footage = self._clip, self._footage
-        batch = _cut(config, stage, self._devices, self._first, clip, footage, packed)
+        stage = config.stage(step)
+        batch = _cut(config, stage, self._first, self._clip, self._footage, packed)
         return batch.replace(vgg=perceptual_weights(config, step))
 
 
@@ -65,15 +65,15 @@ def _pack(picks: Picks) -> tuple[Int[np.ndarray, "B 2"], Int[np.ndarray, "M 3"]]
     return drawn, np.stack(heard, axis=1, dtype=np.int32, casting="unsafe")
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _cut(
-    config: Config, stage: Stage, devices: int, first: Array, clip: Clip, footage: Footage,
+    config: Config, stage: Stage, first: Array, clip: Clip, footage: Footage,
     packed: tuple[Int[Array, "B 2"], Int[Array, "M 3"]],
 ) -> Batch:  # fmt: skip
     (frames, silent), (heard, hushed, lips) = packed[0].T, packed[1].T
     picks = Picks(frames, silent.astype(bool), heard, hushed.astype(bool), lips)
     seen = jax.tree.map(lambda pictures: pictures[frames - first], footage)
-    return parallel.placed(devices, cut(config, stage, clip, seen, picks))
+    return parallel.placed(config, cut(config, stage, clip, seen, picks))
 
 
 def _fits(dataset: Dataset) -> bool:

@@ -48,6 +48,18 @@ def earlier(name: str, folder: Path = RESULTS) -> list[dict]:
     return json.loads(path.read_text())["cases"] if path.exists() else []
 
 
+def to_draw(name: str, folder: Path) -> list[dict]:
+    """The cases that a figure is drawn from.
+
+    Raises:
+      InputError: if there are none.
+    """
+    cases = earlier(name, folder)
+    if not cases:
+        raise InputError(f"{folder / name}.json: no results yet; run without --plot-only")
+    return cases
+
+
 def add_case(
     name: str, case: dict, key: Callable[[dict], tuple], folder: Path = RESULTS
 ) -> list[dict]:

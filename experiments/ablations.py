@@ -34,7 +34,16 @@ from egs_jax.loop import fit
 from egs_jax.triplane import is_plane_parameter
 from egs_jax.types import TrainState
 from experiments import _plots
-from experiments._runs import add_case, earlier, parsed, rounded, run, shrunk, training_seconds
+from experiments._runs import (
+    add_case,
+    earlier,
+    parsed,
+    rounded,
+    run,
+    shrunk,
+    to_draw,
+    training_seconds,
+)
 
 NAME = "ablations"
 BASE = "paper"
@@ -100,9 +109,7 @@ def main(argv: list[str] | None = None) -> Path:
         for seed in arguments.seeds:
             for name in arguments.variants:
                 _add(name, configured(name, base, seed), dataset, arguments)
-    cases = earlier(NAME, arguments.out)
-    if not cases:
-        raise InputError(f"{arguments.out / NAME}.json: no results yet; run without --plot-only")
+    cases = to_draw(NAME, arguments.out)
     path = arguments.figures / f"{NAME}.png"
     _plots.ablations(cases, path)
     return path

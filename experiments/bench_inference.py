@@ -45,7 +45,7 @@ from egs_jax.prepared import Prepared
 from egs_jax.types import Drive, Params
 from experiments import _plots
 from experiments._common import record
-from experiments._runs import earlier, parsed
+from experiments._runs import parsed, to_draw
 from experiments._runs import run as run_main
 from kernels import compile_kernels
 from kernels.rasterize.cases import head_case
@@ -314,17 +314,14 @@ def main(argv: list[str] | None = None) -> Path:
     arguments = parsed(parser, argv)
     if arguments.calls < 1:
         raise InputError(f"--calls: got {arguments.calls}, expected at least 1")
-    cases = earlier(NAME, arguments.out)
     if not arguments.plot_only:
-        cases = measure_all(arguments.run, arguments.calls, arguments.tiny, arguments.out)
-    elif not cases:
-        raise InputError(f"{arguments.out / NAME}.json: no results yet; run without --plot-only")
+        measure_all(arguments.run, arguments.calls, arguments.tiny, arguments.out)
     path = arguments.figures / f"{FIGURE}.png"
-    _plots.inference(cases, path)
+    _plots.inference(to_draw(NAME, arguments.out), path)
     return path
 
 
-def measure_all(run_dir: Path | None, calls: int, tiny: bool, folder: Path) -> list[dict]:
+def measure_all(run_dir: Path | None, calls: int, tiny: bool, folder: Path) -> None:
     """Measure every scene at every batch, and write what is there after each."""
     if tiny:
         scenes, batches, calls = [synthetic(500, 48, "paper", hash_levels=1)], (2,), 3
@@ -347,7 +344,6 @@ def measure_all(run_dir: Path | None, calls: int, tiny: bool, folder: Path) -> l
     for case, pair, few in zip(found, pairs, fewer, strict=True):
         case.update(kernels(*pair, few))
         record(NAME, found, folder)
-    return found
 
 
 if __name__ == "__main__":

@@ -23,13 +23,12 @@ from egs_jax import train
 from egs_jax.__main__ import Parser
 from egs_jax.config import PRESETS, Config
 from egs_jax.dataset import Dataset
-from egs_jax.errors import InputError
 from egs_jax.loop import fit
 from egs_jax.run_log import read_metrics
 from egs_jax.types import TrainState
 from experiments import _plots
 from experiments._regions import REGIONS, regions_of, spacing
-from experiments._runs import add_case, earlier, parsed, rounded, run, training_seconds
+from experiments._runs import add_case, parsed, rounded, run, to_draw, training_seconds
 from experiments.ablations import base_config, configured, key, run_folder, setting
 
 NAME = "point_density"
@@ -57,9 +56,7 @@ def main(argv: list[str] | None = None) -> Path:
                 config = configured(arm, base, seed)
                 case = run_case(arm, config, dataset, arguments.work)
                 add_case(NAME, rounded(case), key, arguments.out)
-    cases = earlier(NAME, arguments.out)
-    if not cases:
-        raise InputError(f"{arguments.out / NAME}.json: no results yet; run without --plot-only")
+    cases = to_draw(NAME, arguments.out)
     path = arguments.figures / f"{NAME}.png"
     _plots.point_density(cases, path)
     return path

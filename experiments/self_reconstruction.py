@@ -24,7 +24,7 @@ from egs_jax.evaluate import evaluate
 from egs_jax.loop import fit
 from egs_jax.preprocess import preprocess
 from experiments import _plots
-from experiments._runs import add_case, earlier, parsed, rounded, run, shrunk
+from experiments._runs import add_case, parsed, rounded, run, shrunk, to_draw
 
 NAME = "self_reconstruction"
 
@@ -45,9 +45,7 @@ def main(argv: list[str] | None = None) -> Path:
         raise InputError("name a VIDEO, or draw earlier results with --plot-only")
     for video in [] if arguments.plot_only else arguments.videos:
         add_case(NAME, run_case(video, arguments), _key, arguments.out)
-    cases = earlier(NAME, arguments.out)
-    if not cases:
-        raise InputError(f"{arguments.out / NAME}.json: no results yet; run without --plot-only")
+    cases = to_draw(NAME, arguments.out)
     path = arguments.figures / f"{NAME}.png"
     _plots.reconstruction(cases, path)
     return path
