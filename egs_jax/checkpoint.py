@@ -18,6 +18,8 @@ import orbax.checkpoint as ocp
 from egs_jax.errors import MAY_NOT_READ, InputError
 
 State = TypeVar("State")
+FOLDER = "checkpoints"
+"""Of a run folder."""
 # Orbax tells every step of every save, and every error twice besides raising it.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
@@ -30,7 +32,7 @@ class Checkpoints:
         _hush_late_threads()
         self._writer = concurrent.futures.ThreadPoolExecutor(1)
         self._saving: concurrent.futures.Future | None = None
-        self.folder = Path(run_dir).resolve() / "checkpoints"
+        self.folder = Path(run_dir).resolve() / FOLDER
         several, way = jax.process_count() > 1, ocp.options.MultiprocessingOptions()
         if several:  # host 0 alone writes, and Orbax is not to wait for the others
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -135,14 +137,23 @@ def state_sha256(state: Any) -> str:
 
 @functools.cache
 def _hush_late_threads() -> None:
-    """Let Orbax's threads that outlive a failed call, which is reported, end without a word."""
+    """Let what outlives a failed call of Orbax, which is reported, end without a word.
+
+    That are threads, and reads of other arrays that failed when nobody waited for them any more.
+    """
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
         if str(unraisable.exc_value) != "Event loop is closed":
             before(unraisable)
 
+    def is_news(record: logging.LogRecord) -> bool:
+        error = record.exc_info and record.exc_info[1]
+        late = "exception was never retrieved" in record.getMessage()  # of a task or a future
+        return not (late and f"{os.sep}{FOLDER}{os.sep}" in str(error))
+
     sys.unraisablehook = hook
+    logging.getLogger("asyncio").addFilter(is_news)
 
 
 def _reserve(folder: Path, size: int) -> None:

@@ -1,5 +1,7 @@
 """Training states on disk: same bits back, and every kind of damage is one clear line."""
 
+import asyncio
+import gc
 import shutil
 
 import flax.struct
@@ -136,6 +138,25 @@ def test_damage_names_the_folder_and_the_remedy(tmp_path, damage):
     assert str(newest) in message and "delete this folder" in message and "\n" not in message
     assert float(checkpoints.load(tiny(), 10).a[0, 0]) == 10
     checkpoints.close()
+
+
+def test_late_failures_of_reads_are_not_told_again_and_others_are(tmp_path, caplog):
+    """As happens on a busy machine, in some runs: made here by hand."""
+    folder = Checkpoints(tmp_path).folder
+
+    async def fail(text):
+        raise ValueError(text)
+
+    async def leave():
+        future = asyncio.get_running_loop().create_future()
+        future.set_exception(ValueError(f'"{folder}/1/default/"'))
+        tasks = [asyncio.ensure_future(fail(t)) for t in (f'"{folder}/1/default/"', "another")]
+        await asyncio.wait(tasks)
+
+    asyncio.run(leave())
+    gc.collect()
+    told = [str(r.exc_info[1]) for r in caplog.records if "never retrieved" in r.getMessage()]
+    assert told == ["another"]
 
 
 @pytest.mark.parametrize(
