@@ -290,8 +290,12 @@ def paint_out_head(
     height, width = head.shape
     margin = _odd(0.03 * width)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (margin, margin))
-    # Slivers of person along the hair are head's edge, not body.
-    body = cv2.morphologyEx((person & ~head).view(np.uint8), cv2.MORPH_OPEN, kernel) > 0
+    # Slivers of person along the hair are head's edge, not body; the body's own thin corners, where
+    # jaw and neck meet the room, are near the rest of it.
+    rest = person & ~head
+    body = cv2.morphologyEx(rest.view(np.uint8), cv2.MORPH_OPEN, kernel)
+    reach = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3 * margin, 3 * margin))
+    body = rest & (cv2.dilate(body, reach) > 0)
     near = cv2.dilate(head.view(np.uint8), kernel) > 0
     hole = near & ~body
     soft = cv2.blur(hole.astype(np.float32), (5, 5))[..., None]

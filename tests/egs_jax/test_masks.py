@@ -162,6 +162,18 @@ def test_head_is_painted_out_and_the_rest_is_untouched():
     assert np.abs(painted[128, 100].astype(int) - np.asarray(NECK)).max() < 20
 
 
+def test_thin_corners_of_the_body_stay_and_slivers_along_the_hair_go():
+    frame, head, person, _ = person_at(100.0)
+    grown = cv2.dilate(head.astype(np.uint8), np.ones((5, 5))) > 0
+    grown[90:] = False
+    sliver = grown & ~person
+    frame[sliver] = HEAD
+    painted = paint_out_head(frame, head, person | sliver, room())
+    body = person & ~head
+    assert (painted[body] == frame[body]).all()
+    assert np.abs(painted.astype(int) - room())[sliver].max() <= 1
+
+
 def test_painting_without_body_or_head_does_not_fail():
     frame = room()
     nothing, everything = np.zeros((SIZE, SIZE), bool), np.ones((SIZE, SIZE), bool)
