@@ -1,11 +1,18 @@
 """What a process tells the libraries below."""
 
+import gc
 import os
 
 import jax
 import pytest
 
-from egs_jax.environment import XLA_FLAGS, keep_programs, set_environment, usable_cores
+from egs_jax.environment import (
+    COLLECT_EVERY,
+    XLA_FLAGS,
+    keep_programs,
+    set_environment,
+    usable_cores,
+)
 
 
 @pytest.mark.parametrize(
@@ -16,6 +23,7 @@ def test_flags_come_before_the_users_which_win(monkeypatch, given, wanted):
     monkeypatch.setenv("XLA_FLAGS", given)
     set_environment()
     assert os.environ["XLA_FLAGS"] == wanted
+    assert gc.get_threshold()[0] == COLLECT_EVERY
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no such call here")
