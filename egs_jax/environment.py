@@ -7,13 +7,15 @@ XLA_FLAGS = "--xla_gpu_enable_triton_gemm=false"
 """For each product of matrices XLA would compile dozens of kernels and keep the fastest. Without
 that, training starts 43 s sooner and its steps take 5 to 18 % longer (`experiments/tried.md`)."""
 COLLECT_EVERY = 20_000
-"""New objects between two looks for garbage. With Python's 700 a start spends 2 s on looking, time
-and again, through millions of objects that stay."""
+"""New objects between two looks for garbage. With Python's own number a start spends 2 s on looking
+through millions of objects, time and again, that stay."""
+USUAL = gc.get_threshold()
 
 
 def set_environment() -> None:
     """Set what is missing; what the user set wins."""
-    gc.set_threshold(COLLECT_EVERY, 20, 20)
+    if gc.get_threshold() == USUAL:
+        gc.set_threshold(COLLECT_EVERY, 20, 20)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     given = os.environ.get("XLA_FLAGS", "")
     names_a_file = given and not given.lstrip().startswith("-")

@@ -290,12 +290,9 @@ def paint_out_head(
     height, width = head.shape
     margin = _odd(0.03 * width)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (margin, margin))
-    # Slivers of person along the hair are head's edge, not body; the body's own thin corners, where
-    # jaw and neck meet the room, are near the rest of it.
+    # Slivers of person along the hair are head's edge, not body.
     rest = person & ~head
-    body = cv2.morphologyEx(rest.view(np.uint8), cv2.MORPH_OPEN, kernel)
-    reach = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3 * margin, 3 * margin))
-    body = rest & (cv2.dilate(body, reach) > 0)
+    body = cv2.morphologyEx(rest.view(np.uint8), cv2.MORPH_OPEN, kernel) > 0
     near = cv2.dilate(head.view(np.uint8), kernel) > 0
     hole = near & ~body
     soft = cv2.blur(hole.astype(np.float32), (5, 5))[..., None]
@@ -303,6 +300,15 @@ def paint_out_head(
     painted = frame + soft * (clean_background.astype(np.float32) - frame)
     # Only where person was: beside the head the room must show.
     _continue_upwards(painted, frame, hole & person, body, round(neck_rows * height))
+    # What is as thin but near the body are its own corners, where jaw and neck meet the room. Their
+    # colour goes on for two pixels, or the room shows between them and a drawn head a bit smaller.
+    distance = cv2.distanceTransform((~body).view(np.uint8), cv2.DIST_L2, 3)
+    corners = rest & (distance <= 1.5 * margin)
+    share = cv2.blur(corners.astype(np.float32), (5, 5))
+    colour = cv2.blur(frame * corners[..., None].astype(np.float32), (5, 5))
+    around = (share > 1e-3) & hole & person
+    painted[around] = colour[around] / share[around, None]
+    painted[corners] = frame[corners]
     return np.clip(np.round(painted), 0, 255).astype(np.uint8)
 
 

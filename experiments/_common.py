@@ -13,7 +13,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from egs_jax.errors import InputError
 from egs_jax.run_log import environment, write_atomically
+from kernels import _triton
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -56,6 +58,17 @@ def spread(seconds: list[float]) -> dict[str, float]:
     ms = np.array(seconds) * 1e3
     names = {"median_ms": 50, "p10_ms": 10, "p90_ms": 90}
     return {name: round(float(np.percentile(ms, q)), 3) for name, q in names.items()}
+
+
+def require_triton() -> None:
+    """Refuse to go on where Triton kernels cannot run.
+
+    Raises:
+      InputError: says why.
+    """
+    reason = _triton.why_not()
+    if reason:
+        raise InputError(f"this experiment is about Triton kernels: {reason}")
 
 
 class Result(NamedTuple):

@@ -166,10 +166,13 @@ def figure(path: Path, rows: int, columns: int, size: tuple[float, float]) -> It
     os.replace(temporary, path)
 
 
-def run(main: Callable[[], Any]) -> NoReturn:
-    """Run `main` as a process: one line and exit status 2 for bad input, 1 for other failures."""
+def run_main(main: Callable[[], Any]) -> NoReturn:
+    """Run `main` as a process: one line and exit status 2 for bad input, 1 for other failures.
+
+    What it returns is printed, or is the exit status if it is a number.
+    """
     try:
-        print(main())
+        result = main()
     except InputError as error:
         print(f"experiments: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
@@ -177,9 +180,12 @@ def run(main: Callable[[], Any]) -> NoReturn:
         print(f"experiments: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("experiments: stopped; the same command goes on from there", file=sys.stderr)
+        print("experiments: stopped; finished runs of a series are kept", file=sys.stderr)
         # Python's own way out crashes in XLA where an interrupt came while it compiled.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
+    if isinstance(result, int):
+        sys.exit(result)
+    print(result)
     sys.exit(0)

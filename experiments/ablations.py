@@ -39,7 +39,7 @@ from experiments._runs import (
     earlier,
     parsed,
     rounded,
-    run,
+    run_main,
     shrunk,
     to_draw,
     training_seconds,
@@ -190,4 +190,4 @@ def parameters(state: TrainState) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

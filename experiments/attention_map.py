@@ -34,7 +34,7 @@ from egs_jax.avatar import Avatar
 from egs_jax.errors import InputError
 from egs_jax.types import Drive
 from experiments._regions import REGIONS, region_means, regions_of
-from experiments._runs import add_case, figure, parsed, rounded, run
+from experiments._runs import add_case, figure, parsed, rounded, run_main
 from kernels import rasterize
 from kernels.deform import deform
 
@@ -205,4 +205,4 @@ def _painted(avatar: Avatar, values: np.ndarray, frame: int) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

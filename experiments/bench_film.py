@@ -10,7 +10,6 @@ the whole speech, drawing (with its features), and encoding.
 writes `results/bench_film.json`.
 """
 
-import argparse
 import functools
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import jax
 import numpy as np
 
 from egs_jax import render, stream
+from egs_jax.__main__ import Parser
 from egs_jax.audio import SAMPLE_RATE, extract_features
 from egs_jax.audio_file import read_audio
 from egs_jax.avatar import Avatar
@@ -31,7 +31,7 @@ from egs_jax.encoder_process import EncoderProcess
 from egs_jax.environment import usable_cores
 from egs_jax.video_writer import best_encoder, feed
 from experiments._common import RESULTS, record
-from experiments._runs import run as run_main
+from experiments._runs import run_main
 
 
 def film(run_dir: Path, audio: Path) -> dict:
@@ -74,14 +74,14 @@ def film(run_dir: Path, audio: Path) -> dict:
 
 def main(argv: list[str] | None = None) -> Path:
     """Run the benchmark; returns the file written."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("speech", type=Path)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER")
     arguments = parser.parse_args(argv)
     case = film(arguments.run, arguments.speech)
     print(case, flush=True)
-    return record("bench_film", [case], arguments.out or RESULTS)
+    return record("bench_film", [case], arguments.out)
 
 
 if __name__ == "__main__":

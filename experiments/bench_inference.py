@@ -45,8 +45,7 @@ from egs_jax.prepared import Prepared
 from egs_jax.types import Drive, Params
 from experiments import _plots
 from experiments._common import record
-from experiments._runs import parsed, to_draw
-from experiments._runs import run as run_main
+from experiments._runs import parsed, run_main, to_draw
 from kernels import compile_kernels
 from kernels.rasterize.cases import head_case
 

@@ -15,7 +15,6 @@ XLA_PYTHON_CLIENT_PREALLOCATE=false so that both find memory. All times are a fr
 call's, without what it is given.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from functools import partial
@@ -27,7 +26,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments._common import RESULTS, record
+from egs_jax.__main__ import Parser
+from experiments._common import RESULTS, record, require_triton
+from experiments._runs import run_main
 from kernels import RasterizeOutput, rasterize
 from kernels.rasterize.cases import head_case
 
@@ -264,7 +265,7 @@ def run(shapes: list[tuple], with_peer: bool, implementation: str) -> list[dict]
 
 def main(argv: list[str] | None = None) -> Path:
     """Run the benchmark; returns the file written."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", choices=("all", "small"), default="all")
     parser.add_argument("--ours", action="store_true")
     parser.add_argument("--implementation", choices=("triton", "xla"), default="triton")
@@ -273,10 +274,12 @@ def main(argv: list[str] | None = None) -> Path:
     is_part = arguments.cases == "small" or arguments.ours or arguments.implementation == "xla"
     if is_part and not arguments.out:
         parser.error("README shows the whole benchmark: name another folder by --out")
+    if arguments.implementation == "triton":
+        require_triton()
     shapes = SMALL if arguments.cases == "small" else ALL
     cases = run(shapes, not arguments.ours, arguments.implementation)
     return record("bench_rasterizer", cases, arguments.out or RESULTS)
 
 
 if __name__ == "__main__":
-    print(main())
+    run_main(main)

@@ -1,6 +1,6 @@
 """Whole trainings: from the command to the avatar, in seconds, bits and quality.
 
-Claims: on one GPU `paper` takes under four minutes and `fast` under one, with at most 0.7 dB less
+Claims: on one GPU `paper` takes under four minutes and `fast` about one, with at most 0.7 dB less
 on held-out frames; the same command ends with the same bits; twice the devices draw nearly twice
 the images and come, in seconds of steps, sooner to the same picture. A run is the command `train`,
 in a process of its own: Python's start, compilation and the last save count. Nothing compiled is
@@ -31,7 +31,16 @@ from egs_jax.dataset import Dataset
 from egs_jax.errors import InputError, TrainingError
 from egs_jax.evaluate import evaluate
 from egs_jax.run_log import read_metrics
-from experiments._runs import add_case, parsed, rates, rounded, run, shrunk, timed, train_command
+from experiments._runs import (
+    add_case,
+    parsed,
+    rates,
+    rounded,
+    run_main,
+    shrunk,
+    timed,
+    train_command,
+)
 
 NAME = "bench_runs"
 POINTS = 20
@@ -127,4 +136,4 @@ def course(lines: list[dict]) -> list[tuple[float, float]]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -9,6 +9,7 @@ static stage. The deformation stage is measured with the perceptual loss and wit
 
     python -m experiments.bench_training DATASET [--preset paper] [--rasterizer triton]
         [--size N] [--devices 1 [2 ...] --per-device-batch N] [--warm 30] [--steps 200] [--tiny]
+        [--out FOLDER]
 
 writes `results/bench_training_RASTERIZER.json`, with --per-device-batch `bench_scaling.json`: that
 sets the frames of each device in both stages, for one number of devices after the other in the same
@@ -16,7 +17,6 @@ process. `--size` resizes the frames. `--tiny` runs a few steps of the `tiny` pr
 nowhere but to --out (for tests).
 """
 
-import argparse
 import dataclasses
 import itertools
 import time
@@ -27,13 +27,14 @@ import jax
 import numpy as np
 
 from egs_jax import parallel, train
+from egs_jax.__main__ import Parser
 from egs_jax.config import Config, preset
 from egs_jax.dataset import Dataset
 from egs_jax.loop import prefetch
 from egs_jax.resident import batch_source
 from egs_jax.types import Batch, TrainState
-from experiments._common import RESULTS, record, spread
-from experiments._runs import run as run_main
+from experiments._common import record, require_triton, spread
+from experiments._runs import parsed, run_main
 
 ORIGINAL_MS = 50.7
 """Of a deformation step without losses by the original's code, measured once on an H200."""
@@ -45,22 +46,20 @@ ASIDE = 0.003
 
 def main(argv: list[str] | None = None) -> Path:
     """Run the benchmark; returns the file written."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--preset", default="paper")
-    parser.add_argument("--rasterizer", default="triton")
+    parser.add_argument("--rasterizer", choices=("triton", "xla"), default="triton")
     parser.add_argument("--size", type=int)
     parser.add_argument("--devices", type=int, nargs="+", default=[1])
     parser.add_argument("--per-device-batch", type=int)
     parser.add_argument("--warm", type=int, default=30)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--out", type=Path, default=None)
-    arguments = parser.parse_args(argv)
+    arguments = parsed(parser, argv, figures=False)
     if arguments.devices != [1] and not arguments.per_device_batch:
         parser.error("--devices: name --per-device-batch too, by which their steps compare")
-    if arguments.tiny and not arguments.out:
-        parser.error("--tiny: name a folder by --out")
+    if arguments.rasterizer == "triton":
+        require_triton()
     config = preset("tiny" if arguments.tiny else arguments.preset, data_dir=str(arguments.dataset))
     warm, steps = (1, 2) if arguments.tiny else (arguments.warm, arguments.steps)
     steps = steps if steps < BLOCK else steps // BLOCK * BLOCK  # whole blocks are timed
@@ -81,7 +80,7 @@ def main(argv: list[str] | None = None) -> Path:
             schedule = dataclasses.replace(config.schedule, static_batch=frames, batch=frames)
             config = dataclasses.replace(config, schedule=schedule)
         cases += measure(config, dataset, warm, steps)
-    return record(name, cases, arguments.out or RESULTS)
+    return record(name, cases, arguments.out)
 
 
 def fill(dataset: Dataset, count: int) -> None:
@@ -120,6 +119,7 @@ def measure(config: Config, dataset: Dataset, warm: int, steps: int) -> list[dic
             "devices": settings.devices,
             "gaussians": int(np.sum(state.alive)),
             "capacity": settings.densify.capacity,
+            "steps": len(losses),
             "first_step_s": round(first, 2),
             **spread(seconds),
             "images_per_second": round(batch / float(np.median(seconds)), 1),

@@ -27,7 +27,8 @@ from egs_jax.attention import dynamic_mix
 from egs_jax.config import ModelConfig
 from egs_jax.kan import fold
 from egs_jax.types import Drive
-from experiments._common import RESULTS, Report, Result
+from experiments._common import RESULTS, Report, Result, require_triton
+from experiments._runs import run_main
 from kernels.deform import Deformed
 from kernels.deform.triton_path import deform_tiles, tile_of
 from kernels.deform.types import NETWORKS
@@ -155,6 +156,7 @@ def check_tokens(report: Report, frames: int) -> None:
 def main() -> int:
     """Run the checks; returns the exit status."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes
+    require_triton()
     report = Report()
     names = [f"{n} {s}" for n in NETWORKS for s in SIZES]
     report.check_all(check_case, names, WORKERS)
@@ -167,4 +169,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -14,7 +14,6 @@ itself (with XLA_PYTHON_CLIENT_ALLOCATOR=platform an allocation), for the memory
 nothing.
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Callable
@@ -27,7 +26,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from experiments._common import RESULTS, Report, Result
+from egs_jax.__main__ import Parser
+from experiments._common import RESULTS, Report, Result, require_triton
+from experiments._runs import run_main
 from kernels import RasterizeAux, rasterize
 from kernels.rasterize.cases import CASES, head_case, make_case, random_case
 
@@ -368,11 +369,12 @@ def check_gsplat(report: Report) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the checks; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER")
     arguments = parser.parse_args(argv)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes, torch
+    require_triton()
     report, small = Report(), sorted(set(CASES) - {"head_512"})
     if arguments.small:
         report.check_all(partial(check_scene, jit=False), small, 1)
@@ -390,4 +392,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -50,7 +50,7 @@ from egs_jax.stream import MICRO_BATCH
 from egs_jax.track_report import jitter_rms
 from egs_jax.tracking import HeadTrack
 from egs_jax.types import Drive
-from experiments._runs import add_case, figure, parsed, rounded, run
+from experiments._runs import add_case, figure, parsed, rounded, run_main
 
 NAME = "cross_driven"
 LPIPS_FRAMES = 24
@@ -282,4 +282,4 @@ def contact_sheet(rows: list[tuple[str, np.ndarray]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

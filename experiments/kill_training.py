@@ -12,7 +12,6 @@ writes `results/kill_training.json`; about ten seconds a kill on two CPU cores. 
 and writes nowhere but to --out.
 """
 
-import argparse
 import json
 import os
 import random
@@ -21,13 +20,13 @@ import subprocess
 import time
 from pathlib import Path
 
+from egs_jax.__main__ import Parser
 from egs_jax.config import Config, DensifyConfig, LossConfig, ModelConfig, ScheduleConfig
 from egs_jax.performer import write_performer_video
 from egs_jax.preprocess import preprocess
 from egs_jax.run_log import read_metrics
-from experiments._common import RESULTS, record
-from experiments._runs import run as run_main
-from experiments._runs import train_command
+from experiments._common import record
+from experiments._runs import parsed, run_main, train_command
 
 
 def small(dataset: Path) -> Config:
@@ -137,18 +136,14 @@ def run(kills: int, seed: int, work: Path) -> list[dict]:
 
 def main(argv: list[str] | None = None) -> Path:
     """Run the test; returns the file written."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("runs/kill_training"))
-    parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args(argv)
-    if arguments.tiny and not arguments.out:
-        parser.error("--tiny: name a folder by --out")
+    arguments = parsed(parser, argv, figures=False)
     kills = 2 if arguments.tiny else arguments.kills
     cases = run(kills, arguments.seed, arguments.work)
-    return record("kill_training", cases, arguments.out or RESULTS)
+    return record("kill_training", cases, arguments.out)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from egs_jax.run_log import read_metrics
 from egs_jax.types import TrainState
 from experiments import _plots
 from experiments._regions import REGIONS, regions_of, spacing
-from experiments._runs import add_case, parsed, rounded, run, to_draw, training_seconds
+from experiments._runs import add_case, parsed, rounded, run_main, to_draw, training_seconds
 from experiments.ablations import base_config, configured, key, run_folder, setting
 
 NAME = "point_density"
@@ -114,4 +114,4 @@ def curve(run_dir: Path) -> dict[str, list[float]]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -24,7 +24,7 @@ from egs_jax.evaluate import evaluate
 from egs_jax.loop import fit
 from egs_jax.preprocess import preprocess
 from experiments import _plots
-from experiments._runs import add_case, parsed, rounded, run, shrunk, to_draw
+from experiments._runs import add_case, parsed, rounded, run_main, shrunk, to_draw
 
 NAME = "self_reconstruction"
 
@@ -86,4 +86,4 @@ def _key(case: dict) -> tuple:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

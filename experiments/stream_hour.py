@@ -13,7 +13,6 @@ compiled; frames and their times at the end.
 adds a row to `results/stream_hour.json`. A CPU takes longer than the hour: give it --seconds.
 """
 
-import argparse
 import itertools
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from egs_jax.__main__ import Parser
 from egs_jax.audio import SAMPLE_RATE
 from egs_jax.audio_file import read_audio
 from egs_jax.avatar import Avatar
@@ -29,8 +29,7 @@ from egs_jax.drive import FPS
 from egs_jax.environment import usable_cores
 from egs_jax.stream import Stream, draw_all, speech_batches
 from experiments._common import RESULTS
-from experiments._runs import add_case
-from experiments._runs import run as run_main
+from experiments._runs import add_case, run_main
 
 NAME = "stream_hour"
 CHUNK = SAMPLE_RATE // 50
@@ -112,18 +111,17 @@ def _checked(frames: list, count: int) -> int:
 
 def main(argv: list[str] | None = None) -> Path:
     """Run the measurement; returns the file written."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("speech", type=Path)
     parser.add_argument("--seconds", type=float, default=3600.0)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER")
     arguments = parser.parse_args(argv)
     case = run(Avatar.load(arguments.run), read_audio(arguments.speech), arguments.seconds)
     print(case, flush=True)
-    folder = arguments.out or RESULTS
     key = ("device", "source", "size", "gaussians", "seconds")
-    add_case(NAME, case, lambda c: tuple(c[name] for name in key), folder)
-    return folder / f"{NAME}.json"
+    add_case(NAME, case, lambda c: tuple(c[name] for name in key), arguments.out)
+    return arguments.out / f"{NAME}.json"
 
 
 if __name__ == "__main__":

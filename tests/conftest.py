@@ -28,9 +28,6 @@ from helpers import COMPILED, make_dataset, micro_config  # noqa: E402
 jax.config.update("jax_compilation_cache_dir", str(COMPILED))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
-# Tracing makes millions of objects of which few are garbage: look for it less often.
-gc.set_threshold(20_000, 20, 20)
-
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Run all tests that share a costly fixture in one process, and the others file by file.

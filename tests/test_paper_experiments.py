@@ -30,8 +30,10 @@ from experiments import (
     self_reconstruction,
     tables,
 )
+from experiments._common import require_triton
 from experiments._regions import REGIONS, region_means, regions_of, spacing
 from experiments._summary import QUALITY, Spread, paired, seconds_to, shown, spread_of
+from kernels import _triton
 
 PNG = b"\x89PNG"
 
@@ -183,7 +185,7 @@ def test_bad_input_is_one_line_and_status_2(
 ):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
-        _runs.run(lambda: main(arguments))
+        _runs.run_main(lambda: main(arguments))
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1 and message in error
     assert not list(tmp_path.iterdir())
@@ -250,13 +252,24 @@ def test_differences_are_those_of_the_same_seed(monkeypatch):
     assert made["cross_driven"] == "*Not run yet: there is no `results/cross_driven.json`.*"
 
 
+def test_a_check_ends_with_its_status_and_without_a_gpu_in_one_line(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stop:
+        _runs.run_main(lambda: 1)
+    assert stop.value.code == 1 and not capsys.readouterr().out
+    monkeypatch.setattr(_triton, "why_not", lambda: "there is no GPU")
+    with pytest.raises(SystemExit) as stop:
+        _runs.run_main(require_triton)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and error.endswith(": there is no GPU\n")
+
+
 @pytest.mark.parametrize("failure", [OSError("the disk\nis full"), TrainingError("it diverged")])
 def test_other_failures_are_one_line_and_status_1(capsys, failure):
     def main():
         raise failure
 
     with pytest.raises(SystemExit) as stop:
-        _runs.run(main)
+        _runs.run_main(main)
     error = capsys.readouterr().err
     assert stop.value.code == 1 and error.count("\n") == 1 and error.startswith("experiments: ")
 

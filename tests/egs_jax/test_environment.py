@@ -6,6 +6,7 @@ import os
 import jax
 import pytest
 
+from egs_jax import environment
 from egs_jax.environment import (
     COLLECT_EVERY,
     XLA_FLAGS,
@@ -23,7 +24,18 @@ def test_flags_come_before_the_users_which_win(monkeypatch, given, wanted):
     monkeypatch.setenv("XLA_FLAGS", given)
     set_environment()
     assert os.environ["XLA_FLAGS"] == wanted
-    assert gc.get_threshold()[0] == COLLECT_EVERY
+
+
+def test_garbage_is_looked_for_seldom_unless_the_user_says_how_often(monkeypatch):
+    before = gc.get_threshold()
+    monkeypatch.setattr(environment, "USUAL", (701, 10, 10))
+    try:
+        for given, wanted in ((701, COLLECT_EVERY), (9, 9)):
+            gc.set_threshold(given, 10, 10)
+            set_environment()
+            assert gc.get_threshold()[0] == wanted
+    finally:
+        gc.set_threshold(*before)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no such call here")
