@@ -300,15 +300,15 @@ def paint_out_head(
     painted = frame + soft * (clean_background.astype(np.float32) - frame)
     # Only where person was: beside the head the room must show.
     _continue_upwards(painted, frame, hole & person, body, round(neck_rows * height))
-    # What is as thin but near the body are its own corners, where jaw and neck meet the room. Their
-    # colour goes on for two pixels, or the room shows between them and a drawn head a bit smaller.
+    # What is as thin but near the body are its own corners, where jaw and neck meet the room. Its
+    # colour goes on for two pixels, or the room shows between it and a drawn head a bit smaller.
     distance = cv2.distanceTransform((~body).view(np.uint8), cv2.DIST_L2, 3)
-    corners = rest & (distance <= 1.5 * margin)
-    share = cv2.blur(corners.astype(np.float32), (5, 5))
-    colour = cv2.blur(frame * corners[..., None].astype(np.float32), (5, 5))
+    kept = rest & (distance <= 1.5 * margin)
+    share = cv2.blur(kept.astype(np.float32), (5, 5))
+    colour = cv2.blur(frame * kept[..., None].astype(np.float32), (5, 5))
     around = (share > 1e-3) & hole & person
     painted[around] = colour[around] / share[around, None]
-    painted[corners] = frame[corners]
+    painted[kept] = frame[kept]
     return np.clip(np.round(painted), 0, 255).astype(np.uint8)
 
 
