@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         arguments = _parser(argv).parse_args(argv)
         with _terminable():
             arguments.run(arguments)
-    except InputError as error:
+    except (InputError, NotImplementedError) as error:  # the latter: kernels that cannot run here
         print(f"egs-jax: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -10,7 +10,7 @@ from pathlib import Path
 from jaxtyping import Array, Bool
 
 from egs_jax import train
-from egs_jax.checkpoint import Checkpoints
+from egs_jax.checkpoint import FOLDER, Checkpoints
 from egs_jax.config import Config
 from egs_jax.dataset import Dataset
 from egs_jax.errors import InputError
@@ -39,7 +39,7 @@ class Avatar:
         run_dir = Path(run_dir)
         config = load_config(run_dir)
         dataset = Dataset.open(config.data_dir).resized(config.size)
-        if not (run_dir / "checkpoints").is_dir():
+        if not (run_dir / FOLDER).is_dir():
             raise InputError(f"{run_dir}: no checkpoint yet; train this run first")
         checkpoints = Checkpoints(run_dir, read_only=True)
         state = checkpoints.load(train.abstract_state(config, dataset.audio_dim))

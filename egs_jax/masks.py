@@ -275,7 +275,8 @@ def paint_out_head(
 
     Where the head was, and a margin around it, the clean background shows; over it, every column in
     which the head meets neck or clothes is continued upwards with the colour found just below the
-    seam, each row darker than the one below, as the shade under a chin is.
+    seam, each row darker than the one below, as the shade under a chin is. The body stays as it is
+    in the frame, thin corners beside the jaw too, and goes on for two pixels with its own colour.
 
     Args:
         frame: The video frame.

@@ -27,6 +27,7 @@ from egs_jax import hosts, train
 from egs_jax.config import Config, Stage
 from egs_jax.errors import InputError
 from egs_jax.types import Batch, Metrics, TrainState
+from kernels import _triton
 
 AXIS = "frames"
 NO = ("0", "false", "False")
@@ -62,7 +63,7 @@ def mesh_of(count: int) -> Mesh:
 
 
 def check(config: Config) -> None:
-    """Refuse devices that there are not, that are in use, or that share in a way they cannot.
+    """Refuse devices that there are not, are in use, or cannot share or draw as they are told to.
 
     Of several hosts each looks at its own devices; where one refuses, the others wait for it until
     JAX ends them.
@@ -71,6 +72,9 @@ def check(config: Config) -> None:
       InputError: says which.
     """
     mesh = mesh_of(config.devices)
+    reason = config.rasterizer == "triton" and _triton.why_not()
+    if reason:
+        raise InputError(f"rasterizer: got triton, which cannot run here: {reason}; leave it out")
     if jax.process_count() > 1 and config.parallel == "pmap":
         raise InputError("parallel: got pmap, which works on one host; leave it out with --hosts")
     if config.devices > 1 and os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE") not in NO:

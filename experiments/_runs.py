@@ -173,7 +173,7 @@ def run_main(main: Callable[[], Any]) -> NoReturn:
     """
     try:
         result = main()
-    except InputError as error:
+    except (InputError, NotImplementedError) as error:  # the latter: kernels that cannot run here
         print(f"experiments: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except (OSError, TrainingError) as error:

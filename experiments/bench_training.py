@@ -33,7 +33,7 @@ from egs_jax.dataset import Dataset
 from egs_jax.loop import prefetch
 from egs_jax.resident import batch_source
 from egs_jax.types import Batch, TrainState
-from experiments._common import record, require_triton, spread
+from experiments._common import record, spread
 from experiments._runs import parsed, run_main
 
 ORIGINAL_MS = 50.7
@@ -58,8 +58,6 @@ def main(argv: list[str] | None = None) -> Path:
     arguments = parsed(parser, argv, figures=False)
     if arguments.devices != [1] and not arguments.per_device_batch:
         parser.error("--devices: name --per-device-batch too, by which their steps compare")
-    if arguments.rasterizer == "triton":
-        require_triton()
     config = preset("tiny" if arguments.tiny else arguments.preset, data_dir=str(arguments.dataset))
     warm, steps = (1, 2) if arguments.tiny else (arguments.warm, arguments.steps)
     steps = steps if steps < BLOCK else steps // BLOCK * BLOCK  # whole blocks are timed
@@ -119,7 +117,8 @@ def measure(config: Config, dataset: Dataset, warm: int, steps: int) -> list[dic
             "devices": settings.devices,
             "gaussians": int(np.sum(state.alive)),
             "capacity": settings.densify.capacity,
-            "steps": len(losses),
+            "warm": warm,
+            "steps": steps,
             "first_step_s": round(first, 2),
             **spread(seconds),
             "images_per_second": round(batch / float(np.median(seconds)), 1),

@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 from egs_jax.__main__ import Parser
+from egs_jax.checkpoint import FOLDER
 from egs_jax.config import Config, DensifyConfig, LossConfig, ModelConfig, ScheduleConfig
 from egs_jax.performer import write_performer_video
 from egs_jax.preprocess import preprocess
@@ -63,7 +64,7 @@ def train(line: list[str], work: Path, seconds: float | None = None) -> int | No
 
 def newest(run_dir: Path) -> int:
     """Step of the newest complete checkpoint; 0 if there is none."""
-    folder = run_dir / "checkpoints"
+    folder = run_dir / FOLDER
     names = [path.name for path in folder.iterdir()] if folder.exists() else []
     return max((int(name) for name in names if name.isdigit()), default=0)
 

@@ -17,6 +17,7 @@ from egs_jax.audio_file import write_wav
 from egs_jax.config import preset
 from egs_jax.config_text import options, override
 from egs_jax.run_log import start_run
+from kernels import _triton
 
 ROOT = Path(__file__).parents[2]
 VERBS = ("preprocess", "train", "render", "evaluate", "demo")
@@ -119,6 +120,20 @@ def test_mistake_is_one_line(command, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert WRONG[command] in refused(capsys, *command.split())
     assert not list(tmp_path.iterdir())
+
+
+def test_kernels_that_cannot_run_here_are_one_line(capsys, tmp_path, monkeypatch, painted):
+    monkeypatch.setattr(_triton, "why_not", lambda: "there is no GPU")
+    command = f"train tiny --data-dir {painted} --run-dir {tmp_path / 'run'} --rasterizer triton"
+    assert main(command.split()) == 2
+    told = "egs-jax: rasterizer: got triton, which cannot run here: there is no GPU; leave it out\n"
+    assert capsys.readouterr().err == told and not list(tmp_path.iterdir())
+
+    def measure(*_, **__):
+        raise NotImplementedError("rasterize: cannot run here")
+
+    monkeypatch.setattr("egs_jax.evaluate.evaluate", measure)  # of an avatar from another machine
+    assert "rasterize: cannot run here" in refused(capsys, "evaluate", "r")
 
 
 def test_missing_files_of_demo(capsys, tmp_path, monkeypatch):
