@@ -1,46 +1,44 @@
 """egs-jax: a person's talking head from a few minutes of video, driven by any speech.
 
-Read the files in this order; each is one step of the data's way:
+The rooms in the order of the data's way. A room imports only from rooms above it, and this list is
+the only map: `tests/test_architecture.py` checks it, and the README's diagram is written from it.
 
- 1. `video`, `audio_file`      frames and sound out of files, by timestamps
- 2. `audio`, `whisper`         sound -> features, 50 a second
- 3. `preprocess`               video -> dataset folder, with `face_pass`, `landmarks`, `crop`,
-                               `segmentation` and `masks` (head, background), `tracking` and
-                               `pose_refinement` (head pose), `head_cloud` (first Gaussians),
-                               `capture_check`
- 4. `dataset`, `batches`       folder -> batches, on the host or (`resident`) on the device
- 5. `triplane`, `kan`          spatial features of a Gaussian
- 6. `gaussians`, `density`     the canonical cloud and its growth at fixed capacity
- 7. `tokens`, `attention`, `decoders`   speech -> how every Gaussian moves
- 8. `kernels.rasterize`        Gaussians -> image
- 9. `losses`, `perceptual`, `metrics`
-10. `model`                    5 to 8 on one page
-11. `train`, `optimizer`, `loop`, `checkpoint`, `run_log`; several devices: `parallel`,
-    `hosts`
-12. `avatar`, `prepared`, `drive`, `infer`   what an avatar keeps; a batch of frames
-    `stream`, `render`         speech, live or from a file -> frames, video
-13. `evaluate`, `baselines`, `report`, `demo`
+runtime      what every room needs: errors, atomic files, models to fetch, progress, environment
+config       every setting, and the presets
+config_text  settings as command-line options and as JSON
+types        the arrays that rooms hand to each other, with shapes and units
+media        pictures and sound out of files and into them, on one clock
+face         networks that see a face: 478 landmarks, head and body masks
+speech       sound -> features, 50 rows a second
+performer    the synthetic performer of the demo, of whom everything is known
+data         the dataset folder, and the batches that are cut from it
+preprocess   video -> dataset folder: crop, masks, head poses, first points
+model        hash tri-plane, KANs, attention, decoders: speech -> moved Gaussians -> image
+training     losses, steps, density control, the loop, checkpoints, several devices
+avatar       a trained run that speaks: sound -> frames -> film or live stream
+evaluation   figures on raw frames, baselines, the report
+demo         all of it in one command
 """
 
 import importlib
 from typing import Any
 
 _HOME = {
-    "Avatar": "avatar",
+    "Avatar": "avatar.avatar",
     "Config": "config",
-    "Dataset": "dataset",
-    "InputError": "errors",
-    "Stream": "stream",
-    "densify_step": "train",
-    "draw": "infer",
-    "fit": "loop",
-    "hand_over": "train",
-    "infer_step": "infer",
-    "init_state": "train",
-    "load_drive": "infer",
+    "Dataset": "data.dataset",
+    "InputError": "runtime.errors",
+    "Stream": "avatar.stream",
+    "densify_step": "training.step",
+    "draw": "avatar.draw",
+    "fit": "training.loop",
+    "hand_over": "training.step",
+    "infer_step": "avatar.draw",
+    "init_state": "training.step",
+    "load_drive": "avatar.draw",
     "preset": "config",
-    "render_video": "render",
-    "train_step": "train",
+    "render_video": "avatar.film",
+    "train_step": "training.step",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605
 

@@ -17,13 +17,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from egs_jax.environment import keep_programs, set_environment
-from egs_jax.errors import InputError, TrainingError
-
-EPILOG = (
-    "An avatar of a person needs that person's consent; disclose every video made with it as "
-    "synthetic."
-)
+from egs_jax.runtime.consent import CONSENT
+from egs_jax.runtime.environment import keep_programs, set_environment
+from egs_jax.runtime.errors import InputError, TrainingError
 
 
 class Parser(argparse.ArgumentParser):
@@ -102,11 +98,11 @@ def _terminable() -> Iterator[None]:
 
 
 def _parser(argv: list[str]) -> Parser:
-    parser = Parser(prog="egs-jax", description="Audio-driven 3D Gaussian avatars.", epilog=EPILOG)
+    parser = Parser(prog="egs-jax", description="Audio-driven 3D Gaussian avatars.", epilog=CONSENT)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
 
     def add(name: str, does: str) -> Parser:
-        return verbs.add_parser(name, help=does, description=f"{does}.", epilog=EPILOG)
+        return verbs.add_parser(name, help=does, description=f"{does}.", epilog=CONSENT)
 
     def add_run(verb: Parser) -> None:
         verb.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="what `train` made")
@@ -181,7 +177,7 @@ def _add_settings(verb: Parser) -> None:
 
 
 def _preprocess(arguments: argparse.Namespace) -> None:
-    from egs_jax.preprocess import preprocess
+    from egs_jax.preprocess.pipeline import preprocess
 
     preprocess(
         arguments.video,
@@ -205,9 +201,9 @@ def _train(arguments: argparse.Namespace) -> None:
     }
     config = override(preset(arguments.preset, data_dir=str(arguments.data_dir.resolve())), changes)
     from egs_jax.config_text import to_json
-    from egs_jax.dataset import Dataset
-    from egs_jax.hosts import joined
-    from egs_jax.loop import fit
+    from egs_jax.data.dataset import Dataset
+    from egs_jax.training.hosts import joined
+    from egs_jax.training.loop import fit
 
     dataset = Dataset.open(arguments.data_dir)
     if arguments.hosts is None:  # several tune a program together: none may find it kept
@@ -218,14 +214,14 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _render(arguments: argparse.Namespace) -> None:
-    from egs_jax.render import render_video
+    from egs_jax.avatar.film import render_video
 
     keep_programs()
     render_video(arguments.run_dir, arguments.audio, arguments.out)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from egs_jax.evaluate import evaluate
+    from egs_jax.evaluation.evaluate import evaluate
 
     keep_programs()
     evaluate(arguments.run_dir, split=arguments.split)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from egs_jax.errors import InputError
+from egs_jax.runtime.errors import InputError
 
 Stage = Literal["static", "deform"]
 HEARD = 64

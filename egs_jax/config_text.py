@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from egs_jax.config import Config
-from egs_jax.errors import InputError
+from egs_jax.runtime.errors import InputError
 
 
 def options(config: Any, prefix: str = "") -> dict[str, tuple[Any, Any, str]]:

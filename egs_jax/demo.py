@@ -7,16 +7,16 @@ that it never heard speaks the new text.
 import dataclasses
 from pathlib import Path
 
-from egs_jax.assets import file_sha256
-from egs_jax.audio import SAMPLE_RATE
-from egs_jax.audio_file import write_wav
+from egs_jax.avatar.film import render_video
 from egs_jax.config import preset
-from egs_jax.dataset import Dataset
-from egs_jax.errors import InputError
-from egs_jax.evaluate import evaluate
-from egs_jax.loop import fit
-from egs_jax.preprocess import preprocess
-from egs_jax.render import render_video
+from egs_jax.data.dataset import Dataset
+from egs_jax.evaluation.evaluate import evaluate
+from egs_jax.media.audio_file import write_wav
+from egs_jax.preprocess.pipeline import preprocess
+from egs_jax.runtime.assets import file_sha256
+from egs_jax.runtime.errors import InputError
+from egs_jax.speech.features import SAMPLE_RATE
+from egs_jax.training.loop import fit
 
 SECONDS, SIZE = 20.0, 256
 FILM_SEED, SPEECH_SEED = 0, 1
@@ -82,7 +82,7 @@ def _check_source(dataset: Dataset, video: Path) -> None:
 def _film(path: Path) -> Path:
     """The synthetic performer's film, made once."""
     if not path.exists():
-        from egs_jax.performer import write_performer_video
+        from egs_jax.performer.film import write_performer_video
 
         print("filming the synthetic performer")
         write_performer_video(path, seconds=SECONDS, seed=FILM_SEED, size=SIZE)
@@ -91,7 +91,7 @@ def _film(path: Path) -> Path:
 
 def _speech(path: Path) -> Path:
     """A speech that the performer never gave."""
-    from egs_jax.voice import synthesize
+    from egs_jax.performer.voice import synthesize
 
     write_wav(path, synthesize(SPEECH_SECONDS, SPEECH_SEED).samples, SAMPLE_RATE)
     return path

@@ -11,7 +11,6 @@ import flax.struct
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from egs_jax.config import Stage
-from egs_jax.density import DensityStats
 
 Params = dict[str, Any]
 """{"gaussians": `Gaussians`, "networks": {module name: Flax parameters}}: everything trained."""
@@ -73,22 +72,3 @@ class RenderOutput(flax.struct.PyTreeNode):
     alpha: Float[Array, "B H Wd"]
     depth: Float[Array, "B H Wd"]
     """Sum of depth times weight, world units."""
-
-
-class TrainState(flax.struct.PyTreeNode):
-    """All that a step changes; nothing else is remembered."""
-
-    step: Int[Array, ""]
-    params: Params
-    alive: Bool[Array, " N"]
-    """Slots in use; outside `params`, since it is not differentiable."""
-    opt_state: Any
-    stats: DensityStats
-    deforming: Bool[Array, ""]
-    """Whether the static stage has been handed over."""
-    rate_scale: Float[Array, ""]
-    """Multiplies every learning rate; halved when a run had to go back to a checkpoint."""
-    bad_streak: Int[Array, ""]
-    """Steps in a row, up to now, whose loss or gradient was not finite (their updates skipped)."""
-    dropped: Int[Array, ""]
-    """Gaussians that density control wanted to add so far but had no slot for."""

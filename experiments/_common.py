@@ -13,8 +13,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from egs_jax.errors import InputError
-from egs_jax.run_log import environment, write_atomically
+from egs_jax.runtime.errors import InputError
+from egs_jax.runtime.files import write_atomically
+from egs_jax.training.run_folder import environment
 from kernels import _triton
 
 RESULTS = Path(__file__).parent / "results"

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.spatial import cKDTree
 
-from egs_jax.face_mesh import (
+from egs_jax.face.mesh import (
     LEFT_BROW,
     LEFT_EYE,
     LEFT_IRIS,

@@ -15,8 +15,8 @@ import numpy as np
 from egs_jax.__main__ import Parser
 from egs_jax.config import PRESETS, Config, DensifyConfig, LossConfig, ModelConfig, ScheduleConfig
 from egs_jax.config_text import options
-from egs_jax.errors import InputError, TrainingError
-from egs_jax.run_log import read_metrics
+from egs_jax.runtime.errors import InputError, TrainingError
+from egs_jax.training.run_folder import read_metrics
 from experiments._common import RESULTS, commit, record
 
 FIGURES = Path(__file__).parent / "figures"

@@ -27,12 +27,12 @@ import jax
 from egs_jax.__main__ import Parser
 from egs_jax.config import PRESETS, Config, preset
 from egs_jax.config_text import override
-from egs_jax.dataset import Dataset
-from egs_jax.errors import InputError
-from egs_jax.evaluate import evaluate
-from egs_jax.loop import fit
-from egs_jax.triplane import is_plane_parameter
-from egs_jax.types import TrainState
+from egs_jax.data.dataset import Dataset
+from egs_jax.evaluation.evaluate import evaluate
+from egs_jax.model.triplane import is_plane_parameter
+from egs_jax.runtime.errors import InputError
+from egs_jax.training.loop import fit
+from egs_jax.training.state import TrainState
 from experiments import _plots
 from experiments._runs import (
     add_case,

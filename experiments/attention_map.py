@@ -27,11 +27,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from egs_jax import prepared
 from egs_jax.__main__ import Parser
-from egs_jax.attention import shares
-from egs_jax.avatar import Avatar
-from egs_jax.errors import InputError
+from egs_jax.avatar import precomputed as prepared
+from egs_jax.avatar.avatar import Avatar
+from egs_jax.model.attention import shares
+from egs_jax.runtime.errors import InputError
 from egs_jax.types import Drive
 from experiments._regions import REGIONS, region_means, regions_of
 from experiments._runs import add_case, figure, parsed, rounded, run_main

@@ -21,15 +21,16 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from egs_jax import render, stream
 from egs_jax.__main__ import Parser
-from egs_jax.audio import SAMPLE_RATE, extract_features
-from egs_jax.audio_file import read_audio
-from egs_jax.avatar import Avatar
-from egs_jax.drive import FPS
-from egs_jax.encoder_process import EncoderProcess
-from egs_jax.environment import usable_cores
-from egs_jax.video_writer import best_encoder, feed
+from egs_jax.avatar import film as render
+from egs_jax.avatar import stream
+from egs_jax.avatar.avatar import Avatar
+from egs_jax.avatar.drive import FPS
+from egs_jax.media.audio_file import read_audio
+from egs_jax.media.encoder_process import EncoderProcess
+from egs_jax.media.video_writer import best_encoder, feed
+from egs_jax.runtime.environment import usable_cores
+from egs_jax.speech.features import SAMPLE_RATE, extract_features
 from experiments._common import RESULTS, record
 from experiments._runs import run_main
 

@@ -34,14 +34,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from egs_jax import infer, model, prepared, train
 from egs_jax.__main__ import Parser
-from egs_jax.avatar import Avatar
+from egs_jax.avatar import draw as infer
+from egs_jax.avatar import precomputed as prepared
+from egs_jax.avatar.avatar import Avatar
+from egs_jax.avatar.precomputed import Prepared
 from egs_jax.config import Config, DensifyConfig, ModelConfig
-from egs_jax.environment import keep_programs
-from egs_jax.errors import InputError
-from egs_jax.gaussians import Gaussians
-from egs_jax.prepared import Prepared
+from egs_jax.model import forward as model
+from egs_jax.model.gaussians import Gaussians
+from egs_jax.runtime.environment import keep_programs
+from egs_jax.runtime.errors import InputError
+from egs_jax.training import step as train
 from egs_jax.types import Drive, Params
 from experiments import _plots
 from experiments._common import record

@@ -26,13 +26,15 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from egs_jax import parallel, train
 from egs_jax.__main__ import Parser
 from egs_jax.config import Config, preset
-from egs_jax.dataset import Dataset
-from egs_jax.loop import prefetch
-from egs_jax.resident import batch_source
-from egs_jax.types import Batch, TrainState
+from egs_jax.data.dataset import Dataset
+from egs_jax.training import parallel
+from egs_jax.training import step as train
+from egs_jax.training.frames_on_device import batch_source
+from egs_jax.training.loop import prefetch
+from egs_jax.training.state import TrainState
+from egs_jax.types import Batch
 from experiments._common import record, spread
 from experiments._runs import parsed, run_main
 

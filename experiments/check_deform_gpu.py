@@ -22,10 +22,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from egs_jax import model, prepared
-from egs_jax.attention import dynamic_mix
+from egs_jax.avatar import precomputed as prepared
 from egs_jax.config import ModelConfig
-from egs_jax.kan import fold
+from egs_jax.model import forward as model
+from egs_jax.model.attention import dynamic_mix
+from egs_jax.model.kan import fold
 from egs_jax.types import Drive
 from experiments._common import RESULTS, Report, Result, require_triton
 from experiments._runs import run_main

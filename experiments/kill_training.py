@@ -21,11 +21,11 @@ import time
 from pathlib import Path
 
 from egs_jax.__main__ import Parser
-from egs_jax.checkpoint import FOLDER
 from egs_jax.config import Config, DensifyConfig, LossConfig, ModelConfig, ScheduleConfig
-from egs_jax.performer import write_performer_video
-from egs_jax.preprocess import preprocess
-from egs_jax.run_log import read_metrics
+from egs_jax.performer.film import write_performer_video
+from egs_jax.preprocess.pipeline import preprocess
+from egs_jax.training.checkpoint import FOLDER
+from egs_jax.training.run_folder import read_metrics
 from experiments._common import record
 from experiments._runs import parsed, run_main, train_command
 

@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from egs_jax import train
 from egs_jax.__main__ import Parser
 from egs_jax.config import PRESETS, Config
-from egs_jax.dataset import Dataset
-from egs_jax.loop import fit
-from egs_jax.run_log import read_metrics
-from egs_jax.types import TrainState
+from egs_jax.data.dataset import Dataset
+from egs_jax.training import step as train
+from egs_jax.training.loop import fit
+from egs_jax.training.run_folder import read_metrics
+from egs_jax.training.state import TrainState
 from experiments import _plots
 from experiments._regions import REGIONS, regions_of, spacing
 from experiments._runs import add_case, parsed, rounded, run_main, to_draw, training_seconds

@@ -18,11 +18,11 @@ from pathlib import Path
 
 from egs_jax.__main__ import Parser
 from egs_jax.config import PRESETS, preset
-from egs_jax.dataset import Dataset
-from egs_jax.errors import InputError
-from egs_jax.evaluate import evaluate
-from egs_jax.loop import fit
-from egs_jax.preprocess import preprocess
+from egs_jax.data.dataset import Dataset
+from egs_jax.evaluation.evaluate import evaluate
+from egs_jax.preprocess.pipeline import preprocess
+from egs_jax.runtime.errors import InputError
+from egs_jax.training.loop import fit
 from experiments import _plots
 from experiments._runs import add_case, parsed, rounded, run_main, shrunk, to_draw
 

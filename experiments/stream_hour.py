@@ -22,12 +22,12 @@ import jax
 import numpy as np
 
 from egs_jax.__main__ import Parser
-from egs_jax.audio import SAMPLE_RATE
-from egs_jax.audio_file import read_audio
-from egs_jax.avatar import Avatar
-from egs_jax.drive import FPS
-from egs_jax.environment import usable_cores
-from egs_jax.stream import Stream, draw_all, speech_batches
+from egs_jax.avatar.avatar import Avatar
+from egs_jax.avatar.drive import FPS
+from egs_jax.avatar.stream import Stream, draw_all, speech_batches
+from egs_jax.media.audio_file import read_audio
+from egs_jax.runtime.environment import usable_cores
+from egs_jax.speech.features import SAMPLE_RATE
 from experiments._common import RESULTS
 from experiments._runs import add_case, run_main
 

@@ -66,7 +66,7 @@ class PerformerDataset:
     video: Path
     folder: Path
     truth: object
-    """The `egs_jax.performer.Performance`: what is known about every frame."""
+    """The `egs_jax.performer.film.Performance`: what is known about every frame."""
     output: str
     """What preprocess printed."""
 
@@ -74,8 +74,8 @@ class PerformerDataset:
 @pytest.fixture(scope="session")
 def performer_dataset(tmp_path_factory) -> PerformerDataset:
     """Film the performer and preprocess the film, once for all tests; do not write into it."""
-    from egs_jax.performer import write_performer_video
-    from egs_jax.preprocess import preprocess
+    from egs_jax.performer.film import write_performer_video
+    from egs_jax.preprocess.pipeline import preprocess
 
     home = tmp_path_factory.mktemp("performer")
     truth = write_performer_video(home / "performer.mp4", seconds=4.0, seed=0, size=192)
@@ -106,8 +106,8 @@ class TrainedRun:
 @pytest.fixture(scope="session")
 def trained_run(painted, tmp_path_factory) -> TrainedRun:
     """Train once for all tests; do not write into the folder."""
-    from egs_jax.dataset import Dataset
-    from egs_jax.loop import fit
+    from egs_jax.data.dataset import Dataset
+    from egs_jax.training.loop import fit
 
     folder = tmp_path_factory.mktemp("trained") / "run"
     with contextlib.redirect_stdout(io.StringIO()) as printed:

@@ -20,7 +20,7 @@ import numpy as np
 
 from egs_jax.config import Config
 from egs_jax.config_text import options
-from egs_jax.kan import uniform_knots
+from egs_jax.model.kan import uniform_knots
 from experiments._runs import shrunk
 
 ROOT = Path(__file__).parents[1]

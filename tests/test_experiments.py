@@ -5,10 +5,10 @@ import json
 import pytest
 from helpers import micro_config, voice
 
-from egs_jax.audio import SAMPLE_RATE
-from egs_jax.audio_file import write_wav
-from egs_jax.dataset import Dataset
-from egs_jax.errors import InputError
+from egs_jax.data.dataset import Dataset
+from egs_jax.media.audio_file import write_wav
+from egs_jax.runtime.errors import InputError
+from egs_jax.speech.features import SAMPLE_RATE
 from experiments import bench_film, bench_inference, bench_training, readme, stream_hour, tables
 from experiments._common import RESULTS, commit, record, spread
 

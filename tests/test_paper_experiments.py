@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from helpers import fill_shapes, voice
 
-from egs_jax import prepared
-from egs_jax.attention import mix
-from egs_jax.audio_file import SAMPLE_RATE, write_wav
-from egs_jax.avatar import Avatar
+from egs_jax.avatar import precomputed as prepared
+from egs_jax.avatar.avatar import Avatar
 from egs_jax.config import PRESETS
 from egs_jax.config_text import options
-from egs_jax.dataset import Dataset
-from egs_jax.errors import InputError, TrainingError
+from egs_jax.data.dataset import Dataset
+from egs_jax.media.audio_file import SAMPLE_RATE, write_wav
+from egs_jax.model.attention import mix
+from egs_jax.runtime.errors import InputError, TrainingError
 from experiments import (
     _plots,
     _runs,

@@ -13,10 +13,10 @@ import pytest
 from helpers import make_dataset
 
 from egs_jax.__main__ import main
-from egs_jax.audio_file import write_wav
 from egs_jax.config import preset
 from egs_jax.config_text import options, override
-from egs_jax.run_log import start_run
+from egs_jax.media.audio_file import write_wav
+from egs_jax.training.run_folder import start_run
 from kernels import _triton
 
 ROOT = Path(__file__).parents[2]
@@ -132,7 +132,9 @@ def test_kernels_that_cannot_run_here_are_one_line(capsys, tmp_path, monkeypatch
     def measure(*_, **__):
         raise NotImplementedError("rasterize: cannot run here")
 
-    monkeypatch.setattr("egs_jax.evaluate.evaluate", measure)  # of an avatar from another machine
+    monkeypatch.setattr(
+        "egs_jax.evaluation.evaluate.evaluate", measure
+    )  # of an avatar from another machine
     assert "rasterize: cannot run here" in refused(capsys, "evaluate", "r")
 
 
@@ -149,7 +151,9 @@ def test_missing_files_of_demo(capsys, tmp_path, monkeypatch):
 def fitted(monkeypatch):
     """What `train` would have trained with."""
     calls = []
-    monkeypatch.setattr("egs_jax.loop.fit", lambda *given, **named: calls.append((*given, named)))
+    monkeypatch.setattr(
+        "egs_jax.training.loop.fit", lambda *given, **named: calls.append((*given, named))
+    )
     return calls
 
 
@@ -172,7 +176,7 @@ def test_train_takes_any_folder_name_and_dotted_settings(name, tmp_path, monkeyp
 def test_preprocess_takes_names_that_look_like_options(arguments, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        "egs_jax.preprocess.preprocess",
+        "egs_jax.preprocess.pipeline.preprocess",
         lambda video, folder, **named: calls.append((video, folder)),
     )
     assert main(["preprocess", *arguments]) == 0

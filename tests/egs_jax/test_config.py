@@ -12,7 +12,7 @@ import pytest
 import egs_jax as egs
 from egs_jax.config import PRESETS, Config, DensifyConfig, ModelConfig, ScheduleConfig, preset
 from egs_jax.config_text import from_json, options, override, to_json
-from egs_jax.errors import InputError
+from egs_jax.runtime.errors import InputError
 
 
 @pytest.mark.parametrize("name", ["paper", "fast", "tiny"])

@@ -7,7 +7,7 @@ import av
 import numpy as np
 from helpers import ROOT, python, train_arguments
 
-from egs_jax.audio_file import write_wav
+from egs_jax.media.audio_file import write_wav
 
 SCRIPT = """
 import json, sys

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from helpers import fill_shapes
 
-from egs_jax import model, prepared
-from egs_jax.attention import dynamic_mix
+from egs_jax.avatar import precomputed as prepared
 from egs_jax.config import ModelConfig
-from egs_jax.kan import fold
+from egs_jax.model import forward as model
+from egs_jax.model.attention import dynamic_mix
+from egs_jax.model.kan import fold
 from egs_jax.types import Drive
 from kernels.tokens import SHARED_MEMORY, WIDTH, frame_tokens, pack, sizes
 

@@ -14,8 +14,8 @@ import pytest
 from helpers import micro_config
 from jax.extend.core import subjaxprs
 
-from egs_jax.dataset import Dataset
-from egs_jax.train import abstract_state, densify_step, train_step
+from egs_jax.data.dataset import Dataset
+from egs_jax.training.step import abstract_state, densify_step, train_step
 from kernels import _triton
 
 pytestmark = pytest.mark.skipif(

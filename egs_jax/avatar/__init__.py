@@ -1,0 +1,1 @@
+"""A trained run that speaks: sound -> frames -> film."""

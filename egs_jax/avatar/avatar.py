@@ -1,0 +1,62 @@
+"""A trained avatar, loaded from its run folder.
+
+Before: `loop` (which writes the checkpoints); after: `infer`, `stream`, `render`.
+"""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxtyping import Array, Bool
+
+from egs_jax.avatar.precomputed import Prepared, prepare
+from egs_jax.config import Config
+from egs_jax.data.dataset import Dataset
+from egs_jax.runtime.errors import InputError
+from egs_jax.training import step as train
+from egs_jax.training.checkpoint import FOLDER, Checkpoints
+from egs_jax.training.run_folder import load_config
+from egs_jax.types import Params
+
+
+@dataclass(frozen=True)
+class Avatar:
+    """A trained head: parameters, and the clip that lends it poses and torso."""
+
+    config: Config
+    params: Params
+    alive: Bool[Array, " N"]
+    dataset: Dataset
+
+    @classmethod
+    def load(cls, run_dir: str | Path) -> "Avatar":
+        """Load the newest checkpoint of a run.
+
+        Raises:
+          InputError: if the folder is not a finished or running training, if that is still in its
+        static stage, or its dataset is gone.
+        """
+        run_dir = Path(run_dir)
+        config = load_config(run_dir)
+        dataset = Dataset.open(config.data_dir).resized(config.size)
+        if not (run_dir / FOLDER).is_dir():
+            raise InputError(f"{run_dir}: no checkpoint yet; train this run first")
+        checkpoints = Checkpoints(run_dir, read_only=True)
+        state = checkpoints.load(train.abstract_state(config, dataset.audio_dim))
+        checkpoints.close()
+        if not bool(state.deforming):
+            raise InputError(
+                f"{run_dir}: its newest checkpoint (step {int(state.step)}) has not learned any "
+                f"speech yet, which starts at step {config.schedule.static_steps + 1}; train on"
+            )
+        return cls(config, state.params, state.alive, dataset)
+
+    @functools.cached_property
+    def prepared(self) -> Prepared:
+        """All that no frame changes, computed when it is first asked for."""
+        return prepare(self.config, self.params, self.alive)
+
+    @property
+    def feature_kind(self) -> str:
+        """Kind of the sound features it hears (`audio.FeatureKind`)."""
+        return self.dataset.meta["audio_features"]["kind"]

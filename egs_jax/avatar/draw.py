@@ -1,0 +1,102 @@
+"""An avatar and what drives it -> pictures, a batch of frames in one jitted call.
+
+(12) of the data's way. Before: `avatar`, `drive`; after: `stream` and `render`, which feed it with
+sound of any length.
+"""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import flax.struct
+import jax
+import numpy as np
+from jaxtyping import Array, UInt8
+
+import kernels
+from egs_jax.avatar import precomputed as prepared
+from egs_jax.avatar.avatar import Avatar
+from egs_jax.avatar.drive import FPS, SpeechDrive
+from egs_jax.avatar.precomputed import Prepared
+from egs_jax.config import Config
+from egs_jax.media.audio_file import read_audio
+from egs_jax.speech.features import SAMPLE_RATE, extract_features
+from egs_jax.types import Drive, RenderOutput
+
+
+class Pictures(flax.struct.PyTreeNode):
+    """B drawn frames, as they go to a screen or a file."""
+
+    rgb: UInt8[Array, "B H Wd 3"]
+    """Head over its background."""
+    alpha: UInt8[Array, "B H Wd"]
+    """Share of the head in each pixel, 255 where nothing shines through."""
+
+
+def infer_step(avatar: Avatar, drive: Drive) -> RenderOutput:
+    """Draw the head as `drive` moves it, over its backgrounds (one jitted call per batch size)."""
+    return _infer(avatar.config, avatar.prepared, drive)
+
+
+def draw(avatar: Avatar, drive: Drive) -> Pictures:
+    """Do the same as `infer_step` and round to bytes on the device.
+
+    The pictures take the place of `drive.backgrounds` in the device's memory: a drive that lies
+    there already cannot be used again. The call returns before the device is done.
+    """
+    rest = drive.replace(backgrounds=None)
+    return draw_program()(avatar.config, avatar.prepared, rest, drive.backgrounds)
+
+
+def compile_kernels(avatar: Avatar, drive: Drive) -> None:
+    """Have the Triton kernels of `draw` compiled, faster than its first call would."""
+    rest = drive.replace(backgrounds=None)
+    kernels.compile_kernels(draw_program(), avatar.config, avatar.prepared, rest, drive.backgrounds)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _infer(config: Config, kept: Prepared, drive: Drive) -> RenderOutput:
+    return prepared.render(config, kept, drive)
+
+
+def _draw(config: Config, kept: Prepared, drive: Drive, backgrounds: Array) -> Pictures:
+    return Pictures(*prepared.show(config, kept, drive.replace(backgrounds=backgrounds)))
+
+
+@functools.cache
+def draw_program() -> Callable[[Config, Prepared, Drive, Array], Pictures]:
+    """`draw`, jitted, of an avatar's parts; the backgrounds are the last argument and donated."""
+    # XLA takes half the width of AVX-512 unless it is told (measured: 83 instead of 100 ms of one
+    # core for a frame of the `fast` preset).
+    wide = {"xla_cpu_prefer_vector_width": 512} if jax.default_backend() == "cpu" else None
+    return jax.jit(_draw, static_argnums=0, donate_argnums=3, compiler_options=wide)
+
+
+def load_drive(audio_path: str | Path, avatar: Avatar) -> SpeechDrive:
+    """Read a whole speech and turn it into what drives every frame of its video.
+
+    Raises:
+      InputError: if the file cannot be read as sound.
+    """
+    samples = read_audio(audio_path)
+    rows = extract_features(samples, avatar.feature_kind)
+    return SpeechDrive(
+        avatar.dataset, rows, num_video_frames(len(samples)),
+        avatar.config.model.window_frames, avatar.config.seed,
+    )  # fmt: skip
+
+
+def num_video_frames(samples: int) -> int:
+    """Video frames that cover `samples` of sound (at least one)."""
+    return max(1, -(-samples * FPS // SAMPLE_RATE))
+
+
+def pad_batch(drive: Drive, size: int) -> Drive:
+    """Repeat the last frame until there are `size`, so that one compiled program serves all."""
+    extra = size - len(drive.eyes)
+    return jax.tree.map(lambda x: np.concatenate([x, np.repeat(x[-1:], extra, axis=0)]), drive)
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """Float image in [0,1] -> uint8."""
+    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)

@@ -1,0 +1,153 @@
+"""Which frames a training step sees, and the batch that is cut from them.
+
+`pick` draws with NumPy from (seed, step) alone; `cut` gathers, with NumPy on the host or JAX on a
+device, whatever it is given: the numbers are the same. `dataset` cuts on the host, frame by frame
+from disk; `resident` on the device that holds the clip.
+"""
+
+import functools
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from egs_jax.speech.features import feature_windows
+from egs_jax.config import HEARD, Config, Stage
+from egs_jax.types import Batch, Drive
+
+
+class Footage(flax.struct.PyTreeNode):
+    """Pictures of B frames, or of a whole clip."""
+
+    frames: UInt8[Array, "B H Wd 3"]
+    backgrounds: UInt8[Array, "B H Wd 3"]
+    head_masks: Bool[Array, "B H Wd"]
+
+
+class Clip(flax.struct.PyTreeNode):
+    """What training reads of a clip besides pictures; T frames."""
+
+    audio_features: Float[Array, "R F"]
+    silence_features: Float[Array, "Q F"]
+    blink: Float[Array, " T"]
+    viewmats: Float[Array, "T 4 4"]
+    K: Float[Array, "3 3"]
+    lips_rects: Int[Array, "T 4"]
+    eyes_rects: Int[Array, "T 4"]
+    lip_shapes: Float[Array, "T 2"]
+    sound_spread: Float[Array, " F"]
+
+
+class Choice(NamedTuple):
+    """What may be drawn."""
+
+    start: int
+    """First training frame."""
+    stop: int
+    """The frame after the last one."""
+    rest: Int[np.ndarray, " R"]
+    """Training frames whose mouth is shut or nearly so."""
+    blinks: Int[np.ndarray, " K"]
+    """Training frames whose eyes are shut or half shut; there may be none."""
+
+
+class Picks(flax.struct.PyTreeNode):
+    """What a step sees."""
+
+    frames: Int[Array, " B"]
+    silent: Bool[Array, " B"]
+    """Which of them hear silence; they are at rest."""
+    heard: Int[Array, " M"]
+    """Frames whose sound alone is heard, no picture."""
+    hushed: Bool[Array, " M"]
+    """Which of these hear silence instead."""
+    lips: Int[Array, " M"]
+    """Frames whose lips the sound is to tell: those heard, or some at rest."""
+
+
+def pick(config: Config, choice: Choice, step: int) -> Picks:
+    """Draw what `step` sees, `config.frames` of it, from (config.seed, step) alone.
+
+    In the deformation stage a share of the samples pairs a frame at rest with digital silence, so
+    that the mouth learns to close when nobody speaks; another share shows shut eyes, which are
+    rare.
+    """
+    stage = config.stage(step)
+    deform, size = stage == "deform", config.frames(stage)
+    frames = _in_turn(config.seed, step, size, choice.start, choice.stop)
+    rng = np.random.default_rng([config.seed, step, 1])
+    schedule, chance = config.schedule, rng.random(size)
+    silent = (chance < schedule.silence_share) & deform
+    frames = np.where(silent, rng.choice(choice.rest, size), frames)
+    if choice.blinks.size:
+        blinks = ~silent & deform & (chance < schedule.silence_share + schedule.blink_share)
+        frames = np.where(blinks, rng.choice(choice.blinks, size), frames)
+    count = HEARD if config.hears else 0
+    rng = np.random.default_rng([config.seed, step, 2])
+    heard = rng.integers(choice.start, choice.stop, count)
+    rest = rng.choice(choice.rest, count)
+    hushed = rng.random(count) < schedule.silence_share
+    return Picks(frames, silent, heard, hushed, np.where(hushed, rest, heard))
+
+
+def own(picks: Picks) -> Picks:
+    """What this host's devices see of a step: of one host, everything."""
+    count, index = jax.process_count(), jax.process_index()
+    return jax.tree.map(lambda drawn: drawn.reshape(count, -1)[index], picks)
+
+
+def cut(
+    config: Config, stage: Stage, clip: Clip, footage: Footage, picks: Picks
+) -> Batch:  # fmt: skip
+    """Cut a step's batch, without the perceptual network.
+
+    Args:
+      config: Sizes and noise.
+      stage: The step's.
+      clip: Of the whole clip, NumPy or JAX arrays.
+      footage: Of `picks.frames` alone, likewise.
+      picks: Likewise.
+    """
+    xp = jnp if isinstance(picks.frames, jax.Array) else np
+    frames, sound, hush = picks.frames, clip.audio_features, clip.silence_features
+
+    def windows(frames: Array, silent: Array, count: int) -> Float[Array, "B W 16 F"]:
+        own = feature_windows(sound, hush, frames, count)
+        first = jax.process_index() * len(frames)  # among those of all hosts
+        rest = feature_windows(hush[:0], hush, first + xp.arange(len(frames)), count)
+        return xp.where(silent[:, None, None, None], rest, own)
+
+    drive = Drive(
+        audio_windows=windows(frames, picks.silent, config.model.window_frames),
+        eyes=clip.blink[frames],
+        viewmats=clip.viewmats[frames],
+        Ks=xp.broadcast_to(clip.K, (len(frames), 3, 3)),
+        backgrounds=footage.backgrounds,
+    )
+    return Batch(
+        drive=drive,
+        frames=footage.frames,
+        head_masks=footage.head_masks,
+        lips_rects=clip.lips_rects[frames],
+        eyes_rects=clip.eyes_rects[frames],
+        entries=windows(picks.heard, picks.hushed, 1)[:, 0],
+        entry_noise=np.float32(config.loss.hearing_noise) * clip.sound_spread,
+        lip_shapes=clip.lip_shapes[picks.lips],
+        vgg=None,
+        stage=stage,
+    )
+
+
+def _in_turn(seed: int, step: int, size: int, start: int, stop: int) -> np.ndarray:
+    """`size` frames of [start, stop): every epoch is a fresh permutation, int [size]."""
+    count = stop - start
+    places = np.arange(step * size, (step + 1) * size)
+    return np.array([start + _permutation(seed, p // count, count)[p % count] for p in places])
+
+
+@functools.lru_cache(maxsize=8)
+def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch, 0]).permutation(count)

@@ -1,0 +1,1 @@
+"""How good an avatar is: figures, baselines, report."""

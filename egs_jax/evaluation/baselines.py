@@ -1,0 +1,50 @@
+"""What doing nothing clever scores: the mean training frame, and the nearest one shifted to fit."""
+
+import cv2
+import numpy as np
+
+from egs_jax.data.dataset import Dataset
+
+
+class MeanFrame:
+    """The mean of all training composites, whatever the frame asked for."""
+
+    def __init__(self, dataset: Dataset):
+        start, stop = dataset.splits["train"]
+        total = np.zeros((dataset.height, dataset.width, 3))
+        for i in range(start, stop):
+            total += dataset.target(i)
+        self._mean = (total / (stop - start) / 255).astype(np.float32)
+
+    def __call__(self, i: int) -> np.ndarray:
+        """Guess frame i, float32 [H,W,3]."""
+        return self._mean
+
+
+class NearestFrame:
+    """The training composite whose landmarks, centered, are nearest; shifted onto the frame's."""
+
+    def __init__(self, dataset: Dataset):
+        self._dataset, (start, stop) = dataset, dataset.splits["train"]
+        self._start = start
+        points = np.stack([dataset.landmarks(i)[:, :2] for i in range(start, stop)])
+        self._centers = points.mean(1)
+        self._shapes = points - self._centers[:, None]
+
+    def __call__(self, i: int) -> np.ndarray:
+        """Guess frame i, float32 [H,W,3]."""
+        return self.guess(self._dataset.landmarks(i))
+
+    def guess(self, landmarks: np.ndarray) -> np.ndarray:
+        """Guess the frame with these landmarks (pixels [478,3]), float32 [H,W,3]."""
+        data, points = self._dataset, landmarks[:, :2]
+        center = points.mean(0)
+        distance = np.linalg.norm(self._shapes - (points - center)[None], axis=-1).mean(1)
+        k = int(np.argmin(distance))
+        shift = np.eye(2, 3)
+        shift[:, 2] = center - self._centers[k]
+        moved = cv2.warpAffine(
+            data.target(self._start + k), shift, (data.width, data.height),
+            flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE,
+        )  # fmt: skip
+        return moved.astype(np.float32) / 255

@@ -1,0 +1,1 @@
+"""Networks that see a face: 478 landmarks, head and body masks."""

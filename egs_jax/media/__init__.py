@@ -1,0 +1,1 @@
+"""Sound and pictures out of files and into them, by timestamps."""

@@ -1,0 +1,1 @@
+"""Gaussians, networks, and the one forward pass."""

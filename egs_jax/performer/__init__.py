@@ -1,0 +1,1 @@
+"""The synthetic performer of the demo, whose every frame is known."""

@@ -1,0 +1,337 @@
+"""Head masks, lips rectangles, clean backgrounds, and frames with the head painted out.
+
+Place in the pipeline: preprocessing, after landmarks and the segmentation networks. Training draws
+the head over `paint_out_head(...)`, so that only the head is learned; torso, neck and room come
+from the video (reference: the original's "torso images" and "bc.jpg", made simpler and steadier).
+
+Conventions: images uint8 [H, W, 3] RGB, masks bool [H, W], landmarks [478, 3] in pixels (pixel
+centres at integer + 0.5). Everything is causal and streams: state is a few images, whatever the
+length of the video. The head is skin, hair, ears, glasses and hat down to the jaw; neck and clothes
+are not.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Int32, UInt8
+
+from egs_jax.face.mesh import FACE_OVAL, LIPS_OUTER, RIGID_POINTS
+from kernels._checks import typechecked
+
+# Labels of the 19-class face parsers trained on CelebAMask-HQ that are head: skin to lips, hair,
+# hat.
+HEAD_LABELS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 17, 18)
+PERSON_LABELS = (*HEAD_LABELS, 14, 15, 16)
+# The jaw from its right corner (below the ear) over the chin to the left one; the ears' roots.
+_JAW = FACE_OVAL[11:26][::-1]
+_EARS = (234, 454)
+_BROW_TO_CHIN = (10, 152)
+
+
+@dataclass(frozen=True)
+class FrameMasks:
+    """The masks of one frame, bool [H, W] each.
+
+    Attributes:
+        head: Head without neck.
+        person: Head, neck, torso.
+        foreground: Everything that may be person, with a margin: never background.
+    """
+
+    head: np.ndarray
+    person: np.ndarray
+    foreground: np.ndarray
+
+
+@typechecked
+def lips_rect(
+    landmarks: Float[np.ndarray, "478 3"], height: int, width: int
+) -> Int32[np.ndarray, "4"]:
+    """Return the square around the outer lip, as the original takes it.
+
+    Its centre is the middle of the lip's extent in whole pixels, its half-size half the longer side
+    of that extent; it is clipped to the picture.
+
+    Args:
+        landmarks: Pixels.
+        height: Picture height.
+        width: Picture width.
+
+    Returns:
+        (row_min, row_max, col_min, col_max), stops exclusive.
+    """
+    lips = landmarks[LIPS_OUTER, :2]
+    (x_min, y_min), (x_max, y_max) = lips.min(0).astype(int), lips.max(0).astype(int)
+    half = max(int(y_max - y_min), int(x_max - x_min)) // 2
+    row, column = int(y_min + y_max) // 2, int(x_min + x_max) // 2
+    rows = np.clip([row - half, row + half], 0, height)
+    columns = np.clip([column - half, column + half], 0, width)
+    return np.concatenate([rows, columns]).astype(np.int32)
+
+
+class HeadMasker:
+    """Make one frame's masks after another, steady in time.
+
+    The network's probability is mixed with that of the frame before, carried along with the head (a
+    similarity fitted to the rigid landmarks), so that its edge does not flicker while the head may
+    move as it likes. Without a face parser the neck is cut along the jaw's landmarks.
+
+    Args:
+        height: Picture height.
+        width: Picture width.
+        smoothing: Share of the frame before in the mix, 0 to below 1.
+    """
+
+    def __init__(self, height: int, width: int, smoothing: float = 0.5):
+        if not 0.0 <= smoothing < 1.0:
+            raise ValueError(f"smoothing: got {smoothing}, expected 0 <= smoothing < 1; use 0.5")
+        self._size, self._smoothing = (height, width), smoothing
+        self._before: dict[str, np.ndarray] = {}
+        self._points: np.ndarray | None = None
+
+    @typechecked
+    def update(
+        self,
+        landmarks: Float[np.ndarray, "478 3"],
+        person: Float[np.ndarray, "h w"],
+        labels: UInt8[np.ndarray, "hl wl"] | None = None,
+    ) -> FrameMasks:
+        """Return the masks of the next frame.
+
+        Args:
+            landmarks: Pixels of the frame.
+            person: Probability of being person, any resolution, covering the frame.
+            labels: Face parser's classes (see `HEAD_LABELS`), any resolution, or None.
+
+        Returns:
+            The masks at the frame's size.
+        """
+        points = landmarks[:, :2].astype(np.float64)
+        motion = None if self._points is None else _similarity(self._points, points)
+        probability = self._steady("person", person.astype(np.float32), motion)
+        oval = self._fill(points[FACE_OVAL])
+        ears = self._ears(points)
+        # Ears are what the person network misses; near them half a belief is enough.
+        body = probability > np.where(ears, 0.15, 0.5)
+        if labels is None:
+            head = body & self._above_jaw(points)
+        else:
+            parsed = np.isin(labels, HEAD_LABELS).astype(np.float32)
+            head = self._steady("head", parsed, motion) > 0.5
+            body = body | (self._steady("body", _member(labels, PERSON_LABELS), motion) > 0.5)
+            head = head & (self._above_jaw(points, reach=1.0) | oval)
+        head = _component_touching(head | oval, oval)
+        self._points = points
+        margin = _odd(0.025 * self._size[1])
+        unsure = (probability > 0.1) | body | head | ears
+        foreground = cv2.dilate(unsure.view(np.uint8), np.ones((margin, margin), np.uint8)) > 0
+        return FrameMasks(head, body | head, foreground)
+
+    def _steady(self, name: str, now: np.ndarray, motion: np.ndarray | None) -> np.ndarray:
+        """Mix with the frame before, carried along by `motion`; return it at the frame's size."""
+        height, width = self._size
+        if motion is not None:
+            grid = np.asarray([now.shape[1] / width, now.shape[0] / height])
+            affine = motion.copy()
+            affine[:, 2] *= grid
+            affine[:, 2] += 0.5 * affine[:, :2].sum(1) - 0.5  # cv2 has pixel centres at integers
+            before = cv2.warpAffine(
+                self._before[name], affine, now.shape[::-1], borderMode=cv2.BORDER_REPLICATE
+            )
+            now = now + self._smoothing * (before - now)
+        self._before[name] = now
+        return cv2.resize(now, (width, height), interpolation=cv2.INTER_LINEAR)
+
+    def _fill(self, polygon: np.ndarray) -> np.ndarray:
+        image = np.zeros(self._size, np.uint8)
+        corners = np.round((polygon - 0.5) * 16).astype(np.int32)
+        cv2.fillPoly(image, [corners], 1, shift=4)
+        return image > 0
+
+    def _above_jaw(self, points: np.ndarray, reach: float = 0.0) -> np.ndarray:
+        """Everything above the jaw's line, continued sideways below the ears."""
+        across, up, width, height = _face_frame(points)
+        jaw = points[_JAW] - up * (0.02 + 0.5 * reach) * height
+        left, right = jaw[0] - across * width, jaw[-1] + across * width
+        top = up * 2.0 * height
+        return self._fill(np.concatenate([[left], jaw, [right, right + top, left + top]]))
+
+    def _ears(self, points: np.ndarray) -> np.ndarray:
+        """Discs where the ears are, at the face's sides."""
+        across, up, width, height = _face_frame(points)
+        image = np.zeros(self._size, np.uint8)
+        for index, side in zip(_EARS, (-1.0, 1.0), strict=True):
+            # A turned head hides one ear: its root then lies inside the face's outline.
+            x, y = points[index] + across * side * 0.02 * width - up * 0.02 * height - 0.5
+            axes = (round(0.09 * width), round(0.16 * height))
+            angle = float(np.degrees(np.arctan2(across[1], across[0])))
+            cv2.ellipse(image, (round(x), round(y)), axes, angle, 0, 360, 1, -1)
+        return image > 0
+
+
+def _member(labels: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
+    table = np.zeros(256, np.float32)
+    table[list(classes)] = 1.0
+    return table[labels]
+
+
+def _face_frame(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, float]:
+    """Return unit vectors across (image right) and up, and the face's width and height [px]."""
+    top, chin = points[_BROW_TO_CHIN[0]], points[_BROW_TO_CHIN[1]]
+    across = points[263] - points[33]
+    across = across / max(float(np.hypot(*across)), 1e-6)
+    up = np.asarray([across[1], -across[0]])
+    width = float(np.abs((points[_EARS[1]] - points[_EARS[0]]) @ across))
+    height = float(np.hypot(*(top - chin)))
+    return across, up, max(width, 0.5 * height), height
+
+
+def _similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Least-squares rotation, scale and shift [2, 3] taking the rigid points to their new place."""
+    a, b = source[RIGID_POINTS], target[RIGID_POINTS]
+    a_mean, b_mean = a.mean(0), b.mean(0)
+    za, zb = (a - a_mean) @ [1, 1j], (b - b_mean) @ [1, 1j]
+    turn = (np.conj(za) @ zb) / max(float(np.vdot(za, za).real), 1e-9)
+    linear = np.asarray([[turn.real, -turn.imag], [turn.imag, turn.real]])
+    return np.concatenate([linear, (b_mean - linear @ a_mean)[:, None]], axis=1)
+
+
+def _component_touching(mask: np.ndarray, seed: np.ndarray) -> np.ndarray:
+    """Keep the connected parts of `mask` that touch `seed`."""
+    _, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=4)
+    keep = np.zeros(labels.max() + 1, bool)
+    keep[np.unique(labels[seed & mask])] = True
+    keep[0] = False
+    return keep[labels]
+
+
+def _odd(size: float) -> int:
+    return 2 * int(round(size / 2)) + 1
+
+
+class BackgroundModel:
+    """The room without the person, gathered over the video in constant memory.
+
+    Per pixel a mean over frames, in which a frame weighs the more the farther the pixel was from
+    any foreground in it: the original picks the one farthest frame, which shows seams and noise.
+    Pixels that the person always covered are filled from their surroundings, smoothly.
+
+    Args:
+        height: Picture height.
+        width: Picture width.
+    """
+
+    def __init__(self, height: int, width: int):
+        self._sum = np.zeros((height, width, 3), np.float32)
+        self._weight = np.zeros((height, width), np.float32)
+
+    @typechecked
+    def update(
+        self, frame: UInt8[np.ndarray, "H W 3"], foreground: Bool[np.ndarray, "H W"]
+    ) -> None:
+        """Take one frame in; every tenth frame of a video is enough."""
+        distance = cv2.distanceTransform((~foreground).view(np.uint8), cv2.DIST_L2, 3)
+        weight = np.minimum(distance / (0.1 * frame.shape[1]), 1.0) ** 3
+        self._weight += weight
+        self._sum += weight[..., None] * frame
+
+    @typechecked
+    def result(self) -> UInt8[np.ndarray, "H W 3"]:
+        """Return the clean background so far (mid grey if nothing was ever uncovered)."""
+        known = self._weight > 1e-6 * max(float(self._weight.max()), 1e-6)
+        if not known.any():
+            return np.full(self._sum.shape, 128, np.uint8)
+        mean = self._sum / np.where(known, self._weight, 1.0)[..., None]
+        filled = _fill_smoothly(np.where(known[..., None], mean, 0.0), known.astype(np.float32))
+        return np.clip(np.round(filled), 0, 255).astype(np.uint8)
+
+
+def _fill_smoothly(image: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Fill pixels of weight 0 from ever coarser averages of the others (pull, then push)."""
+    height, width = weight.shape
+    if weight.min() > 0 or min(height, width) <= 1:
+        return image
+    half = ((width + 1) // 2, (height + 1) // 2)
+    share = cv2.resize(weight, half, interpolation=cv2.INTER_AREA)
+    colour = cv2.resize(image * weight[..., None], half, interpolation=cv2.INTER_AREA)
+    coarse = colour / np.maximum(share, 1e-6)[..., None]
+    coarse = _fill_smoothly(
+        np.where((share > 0)[..., None], coarse, 0.0), np.minimum(4 * share, 1.0)
+    )
+    fine = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
+    return fine + weight[..., None] * (image - fine)
+
+
+@typechecked
+def paint_out_head(
+    frame: UInt8[np.ndarray, "H W 3"],
+    head: Bool[np.ndarray, "H W"],
+    person: Bool[np.ndarray, "H W"],
+    clean_background: UInt8[np.ndarray, "H W 3"],
+    neck_rows: float = 0.14,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Return the frame without its head: neck and torso stay and reach a little way up under it.
+
+    Where the head was, and a margin around it, the clean background shows; over it, every column in
+    which the head meets neck or clothes is continued upwards with the colour found just below the
+    seam, each row darker than the one below, as the shade under a chin is. The body stays as it is
+    in the frame, thin corners beside the jaw too, and goes on for two pixels with its own colour.
+
+    Args:
+        frame: The video frame.
+        head: Head mask.
+        person: Person mask.
+        clean_background: From `BackgroundModel`.
+        neck_rows: How far neck and torso are continued, as a share of the picture's height.
+
+    Returns:
+        The painted frame.
+    """
+    height, width = head.shape
+    margin = _odd(0.03 * width)
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (margin, margin))
+    # Slivers of person along the hair are head's edge, not body.
+    rest = person & ~head
+    body = cv2.morphologyEx(rest.view(np.uint8), cv2.MORPH_OPEN, kernel) > 0
+    near = cv2.dilate(head.view(np.uint8), kernel) > 0
+    hole = near & ~body
+    soft = cv2.blur(hole.astype(np.float32), (5, 5))[..., None]
+    soft = np.where(body[..., None], 0.0, np.maximum(soft, hole[..., None]))
+    painted = frame + soft * (clean_background.astype(np.float32) - frame)
+    # Only where person was: beside the head the room must show.
+    _continue_upwards(painted, frame, hole & person, body, round(neck_rows * height))
+    # What is as thin but near the body are its own corners, where jaw and neck meet the room. Its
+    # colour goes on for two pixels, or the room shows between it and a drawn head a bit smaller.
+    distance = cv2.distanceTransform((~body).view(np.uint8), cv2.DIST_L2, 3)
+    kept = rest & (distance <= 1.5 * margin)
+    share = cv2.blur(kept.astype(np.float32), (5, 5))
+    colour = cv2.blur(frame * kept[..., None].astype(np.float32), (5, 5))
+    around = (share > 1e-3) & hole & person
+    painted[around] = colour[around] / share[around, None]
+    painted[kept] = frame[kept]
+    return np.clip(np.round(painted), 0, 255).astype(np.uint8)
+
+
+def _continue_upwards(
+    painted: np.ndarray, frame: np.ndarray, hole: np.ndarray, body: np.ndarray, rows: int
+) -> None:
+    """Continue body columns up into the hole, in place."""
+    height, width = hole.shape
+    # The seam of a column: its lowest hole pixel that has body right below it.
+    meets = hole[:-1] & body[1:]
+    columns = np.flatnonzero(meets.any(0))
+    if columns.size == 0:
+        return
+    seam = height - 2 - meets[::-1, columns].argmax(0)  # row of that hole pixel
+    skip, depth = max(1, round(0.006 * height)), max(2, round(0.015 * height))
+    below = np.clip(seam[None] + 1 + skip + np.arange(depth)[:, None], 0, height - 1)
+    colour = frame[below, columns[None]].astype(np.float32).mean(0)  # [columns, 3]
+    colour = cv2.GaussianBlur(colour[None], (0, 0), 0.025 * width)[0]
+    steps = np.arange(rows)
+    target = seam[None] - steps[:, None]  # [rows, columns]
+    inside = (target >= 0) & hole[np.maximum(target, 0), columns[None]]
+    shade = 0.985 ** steps.astype(np.float32)
+    values = shade[:, None, None] * colour[None]
+    row, column = np.nonzero(inside)
+    painted[target[row, column], columns[column]] = values[row, column]

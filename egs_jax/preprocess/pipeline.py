@@ -1,0 +1,327 @@
+"""Video of one person -> dataset folder, one command.
+
+(3) of the data's way; before: `video`, `audio`; after: `dataset`, which reads the folder. Frames
+stream through twice (`face_pass` first, since the crop needs the whole clip); nothing but a few
+numbers per frame is kept in memory. The folder appears under its name only when it is complete.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from egs_jax.data.dataset import ARRAYS, FORMAT_VERSION
+from egs_jax.face.mesh import canonical_face_mesh, eye_openness, mouth_opening
+from egs_jax.face.segmentation import FaceParser, PersonSegmenter
+from egs_jax.media.audio_file import read_audio, write_wav
+from egs_jax.media.video_reader import VideoInfo, probe, read_frames
+from egs_jax.preprocess.capture_check import FPS
+from egs_jax.preprocess.crop import Crop, choose_crop
+from egs_jax.preprocess.face_pass import LEAST_FRAMES, Faces, find_faces
+from egs_jax.preprocess.head_cloud import head_cloud
+from egs_jax.preprocess.masks import BackgroundModel, HeadMasker, lips_rect, paint_out_head
+from egs_jax.preprocess.pose_refinement import refine_poses
+from egs_jax.preprocess.track_report import jitter_rms
+from egs_jax.preprocess.tracking import HeadTrack, reprojection_rms, track_head
+from egs_jax.runtime.assets import file_sha256
+from egs_jax.runtime.errors import InputError
+from egs_jax.runtime.progress import progress
+from egs_jax.speech.features import AUDIO_FEATURES, SAMPLE_RATE, extract_features, silence_features
+
+_FILES = {"meta.json", "audio.wav", "clean_background.png"} | {f"{name}.npy" for name in ARRAYS}
+NATURAL_LAG = 2
+"""Frames by which lips open before their sound is loud, in speech in sync."""
+
+
+def preprocess(
+    video: str | Path,
+    dataset_dir: str | Path,
+    *,
+    size: int | None = None,
+    audio_features: str = "whisper",
+    face_parser: str | Path | None = None,
+    max_seconds: float | None = None,
+    val_seconds: float | None = None,
+) -> Path:
+    """Make a dataset folder from a video of one person speaking.
+
+    Args:
+      video: The video; any frame rate, size and rotation, with sound.
+      dataset_dir: The folder to make; a dataset that is there already is replaced.
+      size: Side of the square frames in pixels; None: 512, or less if the video shows less.
+      audio_features: "whisper" (trained on English) or "mel" (light, language-neutral).
+      face_parser: A 19-class BiSeNet V2 face parser (.tflite) for better head masks.
+      max_seconds: Use only the start of the video.
+      val_seconds: Hold out this much at the end; None: the last 1/11, as the paper.
+
+    Returns:
+      The dataset folder.
+
+    Raises:
+      InputError: if the video, the parser or the folder cannot be used.
+    """
+    video, dataset_dir = Path(video), Path(dataset_dir)
+    info = probe(video)
+    _check_target(dataset_dir)
+    if not info.has_audio:
+        raise InputError(
+            f"{video}: has no sound track; training needs the speech, record with a microphone"
+        )
+    if audio_features not in AUDIO_FEATURES:
+        known = ", ".join(AUDIO_FEATURES)
+        raise InputError(f"audio features: no {audio_features!r}; choose one of {known}")
+    parser = None if face_parser is None else FaceParser(face_parser)
+    samples = read_audio(video)
+    if max_seconds is not None:
+        samples = samples[: round(max_seconds * SAMPLE_RATE)]
+    faces = find_faces(video, info, samples, max_seconds)
+    start = split_at(len(faces.valid), val_seconds)
+    work = _work_folder(dataset_dir)
+    try:
+        meta = _fill(work, video, info, samples, faces, size, audio_features, parser, max_seconds)
+        meta["splits"] = {"train": [0, start], "val": [start, len(faces.valid)]}
+        (work / "meta.json").write_text(json.dumps(meta, indent=2))
+        _replace_folder(work, dataset_dir)
+    except OSError as error:
+        raise OSError(f"{dataset_dir}: cannot write the dataset ({error}); make room") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    print(f"{dataset_dir}: {meta['num_frames']} frames of {meta['width']} px")
+    return dataset_dir
+
+
+def _fill(
+    work: Path, video: Path, info: VideoInfo, samples: np.ndarray, faces: Faces, size: int | None,
+    kind: str, parser: FaceParser | None, max_seconds: float | None,
+) -> dict:  # fmt: skip
+    """Write every array of the dataset into `work`; returns the contents of `meta.json`."""
+    samples, shift = align_sound(samples, faces.capture["audio-video lag"].value)
+    crop, valid = choose_crop(faces.landmarks, info.width, info.height, size), faces.valid
+    landmarks = crop.landmarks(faces.landmarks)
+    samples = _fit_length(samples, len(landmarks))
+    features = extract_features(samples, kind)
+    frames, clean = _cut_frames(work, video, crop, landmarks, parser, max_seconds)
+    _paint_backgrounds(work, frames, clean)
+    track, figures = _track(frames, landmarks, valid, crop.size)
+    _cloud(work, frames, track)
+    save = lambda name, array: np.save(work / f"{name}.npy", array)
+    save("audio_features", features)
+    save("silence_features", silence_features(kind))
+    save("landmarks", landmarks)
+    save("viewmats", track.viewmats.astype(np.float32))
+    save("K", track.K.astype(np.float32))
+    save("mean_shape", track.mean_shape.astype(np.float32))
+    save("blink", blink_signal(eye_openness(landmarks).mean(-1)))
+    save("lips_rects", np.stack([lips_rect(p, crop.size, crop.size) for p in landmarks]))
+    save("mouth_opening", mouth_opening(landmarks).astype(np.float32))
+    write_wav(work / "audio.wav", samples)
+    return {
+        "format_version": FORMAT_VERSION,
+        "fps": FPS,
+        "width": crop.size,
+        "height": crop.size,
+        "num_frames": len(frames),
+        "source": {
+            "name": video.name,
+            "sha256": file_sha256(video),
+            "fps": info.average_fps,
+            "crop": {"left": crop.left, "top": crop.top, "side": crop.side},
+        },
+        "sound_moved_earlier_frames": shift,
+        "audio_features": {"kind": kind, "dim": features.shape[1], "rows_per_second": 50},
+        "head_masks": "face parser" if parser else "person segmentation and landmarks",
+        "face_frames": int(valid.sum()),
+        "tracking": figures,
+        "capture": faces.capture.as_dict(),
+    }
+
+
+def align_sound(samples: np.ndarray, lag: float | None) -> tuple[np.ndarray, int]:
+    """Undo a recording's own delay between lips and sound, so that the avatar does not learn it.
+
+    Args:
+      samples: The sound.
+      lag: Frames by which the sound comes after the lips, or None if that is not known.
+
+    Returns:
+      The sound moved earlier (later if negative), and by how many frames.
+    """
+    shift = 0 if lag is None else round(lag - NATURAL_LAG)
+    if abs(shift) < 2:
+        return samples, 0
+    off = f"{abs(lag):.0f} frames {'after' if lag >= 0 else 'before'} the lips"
+    way = "earlier" if shift > 0 else "later"
+    print(f"the sound comes {off}, {NATURAL_LAG} after are natural; moved {abs(shift)} {way}")
+    moved = shift * SAMPLE_RATE // FPS
+    return (samples[moved:] if moved > 0 else np.pad(samples, (-moved, 0))), shift
+
+
+def _cut_frames(
+    work: Path, video: Path, crop: Crop, landmarks: np.ndarray, parser: FaceParser | None,
+    max_seconds: float | None,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Write frames and masks; returns the frames (memory-mapped) and the clean background."""
+    count, size = len(landmarks), crop.size
+    _check_room(work, count * size * (6 * size + size // 4))
+    frames = _create(work / "frames.npy", (count, size, size, 3))
+    heads = _create(work / "head_masks.npy", (count, size, -(-size // 8)))
+    people = _create(work / "person_masks.npy", heads.shape)
+    segmenter, masker = PersonSegmenter(), HeadMasker(size, size)
+    room = BackgroundModel(size, size)
+    with progress(count, "frames and masks", "frame") as bar:
+        for i, source in enumerate(bar.track(read_frames(video, FPS, max_seconds), task_id=0)):
+            frames[i] = frame = crop.image(source)
+            labels = None if parser is None else parser.parse(frame)
+            masks = masker.update(landmarks[i], segmenter.segment(frame), labels)
+            heads[i], people[i] = np.packbits(masks.head, -1), np.packbits(masks.person, -1)
+            if i % 10 == 0:
+                room.update(frame, masks.foreground)
+    clean = room.result()
+    cv2.imwrite(str(work / "clean_background.png"), cv2.cvtColor(clean, cv2.COLOR_RGB2BGR))
+    for array in (frames, heads, people):
+        array.flush()
+    return frames, clean
+
+
+def _paint_backgrounds(work: Path, frames: np.ndarray, clean: np.ndarray) -> None:
+    """Write every frame with its head painted out."""
+    size = frames.shape[1]
+    backgrounds = _create(work / "backgrounds.npy", frames.shape)
+    with progress(len(frames), "backgrounds", "frame") as bar:
+        for i, (head, person) in enumerate(bar.track(_masks(work, size), task_id=0)):
+            backgrounds[i] = paint_out_head(np.asarray(frames[i]), head, person, clean)
+    backgrounds.flush()
+    (work / "person_masks.npy").unlink()
+
+
+def _masks(work: Path, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Head and person masks of every frame, bool [size,size] each."""
+    heads, people = (
+        np.load(work / f"{name}_masks.npy", mmap_mode="r", allow_pickle=False)
+        for name in ("head", "person")
+    )
+    for head, person in zip(heads, people, strict=True):
+        yield tuple(np.unpackbits(m, axis=-1, count=size).astype(bool) for m in (head, person))
+
+
+def _track(
+    frames: np.ndarray, landmarks: np.ndarray, valid: np.ndarray, size: int
+) -> tuple[HeadTrack, dict]:
+    """Head poses, refined against the picture, and their figures."""
+    mesh = canonical_face_mesh()
+    track = track_head(landmarks, valid, size, size, mesh.vertices)
+    print("refining the head poses against the picture")
+    track = refine_poses(
+        frames, track, landmarks, valid, canonical=mesh.vertices, triangles=mesh.triangles
+    )
+    jitter = jitter_rms(frames, track, landmarks, valid)
+    figures = {
+        "reprojection_rms_px": reprojection_rms(track, landmarks, valid),
+        "jitter_px": jitter.posed,
+        "jitter_still_head_px": jitter.still,
+        "jitter_landmarks_px": jitter.landmarks,
+        "focal_px": float(track.K[0, 0]),
+    }
+    print(
+        "tracking: reprojection {reprojection_rms_px:.2f} px rms, jitter {jitter_px:.2f} px "
+        "(a still head: {jitter_still_head_px:.2f}, landmarks: {jitter_landmarks_px:.2f}), "
+        "focal length {focal_px:.0f} px".format(**figures)
+    )
+    return track, figures
+
+
+def _cloud(work: Path, frames: np.ndarray, track: HeadTrack) -> None:
+    """Write the initial cloud."""
+    mesh = canonical_face_mesh()
+    heads = np.load(work / "head_masks.npy", mmap_mode="r", allow_pickle=False)
+    size = frames.shape[2]
+    mask = lambda i: np.unpackbits(heads[i], axis=-1, count=size).astype(bool)
+    points, colors = head_cloud(
+        track.mean_shape, mesh.triangles, track.viewmats, track.K, mask, frames
+    )
+    np.save(work / "points.npy", points)
+    np.save(work / "point_colors.npy", colors)
+
+
+def blink_signal(openness: np.ndarray) -> np.ndarray:
+    """Blink in [0,1] from eye openness [T]: 0 is the clip's own open eye, 1 its own shut one.
+
+    A clip without a blink has no shut eye; a lid gap of 0.35 of the open one stands in for it.
+    """
+    opened = float(np.median(openness))
+    shut = min(float(np.quantile(openness, 0.002)), 0.35 * opened)
+    return np.clip((0.95 * opened - openness) / (0.95 * opened - shut), 0, 1).astype(np.float32)
+
+
+def split_at(frames: int, val_seconds: float | None) -> int:
+    """First frame of the val split: after 10/11 of the clip, or `val_seconds` before its end.
+
+    Raises:
+      InputError: if no training frames would be left.
+    """
+    start = frames * 10 // 11 if val_seconds is None else frames - round(val_seconds * FPS)
+    if start < LEAST_FRAMES // 2 or start >= frames:
+        raise InputError(
+            f"--val-seconds {val_seconds}: the clip has {frames / FPS:.1f} s, which leaves nothing "
+            "to train or to validate on; hold out less"
+        )
+    return start
+
+
+def _fit_length(samples: np.ndarray, frames: int) -> np.ndarray:
+    """Sound cut or padded with silence to exactly the video's length."""
+    wanted = frames * SAMPLE_RATE // FPS
+    return np.pad(samples[:wanted], (0, max(0, wanted - len(samples))))
+
+
+def _create(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"{folder.parent}: the dataset takes {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are "
+            "free; make room, or lower --size or --max-seconds"
+        )
+
+
+def _check_target(folder: Path) -> None:
+    """Refuse to replace anything that is not a dataset and nothing else."""
+    if folder.is_dir():
+        names = {path.name for path in folder.iterdir()}
+        if names and ("meta.json" not in names or names - _FILES):
+            other = min(names - _FILES, default="no meta.json")
+            raise InputError(
+                f"{folder}: is there already and is not only a dataset ({other}); name another "
+                "folder"
+            )
+    elif folder.exists():
+        raise InputError(f"{folder}: is there already and is not a folder; name another")
+
+
+def _work_folder(target: Path) -> Path:
+    """A new folder beside `target`, on the same disk."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise InputError(
+            f"{target}: cannot make this folder ({error.strerror}); name another"
+        ) from None
+
+
+def _replace_folder(made: Path, target: Path) -> None:
+    """Put `made` in the place of `target`."""
+    old = target.with_name(f".{target.name}-old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    made.chmod(0o755)
+    made.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

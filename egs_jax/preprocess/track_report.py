@@ -1,0 +1,143 @@
+"""How well a head track follows the video: jitter against optical flow, and overlays to look at.
+
+`tracking.reprojection_rms` tells whether the head is in the right place; `jitter_rms` whether it
+is still when the video is still. The optical flow here has no part in the refinement of the
+poses. Place in preprocess: after pose_refinement.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+
+from egs_jax.face.mesh import RIGID_POINTS
+from egs_jax.preprocess.tracking import HeadTrack, eye_distance_px
+from kernels._checks import require
+
+_MARGIN = 0.6  # eye distances around the rigid points that the flow gets to see
+_NEIGHBORHOOD = 1 / 16  # eye distances: half width of the square whose median is a point's flow
+_ROUND_TRIP = 0.5 / 114  # eye distances that forward plus backward flow may miss its start by
+
+
+class JitterReport(NamedTuple):
+    """Root mean square difference to the image's own frame-to-frame motion [px], smaller is better.
+
+    Attributes:
+      posed: Of the posed head's rigid points, over frames and points.
+      still: Of a head that never moves: what there was to follow.
+      landmarks: Of the raw landmarks.
+      head_posed: As `posed`, of the median difference over the points of a frame, over frames: the
+        head as one body, free of the noise of the flow at single points.
+      head_still: The same of a head that never moves.
+      head_landmarks: The same of the raw landmarks.
+      measured: Share of points whose flow returned to its start, and so was used.
+    """
+
+    posed: float
+    still: float
+    landmarks: float
+    head_posed: float
+    head_still: float
+    head_landmarks: float
+    measured: float
+
+
+def jitter_rms(
+    frames: Sequence[np.ndarray] | np.ndarray | Callable[[int], np.ndarray],
+    track: HeadTrack,
+    landmarks: np.ndarray,
+    valid: np.ndarray,
+    *,
+    method: Literal["dis", "farneback"] = "dis",
+) -> JitterReport:
+    """Compare the posed head's displacement between consecutive frames with the image's own.
+
+    The image's displacement at a rigid point is the median optical flow around it; points whose
+    flow forward and back does not return to its start are left out.
+
+    Args:
+      frames: uint8 RGB [T, H, W, 3] (may be memory-mapped), or a function of the frame number.
+      track: The head track.
+      landmarks: Landmarks in pixels [T, 478, 3].
+      valid: Whether a face was found [T]; pairs of frames with two faces count.
+      method: Optical flow: dense inverse search (Kroeger et al. 2016) or Farneback's.
+
+    Raises:
+      ValueError: If no two consecutive frames show a face.
+    """
+    read = frames if callable(frames) else lambda i: frames[i]
+    pairs = np.flatnonzero(valid[1:] & valid[:-1])
+    require(len(pairs) > 0, "valid: expected two consecutive frames with a face, got none")
+    posed = track.project(track.mean_shape[RIGID_POINTS])
+    points = landmarks[:, RIGID_POINTS, :2].astype(np.float64)
+    eye = eye_distance_px(landmarks[valid])
+    dense = _flow_function(method)
+    errors, used, last = [], [], (-1, None)
+    for i in pairs:
+        before = last[1] if last[0] == i else cv2.cvtColor(read(i), cv2.COLOR_RGB2GRAY)
+        now = cv2.cvtColor(read(i + 1), cv2.COLOR_RGB2GRAY)
+        last = (i + 1, now)
+        flow, good = _point_flow(dense, before, now, points[i], eye)
+        moves = np.stack([posed[i + 1] - posed[i], 0.0 * flow, points[i + 1] - points[i]])
+        errors.append(moves - flow)
+        used.append(good)
+    error, use = np.array(errors), np.array(used)  # [P, 3, points, 2], [P, points]
+    counted = use.any(axis=1)
+    squared = (error**2).sum(axis=-1)
+    each = [np.sqrt(squared[:, k][use].mean()) for k in range(3)]
+    middle = np.nanmedian(np.where(use[:, None, :, None], error, np.nan)[counted], axis=2)
+    head = np.sqrt((middle**2).sum(axis=-1).mean(axis=0))
+    return JitterReport(*(float(x) for x in (*each, *head, use.mean())))
+
+
+def _flow_function(method: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Optical flow [H, W, 2] between two gray images."""
+    require(method in ("dis", "farneback"), f"method: expected dis or farneback, got {method}")
+    if method == "farneback":
+        return lambda a, b: cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 4, 25, 4, 7, 1.5, 0)
+    # "Fast" stops at a quarter of the resolution: below it moves the compression, not the face.
+    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    return lambda a, b: dis.calc(a, b, None)
+
+
+def _point_flow(dense, before, now, points, eye) -> tuple[np.ndarray, np.ndarray]:
+    """Flow [points, 2] at points of the first image, and whether it returns there [points]."""
+    size = np.array(before.shape[::-1])
+    low = np.clip(np.floor(points.min(axis=0) - _MARGIN * eye), 0, size - 32).astype(int)
+    high = np.clip(np.ceil(points.max(axis=0) + _MARGIN * eye), low + 32, size).astype(int)
+    window = np.s_[low[1] : high[1], low[0] : high[0]]
+    first, second = (np.ascontiguousarray(image[window]) for image in (before, now))
+    radius = max(1, round(_NEIGHBORHOOD * eye))
+    forward = _median_at(dense(first, second), points - low, radius)
+    back = _median_at(dense(second, first), points - low + forward, radius)
+    return forward, np.linalg.norm(forward + back, axis=-1) < _ROUND_TRIP * eye
+
+
+def _median_at(flow: np.ndarray, points: np.ndarray, radius: int) -> np.ndarray:
+    """Median flow [points, 2] over a square around each point."""
+    limit = np.array(flow.shape[1::-1]) - 1
+    out = []
+    for column, row in np.clip(np.floor(points), 0, limit).astype(int):
+        rows = slice(max(0, row - radius), row + radius + 1)
+        patch = flow[rows, max(0, column - radius) : column + radius + 1]
+        out.append(np.median(patch.reshape(-1, 2), axis=0))
+    return np.array(out)
+
+
+def draw_mesh(frame: np.ndarray, track: HeadTrack, index: int, triangles: np.ndarray) -> np.ndarray:
+    """Draw the posed mean mesh over a copy of a frame, with the rigid points marked.
+
+    Args:
+      frame: uint8 RGB [H, W, 3].
+      track: The head track.
+      index: The frame's number in the track.
+      triangles: Vertex numbers [F, 3].
+    """
+    points = track.project(track.mean_shape, slice(index, index + 1))[0]
+    fixed = np.round((points - 0.5) * 16).astype(np.int32)  # cv2: 1/16 px, centers at integers
+    out = np.ascontiguousarray(frame).copy()
+    cv2.polylines(out, list(fixed[triangles]), True, (0, 230, 120), 1, cv2.LINE_AA, 4)
+    for x, y in fixed[RIGID_POINTS].tolist():
+        cv2.circle(out, (x, y), 24, (255, 60, 60), -1, cv2.LINE_AA, 4)
+    return out

@@ -1,0 +1,264 @@
+"""Head poses, focal length and mean face shape from 2-D landmarks by robust bundle adjustment.
+
+World: head space in OpenCV axes, fixed to the head and scaled so that the head spans about +-0.8;
+the camera moves. The canonical mesh (centimeters, y up, z towards the camera) enters by
+`canonical_to_world`. The principal point is the center of the (cropped) frame: for an off-center
+crop this trades a small constant rotation for a simpler camera.
+
+Shape of the trusted points and focal length are solved jointly on 128 evenly spread frames, the
+poses eliminated; then poses and shape in turn on all frames; at last the poses as one chain, tied
+by a very light constant-velocity prior that bridges frames without a face. A still head cannot
+tell focal length from distance, so the focal length has a log-normal prior. Place in preprocess:
+after landmarks; before pose_refinement.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from egs_jax.face.mesh import NUM_LANDMARKS, NUM_MESH_VERTICES, RIGID_POINTS
+from egs_jax.preprocess import bundle_adjustment as ba
+from egs_jax.preprocess import geometry
+from egs_jax.runtime.errors import InputError
+from kernels._checks import require
+
+# World units per centimeter of the canonical mesh, and the canonical point that becomes the origin:
+# chin and top of the hair then lie at y = +-0.8, nose tip and back of the head at z = -+0.7.
+WORLD_PER_CM = 0.07
+CANONICAL_ORIGIN = (0.0, 2.2, -2.0)
+FOCAL_PRIOR_WIDTHS = 1.7  # of the frame's width: a head-and-shoulders picture
+_EYE_CORNERS = ((33, 133), (263, 362))  # (outer, inner): eye on the left of the image, then right
+
+_EFFECTIVE_FRAMES = 50.0  # landmark errors repeat from frame to frame: so many count as independent
+_SHAPE_STD = 0.05  # world units (7 mm): spread of people around the canonical mesh
+_FOCAL_STD = 0.05  # of log focal
+NOISE_PER_EYE_DISTANCE = 0.01  # landmark noise, in distances between the outer corners of the eyes
+_IMPLAUSIBLE = 0.25  # eye distances that a frame's landmarks may be off the average face
+_OUTLIER_RATIO = 4.0  # a frame whose error is so many times the median counts as without a face
+
+
+@flax.struct.dataclass
+class HeadTrack:
+    """The rigid motion of one head through a clip.
+
+    Attributes:
+      viewmats: World-to-camera transforms, OpenCV axes [T, 4, 4].
+      K: Intrinsics [pixels], principal point at the frame's center [3, 3].
+      mean_shape: The person's own mean landmarks in the world [478, 3].
+    """
+
+    viewmats: np.ndarray
+    K: np.ndarray
+    mean_shape: np.ndarray
+
+    def project(self, points: np.ndarray, frames: slice | np.ndarray = slice(None)) -> np.ndarray:
+        """Project world points [N, 3] into the given frames: pixels [frames, N, 2]."""
+        view = np.asarray(self.viewmats[frames], np.float64)
+        camera = np.einsum("tij,nj->tni", view[:, :3, :3], points) + view[:, None, :3, 3]
+        return camera[..., :2] / camera[..., 2:] * np.diag(self.K)[:2] + self.K[:2, 2]
+
+
+def canonical_to_world(points: np.ndarray) -> np.ndarray:
+    """Map canonical-mesh points [cm, y up, z to the camera] [N, 3] to world space [N, 3]."""
+    scale = np.array([WORLD_PER_CM, -WORLD_PER_CM, -WORLD_PER_CM])
+    return ((points - np.array(CANONICAL_ORIGIN)) * scale).astype(np.float32)
+
+
+def initial_shape(canonical: np.ndarray) -> np.ndarray:
+    """World-space start of the mean shape [478, 3] from the canonical mesh [468, 3] in cm.
+
+    The mesh has no irises: each is put between its eye's corners, half a centimeter forward, with
+    four rim points at the human iris radius of 0.585 cm.
+    """
+    require(
+        canonical.shape == (NUM_MESH_VERTICES, 3),
+        f"canonical: expected shape ({NUM_MESH_VERTICES}, 3), got {canonical.shape}; "
+        "pass the canonical face mesh",
+    )
+    rim = 0.585 * np.array([(0, 0, 0), (1, 0, 0), (0, 1, 0), (-1, 0, 0), (0, -1, 0)])
+    irises = [canonical[list(pair)].mean(axis=0) + (0.0, 0.0, 0.5) + rim for pair in _EYE_CORNERS]
+    return canonical_to_world(np.concatenate([canonical, *irises]))
+
+
+def landmark_weights(canonical: np.ndarray) -> np.ndarray:
+    """Share of trust in each landmark [478], 0..1: full on rigid points, little where faces move.
+
+    Lips and jaw (all below the base of the nose) weigh 0.02, lids and the sliding outline of the
+    face 0.05, irises 0.01 and what remains 0.3.
+    """
+    weights = np.full(NUM_LANDMARKS, 0.3, np.float32)
+    mesh = weights[:NUM_MESH_VERTICES]
+    mesh[np.abs(canonical[:, 0]) > 6.0] = 0.05
+    mesh[canonical[:, 1] < canonical[94, 1] - 0.3] = 0.02
+    for outer, inner in _EYE_CORNERS:
+        center = canonical[[outer, inner]].mean(axis=0)
+        half_width = np.linalg.norm(canonical[outer] - canonical[inner]) / 2
+        offset = (canonical - center)[:, :2] / (1.1 * half_width, 0.8 * half_width)
+        mesh[(offset**2).sum(axis=1) < 1.0] = 0.05
+    weights[NUM_MESH_VERTICES:] = 0.01
+    weights[RIGID_POINTS] = 1.0
+    return weights
+
+
+_to_rotvec = jax.jit(geometry.matrix_to_rotvec)
+
+
+@jax.jit
+def _to_viewmats(poses):
+    return geometry.rigid_transform(geometry.rotvec_to_matrix(poses[:, :3]), poses[:, 3:])
+
+
+def poses_of(viewmats: np.ndarray) -> np.ndarray:
+    """Rotation vector and translation [T, 6] (float64) of world-to-camera transforms [T, 4, 4]."""
+    rotvec = _to_rotvec(np.asarray(viewmats[:, :3, :3], np.float32))
+    return np.concatenate([np.asarray(rotvec, np.float64), viewmats[:, :3, 3]], axis=1)
+
+
+def viewmats_of(poses: np.ndarray) -> np.ndarray:
+    """World-to-camera transforms [T, 4, 4] (float32) of poses [T, 6]."""
+    return np.asarray(_to_viewmats(np.asarray(poses, np.float32)))
+
+
+def _first_poses(
+    landmarks: np.ndarray, shape: np.ndarray, focal: float, center: np.ndarray
+) -> np.ndarray:
+    """Start poses [T, 6]: the mean shape fitted to the landmarks in 3-D (their depth is rough)."""
+    source = shape[RIGID_POINTS].astype(np.float64)
+    target = landmarks[:, RIGID_POINTS].astype(np.float64)
+    source_mean, target_mean = source.mean(axis=0), target.mean(axis=1)
+    a, b = source - source_mean, target - target_mean[:, None]
+    u, singular, vt = np.linalg.svd(np.einsum("tni,nj->tij", b, a))
+    sign = np.ones_like(singular)
+    sign[:, 2] = np.sign(np.linalg.det(u @ vt))
+    rotation = (u * sign[:, None]) @ vt
+    scale = (singular * sign).sum(axis=1) / (a**2).sum()  # pixels per world unit
+    depth = focal / np.maximum(scale, 1e-6)
+    middle = np.concatenate(
+        [(target_mean[:, :2] - center) / focal * depth[:, None], depth[:, None]], axis=1
+    )
+    translation = middle - rotation @ source_mean
+    return np.concatenate(
+        [np.asarray(_to_rotvec(rotation.astype(np.float32))), translation], axis=1
+    )
+
+
+def eye_distance_px(landmarks: np.ndarray) -> float:
+    """Median distance of the outer eye corners [px] over landmarks [T, 478, 3]: the face's size."""
+    return float(np.median(np.linalg.norm(landmarks[:, 33, :2] - landmarks[:, 263, :2], axis=-1)))
+
+
+def observe(landmarks: np.ndarray, valid: np.ndarray, width: int, height: int, weights: np.ndarray):
+    """Landmarks [T, 478, 3] px as centered, weighted observations; invalid frames weigh 0."""
+    points2d = np.where(valid[:, None, None], landmarks[..., :2] - (width / 2, height / 2), 0.0)
+    noise = NOISE_PER_EYE_DISTANCE * eye_distance_px(landmarks[valid])
+    trust = valid[:, None] * weights[None]
+    return ba.Observations(*(np.asarray(x, np.float32) for x in (points2d, trust, noise)))
+
+
+def _solve_shape_and_focal(
+    poses: np.ndarray, seen: ba.Observations, found: np.ndarray, prior: ba.Scene
+) -> ba.Scene:
+    """Solve shape and focal length: trusted points on some frames first, then all on all frames.
+
+    The joint solve is cubic in the points; the distrusted ones would hardly steer it.
+    """
+    chosen = found[np.linspace(0, len(found) - 1, min(len(found), ba.CHUNK)).round().astype(int)]
+    trusted = np.flatnonzero(seen.weights[found[0]] >= 0.3)
+    some = ba.Observations(
+        seen.points2d[np.ix_(chosen, trusted)], seen.weights[np.ix_(chosen, trusted)], seen.noise
+    )
+    std = np.append(np.full(3 * len(trusted), _SHAPE_STD), _FOCAL_STD)
+    weight = lambda count: min(1.0, _EFFECTIVE_FRAMES / count)
+    start = prior._replace(shape=prior.shape[trusted])
+    part = ba.solve_scene(poses[chosen], start, some, std, weight(len(chosen)), steps=12)
+    shape = np.array(prior.shape)
+    shape[trusted] = part.shape
+    scene = ba.Scene(jnp.asarray(shape), part.log_focal)
+    for _ in range(2):
+        poses = ba.solve_poses(poses, scene, seen, steps=6)[0]
+        scene = ba.solve_shape(poses, scene, seen, prior, _SHAPE_STD, weight(len(found)))
+    return scene
+
+
+def track_head(
+    landmarks: np.ndarray, valid: np.ndarray, width: int, height: int, canonical: np.ndarray
+) -> HeadTrack:
+    """Track a head: one pose per frame, one focal length, one mean shape (bundle adjustment).
+
+    Args:
+      landmarks: Face landmarks, x and y in pixels of the frame, z in the same scale [T, 478, 3].
+      valid: Whether a face was found [T]; the others may hold anything and get interpolated poses.
+      width: Frame width [pixels].
+      height: Frame height [pixels].
+      canonical: Canonical face mesh [468, 3] in centimeters.
+
+    Returns:
+      The track; its principal point is the frame's center.
+
+    Raises:
+      InputError: If no frame has a face.
+    """
+    require(
+        landmarks.shape == (len(valid), NUM_LANDMARKS, 3),
+        f"landmarks: expected shape ({len(valid)}, {NUM_LANDMARKS}, 3), got {landmarks.shape}; "
+        "pass one set per frame",
+    )
+    valid = np.asarray(valid, bool) & np.isfinite(landmarks).all(axis=(1, 2))
+    if not valid.any():
+        raise InputError(
+            "video: no frame shows a face; use a clip with one person facing the camera"
+        )
+    shape, focal = initial_shape(canonical), FOCAL_PRIOR_WIDTHS * width
+    poses, valid = _start(landmarks, valid, _track_of(shape, focal, width, height))
+    seen = observe(landmarks, valid, width, height, landmark_weights(canonical))
+    found = np.flatnonzero(valid)
+    prior = ba.Scene(jnp.asarray(shape), jnp.float32(np.log(focal)))
+    scene = _solve_shape_and_focal(poses, seen, found, prior)
+    poses, normal, gradient, _ = ba.solve_poses(poses, scene, seen, steps=6)
+    track = _track_of(np.asarray(scene.shape), float(np.exp(scene.log_focal)), width, height)
+    error = _rigid_error(track.replace(viewmats=viewmats_of(poses)), landmarks)
+    good = valid & (error < _OUTLIER_RATIO * np.median(error[found]))
+    mean = np.einsum("tij,tj->ti", normal, poses) - gradient
+    normal, mean = np.where(good[:, None, None], normal, 0.0), np.where(good[:, None], mean, 0.0)
+    return track.replace(viewmats=viewmats_of(ba.solve_chain(normal, mean)))
+
+
+def _track_of(shape: np.ndarray, focal: float, width: int, height: int) -> HeadTrack:
+    """A track without frames."""
+    K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], np.float32)
+    return HeadTrack(viewmats=np.zeros((0, 4, 4), np.float32), K=K, mean_shape=shape)
+
+
+def _rigid_error(track: HeadTrack, landmarks: np.ndarray) -> np.ndarray:
+    """Median distance of the projected rigid points to their landmarks per frame [T], px."""
+    difference = track.project(track.mean_shape[RIGID_POINTS]) - landmarks[:, RIGID_POINTS, :2]
+    return np.median(np.linalg.norm(difference, axis=-1), axis=-1)
+
+
+def _start(landmarks: np.ndarray, valid: np.ndarray, track: HeadTrack):
+    """Start poses [T, 6], interpolated where there is no face, and the frames that show one.
+
+    Landmarks that no pose of a face can explain, even roughly, are taken for a false detection.
+    """
+    focal, center = float(track.K[0, 0]), track.K[:2, 2]
+    found = np.flatnonzero(valid)
+    starts = _first_poses(landmarks[found], track.mean_shape, focal, center)
+    error = _rigid_error(track.replace(viewmats=viewmats_of(starts)), landmarks[found])
+    plausible = error < _IMPLAUSIBLE * eye_distance_px(landmarks[found])
+    if not plausible.any():
+        raise InputError(
+            "video: the face is never seen well enough to track; use a clip of one person facing "
+            "the camera in good light"
+        )
+    valid, starts = valid.copy(), starts[plausible]
+    valid[found[~plausible]] = False
+    found = found[plausible]
+    frames = np.arange(len(valid))
+    return np.stack([np.interp(frames, found, column) for column in starts.T], axis=1), valid
+
+
+def reprojection_rms(track: HeadTrack, landmarks: np.ndarray, valid: np.ndarray) -> float:
+    """Root mean square distance [px] of projected rigid points to landmarks, over valid frames."""
+    error = track.project(track.mean_shape[RIGID_POINTS]) - landmarks[:, RIGID_POINTS, :2]
+    return float(np.sqrt((error[valid] ** 2).sum(axis=-1).mean()))

@@ -1,0 +1,1 @@
+"""Sound -> features, 50 rows a second."""

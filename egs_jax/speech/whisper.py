@@ -1,0 +1,307 @@
+"""Whisper-tiny.en encoder in pure JAX, with weights read from a CTranslate2 `model.bin`.
+
+Log-mel frames at 100 Hz go in, 384-dimensional features at 50 Hz come out. The network was trained
+on English speech only: other languages drive the mouth through the sounds that they share with
+English; the "mel" features of `egs_jax.speech.features` are the language-neutral choice.
+
+Conventions: T = mel frames (even), P = T // 2 = positions (20 ms each), D = 384 model width, L = 4
+layers. Arrays are time-major (`[T, 80]`, not the `[80, T]` of the original). Position p looks at
+mel frames 2 p - 2 ... 2 p + 2 through its two convolutions, hence is centred on mel frame 2 p, and
+sees everything else through attention. A clip shorter than 30 s uses the first positions of the
+table; the original pads it to 30 s instead.
+
+Place in the pipeline: `features` cuts the sound into short windows and calls `encode`.
+
+Source: Radford et al. 2022, arXiv:2212.04356, section 2.2.
+"""
+
+import functools
+import struct
+from pathlib import Path
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from egs_jax.runtime.errors import InputError
+from kernels._checks import require, typechecked
+
+WIDTH = 384
+NUM_HEADS = 6
+NUM_LAYERS = 4
+NUM_MELS = 80
+MAX_POSITIONS = 1500  # 30 s
+
+_CTRANSLATE2_DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2"}
+_NORM_EPS = 1e-5
+
+
+@flax.struct.dataclass
+class WhisperLayer:
+    """Weights of all layers, stacked along a first axis L; matrices map rows: `x @ weight`."""
+
+    norm1_scale: Array  # [L, D]
+    norm1_bias: Array  # [L, D]
+    qkv_weight: Array  # [L, D, 3 D], columns ordered query, key, value
+    qkv_bias: Array  # [L, 3 D]
+    out_weight: Array  # [L, D, D]
+    out_bias: Array  # [L, D]
+    norm2_scale: Array  # [L, D]
+    norm2_bias: Array  # [L, D]
+    up_weight: Array  # [L, D, 4 D]
+    up_bias: Array  # [L, 4 D]
+    down_weight: Array  # [L, 4 D, D]
+    down_bias: Array  # [L, D]
+
+
+@flax.struct.dataclass
+class WhisperEncoder:
+    """All weights of the encoder, float32."""
+
+    conv1_weight: Array  # [3 * 80, D], rows ordered tap by tap
+    conv1_bias: Array  # [D]
+    conv2_weight: Array  # [3 * D, D]
+    conv2_bias: Array  # [D]
+    positions: Array  # [1500, D]
+    layers: WhisperLayer
+    norm_scale: Array  # [D]
+    norm_bias: Array  # [D]
+
+
+class _Reader:
+    """Little-endian cursor over a file's bytes; running off the end is an error."""
+
+    def __init__(self, data: bytes, path: Path):
+        self.data, self.path, self.offset = data, path, 0
+
+    def take(self, size: int) -> bytes:
+        if self.offset + size > len(self.data):
+            raise _bad_model(self.path, "the file ends too early")
+        self.offset += size
+        return self.data[self.offset - size : self.offset]
+
+    def integer(self, code: str) -> int:
+        return struct.unpack("<" + code, self.take(struct.calcsize("<" + code)))[0]
+
+    def string(self) -> str:
+        raw = self.take(self.integer("H"))  # its length counts the closing zero byte
+        if not raw.endswith(b"\0"):
+            raise _bad_model(self.path, "a name has no end mark")
+        return raw[:-1].decode("utf-8", errors="replace")
+
+
+def _bad_model(path: Path, cause: str) -> InputError:
+    return InputError(f"{path}: not a usable CTranslate2 Whisper model ({cause}); fetch it again")
+
+
+def read_ctranslate2(path: str | Path) -> tuple[str, dict[str, np.ndarray]]:
+    """Read every variable of a CTranslate2 `model.bin` (binary version 6).
+
+    Layout, little-endian: uint32 version; string specification name; uint32 revision; uint32
+    count, then for each variable: string name, uint8 rank, uint32 sizes, uint8 dtype, uint32 byte
+    count, bytes; uint32 count, then pairs of strings (alias, variable). A string is a uint16
+    length that counts a closing zero byte, then the bytes.
+
+    Args:
+      path: The file.
+
+    Returns:
+      The specification's name ("WhisperSpec") and the variables by name, read-only, in their
+      stored dtype, aliases included.
+
+    Raises:
+      InputError: if the file is missing, cut short or of another format.
+    """
+    path = Path(path)
+    try:
+        reader = _Reader(path.read_bytes(), path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    if reader.integer("I") != 6:
+        raise _bad_model(path, "its binary version is not 6")
+    name = reader.string()
+    reader.integer("I")  # revision: renames inside the decoder, none that matter here
+    variables = {}
+    for _ in range(reader.integer("I")):
+        key = reader.string()
+        shape = tuple(reader.integer("I") for _ in range(reader.integer("B")))
+        code = reader.integer("B")
+        raw = reader.take(reader.integer("I"))
+        if code not in _CTRANSLATE2_DTYPES:
+            raise _bad_model(path, f"{key} has the unknown dtype {code}")
+        dtype = np.dtype(_CTRANSLATE2_DTYPES[code])
+        if len(raw) != dtype.itemsize * int(np.prod(shape, dtype=np.int64)):
+            raise _bad_model(path, f"{key} has {len(raw)} bytes for shape {shape}")
+        variables[key] = np.frombuffer(raw, dtype).reshape(shape)
+    for _ in range(reader.integer("I")):
+        alias, key = reader.string(), reader.string()
+        if key not in variables:
+            raise _bad_model(path, f"{alias} stands for {key}, which is not there")
+        variables[alias] = variables[key]
+    return name, variables
+
+
+def _shapes() -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the encoder's variables in the file; `#` stands for a layer's number."""
+    layer = {
+        "self_attention/layer_norm/gamma": (WIDTH,),
+        "self_attention/layer_norm/beta": (WIDTH,),
+        "self_attention/linear_0/weight": (3 * WIDTH, WIDTH),
+        "self_attention/linear_0/bias": (3 * WIDTH,),
+        "self_attention/linear_1/weight": (WIDTH, WIDTH),
+        "self_attention/linear_1/bias": (WIDTH,),
+        "ffn/layer_norm/gamma": (WIDTH,),
+        "ffn/layer_norm/beta": (WIDTH,),
+        "ffn/linear_0/weight": (4 * WIDTH, WIDTH),
+        "ffn/linear_0/bias": (4 * WIDTH,),
+        "ffn/linear_1/weight": (WIDTH, 4 * WIDTH),
+        "ffn/linear_1/bias": (WIDTH,),
+    }
+    return {
+        "conv1/weight": (WIDTH, NUM_MELS, 3),
+        "conv1/bias": (WIDTH,),
+        "conv2/weight": (WIDTH, WIDTH, 3),
+        "conv2/bias": (WIDTH,),
+        "position_encodings/encodings": (MAX_POSITIONS, WIDTH),
+        **{f"layer_#/{key}": shape for key, shape in layer.items()},
+        "layer_norm/gamma": (WIDTH,),
+        "layer_norm/beta": (WIDTH,),
+    }
+
+
+@functools.lru_cache(maxsize=2)
+def load_encoder(path: str | Path | None = None) -> WhisperEncoder:
+    """Load the encoder's weights, once per path.
+
+    Args:
+      path: A CTranslate2 `model.bin` of Whisper-tiny or Whisper-tiny.en; None takes the asset
+        "whisper_tiny_en".
+
+    Returns:
+      Weights in float32 (the file holds float16).
+
+    Raises:
+      InputError: if the file is missing, damaged or holds another network.
+    """
+    if path is None:
+        from egs_jax.runtime.assets import asset_path  # noqa: PLC0415 (imports its downloader)
+
+        path = asset_path("whisper_tiny_en")
+    path = Path(path)
+    spec, variables = read_ctranslate2(path)
+    if spec != "WhisperSpec":
+        raise _bad_model(path, f"it holds a {spec}")
+
+    def get(key: str) -> np.ndarray:
+        shape = _shapes()[key]
+        numbers = range(NUM_LAYERS) if "#" in key else [""]
+        arrays = [variables.get("encoder/" + key.replace("#", str(n))) for n in numbers]
+        if any(a is None or a.shape != shape or a.dtype.kind != "f" for a in arrays):
+            raise _bad_model(path, f"encoder/{key} is not a float array of shape {shape}")
+        return np.stack(arrays).astype(np.float32) if "#" in key else arrays[0].astype(np.float32)
+
+    def matrix(key: str) -> Array:
+        return jnp.asarray(np.swapaxes(get(key), -1, -2).copy())
+
+    def taps(key: str) -> Array:  # [out, in, 3] -> [3 * in, out]
+        return jnp.asarray(get(key).transpose(2, 1, 0).reshape(-1, WIDTH).copy())
+
+    def vector(key: str) -> Array:
+        return jnp.asarray(get(key))
+
+    attention, feed_forward = "layer_#/self_attention/", "layer_#/ffn/"
+    return WhisperEncoder(
+        conv1_weight=taps("conv1/weight"),
+        conv1_bias=vector("conv1/bias"),
+        conv2_weight=taps("conv2/weight"),
+        conv2_bias=vector("conv2/bias"),
+        positions=vector("position_encodings/encodings"),
+        layers=WhisperLayer(
+            norm1_scale=vector(attention + "layer_norm/gamma"),
+            norm1_bias=vector(attention + "layer_norm/beta"),
+            qkv_weight=matrix(attention + "linear_0/weight"),
+            qkv_bias=vector(attention + "linear_0/bias"),
+            out_weight=matrix(attention + "linear_1/weight"),
+            out_bias=vector(attention + "linear_1/bias"),
+            norm2_scale=vector(feed_forward + "layer_norm/gamma"),
+            norm2_bias=vector(feed_forward + "layer_norm/beta"),
+            up_weight=matrix(feed_forward + "linear_0/weight"),
+            up_bias=vector(feed_forward + "linear_0/bias"),
+            down_weight=matrix(feed_forward + "linear_1/weight"),
+            down_bias=vector(feed_forward + "linear_1/bias"),
+        ),
+        norm_scale=vector("layer_norm/gamma"),
+        norm_bias=vector("layer_norm/beta"),
+    )
+
+
+def _affine(x: Array, weight: Array, bias: Array) -> Array:
+    """Return `x @ weight + bias` in full float32 (a GPU may round factors to 10 bits else)."""
+    return jnp.matmul(x, weight, precision=jax.lax.Precision.HIGHEST) + bias[None, :]
+
+
+def _layer_norm(x: Array, scale: Array, bias: Array) -> Array:
+    mean = x.mean(axis=-1, keepdims=True)
+    variance = jnp.square(x - mean).mean(axis=-1, keepdims=True)
+    return (x - mean) * jax.lax.rsqrt(variance + _NORM_EPS) * scale[None, :] + bias[None, :]
+
+
+def _gelu(x: Array) -> Array:
+    return jax.nn.gelu(x, approximate=False)
+
+
+def _convolve(x: Array, weight: Array, bias: Array, stride: int) -> Array:
+    """Convolve over time with three taps and one zero at each end, as one matrix product."""
+    padded = jnp.pad(x, ((1, 1), (0, 0)))
+    count = x.shape[0]
+    taps = [padded[k : k + count : stride] for k in range(3)]
+    return _affine(jnp.concatenate(taps, axis=1), weight, bias)
+
+
+def _attend(x: Array, layer: WhisperLayer) -> Array:
+    """Multi-head self-attention over all positions, without a mask."""
+    heads = _affine(x, layer.qkv_weight, layer.qkv_bias).reshape(x.shape[0], 3, NUM_HEADS, -1)
+    queries, keys, values = heads[:, 0], heads[:, 1], heads[:, 2]  # [P, heads, 64]
+    exact = jax.lax.Precision.HIGHEST
+    scores = jnp.einsum("phd,qhd->hpq", queries, keys, precision=exact) * keys.shape[-1] ** -0.5
+    mixed = jnp.einsum("hpq,qhd->phd", jax.nn.softmax(scores, axis=-1), values, precision=exact)
+    return _affine(mixed.reshape(x.shape), layer.out_weight, layer.out_bias)
+
+
+@typechecked
+def encode(encoder: WhisperEncoder, log_mel: Float[Array, "T 80"]) -> Float[Array, "P 384"]:
+    """Run the encoder: two convolutions, four pre-norm transformer layers, a last norm.
+
+    Args:
+      encoder: The weights.
+      log_mel: Whisper's log-mel frames at 100 Hz, `(max(log10(power), floor) + 4) / 4`; T is
+        even, at most 3000.
+
+    Returns:
+      Features at 50 Hz, P = T // 2.
+
+    Raises:
+      ValueError: if T is odd, zero or longer than 30 s.
+    """
+    frames = log_mel.shape[0]
+    require(
+        frames % 2 == 0 and 0 < frames <= 2 * MAX_POSITIONS,
+        f"encode: expected an even number of mel frames in 2 ... 3000, got {frames}; pad or cut",
+    )
+    x = _gelu(_convolve(log_mel, encoder.conv1_weight, encoder.conv1_bias, stride=1))
+    x = _gelu(_convolve(x, encoder.conv2_weight, encoder.conv2_bias, stride=2))
+    x = x + encoder.positions[: x.shape[0]]
+
+    def step(x: Array, layer: WhisperLayer) -> tuple[Array, None]:
+        x = x + _attend(_layer_norm(x, layer.norm1_scale, layer.norm1_bias), layer)
+        hidden = _gelu(
+            _affine(
+                _layer_norm(x, layer.norm2_scale, layer.norm2_bias), layer.up_weight, layer.up_bias
+            )
+        )
+        return x + _affine(hidden, layer.down_weight, layer.down_bias), None
+
+    x, _ = jax.lax.scan(step, x, encoder.layers)
+    return _layer_norm(x, encoder.norm_scale, encoder.norm_bias)

@@ -1,0 +1,1 @@
+"""Batches -> a trained state: losses, steps, loop, checkpoints, several devices."""

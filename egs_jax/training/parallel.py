@@ -1,0 +1,300 @@
+"""Several devices share the frames of each step; parameters are the same on all of them.
+
+Every device has the whole state, takes its share of the batch, and the gradients are averaged: the
+mean over all frames. Density control sees sums over all frames and draws from one key, so that it
+decides the same everywhere. The devices may be those of several `hosts`, as many of each: a host
+cuts and holds what its own see. Before: `train`; after: `loop`.
+
+What repeats bit for bit: a run on the same machine with the same number of devices. Another number
+adds up the same gradients in another order (those of more frames where `Config.frames` had to be
+rounded up), and draws other dropout and noise; more than two devices on another number of hosts add
+up in another order.
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int
+
+import kernels
+from egs_jax.config import Config, Stage
+from egs_jax.runtime.errors import InputError
+from egs_jax.training import hosts
+from egs_jax.training import step as train
+from egs_jax.training.state import TrainState
+from egs_jax.types import Batch, Metrics
+from kernels import _triton
+
+AXIS = "frames"
+NO = ("0", "false", "False")
+"""As JAX reads XLA_PYTHON_CLIENT_PREALLOCATE."""
+SHARED, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
+
+
+@functools.cache
+def mesh_of(count: int) -> Mesh:
+    """The first `count` devices; of several hosts the first of each, as many of one as of another.
+
+    Raises:
+      InputError: if there are fewer, or the hosts cannot have as many each.
+    """
+    devices, processes = jax.devices(), jax.process_count()
+    if count > len(devices):
+        raise InputError(
+            f"devices: got {count}, but JAX finds {len(devices)} ({devices[0].device_kind}); "
+            "lower --devices, or install what lets JAX see the others"
+        )
+    if count % processes:
+        raise InputError(
+            f"devices: got {count}, expected a multiple of {processes}: --devices counts those of "
+            "all hosts"
+        )
+    own = [[d for d in devices if d.process_index == host] for host in range(processes)]
+    if len({len(each) for each in own}) > 1:
+        raise InputError(
+            f"devices: the hosts have {', '.join(str(len(each)) for each in own)}; hide some (by "
+            "CUDA_VISIBLE_DEVICES) until all have as many"
+        )
+    return Mesh(np.array([each[: count // processes] for each in own]).reshape(-1), (AXIS,))
+
+
+def check(config: Config) -> None:
+    """Refuse devices that there are not, are in use, or cannot share or draw as they are told to.
+
+    Of several hosts each looks at its own devices; where one refuses, the others wait for it until
+    JAX ends them.
+
+    Raises:
+      InputError: says which.
+    """
+    mesh = mesh_of(config.devices)
+    reason = config.rasterizer == "triton" and _triton.why_not()
+    if reason:
+        raise InputError(f"rasterizer: got triton, which cannot run here: {reason}; leave it out")
+    if jax.process_count() > 1 and config.parallel == "pmap":
+        raise InputError("parallel: got pmap, which works on one host; leave it out with --hosts")
+    if config.devices > 1 and os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE") not in NO:
+        for device in mesh.local_mesh.devices.flat:
+            _check_memory(device)
+
+
+def _check_memory(device: jax.Device) -> None:
+    """Refuse a GPU of several on which JAX does not get the memory that it reserves.
+
+    Where another process came first JAX takes what is left, and nothing remains for NCCL and CUDA:
+    of four such runs on two or four H200s none came through its first sum of gradients, three after
+    40 s in which the other devices waited for the one that had failed. A process that holds less
+    than what JAX leaves free goes unnoticed.
+    """
+    short = None
+    try:
+        jax.device_put(np.zeros(1), device).block_until_ready()  # it reserves with the first array
+        stats = device.memory_stats() or {}
+        wanted = stats.get("bytes_limit", 0)
+        got = stats.get("pool_bytes", wanted)
+        if got < 0.95 * wanted:  # it asks for a tenth less until it gets something
+            short = f"{got / 2**30:.0f} of the {wanted / 2**30:.0f} GiB that it reserves"
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        short = "no memory"
+    if short:
+        raise InputError(
+            f"devices: JAX got {short} on {device}: another process has it; choose free devices by "
+            "CUDA_VISIBLE_DEVICES, or set XLA_PYTHON_CLIENT_PREALLOCATE=false to share this one"
+        )
+
+
+def places(count: int) -> tuple[NamedSharding | None, NamedSharding | None]:
+    """Where on this host an array lies that all devices have, and one they have the frames of.
+
+    Of one device both are None, for the default: as arrays lie that nobody placed, so that the same
+    programs take them.
+    """
+    if count == 1:
+        return None, None
+    return _local_place(mesh_of(count), SHARED), _local_place(mesh_of(count), SPLIT)
+
+
+def placed(config: Config, batch: Batch) -> Batch:
+    """Inside a jitted function: a batch each of whose leaves lies where a step wants it."""
+    if config.devices == 1:
+        return batch
+    mesh = mesh_of(config.devices)
+    return jax.tree.map(
+        lambda leaf, spec: jax.lax.with_sharding_constraint(leaf, _local_place(mesh, spec)),
+        batch, _specs(batch),
+    )  # fmt: skip
+
+
+def share(config: Config, state: TrainState) -> TrainState:
+    """Copy a state, host 0's if there are several, to all devices of a run."""
+    if config.devices == 1:
+        return jax.device_put(state)
+    mesh = mesh_of(config.devices)
+    return jax.tree.map(lambda leaf: _put(mesh, leaf, SHARED), hosts.of_first(state))
+
+
+def abstract(config: Config, state: TrainState) -> TrainState:
+    """Shapes of a state, with the places that `share` gives it."""
+    if config.devices == 1:
+        return state
+    place = NamedSharding(mesh_of(config.devices), SHARED)
+    there = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+    return jax.tree.map(there, state)
+
+
+@functools.cache
+def _local_place(mesh: Mesh, spec: PartitionSpec) -> NamedSharding:
+    """Of this host's devices; kept, since to make one for every leaf of a batch takes time."""
+    return NamedSharding(mesh.local_mesh, spec)
+
+
+def _put(mesh: Mesh, leaf: Array | np.ndarray, spec: PartitionSpec) -> Array:
+    """An array on all devices of which each host has the part of its own."""
+    place = _local_place(mesh, spec)
+    own = leaf if getattr(leaf, "sharding", None) == place else jax.device_put(leaf, place)
+    if not mesh.is_multi_process:
+        return own
+    shape = own.shape
+    if spec == SPLIT:
+        shape = (shape[0] * jax.process_count(), *shape[1:])
+    parts = [shard.data for shard in own.addressable_shards]
+    return jax.make_array_from_single_device_arrays(shape, NamedSharding(mesh, spec), parts)
+
+
+class Splitter:
+    """Puts the frames of this host's batch on its devices, and what all share once.
+
+    What lies there already is passed on: to ask JAX to put forty arrays where they are takes the
+    host 0.5 ms a step, 3 for four devices (measured on a CPU).
+    """
+
+    def __init__(self, config: Config):
+        """Of the run's devices."""
+        self._mesh = mesh_of(config.devices) if config.devices > 1 else None
+        self._weights, self._copies = None, None
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The batch of all hosts, on their devices."""
+        weights = batch.vgg
+        if weights is not None and weights is not self._weights:
+            copies = jax.tree.map(lambda leaf: self._place(leaf, SHARED), weights)
+            self._weights, self._copies = weights, copies
+        batch = batch.replace(vgg=None)
+        batch = jax.tree.map(self._place, batch, _specs(batch))
+        return batch if weights is None else batch.replace(vgg=self._copies)
+
+    def _place(self, leaf: Array | np.ndarray, spec: PartitionSpec) -> Array:
+        if self._mesh is None:
+            return leaf if isinstance(leaf, Array) else jax.device_put(leaf)
+        return _put(self._mesh, leaf, spec)
+
+
+def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    """`train.train_step` on `config.devices` devices; arguments and results are those of one."""
+    if config.devices == 1:
+        return train.train_step(_anywhere(config), state, batch)
+    if config.parallel == "pmap":
+        return _pmapped(config)(state, batch)
+    return _mapped(config.devices)(_anywhere(config), state, batch)
+
+
+def compile_kernels(config: Config, state: TrainState, batch: Batch) -> None:
+    """Have the Triton kernels of `train_step` (not by pmap) compiled faster than its first call."""
+    if config.devices == 1:
+        kernels.compile_kernels(train.train_step, _anywhere(config), state, batch)
+    elif config.parallel == "shard_map":
+        kernels.compile_kernels(_mapped(config.devices), _anywhere(config), state, batch)
+
+
+@functools.cache
+def _anywhere(config: Config) -> Config:
+    """The same work without where it is done and on what, so that it is compiled once."""
+    return dataclasses.replace(
+        config, frames_on=None, parallel="shard_map", data_dir="", preset="paper"
+    )
+
+
+@functools.cache
+def _mapped(count: int) -> Callable[[Config, TrainState, Batch], tuple[TrainState, Metrics]]:
+    mesh = mesh_of(count)
+
+    def step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        # Without the check of what varies over the mesh, a gradient with respect to what all
+        # devices share is that of the device's own frames; with it, it would be summed already.
+        part = jax.shard_map(
+            functools.partial(train.step, axis=AXIS), mesh=mesh,
+            in_specs=(SHARED, SHARED, _specs(batch)), out_specs=(SHARED, SHARED), check_vma=False,
+        )  # fmt: skip
+        return part(config, state, batch)
+
+    return jax.jit(step, donate_argnums=1)
+
+
+def _pmapped(config: Config) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    count = config.devices
+
+    def apart(leaf: Array, spec: PartitionSpec) -> Array:
+        if spec == SHARED:
+            return leaf
+        return leaf.reshape(count, leaf.shape[0] // count, *leaf.shape[1:])
+
+    def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return _pmap(config, batch.stage)(state, jax.tree.map(apart, batch, _specs(batch)))
+
+    return run
+
+
+@functools.cache
+def _pmap(config: Config, stage: Stage) -> Callable[[TrainState, Batch], tuple]:
+    axes = Batch(
+        drive=0, frames=0, head_masks=0, lips_rects=0, eyes_rects=0, entries=0, entry_noise=None,
+        lip_shapes=0, vgg=None, stage=stage,
+    )  # fmt: skip
+    return jax.pmap(
+        functools.partial(train.step, config, axis=AXIS), axis_name=AXIS, in_axes=(None, axes),
+        out_axes=None, devices=jax.devices()[: config.devices],
+    )  # fmt: skip
+
+
+def _specs(batch: Batch) -> Batch:
+    """For every leaf of a batch: its frames are split, or all devices have it."""
+    specs = jax.tree.map(lambda _: SPLIT, batch)
+    shared = jax.tree.map(lambda _: SHARED, (batch.entry_noise, batch.vgg))
+    return specs.replace(entry_noise=shared[0], vgg=shared[1])
+
+
+def difference(config: Config, state: TrainState) -> Int[Array, ""]:
+    """0 if the devices' copies of a state have the same bits."""
+    if config.devices == 1:
+        return jnp.int32(0)
+    return _difference(config.devices)(state)
+
+
+@functools.cache
+def _difference(count: int) -> Callable[[TrainState], Int[Array, ""]]:
+    def compare(state: TrainState) -> Int[Array, ""]:
+        sums = jnp.stack([_checksum(leaf) for leaf in jax.tree.leaves(state)])
+        gap = jax.lax.pmax(sums, AXIS) != jax.lax.pmin(sums, AXIS)
+        return jnp.sum(gap, dtype=jnp.int32)
+
+    return jax.jit(
+        jax.shard_map(
+            compare, mesh=mesh_of(count), in_specs=SHARED, out_specs=SHARED, check_vma=False
+        )
+    )
+
+
+def _checksum(leaf: Array) -> Int[Array, ""]:
+    """Sum of the bits, taken as numbers weighed by their place, modulo 2^32."""
+    if leaf.dtype == bool:
+        leaf = leaf.astype(jnp.int32)
+    bits = jax.lax.bitcast_convert_type(leaf, jnp.int32).reshape(-1)
+    return jnp.sum(bits * (2 * jnp.arange(bits.size, dtype=jnp.int32) + 1))

@@ -1,0 +1,143 @@
+"""A run's records: config.json, metrics.jsonl, TensorBoard events."""
+
+import contextlib
+import json
+import math
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, get_args
+
+import jax
+
+from egs_jax.config import Config, Stage
+from egs_jax.config_text import from_json, to_json
+from egs_jax.runtime.errors import MAY_NOT_READ, InputError
+from egs_jax.runtime.files import write_atomically
+
+PLACES = ("devices", "parallel", "frames_on")
+"""Settings that say where a run is computed, not what: it may go on elsewhere, as long as a step
+has as many frames there."""
+
+
+def start_run(run_dir: Path, config: Config) -> None:
+    """Make the run folder, or check that it belongs to the same config.
+
+    Raises:
+      InputError: if the folder holds a run with other settings, or cannot be made.
+    """
+    path = run_dir / "config.json"
+    if path.exists():
+        stored = from_json(path.read_bytes(), path)
+        before, now = (
+            {key: value for key, value in json.loads(to_json(c)).items() if key not in PLACES}
+            for c in (stored, config)
+        )
+        if before != now:
+            changed = sorted(_differences(before, now))
+            raise InputError(
+                f"{run_dir}: holds a run with other settings ({', '.join(changed)}); resume it "
+                "with the same command, or name a new --run-dir"
+            )
+        for stage in get_args(Stage):
+            if stored.frames(stage) != config.frames(stage):
+                raise InputError(
+                    f"devices: {config.devices} make {config.frames(stage)} frames a step of the "
+                    f"{stage} stage, {run_dir} has {stored.frames(stage)}; resume it with "
+                    f"--devices {stored.devices}, or name a new --run-dir"
+                )
+        return
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, to_json(config))
+        write_atomically(run_dir / "environment.json", json.dumps(environment(), indent=2))
+    except OSError as error:
+        raise InputError(f"{run_dir}: cannot write there ({error}); name another folder") from None
+
+
+def load_config(run_dir: Path) -> Config:
+    """The config of a run folder.
+
+    Raises:
+      InputError: if it is not one.
+    """
+    path = Path(run_dir) / "config.json"
+    try:
+        return from_json(path.read_bytes(), path)
+    except PermissionError:
+        raise InputError(f"{path}: {MAY_NOT_READ}") from None
+    except OSError:
+        raise InputError(
+            f"{run_dir}: not a run folder (no config.json); make one with "
+            "`python -m egs_jax train tiny --data-dir DATASET --run-dir RUN`"
+        ) from None
+
+
+def environment() -> dict[str, str]:
+    """Versions and devices that a result depends on."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    device = jax.devices()[0]
+    return {
+        "python": platform.python_version(),
+        "device": f"{device.platform}: {device.device_kind}",
+        **{name: version(name) for name in packages},
+    }
+
+
+class RunLog:
+    """Metrics of a run: one JSON line and one TensorBoard point a logged step."""
+
+    def __init__(self, run_dir: Path, step: int):
+        """Open the log to go on at `step` (see `rewind`)."""
+        self.path, self._board = run_dir / "metrics.jsonl", None
+        self.rewind(step)
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines of later steps, which will run again, and that of the finished state."""
+        from tensorboardX import SummaryWriter
+
+        past = lambda line: line.get("step", 0) <= step and "state_sha256" not in line
+        kept = [json.dumps(line) + "\n" for line in read_metrics(self.path) if past(line)]
+        write_atomically(self.path, "".join(kept))
+        if self._board is not None:
+            self._board.close()
+        self._board = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=step + 1)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one record; non-finite numbers become null."""
+        clean = {k: None if _non_finite(v) else v for k, v in record.items()}
+        with self.path.open("a") as file:
+            file.write(json.dumps(clean) + "\n")
+        for name, value in clean.items():
+            if isinstance(value, float) and "step" in clean:
+                self._board.add_scalar(name, value, clean["step"])
+
+    def close(self) -> None:
+        """Flush everything."""
+        self._board.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`, without one that a crash cut off; none if it is missing."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_bytes().splitlines():
+        with contextlib.suppress(ValueError):
+            lines.append(json.loads(text))
+    return [line for line in lines if isinstance(line, dict)]
+
+
+def _differences(before: dict, now: dict, prefix: str = "") -> set[str]:
+    names = set()
+    for key in before.keys() | now.keys():
+        left, right = before.get(key), now.get(key)
+        if isinstance(left, dict) and isinstance(right, dict):
+            names |= _differences(left, right, f"{prefix}{key}.")
+        elif left != right:
+            names.add(prefix + key)
+    return names
+
+
+def _non_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

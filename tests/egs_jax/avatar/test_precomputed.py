@@ -1,0 +1,70 @@
+"""What an avatar keeps draws what the training's forward pass draws."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from helpers import AUDIO_DIM, POINTS, fill_shapes
+
+from egs_jax.avatar import precomputed as prepared
+from egs_jax.config import Config, ModelConfig
+from egs_jax.data.dataset import Dataset
+from egs_jax.model import forward as model
+from egs_jax.model.gaussians import activate, init_gaussians
+
+FAST = {"xla_backend_optimization_level": 0}  # these programs run once
+SMALL = {"width": 16, "agents_count": 20, "hash_levels": 4, "d_model": 32}
+CHOICES = {
+    "taylor": {"sh_degree": 1},
+    "bspline": {"decoder": "bspline", "token_kan": "bspline", "sh_degree": 0},
+    "mlp": {"decoder": "mlp", "ppe": "off", "sh_degree": 2},
+    "cross": {"attention": "cross", "token_kan": "mlp", "sh_degree": 0},
+    "parity": {"architecture": "parity", "sh_degree": 3, "d_model": 64},
+}
+
+
+@pytest.fixture(scope="module")
+def scene(painted):
+    """A drive of three frames, and a cloud whose dead slots lie among the live ones."""
+    data = Dataset.open(painted)
+    points, colors = np.array(data.arrays["points"]), np.array(data.arrays["point_colors"])
+    free, alive = init_gaussians(points, colors, POINTS + 40)
+    order = np.random.default_rng(0).permutation(POINTS + 40)
+    free, alive = jax.tree.map(lambda v: v[order], (free, alive))
+    return data.drive(np.array([1, 5, 9]), 8), free, alive
+
+
+def random_params(config, free):
+    """Parameters far from their start, where deltas are zero."""
+    init = lambda key: model.init_networks(config, key, AUDIO_DIM)
+    return {"gaussians": free, "networks": fill_shapes(jax.eval_shape(init, jax.random.key(0)))}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_gaussians_are_those_of_the_forward_pass(scene, name):
+    drive, free, alive = scene
+    config = ModelConfig(**(SMALL | CHOICES[name]))
+    params = random_params(config, free)
+    whole = Config(model=config)
+    kept = prepared.prepare(whole, params, alive)
+    got = jax.jit(functools.partial(prepared.move, whole), compiler_options=FAST)(kept, drive)
+    forward = lambda *a: model.deformed_gaussians(whole, *a, dropout_key=None)
+    want = jax.jit(forward, compiler_options=FAST)(params, alive, drive)
+    scales, opacities, sh = activate(want)
+    sh = sh[:, :, : (config.sh_degree + 1) ** 2]
+    for mine, theirs in ((got.means, want.means), (got.quats, want.quats), (got.scales, scales),
+                         (got.opacities, opacities), (got.sh, sh)):  # fmt: skip
+        live = np.asarray(theirs)[:, np.asarray(alive)]
+        assert mine.shape == live.shape == (3, POINTS, *live.shape[2:])
+        np.testing.assert_allclose(mine, live, rtol=1e-4, atol=1e-4)
+    assert np.abs(np.asarray(want.means) - np.asarray(free.means)).max() > 1e-3  # deltas act
+
+
+def test_an_avatar_without_a_live_gaussian_keeps_one_that_draws_nothing(scene):
+    _, free, alive = scene
+    config = ModelConfig(**SMALL, sh_degree=0)
+    params = random_params(config, free)
+    kept = prepared.prepare(Config(model=config), params, np.zeros_like(alive))
+    assert kept.features.shape[0] == 1
+    assert np.isfinite(kept.static_mix).all() and np.isneginf(kept.canonical.logit_opacities)

@@ -1,0 +1,225 @@
+"""Speech in chunks of any size: the same frames, the same bits; bounds, faults, resets."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+from helpers import frames_of, voice
+
+from egs_jax.avatar import draw as infer
+from egs_jax.avatar import stream
+from egs_jax.avatar.avatar import Avatar
+from egs_jax.avatar.draw import Pictures
+from egs_jax.avatar.drive import SpeechDrive
+from egs_jax.avatar.stream import MICRO_BATCH, Stream, StreamFrame
+from egs_jax.runtime.errors import InputError
+from egs_jax.speech.features import SAMPLE_RATE, extract_features
+
+
+@pytest.fixture(scope="module")
+def avatar(trained_run):
+    return Avatar.load(trained_run.folder)
+
+
+def whole_drive(avatar, sound):
+    rows = extract_features(sound, avatar.feature_kind)
+    return SpeechDrive(
+        avatar.dataset, rows, infer.num_video_frames(len(sound)),
+        avatar.config.model.window_frames, avatar.config.seed,
+    )  # fmt: skip
+
+
+def assert_same(got, want):
+    assert [f.number for f in got] == [f.number for f in want]
+    for a, b in zip(got, want, strict=True):
+        assert a.time == b.time
+        np.testing.assert_array_equal(a.rgb, b.rgb, err_msg=f"frame {a.number}")
+        np.testing.assert_array_equal(a.alpha, b.alpha)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1.0, 4.3])
+def test_frames_do_not_depend_on_the_chunks(avatar, seconds):
+    sound, live = voice(seconds), Stream(avatar)
+    whole = frames_of(live, sound, [len(sound)])
+    assert [f.number for f in whole] == list(range(int(np.ceil(seconds * 25))))
+    assert all(f.time == f.number / 25 for f in whole)
+    for sizes in ([1600], [7, 640, 0, 3201], [20_000]):
+        live.reset()
+        assert_same(frames_of(live, sound, sizes), whole)
+    drive = whole_drive(avatar, sound)
+    for frame in whole[:: max(1, len(whole) // 3)]:
+        exact = infer.infer_step(avatar, drive.frames(frame.number, frame.number + 1))
+        want = infer.to_uint8(np.asarray(exact.rgb[0]))
+        assert np.abs(frame.rgb.astype(int) - want).max() <= 1, frame.number
+
+
+def test_a_warm_stream_compiles_no_more(avatar):
+    infer.draw_program.cache_clear()
+    live = Stream(avatar)
+    live.warm_up()
+    compiled = infer.draw_program()._cache_size()
+    assert compiled > 0
+    assert frames_of(live, voice(0.5), [480])
+    assert infer.draw_program()._cache_size() == compiled
+
+
+@pytest.mark.parametrize("rate", [16_000, 8_000, 44_100])
+def test_frames_come_as_soon_as_their_sound_is_there(avatar, rate):
+    sound, live = voice(3.0, rate), Stream(avatar, sample_rate=rate)
+    assert 0.2 < live.latency < 1.2
+    worst, size = 0.0, rate // 100
+    for heard in range(size, len(sound) + 1, size):
+        for frame in live.push(sound[heard - size : heard]):
+            worst = max(worst, heard / rate - frame.time)
+    assert live.latency - (0 if rate == SAMPLE_RATE else 0.02) <= worst <= live.latency + 0.011
+
+
+@pytest.mark.parametrize("window", [2, 5, 8])
+def test_batches_hold_what_the_whole_speech_has(avatar, window):
+    """Only the drive is compared: no network is built for these windows."""
+    model_config = dataclasses.replace(avatar.config.model, window_frames=window)
+    other = dataclasses.replace(
+        avatar, config=dataclasses.replace(avatar.config, model=model_config)
+    )
+    sound = voice(2.02)
+    drive, seen = whole_drive(other, sound), []
+    for batch in stream.speech_batches(other, np.array_split(sound, 17)):
+        seen += batch.frames.tolist()
+        part = slice(batch.first, batch.first + len(batch.frames))
+        want = drive.frames(batch.frames[0], batch.frames[-1] + 1)
+        for name in ("audio_windows", "eyes", "viewmats", "backgrounds"):
+            got = getattr(batch.drive, name)
+            assert len(got) == MICRO_BATCH
+            np.testing.assert_array_equal(got[part], getattr(want, name))
+    assert seen == list(range(51))
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
+def test_other_rates_are_resampled_alike_in_any_chunks(avatar, rate):
+    sound = voice(1.3, rate)
+    whole = frames_of(Stream(avatar, sample_rate=rate), sound, [len(sound)])
+    assert 33 <= len(whole) <= 34
+    assert_same(frames_of(Stream(avatar, sample_rate=rate), sound, [480, 1, 1000]), whole)
+
+
+def test_integer_sound_is_the_same_sound(avatar):
+    sound = np.round(voice(0.7) * 32767).astype(np.int16)
+    got = frames_of(Stream(avatar), sound, [1000])
+    assert_same(got, frames_of(Stream(avatar), sound.astype(np.float32) / 32768, [1000]))
+
+
+def test_a_bad_chunk_is_refused_and_forgotten(avatar):
+    sound, live = voice(1.0), Stream(avatar)
+    frames = list(live.push(sound[:9000]))
+    bad = sound[9000:].copy()
+    bad[5] = np.nan
+    for chunk, message in ((bad, "NaN or infinite"), (sound.reshape(2, -1), "expected mono"),
+                           (sound.astype(complex), "got complex128"),
+                           (["a"], "expected mono"), ([[1.0], [1.0, 2.0]], "expected mono"),
+                           (sound * 32767, "beyond full scale")):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            live.push(chunk)
+    frames += [*live.push(sound[9000:]), *live.finish()]
+    assert_same(frames, frames_of(Stream(avatar), sound, [len(sound)]))
+
+
+@pytest.mark.parametrize("rate", [0, -1, 16_000.5, 4_000, 1_000_000, None, "16k"])
+def test_a_rate_that_is_none_is_refused(avatar, rate):
+    with pytest.raises(InputError, match=r"sample_rate: got .*, expected a whole number"):
+        Stream(avatar, sample_rate=rate)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+def test_limits_that_are_none_are_refused(avatar, seconds):
+    with pytest.raises(InputError, match="most_waiting: got .*, expected more than 0 seconds"):
+        Stream(avatar, most_waiting=seconds)
+
+
+def test_a_finished_stream_takes_nothing_until_it_is_reset(avatar):
+    sound, live = voice(0.3), Stream(avatar)
+    assert list(live.finish()) == [] and list(live.finish()) == []  # no sound, no frame
+    with pytest.raises(InputError, match="finished; call reset"):
+        live.push(sound)
+    live.reset()
+    assert len(frames_of(live, sound, [100])) == 8
+
+
+@pytest.mark.parametrize("stage", ["draw", "compose"])
+def test_after_a_failure_only_a_reset_helps(avatar, monkeypatch, stage):
+    sound, live = voice(2.0), Stream(avatar)
+    original, calls = getattr(stream, stage), iter(range(100))
+
+    def fails_once(*arguments):
+        if next(calls) == 2:
+            raise MemoryError("no room")
+        return original(*arguments)
+
+    monkeypatch.setattr(stream, stage, fails_once)
+    frames = live.push(sound)
+    with pytest.raises(MemoryError, match="no room"):
+        list(frames)
+    for call in (lambda: live.push(sound), live.finish):
+        with pytest.raises(InputError, match="frames are missing; call reset"):
+            call()
+    live.reset()
+    again = frames_of(live, sound, [len(sound)])
+    assert [f.number for f in again] == list(range(50))
+
+
+def draw_nothing(avatar, drive):
+    rgb = np.zeros((len(drive.eyes), 2, 2, 3), np.uint8)
+    return Pictures(rgb=rgb, alpha=rgb[..., 0])
+
+
+def test_sound_waits_up_to_a_limit_and_no_frame_is_lost(avatar, monkeypatch):
+    monkeypatch.setattr(stream, "draw", draw_nothing)
+    sound, live = voice(6.0), Stream(avatar, most_waiting=2)
+    first = next(iter(live.push(sound[:48_000])))  # and leave the others
+    assert first.number == 0 and 0 < live.waiting < 3
+    live.push(sound[48_000:64_000])
+    with pytest.raises(InputError, match=r"[23]\.\d s of sound wait to be drawn, at most 2;"):
+        live.push(sound[64_000:])
+    rest = list(live.push(sound[:0]))
+    assert live.waiting == 0
+    rest += [*live.push(sound[64_000:]), *live.finish()]
+    assert [f.number for f in (first, *rest)] == list(range(150))
+
+
+def test_an_hour_keeps_time_and_little_memory(avatar, monkeypatch):
+    """Features are made up: only the book-keeping runs for an hour."""
+    held = []
+
+    class Rows:
+        def __init__(self, kind):
+            self.samples = self.rows = 0
+
+        def push(self, chunk):
+            self.samples += len(chunk)
+            done = max(0, (self.samples - 9_800) // 3_200 * 10)
+            count, self.rows = done - self.rows, max(done, self.rows)
+            return np.zeros((max(0, count), avatar.dataset.audio_dim), np.float32)
+
+        def finish(self):
+            return np.zeros((2 * -(-self.samples // 640) - self.rows, 80), np.float32)
+
+    original = stream.compose
+
+    def compose(dataset, rows, first_row, frames, *rest):
+        held.append(len(rows))
+        if not drives:
+            drives.append(original(dataset, rows, first_row, frames, *rest))
+        return drives[0]
+
+    drives = []
+    monkeypatch.setattr(stream, "FeatureStream", Rows)
+    monkeypatch.setattr(stream, "compose", compose)
+    monkeypatch.setattr(stream, "draw", draw_nothing)
+    live, second = Stream(avatar), np.zeros(SAMPLE_RATE, np.float32)
+    numbers = itertools.count()
+    for _ in range(3600):
+        for frame in live.push(second):
+            assert frame.number == next(numbers) and frame.time == frame.number / 25
+    for frame in live.finish():
+        assert isinstance(frame, StreamFrame) and frame.number == next(numbers)
+    assert next(numbers) == 3600 * 25 and max(held) <= 100

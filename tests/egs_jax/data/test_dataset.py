@@ -1,0 +1,373 @@
+"""Batches are functions of (seed, step); folders that do not hold together are refused."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from helpers import AUDIO_DIM, FOCAL, FRAMES, SIZE, make_dataset
+
+from egs_jax.config import HEARD, Config, LossConfig, ScheduleConfig
+from egs_jax.data.dataset import ARRAYS, REST_SHARE, Dataset
+from egs_jax.runtime.errors import InputError
+from egs_jax.face.mesh import LEFT_EYE, RIGHT_EYE
+from egs_jax.types import Batch
+
+TRAIN = FRAMES - 4
+
+
+def config_of(seed: int = 0, size: int | None = None, **schedule) -> Config:
+    """Four static steps, then deformation; no perceptual term, so that nothing is fetched."""
+    settings = {"static_steps": 4, "deform_steps": 100, "batch": 3, "silence_share": 0.0}
+    return Config(
+        seed=seed, size=size, schedule=ScheduleConfig(**(settings | schedule)),
+        loss=LossConfig(perceptual=0.0),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("painted") / "data")
+
+
+@pytest.fixture(scope="module")
+def dataset(folder) -> Dataset:
+    return Dataset.open(folder)
+
+
+@pytest.fixture
+def copy(folder, tmp_path) -> Path:
+    """A folder that a test may damage."""
+    return shutil.copytree(folder, tmp_path / "data")
+
+
+def drawn(dataset: Dataset, config: Config, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Frames of a step, and which of them hear silence."""
+    picks = dataset.picks(config, step)
+    return picks.frames, picks.silent
+
+
+def equal(a: Batch, b: Batch) -> bool:
+    same = jax.tree.map(lambda x, y: bool(np.array_equal(x, y)), a, b)
+    return all(jax.tree.leaves(same)) and a.stage == b.stage
+
+
+def test_frames_are_as_painted(dataset):
+    assert (dataset.num_frames, dataset.fps, dataset.width, dataset.height) == (24, 25.0, 48, 48)
+    assert dataset.splits == {"train": (0, 20), "val": (20, 24)} and dataset.audio_dim == AUDIO_DIM
+    frame, background, mask = dataset.frame(3), dataset.background(3), dataset.head_mask(3)
+    assert frame.dtype == background.dtype == np.uint8 and mask.dtype == bool
+    assert mask[24, 24] and not mask[0, 0] and mask.mean() == pytest.approx(0.39, abs=0.03)
+    assert np.array_equal(frame[~mask], background[~mask])
+    assert np.array_equal(dataset.target(3), frame)
+    camera = dataset.camera(3)
+    assert (camera.width, camera.height, float(camera.K[0, 0])) == (SIZE, SIZE, FOCAL)
+    with pytest.raises(IndexError, match="frame 24: the dataset has frames 0 to 23"):
+        dataset.frame(24)
+    with pytest.raises(IndexError):
+        dataset.camera(-1)
+
+
+def test_arrays_stay_on_disk(dataset):
+    for name in ("frames", "backgrounds", "audio_features", "landmarks"):
+        assert (
+            isinstance(dataset.arrays[name], np.memmap) and not dataset.arrays[name].flags.writeable
+        )
+
+
+@pytest.mark.parametrize("step", [0, 3, 4, 17, 103])
+def test_batch_is_a_function_of_seed_and_step(folder, step):
+    config = config_of(silence_share=0.4)
+    first = Dataset.open(folder).batch(config, step)
+    other = Dataset.open(folder)
+    other.batch(config, 60)  # what was asked before plays no part
+    assert equal(first, other.batch(config, step))
+    frames = lambda seed: [drawn(other, config_of(seed), k)[0].tolist() for k in range(40)]
+    assert frames(0) == frames(0) and frames(0) != frames(1)
+
+
+def test_batch_shapes_and_stage(dataset):
+    config = config_of()
+    static, deform = dataset.batch(config, 3), dataset.batch(config, 4)
+    assert (static.stage, deform.stage) == ("static", "deform")
+    assert static.frames.shape == (1, SIZE, SIZE, 3) and deform.frames.shape == (3, SIZE, SIZE, 3)
+    drive = deform.drive
+    assert drive.audio_windows.shape == (3, config.model.window_frames, 16, AUDIO_DIM)
+    assert drive.viewmats.shape == (3, 4, 4) and drive.Ks.shape == (3, 3, 3)
+    assert drive.eyes.shape == (3,) and drive.backgrounds.shape == deform.frames.shape
+    assert deform.head_masks.shape == (3, SIZE, SIZE) and deform.lips_rects.shape == (3, 4)
+    assert deform.vgg is None
+    frames, _ = drawn(dataset, config, 4)
+    for k, i in enumerate(frames):
+        assert np.array_equal(deform.frames[k], dataset.frame(i))
+        assert np.array_equal(deform.head_masks[k], dataset.head_mask(i))
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 7, 32])
+def test_every_epoch_is_a_permutation_of_the_training_frames(dataset, size):
+    config = config_of(batch=size, static_steps=0)
+    steps = -(-3 * TRAIN // size)
+    frames = np.concatenate([drawn(dataset, config, k)[0] for k in range(steps)])
+    epochs = [frames[k * TRAIN : (k + 1) * TRAIN].tolist() for k in range(3)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(TRAIN))  # no val frame, each train frame once
+    assert epochs[0] != epochs[1] and epochs[0] != list(range(TRAIN))
+
+
+def test_silence_is_paired_with_frames_at_rest_while_deforming(dataset):
+    config = config_of(silence_share=0.3, batch=4, deform_steps=400)
+    opening = dataset.arrays["mouth_opening"][:TRAIN]
+    limit = np.quantile(opening, REST_SHARE)
+    assert set(dataset.rest_frames) == set(np.flatnonzero(opening <= limit))
+    assert 1 <= len(dataset.rest_frames) <= 4
+    share = []
+    for step in range(4, 204):
+        frames, silent = drawn(dataset, config, step)
+        assert np.isin(frames[silent], dataset.rest_frames).all()
+        share.append(silent.mean())
+    assert np.mean(share) == pytest.approx(0.3, abs=0.05)
+    assert not any(drawn(dataset, config, step)[1].any() for step in range(4))
+    step = 4 + int(np.flatnonzero(np.array(share) > 0)[0])
+    frames, silent = drawn(dataset, config, step)
+    batch = dataset.batch(config, step)
+    hush = dataset.silence(1, config.model.window_frames)[0]
+    own = dataset.audio_windows(frames, config.model.window_frames)
+    for k in range(4):
+        assert np.array_equal(batch.drive.audio_windows[k], hush if silent[k] else own[k])
+        assert np.array_equal(batch.frames[k], dataset.frame(frames[k]))
+
+
+def test_a_share_of_the_deformation_batches_shows_shut_eyes(dataset):
+    config = config_of(blink_share=0.3, silence_share=0.2, batch=4, deform_steps=400)
+    blinks = np.zeros(FRAMES, np.float32)
+    blinks[[5, 6, FRAMES - 1]] = [0.9, 0.5, 1.0]  # the last lies in the val split
+    blinking = dataset.resized(None)
+    blinking.arrays = dataset.arrays | {"blink": blinks}
+    assert blinking.blink_frames.tolist() == [5, 6]
+    shut, silence = [], []
+    for step in range(4, 304):
+        frames, silent = drawn(blinking, config, step)
+        assert np.isin(frames[silent], dataset.rest_frames).all()
+        shut.append(np.isin(frames[~silent], [5, 6]).sum() / 4)
+        silence.append(silent.mean())
+    by_chance = (1 - 0.3 - 0.2) * 2 / TRAIN
+    assert np.mean(shut) == pytest.approx(0.3 + by_chance, abs=0.04)
+    assert np.mean(silence) == pytest.approx(0.2, abs=0.04)
+    assert dataset.blink_frames.size == 0  # a clip without blinks draws as if there were no share
+    without = config_of(blink_share=0.0, silence_share=0.2, batch=4, deform_steps=400)
+    for step in range(4, 24):
+        pairs = zip(drawn(dataset, config, step), drawn(dataset, without, step), strict=True)
+        assert all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_lips_are_paired_with_the_sound_of_their_frames(dataset):
+    shapes = dataset.lip_shapes
+    assert shapes.shape == (FRAMES, 2) and shapes.dtype == np.float32
+    opening = dataset.arrays["mouth_opening"]
+    assert np.corrcoef(shapes[:, 0], opening)[0, 1] > 0.99
+    np.testing.assert_allclose(shapes[:TRAIN].mean(0), 0, atol=1e-3)
+    np.testing.assert_allclose(shapes[:TRAIN, 0].std(), 1, rtol=1e-4)
+    quiet = dataclasses.replace(
+        config_of(silence_share=0.3), loss=LossConfig(perceptual=0.0, hearing_noise=0.0)
+    )
+    batch = dataset.batch(quiet, 9)
+    assert batch.entries.shape == (HEARD, 16, AUDIO_DIM) and batch.lip_shapes.shape == (HEARD, 2)
+    own, hush = dataset.audio_windows(np.arange(TRAIN), 1)[:, 0], dataset.silence(1, 1)[0, 0]
+    silent = 0
+    for entry, shape in zip(batch.entries, batch.lip_shapes, strict=True):
+        frames = [i for i in range(TRAIN) if np.array_equal(own[i], entry)]
+        if np.array_equal(entry, hush):
+            silent, frames = silent + 1, dataset.rest_frames
+        assert any(np.array_equal(shape, shapes[i]) for i in frames)
+    assert 5 <= silent <= 35
+    assert np.array_equal(batch.entry_noise, 0 * dataset.sound_spread)
+    loud = dataset.batch(config_of(silence_share=0.3), 9)
+    assert np.array_equal(loud.entries, batch.entries)
+    assert np.array_equal(loud.entry_noise, dataset.sound_spread)
+    deaf = dataclasses.replace(quiet, loss=LossConfig(perceptual=0.0, hearing=0.0))
+    assert dataset.batch(deaf, 9).entries.shape == (0, 16, AUDIO_DIM)
+
+
+def test_silence_ends_with_the_period_of_its_pattern(performer_dataset):
+    """Digital silence is not zeros: windows of it follow the frame's place in the pattern."""
+    dataset = Dataset.open(performer_dataset.folder)
+    windows, pattern = dataset.silence(5, 8), dataset.arrays["silence_features"]
+    assert windows.shape == (5, 8, 16, 80)
+    np.testing.assert_array_equal(windows[2, 4, 8], pattern[4])  # frame 2's own row is row 4
+
+
+def test_resized_scales_pictures_and_geometry_alike(dataset):
+    half = dataset.resized(SIZE // 2)
+    assert (half.width, half.height) == (24, 24) and half.frame(0).shape == (24, 24, 3)
+    assert (dataset.width, dataset.resized(None).width) == (48, 48)
+    expected = dataset.frame(0).astype(float).reshape(24, 2, 24, 2, 3).mean((1, 3))
+    assert np.abs(half.frame(0) - expected).max() <= 0.5
+    assert half.head_mask(0).mean() == pytest.approx(dataset.head_mask(0).mean(), abs=0.03)
+    np.testing.assert_allclose(half.landmarks(1), dataset.landmarks(1) / 2)
+    np.testing.assert_allclose(half.intrinsics[:2], dataset.intrinsics[:2] / 2)
+    np.testing.assert_allclose(half.intrinsics[2], [0, 0, 1])
+    assert half.lips_rect(0).tolist() == [12, 18, 9, 15]
+    points = dataset.landmarks(0)[np.concatenate([RIGHT_EYE, LEFT_EYE]), :2]
+    x, y = points[:, 0], points[:, 1]
+    margin = 0.1 * np.ptp(x)
+    eyes = [y.min() - margin, y.max() + margin, x.min() - margin, x.max() + margin]
+    assert dataset.eyes_rect(0).tolist() == np.rint(eyes).astype(int).tolist()
+    assert np.abs(half.eyes_rect(0) * 2 - dataset.eyes_rect(0)).max() <= 1
+    larger = dataset.resized(96)
+    assert larger.background(0).shape == (96, 96, 3) and larger.lips_rect(0).max() <= 96
+    assert np.array_equal(larger.frame(0), cv2.resize(dataset.frame(0), (96, 96), interpolation=3))
+
+
+def test_config_size_resizes_the_batch(dataset):
+    batch = dataset.batch(config_of(size=32), 5)
+    assert batch.frames.shape == (3, 32, 32, 3) == batch.drive.backgrounds.shape
+    np.testing.assert_allclose(batch.drive.Ks[0, 0, 0], FOCAL * 32 / 48)
+    assert equal(batch, dataset.resized(32).batch(config_of(size=32), 5))
+
+
+def test_perceptual_weights_come_only_when_due(dataset, monkeypatch):
+    monkeypatch.setattr("egs_jax.data.dataset._vgg", lambda: "weights")
+    config = Config(schedule=ScheduleConfig(batch=1), loss=LossConfig(perceptual_every=3))
+    seen = [dataset.batch(config, step).vgg is not None for step in range(6)]
+    assert seen == [True, False, False, True, False, False]
+
+
+# --- folders that cannot be used ------------------------------------------------------------------
+
+
+def refused(folder: Path, *parts: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Dataset.open(folder)
+    message = str(caught.value)
+    assert "\n" not in message and "preprocess" in message
+    for part in parts:
+        assert part in message
+
+
+def test_folders_without_a_dataset(tmp_path):
+    (tmp_path / "file").write_text("")
+    refused(tmp_path / "nowhere", "nowhere: not a dataset folder (no meta.json)")
+    refused(tmp_path, "not a dataset folder")
+    refused(tmp_path / "file", "file")
+
+
+def test_files_that_may_not_be_read_are_not_called_damaged(copy, monkeypatch):
+    def load(path, **_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("numpy.load", load)
+    with pytest.raises(
+        InputError, match=r"frames\.npy: may not be read .*; give yourself the right"
+    ):
+        Dataset.open(copy)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "\xff\xfe", '"text"', "null"])
+def test_damaged_description(copy, text):
+    (copy / "meta.json").write_bytes(text.encode("latin-1"))
+    refused(copy, "meta.json: unreadable")
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_foreign_version(copy, version):
+    meta = json.loads((copy / "meta.json").read_text())
+    (copy / "meta.json").write_text(json.dumps(meta | {"format_version": version}))
+    refused(copy, f"dataset format {version}, this version reads 1")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_frames": None},
+        {"width": "wide"},
+        {"fps": 0},
+        {"splits": {}},
+        {"splits": {"train": [0, 20]}},
+        {"splits": {"train": [0, 20], "val": [20, 99]}},
+        {"splits": {"train": [5, 5], "val": [20, 24]}},
+        {"splits": [0, 20]},
+        {"audio_features": {}},
+    ],
+)
+def test_description_that_makes_no_sense(copy, change):
+    meta = json.loads((copy / "meta.json").read_text())
+    (copy / "meta.json").write_text(json.dumps(meta | change))
+    refused(copy, "meta.json: damaged")
+
+
+@pytest.mark.parametrize("key", ["num_frames", "height", "fps", "splits", "audio_features"])
+def test_description_that_lacks_a_value(copy, key):
+    meta = json.loads((copy / "meta.json").read_text())
+    del meta[key]
+    (copy / "meta.json").write_text(json.dumps(meta))
+    refused(copy, f"meta.json: damaged (no '{key}')")
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_every_array_is_needed_and_checked(copy, name):
+    path = copy / f"{name}.npy"
+    array = np.load(path)
+    path.unlink()
+    refused(copy, f"{name}.npy: missing")
+    np.save(path, array[..., None])
+    refused(copy, f"{name}.npy", "expected finite")
+    np.save(path, array.astype(np.float64))
+    refused(copy, f"{name}.npy: float64", "expected finite")
+    if array.dtype.kind == "f":
+        array.flat[0] = np.nan
+        np.save(path, array)
+        refused(copy, f"{name}.npy", "expected finite")
+
+
+def test_one_frame_too_few(copy):
+    for name in ("frames", "landmarks", "blink"):
+        whole = np.load(copy / f"{name}.npy")
+        np.save(copy / f"{name}.npy", whole[:-1])
+        refused(copy, f"{name}.npy", "expected finite", str(list(whole.shape)))
+        np.save(copy / f"{name}.npy", whole)
+    np.save(copy / "silence_features.npy", np.zeros((10, AUDIO_DIM + 1), np.float32))
+    refused(copy, "silence_features.npy", f"[10, {AUDIO_DIM}]")
+
+
+def test_sound_features_that_no_avatar_can_hear(copy):
+    for rows in (0, 7):
+        np.save(copy / "silence_features.npy", np.zeros((rows, AUDIO_DIM), np.float32))
+        refused(copy, f"silence_features.npy: {rows} rows, expected a multiple of 10")
+    meta = json.loads((copy / "meta.json").read_text())
+    (copy / "meta.json").write_text(json.dumps(meta | {"audio_features": {"kind": "whisper"}}))
+    refused(copy, "audio_features.npy", "384]")
+    (copy / "meta.json").write_text(json.dumps(meta | {"audio_features": {"kind": "hubert"}}))
+    refused(copy, "meta.json: damaged (sound features of kind 'hubert')")
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "text", "archive"])
+def test_damaged_array(copy, damage):
+    path = copy / "frames.npy"
+    data = path.read_bytes()
+    if damage == "archive":
+        np.savez(copy / "a.npz", x=np.zeros(3))
+        data = (copy / "a.npz").read_bytes()
+    path.write_bytes(
+        {"empty": b"", "cut": data[: len(data) // 2], "text": b"hello"}.get(damage, data)
+    )
+    refused(copy, "frames.npy")
+
+
+class Bomb:
+    """Runs something when unpickled."""
+
+    def __reduce__(self):
+        return (Path.touch, (Path("exploded"),))
+
+
+def test_pickles_are_never_loaded(copy, monkeypatch):
+    monkeypatch.chdir(copy)
+    np.save(copy / "blink.npy", np.array([Bomb()] * FRAMES, object), allow_pickle=True)
+    refused(copy, "blink.npy: damaged")
+    (copy / "blink.npy").write_bytes(np.array([Bomb()], object).dumps())
+    refused(copy, "blink.npy: damaged")
+    assert not (copy / "exploded").exists()

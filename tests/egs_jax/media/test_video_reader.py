@@ -1,0 +1,366 @@
+"""Videos in and out: timing by timestamps, upright pictures, honest errors, whole files."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from helpers import largest_file
+
+from egs_jax.media.video_reader import VideoWriter, probe, read_frames, write_video
+from egs_jax.media.video_writer import best_encoder
+from egs_jax.runtime.errors import InputError
+
+BITS = 10  # a frame's number is drawn as this many black or white bars
+
+
+def numbered(number: int, height: int = 48, width: int = 160) -> np.ndarray:
+    """A picture that carries its number in bars, legible after any codec."""
+    bars = np.asarray([(number >> bit) & 1 for bit in range(BITS)], np.uint8) * 235
+    row = np.repeat(bars, width // BITS)
+    row = np.pad(row, (0, width - row.size))
+    return np.ascontiguousarray(np.broadcast_to(row[None, :, None], (height, width, 3)))
+
+
+def number_of(image: np.ndarray) -> int:
+    width = image.shape[1] // BITS
+    centres = np.arange(BITS) * width + width // 2
+    return sum(int(image[image.shape[0] // 2, x, 1] > 110) << bit for bit, x in enumerate(centres))
+
+
+def encode(path, pictures, pts, time_base=Fraction(1, 90000), rate=25, audio_start=None, **kwargs):
+    """Write pictures at given timestamps (in time_base units), optionally with a sound track."""
+    options = {"preset": "ultrafast", "crf": "10", "g": "12"}
+    height, width = pictures[0].shape[:2]
+    with av.open(str(path), "w", options=kwargs.get("container", {})) as out:
+        stream = out.add_stream(kwargs.get("codec", "libx264"), rate=rate, options=options)
+        stream.width, stream.height = width, height
+        stream.pix_fmt = kwargs.get("pix_fmt", "yuv420p")
+        stream.time_base = stream.codec_context.time_base = time_base
+        for name, value in kwargs.get("context", {}).items():
+            setattr(stream.codec_context, name, value)
+        if "matrix" in kwargs:
+            stream.set_display_matrix(kwargs["matrix"])
+        if audio_start is not None:
+            sound = out.add_stream("aac", rate=48000, layout="mono")
+            for index in range(60):
+                chunk = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+                chunk.sample_rate, chunk.time_base = 48000, Fraction(1, 48000)
+                chunk.pts = int(audio_start * 48000) + index * 1024
+                out.mux(sound.encode(chunk))
+            out.mux(sound.encode(None))
+        for picture, stamp in zip(pictures, pts, strict=True):
+            frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+            frame.pts, frame.time_base = int(stamp), time_base
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return path
+
+
+def plain(path, count=50, **kwargs):
+    return encode(path, [numbered(i) for i in range(count)], np.arange(count) * 3600, **kwargs)
+
+
+@pytest.mark.parametrize("rate", [Fraction(24000, 1001), 25, Fraction(30000, 1001), 30, 50, 60])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_any_rate_is_mapped_by_time_never_stretched(tmp_path, rate, suffix):
+    count = int(4 * rate)
+    stamps = np.round(np.arange(count) * 90000 / float(rate))
+    path = encode(tmp_path / f"v.{suffix}", [numbered(i) for i in range(count)], stamps, rate=rate)
+    got = [number_of(frame) for frame in read_frames(path)]
+    assert abs(len(got) / 25 - count / float(rate)) <= 0.02  # half a frame
+    for k, number in enumerate(got):
+        assert abs(number / float(rate) - k / 25) <= 0.5 / float(rate) + 2e-3
+    if rate == 25:
+        assert got == list(range(count))
+    info = probe(path)
+    assert info.average_fps == pytest.approx(float(rate), rel=0.01)
+    assert not info.variable_rate
+    assert info.num_frames() == len(got)
+
+
+def test_variable_rate_holds_the_nearest_picture(tmp_path):
+    gaps = np.random.default_rng(3).choice([1500, 3000, 3600, 9000], 60)
+    stamps = np.concatenate([[0], np.cumsum(gaps)])
+    path = encode(tmp_path / "v.mp4", [numbered(i) for i in range(61)], stamps, rate=30)
+    assert probe(path).variable_rate
+    for k, frame in enumerate(read_frames(path)):
+        best = np.abs(stamps / 90000 - k / 25).min()
+        assert abs(stamps[number_of(frame)] / 90000 - k / 25) <= best + 2e-3
+
+
+def test_late_picture_keeps_the_clock_of_the_sound(tmp_path):
+    stamps = np.arange(50) * 3600 + 46800  # 13 frames after the sound
+    path = encode(tmp_path / "v.mkv", [numbered(i) for i in range(50)], stamps, audio_start=0.0)
+    got = [number_of(frame) for frame in read_frames(path)]
+    assert got == [0] * 13 + list(range(50))  # the first picture is held, nothing is shifted
+    assert probe(path).has_audio
+
+
+def test_clock_starts_at_the_container_not_at_zero(tmp_path):
+    stamps = np.arange(50) * 3600 + 450_000  # broadcast streams start anywhere
+    path = encode(tmp_path / "v.ts", [numbered(i) for i in range(50)], stamps)
+    with av.open(str(path)) as container:
+        assert container.start_time == 5_000_000
+    assert [number_of(frame) for frame in read_frames(path)] == list(range(50))
+
+
+def test_max_seconds(tmp_path):
+    path = plain(tmp_path / "v.mp4")
+    assert [number_of(f) for f in read_frames(path, max_seconds=0.4)] == list(range(10))
+
+
+CORNERS = np.asarray([[250, 10, 10], [10, 250, 10], [10, 10, 250], [250, 250, 10]])
+
+
+def cornered(height: int, width: int) -> np.ndarray:
+    """Red top left, green top right, blue bottom left, yellow bottom right."""
+    image = np.zeros((height, width, 3), np.uint8)
+    half = (height // 2, width // 2)
+    image[: half[0], : half[1]], image[: half[0], half[1] :] = CORNERS[0], CORNERS[1]
+    image[half[0] :, : half[1]], image[half[0] :, half[1] :] = CORNERS[2], CORNERS[3]
+    return image
+
+
+def corners_of(image: np.ndarray) -> list[int]:
+    """Return which of CORNERS shows at top left, top right, bottom left, bottom right."""
+    height, width = image.shape[:2]
+    spots = [(y, x) for y in (height // 8, -height // 8) for x in (width // 8, -width // 8)]
+    return [int(np.abs(CORNERS - image[y, x]).sum(-1).argmin()) for y, x in spots]
+
+
+# The four matrices a phone writes, and a mirrored one: what must come out, read off by hand.
+ONE = 1 << 16
+TURNS = {
+    "portrait": ((0, ONE, 0, -ONE, 0, 0, 0, 0, 1 << 30), (64, 96)[::-1], [2, 0, 3, 1], 90),
+    "reverse portrait": ((0, -ONE, 0, ONE, 0, 0, 0, 0, 1 << 30), (96, 64), [1, 3, 0, 2], 270),
+    "upside down": ((-ONE, 0, 0, 0, -ONE, 0, 0, 0, 1 << 30), (64, 96), [3, 2, 1, 0], 180),
+    "upright": ((ONE, 0, 0, 0, ONE, 0, 0, 0, 1 << 30), (64, 96), [0, 1, 2, 3], 0),
+    "mirrored": ((-ONE, 0, 0, 0, ONE, 0, 0, 0, 1 << 30), (64, 96), [1, 0, 3, 2], 0),
+}
+
+
+@pytest.mark.parametrize("name", TURNS)
+def test_rotation_metadata_is_honoured(tmp_path, name):
+    matrix, size, corners, degrees = TURNS[name]
+    path = encode(tmp_path / "v.mp4", [cornered(64, 96)] * 5, np.arange(5) * 3600, matrix=matrix)
+    frame = next(read_frames(path))
+    assert frame.shape[:2] == size
+    assert corners_of(frame) == corners
+    assert frame.flags.c_contiguous and frame.dtype == np.uint8
+    info = probe(path)
+    assert (info.height, info.width, info.rotation) == (*size, degrees)
+
+
+@pytest.mark.parametrize("size", [(50, 50), (51, 67), (450, 450), (33, 129)])
+def test_odd_sizes_are_contiguous_and_unsheared(tmp_path, size):
+    image = cornered(*size)
+    path = encode(tmp_path / "v.mp4", [image] * 3, np.arange(3) * 3600, pix_fmt="yuv444p")
+    frame = next(read_frames(path))
+    assert frame.shape == (*size, 3) and frame.flags.c_contiguous
+    assert np.abs(frame.astype(int) - image).mean() < 6
+
+
+def test_ten_bits_and_hdr_become_eight_bit_rgb(tmp_path):
+    stamps = np.arange(4) * 3600
+    image = cornered(64, 96)
+    ten = encode(tmp_path / "ten.mp4", [image] * 4, stamps, pix_fmt="yuv420p10le")
+    hdr = {"color_trc": 18, "color_primaries": 9, "colorspace": 9}
+    hlg = encode(tmp_path / "hlg.mp4", [image] * 4, stamps, pix_fmt="yuv420p10le", context=hdr)
+    for path in (ten, hlg):
+        frame = next(read_frames(path))
+        assert frame.dtype == np.uint8 and corners_of(frame) == [0, 1, 2, 3]
+    assert np.abs(next(read_frames(ten)).astype(int) - image).mean() < 6
+
+
+def test_anamorphic_pixels_become_square(tmp_path):
+    ratio = {"sample_aspect_ratio": Fraction(4, 3)}
+    path = encode(tmp_path / "v.mp4", [cornered(60, 90)] * 3, np.arange(3) * 3600, context=ratio)
+    assert next(read_frames(path)).shape == (60, 120, 3)
+
+
+def damaged(tmp_path, kind):
+    path = tmp_path / "bad video.mp4"
+    if kind == "missing":
+        return path
+    if kind == "folder":
+        path.mkdir()
+        return path
+    if kind == "sound only":
+        with av.open(str(path), "w") as out:
+            stream = out.add_stream("aac", rate=48000, layout="mono")
+            chunk = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), "fltp", "mono")
+            chunk.sample_rate = 48000
+            out.mux(stream.encode(chunk))
+            out.mux(stream.encode(None))
+        return path
+    if kind == "picture":
+        with av.open(str(path), "w", format="image2") as out:
+            stream = out.add_stream("png")
+            stream.width, stream.height, stream.pix_fmt = 96, 64, "rgb24"
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(cornered(64, 96), "rgb24")))
+        return path
+    front = kind in ("cut after the index", "garbage inside")
+    plain(path, 60, container={"movflags": "+faststart"} if front else {})
+    data = bytearray(path.read_bytes())
+    data = {
+        "empty": lambda: b"",
+        "text": lambda: b"this is no video\n" * 100,
+        "cut before the index": lambda: data[: len(data) // 2],
+        "cut after the index": lambda: data[: len(data) * 3 // 4],
+        "garbage inside": lambda: (
+            data[: len(data) // 2] + b"\xff" * 4000 + data[len(data) // 2 + 4000 :]
+        ),
+    }[kind]()
+    path.write_bytes(data)
+    return path
+
+
+KINDS = {
+    "missing": "no such file",
+    "folder": "not a file",
+    "empty": "0 bytes",
+    "text": "cannot be read",
+    "picture": "picture",
+    "sound only": "no video stream",
+    "cut before the index": "cut short",
+    "cut after the index": "cut short",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bad_files_are_refused_in_one_line(tmp_path, kind):
+    path = damaged(tmp_path, kind)
+    for read in (probe, read_frames):
+        with pytest.raises(InputError, match=KINDS[kind]) as caught:
+            read(path)
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_damage_further_in_is_found_while_reading(tmp_path):
+    frames = read_frames(damaged(tmp_path, "garbage inside"))
+    with pytest.raises(InputError, match="damaged"):
+        list(frames)
+
+
+def test_matroska_cut_short_is_found_at_the_end(tmp_path):
+    path = plain(tmp_path / "v.mkv", 100)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match="cut short"):
+        list(read_frames(path))
+
+
+@pytest.mark.parametrize("name", ["with space.mp4", "Ünï 顔 😀.mp4", "-y.mp4", "a:b%03d'q.mp4"])
+def test_awkward_names(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert write_video(name, (numbered(i) for i in range(8))) == 8
+    assert [number_of(frame) for frame in read_frames(name)] == list(range(8))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def lengths(path):
+    with av.open(str(path)) as container:
+        video, audio = container.streams.video[0], container.streams.audio[0]
+        decoded = sum(frame.samples for frame in container.decode(audio))
+        starts = [float(s.start_time * s.time_base) for s in (video, audio)]
+        return float(video.duration * video.time_base), decoded / audio.rate, starts
+
+
+@pytest.mark.parametrize("seconds", [1.0, 3.9, 9.0])
+def test_sound_and_picture_last_alike(tmp_path, seconds):
+    sound = np.random.default_rng(0).normal(0, 0.1, int(seconds * 16000)).astype(np.float32)
+    chunks = np.array_split(sound, 7)
+    write_video(tmp_path / "v.mp4", (numbered(i) for i in range(100)), 25, iter(chunks), 16000)
+    video, audio, starts = lengths(tmp_path / "v.mp4")
+    assert video == pytest.approx(4.0)
+    assert abs(video - audio) < 0.04 and starts == [0.0, 0.0]
+
+
+def test_click_sounds_when_its_picture_shows(tmp_path):
+    sound = np.zeros(4 * 16000, np.float32)
+    sound[2 * 16000 : 2 * 16000 + 400] = 0.9
+    write_video(tmp_path / "v.mp4", (numbered(i) for i in range(100)), 25, sound, 16000)
+    with av.open(str(tmp_path / "v.mp4")) as container:
+        chunks = [(f.time, f.to_ndarray()[0]) for f in container.decode(audio=0)]
+    times = np.concatenate([t + np.arange(x.size) / 48000 for t, x in chunks])
+    level = np.abs(np.concatenate([x for _, x in chunks]))
+    assert times[np.argmax(level > 0.3)] == pytest.approx(2.0, abs=0.01)
+
+
+def test_ten_minutes_stay_in_step_and_memory_stays_constant(tmp_path):
+    one_second = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
+    pictures, memory = [numbered(i, 32, 64) for i in range(16)], []
+
+    def frames():
+        for index in range(3000):
+            if index in (600, 2999):
+                memory.append(int(open("/proc/self/statm").read().split()[1]) * 4096)
+            yield pictures[index % 16]
+
+    write_video(tmp_path / "v.mp4", frames(), 5, (one_second for _ in range(600)), 16000)
+    video, audio, _ = lengths(tmp_path / "v.mp4")
+    assert video == pytest.approx(600.0) and abs(video - audio) < 0.04
+    assert memory[1] - memory[0] < 10e6
+    assert sum(1 for _ in read_frames(tmp_path / "v.mp4", 5)) == 3000
+
+
+def test_written_file_plays_everywhere(tmp_path):
+    colour = np.broadcast_to(np.asarray([200, 60, 110], np.uint8), (65, 67, 3))
+    write_video(tmp_path / "v.mp4", [colour] * 20, 25, np.zeros(12800, np.float32), 16000)
+    data = (tmp_path / "v.mp4").read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")  # starts playing before it is all there
+    with av.open(str(tmp_path / "v.mp4")) as container:
+        video, audio = container.streams.video[0], container.streams.audio[0]
+        assert (video.codec_context.name, video.pix_fmt) == ("h264", "yuv420p")
+        assert (video.width, video.height) == (68, 66)
+        assert (audio.codec_context.name, audio.rate) == ("aac", 48000)
+    assert np.abs(next(read_frames(tmp_path / "v.mp4"))[5, 5].astype(int) - colour[5, 5]).max() <= 3
+
+
+def test_failure_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "v.mp4"
+    path.write_bytes(b"old")
+
+    def frames():
+        yield numbered(0)
+        raise RuntimeError("the model failed")
+
+    with pytest.raises(RuntimeError, match="the model failed"):
+        write_video(path, frames())
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_full_disk_is_named_and_leaves_nothing(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (128, 128, 3), np.uint8)
+    with largest_file(200_000), pytest.raises(OSError, match=r"cannot write the video.*v\.mp4"):
+        write_video(tmp_path / "v.mp4", (np.roll(noise, i) for i in range(200)), crf=5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_folder_is_the_users_to_mend(tmp_path):
+    with pytest.raises(InputError, match="choose a folder"):
+        write_video(tmp_path / "no" / "v.mp4", [numbered(0)])
+
+
+def test_misuse_is_named():
+    with pytest.raises(ValueError, match="no frame"):
+        write_video("v.mp4", [])
+    with pytest.raises(ValueError, match="both or neither"):
+        write_video("v.mp4", [numbered(0)], audio=np.zeros(5, np.float32))
+
+
+def test_wrong_frame_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected uint8"):
+        with VideoWriter(tmp_path / "v.mp4", 64, 64) as writer:
+            writer.write_frame(np.zeros((64, 32, 3), np.uint8))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_encoder_that_cannot_run_is_no_other_one(tmp_path):
+    if best_encoder(160, 48) == "h264_nvenc":
+        pytest.skip("this machine's card can encode")
+    with pytest.raises(OSError, match=r"cannot write the video.*v\.mp4"):
+        with VideoWriter(tmp_path / "v.mp4", 160, 48, encoder="h264_nvenc") as writer:
+            writer.write_frame(numbered(0))
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,216 @@
+"""Condition tokens: against library convolutions and formulas; what the time code does."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import fill
+
+from egs_jax.model.kan import Block
+from egs_jax.model.tokens import (
+    AudioAttNet,
+    AudioNet,
+    SpeechTokens,
+    encode_eye,
+    encode_pose,
+    period_bias,
+    periodic_encoding,
+    pose_vector,
+)
+
+B, W, F = 2, 8, 5
+
+
+def inputs(frames=B, window=W, features=F):
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    return draw(frames, window, 16, features), jnp.linspace(0.1, 0.9, frames), draw(frames, 12)
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def library_conv(x, layer, stride):
+    out = jax.lax.conv_general_dilated(
+        x, layer["kernel"], (stride,), [(1, 1)], dimension_numbers=("NWC", "WIO", "NWC")
+    )
+    return jax.nn.leaky_relu(out + layer["bias"][None, None, :], 0.02)
+
+
+def test_audio_net_equals_library_convolutions():
+    windows = inputs()[0]
+    variables = fill(AudioNet(), windows)
+    got = jax.jit(AudioNet().apply)(variables, windows)
+
+    @jax.jit
+    def plain(p, x):
+        x = x.reshape(-1, 16, F)
+        for index in range(4):
+            x = library_conv(x, p[f"conv_{index}"], 2)
+        assert x.shape == (B * W, 1, 64)
+        x = x[:, 0] @ p["hidden"]["kernel"] + p["hidden"]["bias"][None]
+        return jax.nn.leaky_relu(x, 0.02) @ p["out"]["kernel"] + p["out"]["bias"][None]
+
+    assert got.shape == (B, W, 32)
+    np.testing.assert_allclose(got.reshape(-1, 32), plain(variables["params"], windows), atol=1e-5)
+
+
+def test_audio_att_net_is_a_weighted_mean():
+    encoded = jnp.asarray(np.random.default_rng(0).normal(size=(B, W, 32)), jnp.float32)
+    variables = fill(AudioAttNet(), encoded)
+    apply = jax.jit(AudioAttNet().apply)
+
+    @jax.jit
+    def plain(p, x):
+        for index in range(5):
+            x = library_conv(x, p[f"conv_{index}"], 1)
+        logits = x[..., 0] @ p["weights"]["kernel"] + p["weights"]["bias"][None]
+        return jnp.sum(jax.nn.softmax(logits, axis=1)[:, :, None] * encoded, axis=1)
+
+    np.testing.assert_allclose(
+        apply(variables, encoded), plain(variables["params"], encoded), atol=1e-5
+    )
+    constant = jnp.broadcast_to(encoded[:, :1], encoded.shape)
+    np.testing.assert_allclose(apply(variables, constant), encoded[:, 0], atol=1e-5)
+
+
+def test_eye_encodings():
+    eye = np.array([0.0, 0.3, 1.0])
+    code = encode_eye(jnp.asarray(eye, jnp.float32), "code")
+    for p in range(0, 8):  # where float32 phases are exact enough
+        phase = eye * 10000.0 ** (2 * (p // 2) / 32)
+        np.testing.assert_allclose(code[:, p], [np.sin, np.cos][p % 2](phase), atol=1e-5)
+    smooth = encode_eye(jnp.asarray(eye, jnp.float32))
+    np.testing.assert_allclose(smooth[:, 0], np.sin(eye), atol=1e-6)
+    np.testing.assert_allclose(smooth[:, 31], np.cos(4 * np.pi * eye), atol=1e-5)
+    change = lambda kind: jnp.abs(
+        encode_eye(jnp.array([0.501]), kind) - encode_eye(jnp.array([0.5]), kind)
+    ).max()
+    assert change("smooth") < 0.02
+    assert change("code") > 0.9
+
+
+def test_pose_is_scaled_or_raw():
+    pose = jnp.arange(12.0)[None]
+    np.testing.assert_array_equal(encode_pose(pose, None), pose)
+    np.testing.assert_allclose(encode_pose(pose, 4.0)[0, 9:], [9 / 4, 10 / 4, 11 / 4])
+    np.testing.assert_array_equal(encode_pose(pose, 4.0)[0, :9], pose[0, :9])
+    view = jnp.arange(16.0).reshape(1, 4, 4)
+    np.testing.assert_array_equal(pose_vector(view)[0], [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11])
+
+
+def test_periodic_encoding_repeats_and_matches_the_formula():
+    code = np.asarray(periodic_encoding(60, 64, 25))
+    np.testing.assert_array_equal(code[25:50], code[:25])
+    np.testing.assert_array_equal(code[0], [0, 1] * 32)
+    np.testing.assert_allclose(code[7, 10], np.sin(7 * 10000 ** (-10 / 64)), atol=1e-6)
+    np.testing.assert_allclose(code[7, 11], np.cos(7 * 10000 ** (-10 / 64)), atol=1e-6)
+    assert np.abs(code[24] - code[0]).max() > 0.5
+
+
+def test_period_bias_is_zero_within_a_period_and_steps_beyond():
+    """The rule -floor(age / period) is zero for every window that gets no bias."""
+    for window in (1, 8, 24, 25):
+        assert period_bias(window, 25) is None
+        assert all(age // 25 == 0 for age in range(window))
+    np.testing.assert_array_equal(period_bias(5, 2), [-2, -1, -1, 0, 0, 0, 0, 0])
+    assert float(period_bias(26, 25)[0]) == -1.0
+
+
+def make(**fields):
+    model = SpeechTokens(**fields)
+    args = inputs()
+    return model, fill(model, *args), args
+
+
+def test_temporal_tokens_know_their_order_and_off_does_not():
+    for ppe in ("temporal", "off"):
+        model, variables, (windows, eye, pose) = make(ppe=ppe)
+        assert "audio_att_net" not in variables["params"]
+        apply = jax.jit(model.apply)
+        tokens = apply(variables, windows, eye, pose)
+        assert tokens.shape == (B, W + 4, 64)
+        reverse = apply(variables, windows[:, ::-1], eye, pose)
+        same_set = np.abs(reverse[:, :W][:, ::-1] - tokens[:, :W]).max() < 1e-5
+        assert same_set == (ppe == "off")
+        np.testing.assert_array_equal(reverse[:, W : W + 3], tokens[:, W : W + 3])
+    code = periodic_encoding(W, 64, 25)
+    off = tokens
+    on = jax.jit(SpeechTokens(ppe="temporal").apply)(variables, windows, eye, pose)
+    np.testing.assert_allclose((on - off)[:, :W], np.tile(code[None], (B, 1, 1)), atol=1e-5)
+    np.testing.assert_array_equal(on[:, W:], off[:, W:])
+
+
+def test_token_mode_adds_one_constant_row_a_type():
+    model, variables, args = make(ppe="token")
+    tokens = jax.jit(model.apply)(variables, *args)
+    assert tokens.shape == (B, 5, 64)
+    null = variables["params"]["null"] + periodic_encoding(4, 64, 25)[3]
+    np.testing.assert_allclose(tokens[:, 3], np.tile(null[None], (B, 1)), atol=1e-6)
+
+
+def test_each_input_moves_its_own_token_only():
+    model, variables, (windows, eye, pose) = make()
+    apply = jax.jit(model.apply)
+    base = apply(variables, windows, eye, pose)
+    cases = [
+        (apply(variables, windows.at[:, 2].add(1.0), eye, pose), [2]),
+        (apply(variables, windows.at[:, W // 2].add(1.0), eye, pose), [W // 2, W + 3]),
+        (apply(variables, windows, eye + 0.05, pose), [W]),
+        (apply(variables, windows, eye, pose + 0.1), [W + 1]),
+    ]
+    for moved, places in cases:
+        changed = np.abs(moved - base).max(axis=(0, 2)) > 1e-6
+        np.testing.assert_array_equal(np.nonzero(changed)[0], places)
+
+
+def test_lips_are_read_from_the_audio_token_of_the_frame():
+    model, variables, (windows, eye, pose) = make(ppe="off")
+    tokens = jax.jit(model.apply)(variables, windows, eye, pose)
+    read = jax.jit(lambda v, x: model.apply(v, x, method="read_lips"))(variables, windows[1])
+    assert read.shape == (W, 2)
+    p = variables["params"]
+    by_hand = tokens[1, :W] @ p["lips_read"]["kernel"] + p["lips_read"]["bias"][None]
+    np.testing.assert_allclose(read, by_hand, atol=1e-5)
+    token = jax.jit(Block(64, 64).apply)({"params": p["lips"]}, by_hand[W // 2])
+    token = (token - token.mean()) / np.sqrt(token.var() + 1e-6)
+    token = token * p["lips_norm"]["scale"] + p["lips_norm"]["bias"]
+    np.testing.assert_allclose(tokens[1, W + 3], token, atol=1e-4)
+    plain = jax.jit(SpeechTokens(ppe="off", lips_token=False).apply)
+    without = plain(variables, windows, eye, pose)
+    np.testing.assert_allclose(without, tokens[:, : W + 3], atol=1e-6)
+    with pytest.raises(ValueError, match="needs normalize"):
+        jax.eval_shape(SpeechTokens(normalize=False).init, jax.random.key(0), windows, eye, pose)
+
+
+def test_parity_counts():
+    model = SpeechTokens(
+        ppe="token", eye_encoding="code", pose_distance=None, normalize=False, lips_token=False
+    )
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs(features=29))["params"]
+    counts = {name: count(tree) for name, tree in shapes.items()}
+    assert counts == {
+        "audio_net": 30_720,
+        "audio_att_net": 2_149,
+        "audio": 24_704,
+        "eye": 24_704,
+        "pose": 19_584,
+        "null": 64,
+    }
+
+
+def test_gradients_finite_at_silence_and_dropout_repeats():
+    model, variables, (windows, eye, pose) = make(dropout=0.3)
+    grad = jax.jit(jax.grad(lambda v, w, e: jnp.sum(model.apply(v, w, e, pose) ** 2), (0, 1, 2)))
+    for leaf in jax.tree.leaves(grad(variables, 0 * windows, 0 * eye)):
+        assert np.isfinite(leaf).all()
+    run = jax.jit(
+        lambda key: model.apply(
+            variables, windows, eye, pose, deterministic=False, rngs={"dropout": key}
+        )
+    )
+    np.testing.assert_array_equal(run(jax.random.key(3)), run(jax.random.key(3)))
+    assert 0.2 < float((run(jax.random.key(3)) == 0).mean()) < 0.4
+    with pytest.raises(ValueError, match="ppe"):
+        SpeechTokens(ppe="always").init(jax.random.key(0), windows, eye, pose)

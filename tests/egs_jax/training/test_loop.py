@@ -1,0 +1,293 @@
+"""The loop around the steps: kills change no bit, NaNs are survived or named, files are right."""
+
+import dataclasses
+import json
+import shutil
+import signal
+import subprocess
+import time
+from unittest import mock
+
+import jax
+import numpy as np
+import pytest
+from helpers import largest_file, micro_config, python, train_arguments
+
+from egs_jax.__main__ import main
+from egs_jax.config import ScheduleConfig
+from egs_jax.data.dataset import Dataset
+from egs_jax.runtime.errors import InputError, TrainingError
+from egs_jax.training import loop, parallel
+from egs_jax.training import step as train
+from egs_jax.training.checkpoint import Checkpoints, state_sha256
+from egs_jax.training.loop import fit, prefetch
+
+# All of them train by the programs of the undisturbed run.
+pytestmark = pytest.mark.xdist_group("trained_run")
+
+
+def records(run_dir):
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def poison(monkeypatch, steps, times=10**9):
+    """Put a NaN into the sound of the batches of `steps`, the first `times` of them."""
+    original, left = Dataset.batch, [times]
+
+    def batch(self, config, step):
+        clean = original(self, config, step)
+        if step not in steps or not left[0]:
+            return clean
+        left[0] -= 1
+        windows = np.array(clean.drive.audio_windows)
+        windows[0] = np.nan
+        return clean.replace(drive=clean.drive.replace(audio_windows=windows))
+
+    monkeypatch.setattr(Dataset, "batch", batch)
+
+
+def test_files_of_a_run(trained_run):
+    *lines, last = records(trained_run.folder)
+    assert [line["step"] for line in lines] == list(range(5, 41, 5))
+    assert [line["stage"] for line in lines] == ["static"] * 4 + ["deform"] * 4
+    assert {"loss", "psnr", "l1", "dssim", "lips", "mask"} <= lines[0].keys()
+    digest = state_sha256(trained_run.state)
+    assert last == {"step": 40, "state_sha256": digest}
+    assert trained_run.output.splitlines()[-1] == f"state_sha256 {digest}"
+    assert "consent" in trained_run.output and "3 to 5 minutes are best" in trained_run.output
+    names = {"config.json", "environment.json", "metrics.jsonl", "checkpoints", "tensorboard"}
+    assert {path.name for path in trained_run.folder.iterdir()} == names
+    assert sorted(p.name for p in (trained_run.folder / "checkpoints").iterdir()) == ["30", "40"]
+
+
+def started(arguments, run_dir, lines):
+    """A training process of which `metrics.jsonl` shows so many lines."""
+    command, environment = python("-m", "egs_jax", *arguments)
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    deadline, log = time.monotonic() + 200, run_dir / "metrics.jsonl"
+    while process.poll() is None and time.monotonic() < deadline:
+        if log.exists() and log.read_text().count("\n") >= lines:
+            return process
+        time.sleep(0.005)
+    process.kill()
+    raise AssertionError(process.communicate()[1])
+
+
+def test_stopped_killed_and_resumed_run_has_the_bits_of_an_undisturbed_one(
+    painted, trained_run, tmp_path
+):
+    """Stopped in the static stage, killed in the other; every attempt resumes by itself."""
+    run_dir = tmp_path / "run"
+    arguments = train_arguments(painted, run_dir)
+    process = started(arguments, run_dir, lines=3)  # step 15, a checkpoint is due at 10 and 20
+    process.send_signal(signal.SIGTERM)
+    error = process.communicate(timeout=100)[1]
+    assert process.returncode == 1 and "Traceback" not in error
+    told = [line for line in error.splitlines() if "egs-jax" in line]
+    assert told == ["egs-jax: stopped; the same command goes on from the last checkpoint"]
+    saved = {int(path.name) for path in (run_dir / "checkpoints").iterdir()}
+    assert max(saved) >= 15  # the step in hand; only 10 was due
+
+    process = started(arguments, run_dir, lines=6)  # step 30, which is being saved
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+    programs = train.train_step._cache_size()
+    state = fit(micro_config(painted), Dataset.open(painted), run_dir=run_dir)
+    assert train.train_step._cache_size() == programs  # a restored state is no new kind
+    assert state_sha256(state) == state_sha256(trained_run.state)
+    mine, theirs = records(run_dir), records(trained_run.folder)
+    for line in mine + theirs:
+        line.pop("steps_per_second", None)
+    assert mine == theirs  # every step once, with the same numbers
+
+
+def test_to_compile_ahead_changes_no_bit(painted, trained_run, tmp_path, monkeypatch):
+    """As on a GPU, whose kernels fail to compile ahead: steps would compile them themselves."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(train, "hand_over", mock.Mock(wraps=train.hand_over))
+    fails = mock.Mock(side_effect=RuntimeError("a passing fault"))
+    monkeypatch.setattr(parallel, "compile_kernels", fails)
+    config = dataclasses.replace(micro_config(painted), frames_on="device")
+    state = fit(config, Dataset.open(painted), run_dir=tmp_path / "run")
+    assert [call.args[2].stage for call in fails.call_args_list] == ["static", "deform"]
+    assert train.hand_over.call_count == 2
+    assert state_sha256(state) == state_sha256(trained_run.state)
+
+
+def test_a_finished_run_only_says_its_hash_again(
+    painted, trained_run, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(loop, "batch_source", mock.Mock(side_effect=AssertionError("reads frames")))
+    run_dir = shutil.copytree(trained_run.folder, tmp_path / "run")
+    fit(micro_config(painted), Dataset.open(painted), run_dir=run_dir)
+    assert "resuming at step 40" in capsys.readouterr().out
+    assert records(run_dir) == records(trained_run.folder)
+
+
+def test_a_checkpoint_after_a_bad_step_does_not_count_it_twice(painted, tmp_path, monkeypatch):
+    """Steps 28 to 30 are bad and the checkpoint at 30 knows of two; back there, one more is bad."""
+    poison(monkeypatch, {28, 29, 30}, times=4)
+    state = fit(micro_config(painted), Dataset.open(painted), run_dir=tmp_path / "run")
+    assert float(state.rate_scale) == 0.5 and int(state.step) == 40
+    rates = [line.get("steps_per_second") for line in records(tmp_path / "run")]
+    assert all(rate is None or rate > 0 for rate in rates)
+
+
+def test_a_stop_while_it_compiles_ends_with_status_1(painted, tmp_path):
+    command, environment = python("-m", "egs_jax", *train_arguments(painted, tmp_path / "run"))
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert any("consent" in line for line in iter(process.stdout.readline, ""))
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    error = process.communicate(timeout=100)[1]
+    assert process.returncode == 1 and "egs-jax: stopped" in error and "Traceback" not in error
+
+
+def test_two_bad_steps_are_skipped_and_named(painted, trained_run, tmp_path, monkeypatch, capsys):
+    config, run_dir = micro_config(painted), back_at_30(trained_run, tmp_path / "run")
+    poison(monkeypatch, {32, 33})
+    state = fit(config, Dataset.open(painted), run_dir=run_dir)
+    assert int(state.step) == 40 and float(state.rate_scale) == 1 and int(state.bad_streak) == 0
+    frames = Dataset.open(painted).picks(config, 32).frames
+    error = capsys.readouterr().err
+    assert f"step 32 (frames {frames[0]}, {frames[1]}): loss or gradient not finite" in error
+    assert "2 in a row" in error and "3 in a row" not in error
+    assert all(np.isfinite(leaf).all() for leaf in np_leaves(state.params))
+
+
+def back_at_30(trained_run, run_dir):
+    """A copy of the undisturbed run, whose last checkpoint is gone."""
+    shutil.copytree(trained_run.folder, run_dir)
+    shutil.rmtree(run_dir / "checkpoints" / "40")
+    return run_dir
+
+
+def np_leaves(tree):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+@pytest.mark.parametrize("in_flight", [1, 4])
+def test_three_bad_steps_between_two_logged_ones_go_back(
+    painted, trained_run, tmp_path, monkeypatch, capsys, in_flight
+):
+    """Steps 31 to 33 are bad once, 34 is good; nothing is logged or saved before 35."""
+    run_dir = back_at_30(trained_run, tmp_path / "run")
+    monkeypatch.setattr(loop, "_most_unseen", lambda: in_flight)
+    poison(monkeypatch, {31, 32, 33}, times=3)
+    state = fit(micro_config(painted), Dataset.open(painted), run_dir=run_dir)
+    out, error = capsys.readouterr()
+    assert "going back to step 30, learning rates times 0.5" in out
+    assert "step 33" in error and "3 in a row" in error
+    assert float(state.rate_scale) == 0.5 and int(state.step) == 40
+    lines = records(run_dir)[:-1]
+    assert [line["step"] for line in lines] == list(range(5, 41, 5))
+
+
+def test_going_back_before_the_first_checkpoint_starts_anew(painted, tmp_path, monkeypatch):
+    original, told = train.train_step, []
+
+    def step_that_reports(config, state, batch):
+        state, metrics = original(config, state, batch)
+        if int(state.step) == 7 and not told:
+            told.append(7)
+            metrics["bad_streak"] = np.float32(3)
+        return state, metrics
+
+    monkeypatch.setattr(train, "train_step", step_that_reports)
+    state = fit(micro_config(painted), Dataset.open(painted), run_dir=tmp_path / "run")
+    assert float(state.rate_scale) == 0.5 and int(state.step) == 40
+    assert [line["step"] for line in records(tmp_path / "run")[:-1]] == list(range(5, 41, 5))
+
+
+def test_lasting_nans_end_the_run_in_one_line(painted, trained_run, tmp_path, monkeypatch, capsys):
+    poison(monkeypatch, set(range(32, 40)))
+    run_dir = back_at_30(trained_run, tmp_path / "run")
+    assert main(train_arguments(painted, run_dir)) == 1
+    out, error = capsys.readouterr()
+    assert [out.count(f"going back to step 30, learning rates times {s}") for s in
+            (0.5, 0.25, 0.125)] == [1, 1, 1]  # fmt: skip
+    told = [line for line in error.splitlines() if line.startswith("egs-jax:")]
+    assert len(told) == 1 and "diverged near step 35" in told[0] and "Traceback" not in error
+    checkpoints = Checkpoints(run_dir)
+    state = checkpoints.load(train.abstract_state(micro_config(painted), 80))
+    checkpoints.close()
+    assert int(state.step) == 30 and all(np.isfinite(v).all() for v in np_leaves(state.params))
+    with pytest.raises(TrainingError):  # it is still there: the same once more
+        fit(micro_config(painted), Dataset.open(painted), run_dir=run_dir)
+
+
+def test_full_disk_ends_the_run_in_one_line_and_it_resumes(painted, trained_run, tmp_path, capfd):
+    run_dir = tmp_path / "run"
+    with largest_file(200_000):
+        assert main(train_arguments(painted, run_dir)) == 1
+    error = capfd.readouterr().err
+    [told] = [line for line in error.splitlines() if line.startswith("egs-jax:")]
+    assert "could not save step 10" in told and "make room" in told
+    assert "Traceback" not in error and "Event loop" not in error
+    assert main(train_arguments(painted, run_dir)) == 0
+    assert state_sha256(trained_run.state) in capfd.readouterr().out
+
+
+def test_other_settings_in_the_same_folder_are_refused(painted, trained_run):
+    config = dataclasses.replace(micro_config(painted), seed=3)
+    with pytest.raises(InputError, match=r"other settings \(seed\)"):
+        fit(config, Dataset.open(painted), run_dir=trained_run.folder)
+
+
+def test_a_run_may_go_on_elsewhere(painted, trained_run, tmp_path, capsys):
+    run_dir = back_at_30(trained_run, tmp_path / "run")
+    config = dataclasses.replace(micro_config(painted), frames_on="device", parallel="pmap")
+    fit(config, Dataset.open(painted), run_dir=run_dir)
+    assert f"state_sha256 {state_sha256(trained_run.state)}" in capsys.readouterr().out
+
+
+def test_prefetched_batches_are_the_datasets_own(painted):
+    config = dataclasses.replace(micro_config(painted), schedule=ScheduleConfig(static_steps=2))
+    data, batches = (
+        Dataset.open(painted),
+        prefetch(micro_config(painted), Dataset.open(painted), 18),
+    )
+    for step in (18, 19, 20, 21):
+        got, want = next(batches), data.batch(micro_config(painted), step)
+        assert got.stage == want.stage == config.stage(step - 18)
+        np.testing.assert_array_equal(got.frames, want.frames)
+        np.testing.assert_array_equal(got.drive.audio_windows, want.drive.audio_windows)
+
+
+def test_a_broken_batch_ends_the_run(painted, tmp_path, monkeypatch):
+    def batch(self, config, step):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Dataset, "batch", batch)
+    with pytest.raises(OSError, match="Input/output"):
+        fit(micro_config(painted), Dataset.open(painted), run_dir=tmp_path / "run")
+
+
+def test_a_damaged_checkpoint_is_one_line_and_status_2(painted, trained_run, tmp_path):
+    """In a process of its own: the reading threads must not print their tracebacks either."""
+    run_dir = shutil.copytree(trained_run.folder, tmp_path / "run")
+    for file in (run_dir / "checkpoints" / "40").rglob("d/*"):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    command, environment = python("-m", "egs_jax", *train_arguments(painted, run_dir))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"{run_dir / 'checkpoints' / '40'}: unreadable" in done.stderr
+    shutil.rmtree(run_dir / "checkpoints" / "40")  # the remedy that the line names
+    state = fit(micro_config(painted), Dataset.open(painted), run_dir=run_dir)
+    assert state_sha256(state) == state_sha256(trained_run.state)
+
+
+def test_too_little_memory_says_what_to_lower(painted, tmp_path, monkeypatch, capsys):
+    def exhausted(config, state, batch):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+
+    monkeypatch.setattr(train, "train_step", exhausted)
+    assert main(train_arguments(painted, tmp_path / "run")) == 1
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("egs-jax:")]
+    assert len(told) == 1 and "out of memory; add --frames-on host" in told[0]
