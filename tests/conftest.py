@@ -19,6 +19,8 @@ HURRY = (
     "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters=true"
 )
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {HURRY}".strip()
+# Triton kernels run in Triton's interpreter: chosen before anything imports Triton.
+os.environ["TRITON_INTERPRET"] = "1"
 sys.path.insert(0, str(Path(__file__).parent))  # `helpers`: the importlib mode adds no paths
 
 from helpers import COMPILED, make_dataset, micro_config  # noqa: E402

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from egs_jax.speech.features import feature_windows
 from egs_jax.config import HEARD, Config, Stage
+from egs_jax.speech.features import feature_windows
 from egs_jax.types import Batch, Drive
 
 

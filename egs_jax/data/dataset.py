@@ -13,11 +13,11 @@ import cv2
 import jax.numpy as jnp
 import numpy as np
 
-from egs_jax.speech.features import AUDIO_FEATURES, HOP_ROWS, feature_windows
-from egs_jax.data.batches import Choice, Clip, Footage, Picks, cut, own, pick
 from egs_jax.config import Config
-from egs_jax.runtime.errors import MAY_NOT_READ, InputError
+from egs_jax.data.batches import Choice, Clip, Footage, Picks, cut, own, pick
 from egs_jax.face.mesh import LEFT_EYE, RIGHT_EYE, mouth_width
+from egs_jax.runtime.errors import MAY_NOT_READ, InputError
+from egs_jax.speech.features import AUDIO_FEATURES, HOP_ROWS, feature_windows
 from egs_jax.training.perceptual import PerceptualParams, load_perceptual
 from egs_jax.types import Batch, Camera, Drive
 

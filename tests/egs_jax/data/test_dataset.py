@@ -13,8 +13,8 @@ from helpers import AUDIO_DIM, FOCAL, FRAMES, SIZE, make_dataset
 
 from egs_jax.config import HEARD, Config, LossConfig, ScheduleConfig
 from egs_jax.data.dataset import ARRAYS, REST_SHARE, Dataset
-from egs_jax.runtime.errors import InputError
 from egs_jax.face.mesh import LEFT_EYE, RIGHT_EYE
+from egs_jax.runtime.errors import InputError
 from egs_jax.types import Batch
 
 TRAIN = FRAMES - 4
