@@ -108,8 +108,6 @@ def test_the_map_names_every_room():
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_go_up_the_map(module):
     below = {name for name in imports_of(module) if room_of(name) > room_of(module)}
-    if module == "data.dataset":  # until frozen networks leave the batch
-        below -= {"training.perceptual"}
     assert not below, f"{module} imports {below}, whose rooms come after its own"
 
 
