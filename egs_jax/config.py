@@ -1,8 +1,7 @@
 """Every setting of a run, as frozen nested dataclasses, and the three presets.
 
-A `Config` is a PyTree whose only leaf is the seed: it is passed to jitted functions as an argument
-and configs that are equal but for the seed never retrace (inside, where the seed is traced, do not
-hash, compare or replace it); drawing, which needs no seed, takes it as static. Presets are
+A `Config` is static: jitted functions take `config.program`, which configs have in common that
+differ in the seed or in where a run lies, and the seed as an argument beside it. Presets are
 schedules and sizes; the architecture is a field of its own.
 The text under a field is its help on the command line (`config_text` reads and writes them).
 """
@@ -11,9 +10,6 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
-
-import jax
-import numpy as np
 
 from egs_jax.runtime.errors import InputError
 
@@ -317,33 +313,27 @@ class Config:
         """Whether Gaussians too large are split, not removed (`densify.split_large`)."""
         return self.densify.split_large and self.model.architecture != "parity"
 
+    @property
+    def program(self) -> "Config":
+        """The same without what no compiled program depends on: equal ones never retrace."""
+        return dataclasses.replace(
+            self, preset="paper", data_dir="", seed=0, frames_on=None, parallel="shard_map"
+        )
+
+    def has_perceptual(self, step: int) -> bool:
+        """Return whether the loss of `step` has its perceptual term."""
+        return self.loss.perceptual > 0 and step % self.loss.perceptual_every == 0
+
     def stage(self, step: int) -> Stage:
-        """The stage that `step` belongs to."""
+        """Return the stage that `step` belongs to."""
         return "static" if step < self.schedule.static_steps else "deform"
 
     def frames(self, stage: Stage) -> int:
-        """Frames of a step: the schedule's, rounded up to as many on every device."""
+        """Return the frames of a step: the schedule's, rounded up to as many on every device."""
         schedule = self.schedule
         frames = schedule.static_batch if stage == "static" else schedule.batch
         return -(-frames // self.devices) * self.devices
 
-
-def _flatten(config: Config) -> tuple[tuple[Any], Config]:
-    # As a Python number a seed past 2^31 would not fit JAX's integers.
-    seed = np.uint32(config.seed) if isinstance(config.seed, int) else config.seed
-    return (seed,), _with_seed(config, 0)
-
-
-def _with_seed(config: Config, seed: Any) -> Config:
-    """The same with any leaf in the seed's place: in a jitted function it is no number."""
-    other = object.__new__(Config)
-    other.__dict__.update(vars(config), seed=seed)
-    return other
-
-
-jax.tree_util.register_pytree_node(
-    Config, _flatten, lambda config, leaves: _with_seed(config, leaves[0])
-)
 
 PRESETS: dict[str, Config] = {
     "paper": Config(),

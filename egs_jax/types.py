@@ -29,7 +29,7 @@ class Camera(flax.struct.PyTreeNode):
 
 
 class Drive(flax.struct.PyTreeNode):
-    """What moves the head in B frames, and what it is drawn over."""
+    """Sound, eyes and poses that move the head in B frames, and what it is drawn over."""
 
     audio_windows: Float[Array, "B W R F"]
     """Sound around each frame, silence where there is none."""
@@ -59,13 +59,13 @@ class Batch(flax.struct.PyTreeNode):
     """Standard deviation of the noise that the step adds to it."""
     lip_shapes: Float[Array, "M 2"]
     """Their lips (`Dataset.lip_shapes`)."""
-    vgg: Any
-    """Weights of the perceptual network in steps that use it, else None."""
     stage: Stage = flax.struct.field(pytree_node=False)
+    perceptual: bool = flax.struct.field(pytree_node=False)
+    """Whether this step's loss has its perceptual term."""
 
 
 class RenderOutput(flax.struct.PyTreeNode):
-    """What a renderer returns."""
+    """B drawn frames."""
 
     rgb: Float[Array, "B H Wd 3"]
     """Head over background, in [0,1] up to the color's own overshoot."""

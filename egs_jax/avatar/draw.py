@@ -35,7 +35,7 @@ class Pictures(flax.struct.PyTreeNode):
 
 def infer_step(avatar: Avatar, drive: Drive) -> RenderOutput:
     """Draw the head as `drive` moves it, over its backgrounds (one jitted call per batch size)."""
-    return _infer(avatar.config, avatar.prepared, drive)
+    return _infer(avatar.config.program, avatar.prepared, drive)
 
 
 def draw(avatar: Avatar, drive: Drive) -> Pictures:
@@ -45,13 +45,14 @@ def draw(avatar: Avatar, drive: Drive) -> Pictures:
     there already cannot be used again. The call returns before the device is done.
     """
     rest = drive.replace(backgrounds=None)
-    return draw_program()(avatar.config, avatar.prepared, rest, drive.backgrounds)
+    return draw_program()(avatar.config.program, avatar.prepared, rest, drive.backgrounds)
 
 
 def compile_kernels(avatar: Avatar, drive: Drive) -> None:
     """Have the Triton kernels of `draw` compiled, faster than its first call would."""
     rest = drive.replace(backgrounds=None)
-    kernels.compile_kernels(draw_program(), avatar.config, avatar.prepared, rest, drive.backgrounds)
+    arguments = avatar.config.program, avatar.prepared, rest, drive.backgrounds
+    kernels.compile_kernels(draw_program(), *arguments)
 
 
 @functools.partial(jax.jit, static_argnums=0)

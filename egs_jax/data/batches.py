@@ -2,7 +2,7 @@
 
 `pick` draws with NumPy from (seed, step) alone; `cut` gathers, with NumPy on the host or JAX on a
 device, whatever it is given: the numbers are the same. `dataset` cuts on the host, frame by frame
-from disk; `resident` on the device that holds the clip.
+from disk; `frames_on_device` on the device that holds the clip.
 """
 
 import functools
@@ -28,7 +28,7 @@ class Footage(flax.struct.PyTreeNode):
 
 
 class Clip(flax.struct.PyTreeNode):
-    """What training reads of a clip besides pictures; T frames."""
+    """Arrays that training reads of a clip besides pictures; T frames."""
 
     audio_features: Float[Array, "R F"]
     silence_features: Float[Array, "Q F"]
@@ -42,7 +42,7 @@ class Clip(flax.struct.PyTreeNode):
 
 
 class Choice(NamedTuple):
-    """What may be drawn."""
+    """Frames that may be drawn."""
 
     start: int
     """First training frame."""
@@ -55,7 +55,7 @@ class Choice(NamedTuple):
 
 
 class Picks(flax.struct.PyTreeNode):
-    """What a step sees."""
+    """Frames that a step sees and hears."""
 
     frames: Int[Array, " B"]
     silent: Bool[Array, " B"]
@@ -94,22 +94,23 @@ def pick(config: Config, choice: Choice, step: int) -> Picks:
 
 
 def own(picks: Picks) -> Picks:
-    """What this host's devices see of a step: of one host, everything."""
+    """Return what this host's devices see of a step: of one host, everything."""
     count, index = jax.process_count(), jax.process_index()
     return jax.tree.map(lambda drawn: drawn.reshape(count, -1)[index], picks)
 
 
 def cut(
-    config: Config, stage: Stage, clip: Clip, footage: Footage, picks: Picks
+    config: Config, stage: Stage, perceptual: bool, clip: Clip, footage: Footage, picks: Picks
 ) -> Batch:  # fmt: skip
-    """Cut a step's batch, without the perceptual network.
+    """Cut a step's batch.
 
     Args:
       config: Sizes and noise.
-      stage: The step's.
-      clip: Of the whole clip, NumPy or JAX arrays.
-      footage: Of `picks.frames` alone, likewise.
-      picks: Likewise.
+      stage: Stage of the step.
+      perceptual: Whether its loss has the perceptual term (`Config.has_perceptual`).
+      clip: Arrays of the whole clip, NumPy or JAX.
+      footage: Pictures of `picks.frames` alone, likewise.
+      picks: What `pick` drew, likewise.
     """
     xp = jnp if isinstance(picks.frames, jax.Array) else np
     frames, sound, hush = picks.frames, clip.audio_features, clip.silence_features
@@ -136,13 +137,13 @@ def cut(
         entries=windows(picks.heard, picks.hushed, 1)[:, 0],
         entry_noise=np.float32(config.loss.hearing_noise) * clip.sound_spread,
         lip_shapes=clip.lip_shapes[picks.lips],
-        vgg=None,
         stage=stage,
+        perceptual=perceptual,
     )
 
 
-def _in_turn(seed: int, step: int, size: int, start: int, stop: int) -> np.ndarray:
-    """`size` frames of [start, stop): every epoch is a fresh permutation, int [size]."""
+def _in_turn(seed: int, step: int, size: int, start: int, stop: int) -> Int[np.ndarray, " size"]:
+    """Draw `size` frames of [start, stop): every epoch is a fresh permutation."""
     count = stop - start
     places = np.arange(step * size, (step + 1) * size)
     return np.array([start + _permutation(seed, p // count, count)[p % count] for p in places])

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from egs_jax.data.dataset import ARRAYS, FORMAT_VERSION
+from egs_jax.data.folder import ARRAYS, FORMAT_VERSION
 from egs_jax.face.mesh import canonical_face_mesh, eye_openness, mouth_opening
 from egs_jax.face.segmentation import FaceParser, PersonSegmenter
 from egs_jax.media.audio_file import read_audio, write_wav

@@ -3,7 +3,7 @@
 Every device has the whole state, takes its share of the batch, and the gradients are averaged: the
 mean over all frames. Density control sees sums over all frames and draws from one key, so that it
 decides the same everywhere. The devices may be those of several `hosts`, as many of each: a host
-cuts and holds what its own see. Before: `train`; after: `loop`.
+cuts and holds what its own see. Before: `step`; after: `loop`.
 
 What repeats bit for bit: a run on the same machine with the same number of devices. Another number
 adds up the same gradients in another order (those of more frames where `Config.frames` had to be
@@ -11,10 +11,10 @@ rounded up), and draws other dropout and noise; more than two devices on another
 up in another order.
 """
 
-import dataclasses
 import functools
 import os
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from egs_jax.config import Config, Stage
 from egs_jax.runtime.errors import InputError
 from egs_jax.training import hosts
 from egs_jax.training import step as train
+from egs_jax.training.perceptual import PerceptualParams, frozen_network
 from egs_jax.training.state import TrainState
 from egs_jax.types import Batch, Metrics
 from kernels import dispatch
@@ -39,7 +40,7 @@ SHARED, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
 
 @functools.cache
 def mesh_of(count: int) -> Mesh:
-    """The first `count` devices; of several hosts the first of each, as many of one as of another.
+    """Return the first `count` devices; of several hosts as many of one as of another.
 
     Raises:
       InputError: if there are fewer, or the hosts cannot have as many each.
@@ -112,10 +113,13 @@ def _check_memory(device: jax.Device) -> None:
 
 
 def places(count: int) -> tuple[NamedSharding | None, NamedSharding | None]:
-    """Where on this host an array lies that all devices have, and one they have the frames of.
+    """Return this host's placements of arrays.
 
     Of one device both are None, for the default: as arrays lie that nobody placed, so that the same
     programs take them.
+
+    Returns:
+      The placement of an array that all devices have, and of one whose frames they share.
     """
     if count == 1:
         return None, None
@@ -123,7 +127,7 @@ def places(count: int) -> tuple[NamedSharding | None, NamedSharding | None]:
 
 
 def placed(config: Config, batch: Batch) -> Batch:
-    """Inside a jitted function: a batch each of whose leaves lies where a step wants it."""
+    """Place each leaf of a batch where a step wants it, inside a jitted function."""
     if config.devices == 1:
         return batch
     mesh = mesh_of(config.devices)
@@ -142,7 +146,7 @@ def share(config: Config, state: TrainState) -> TrainState:
 
 
 def abstract(config: Config, state: TrainState) -> TrainState:
-    """Shapes of a state, with the places that `share` gives it."""
+    """Return shapes of a state, with the places that `share` gives it."""
     if config.devices == 1:
         return state
     place = NamedSharding(mesh_of(config.devices), SHARED)
@@ -152,12 +156,12 @@ def abstract(config: Config, state: TrainState) -> TrainState:
 
 @functools.cache
 def _local_place(mesh: Mesh, spec: PartitionSpec) -> NamedSharding:
-    """Of this host's devices; kept, since to make one for every leaf of a batch takes time."""
+    """Return a placement on this host's devices; kept, since to make one takes time."""
     return NamedSharding(mesh.local_mesh, spec)
 
 
 def _put(mesh: Mesh, leaf: Array | np.ndarray, spec: PartitionSpec) -> Array:
-    """An array on all devices of which each host has the part of its own."""
+    """Make an array on all devices of which each host has the part of its own."""
     place = _local_place(mesh, spec)
     own = leaf if getattr(leaf, "sharding", None) == place else jax.device_put(leaf, place)
     if not mesh.is_multi_process:
@@ -170,26 +174,19 @@ def _put(mesh: Mesh, leaf: Array | np.ndarray, spec: PartitionSpec) -> Array:
 
 
 class Splitter:
-    """Puts the frames of this host's batch on its devices, and what all share once.
+    """Puts the frames of this host's batch on its devices.
 
     What lies there already is passed on: to ask JAX to put forty arrays where they are takes the
     host 0.5 ms a step, 3 for four devices (measured on a CPU).
     """
 
     def __init__(self, config: Config):
-        """Of the run's devices."""
+        """Take the devices of a run."""
         self._mesh = mesh_of(config.devices) if config.devices > 1 else None
-        self._weights, self._copies = None, None
 
     def __call__(self, batch: Batch) -> Batch:
-        """The batch of all hosts, on their devices."""
-        weights = batch.vgg
-        if weights is not None and weights is not self._weights:
-            copies = jax.tree.map(lambda leaf: self._place(leaf, SHARED), weights)
-            self._weights, self._copies = weights, copies
-        batch = batch.replace(vgg=None)
-        batch = jax.tree.map(self._place, batch, _specs(batch))
-        return batch if weights is None else batch.replace(vgg=self._copies)
+        """Return the batch of all hosts, on their devices."""
+        return jax.tree.map(self._place, batch, _specs(batch))
 
     def _place(self, leaf: Array | np.ndarray, spec: PartitionSpec) -> Array:
         if self._mesh is None:
@@ -198,81 +195,92 @@ class Splitter:
 
 
 def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    """`train.train_step` on `config.devices` devices; arguments and results are those of one."""
+    """Do `train.train_step` on `config.devices` devices; arguments and results are those of one."""
     if config.devices == 1:
-        return train.train_step(_anywhere(config), state, batch)
-    if config.parallel == "pmap":
-        return _pmapped(config)(state, batch)
-    return _mapped(config.devices)(_anywhere(config), state, batch)
+        return train.train_step(config, state, batch)
+    program = _pmapped if config.parallel == "pmap" else _mapped(config.devices)
+    return program(*step_arguments(config, state, batch))
 
 
 def compile_kernels(config: Config, state: TrainState, batch: Batch) -> None:
     """Have the Triton kernels of `train_step` (not by pmap) compiled faster than its first call."""
     if config.devices == 1:
-        kernels.compile_kernels(train.train_step, _anywhere(config), state, batch)
+        arguments = train.step_arguments(config, state, batch)
+        kernels.compile_kernels(train.jitted_step, *arguments)
     elif config.parallel == "shard_map":
-        kernels.compile_kernels(_mapped(config.devices), _anywhere(config), state, batch)
+        arguments = step_arguments(config, state, batch)
+        kernels.compile_kernels(_mapped(config.devices), *arguments)
+
+
+def step_arguments(config: Config, state: TrainState, batch: Batch) -> tuple[Any, ...]:
+    """Do `train.step_arguments`; the frozen network lies on all devices."""
+    frozen = frozen_copies(config.devices) if batch.perceptual else None
+    return config.program, train.seed_of(config), state, batch, frozen
 
 
 @functools.cache
-def _anywhere(config: Config) -> Config:
-    """The same work without where it is done and on what, so that it is compiled once."""
-    return dataclasses.replace(
-        config, frames_on=None, parallel="shard_map", data_dir="", preset="paper"
-    )
+def frozen_copies(count: int) -> PerceptualParams:
+    """Copy the perceptual network to the devices of a run, once."""
+    mesh = mesh_of(count)
+    return jax.tree.map(lambda leaf: _put(mesh, leaf, SHARED), frozen_network())
 
 
 @functools.cache
-def _mapped(count: int) -> Callable[[Config, TrainState, Batch], tuple[TrainState, Metrics]]:
+def _mapped(count: int) -> Callable[..., tuple[TrainState, Metrics]]:
     mesh = mesh_of(count)
 
-    def step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(
+        config: Config, seed: Array, state: TrainState, batch: Batch,
+        frozen: PerceptualParams | None,
+    ) -> tuple[TrainState, Metrics]:  # fmt: skip
         # Without the check of what varies over the mesh, a gradient with respect to what all
         # devices share is that of the device's own frames; with it, it would be summed already.
         part = jax.shard_map(
-            functools.partial(train.step, axis=AXIS), mesh=mesh,
-            in_specs=(SHARED, SHARED, _specs(batch)), out_specs=(SHARED, SHARED), check_vma=False,
+            functools.partial(train.step, config, axis=AXIS), mesh=mesh,
+            in_specs=(SHARED, SHARED, _specs(batch), SHARED), out_specs=(SHARED, SHARED),
+            check_vma=False,
         )  # fmt: skip
-        return part(config, state, batch)
+        return part(seed, state, batch, frozen)
 
-    return jax.jit(step, donate_argnums=1)
+    return jax.jit(step, static_argnums=0, donate_argnums=2)
 
 
-def _pmapped(config: Config) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    count = config.devices
+def _pmapped(
+    config: Config, seed: Array, state: TrainState, batch: Batch,
+    frozen: PerceptualParams | None,
+) -> tuple[TrainState, Metrics]:  # fmt: skip
+    specs, count = _specs(batch), config.devices
 
     def apart(leaf: Array, spec: PartitionSpec) -> Array:
         if spec == SHARED:
             return leaf
         return leaf.reshape(count, leaf.shape[0] // count, *leaf.shape[1:])
 
-    def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        return _pmap(config, batch.stage)(state, jax.tree.map(apart, batch, _specs(batch)))
-
-    return run
+    program = _pmap(config, batch.stage, batch.perceptual)
+    return program(seed, state, jax.tree.map(apart, batch, specs), frozen)
 
 
 @functools.cache
-def _pmap(config: Config, stage: Stage) -> Callable[[TrainState, Batch], tuple]:
+def _pmap(
+    config: Config, stage: Stage, perceptual: bool
+) -> Callable[..., tuple[TrainState, Metrics]]:
     axes = Batch(
         drive=0, frames=0, head_masks=0, lips_rects=0, eyes_rects=0, entries=0, entry_noise=None,
-        lip_shapes=0, vgg=None, stage=stage,
+        lip_shapes=0, stage=stage, perceptual=perceptual,
     )  # fmt: skip
     return jax.pmap(
-        functools.partial(train.step, config, axis=AXIS), axis_name=AXIS, in_axes=(None, axes),
-        out_axes=None, devices=jax.devices()[: config.devices],
+        functools.partial(train.step, config, axis=AXIS), axis_name=AXIS,
+        in_axes=(None, None, axes, None), out_axes=None, devices=jax.devices()[: config.devices],
     )  # fmt: skip
 
 
 def _specs(batch: Batch) -> Batch:
-    """For every leaf of a batch: its frames are split, or all devices have it."""
-    specs = jax.tree.map(lambda _: SPLIT, batch)
-    shared = jax.tree.map(lambda _: SHARED, (batch.entry_noise, batch.vgg))
-    return specs.replace(entry_noise=shared[0], vgg=shared[1])
+    """Say for every leaf of a batch whether its frames are split, or all devices have it."""
+    return jax.tree.map(lambda _: SPLIT, batch).replace(entry_noise=SHARED)
 
 
 def difference(config: Config, state: TrainState) -> Int[Array, ""]:
-    """0 if the devices' copies of a state have the same bits."""
+    """Return 0 if the devices' copies of a state have the same bits."""
     if config.devices == 1:
         return jnp.int32(0)
     return _difference(config.devices)(state)
@@ -293,7 +301,7 @@ def _difference(count: int) -> Callable[[TrainState], Int[Array, ""]]:
 
 
 def _checksum(leaf: Array) -> Int[Array, ""]:
-    """Sum of the bits, taken as numbers weighed by their place, modulo 2^32."""
+    """Sum up the bits, taken as numbers weighed by their place, modulo 2^32."""
     if leaf.dtype == bool:
         leaf = leaf.astype(jnp.int32)
     bits = jax.lax.bitcast_convert_type(leaf, jnp.int32).reshape(-1)

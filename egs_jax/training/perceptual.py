@@ -14,6 +14,7 @@ under a restricted unpickler and keeps a safetensors copy in the cache.
 Place in the pipeline: before `losses` and `evaluate`; needs `assets`.
 """
 
+import functools
 import os
 import tempfile
 from collections.abc import Sequence
@@ -92,6 +93,16 @@ def load_perceptual(kind: Kind, path: str | os.PathLike | None = None) -> Percep
     if path is None:
         _write_safetensors(cached, arrays, source)
     return params
+
+
+@functools.cache
+def frozen_network() -> PerceptualParams:
+    """Return the network of the training loss, loaded once a process.
+
+    Raises:
+      InputError: see `load_perceptual`.
+    """
+    return load_perceptual("vgg16")
 
 
 def _read_safetensors(path: Path, source: str) -> dict[str, np.ndarray] | None:

@@ -1,7 +1,9 @@
 """The training step: pure, jitted functions of (config, state, batch).
 
-(11) of the data's way; `loop.py` runs them in a loop. The static stage learns the canonical cloud;
-`hand_over` bakes it into parameters; the deformation stage learns how speech moves it.
+Before: `data`, `model`; after: `loop`, which runs them in a loop. The static stage learns the
+canonical cloud; `hand_over` bakes it into parameters; the deformation stage learns how speech moves
+it. What is compiled takes `config.program` as static and the seed as an argument, so that runs
+that differ in the seed share their programs.
 """
 
 import functools
@@ -11,13 +13,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from egs_jax.config import EXTENT, Config, ModelConfig
 from egs_jax.data.dataset import Dataset
 from egs_jax.model import forward as model
 from egs_jax.model.gaussians import Gaussians, init_gaussians
 from egs_jax.training import density, losses, optimizer
+from egs_jax.training.perceptual import PerceptualParams, frozen_network
 from egs_jax.training.state import TrainState
 from egs_jax.types import Batch, Metrics, Params
 from kernels import RasterizeAux
@@ -34,7 +37,7 @@ _init_networks = jax.jit(
 
 
 def init_state(config: Config, dataset: Dataset) -> TrainState:
-    """The state before the first step: the dataset's initial cloud and fresh networks."""
+    """Return the state before the first step: the dataset's cloud and fresh networks."""
     points, colors = dataset.arrays["points"], dataset.arrays["point_colors"]
 
     def build() -> TrainState:
@@ -49,12 +52,12 @@ def init_state(config: Config, dataset: Dataset) -> TrainState:
 
 
 def fresh_networks(config: ModelConfig, seed: int, audio_dim: int) -> Params:
-    """Parameters of new networks."""
+    """Return parameters of new networks."""
     return _made_on_cpu(lambda: _init_networks(config, jax.random.key(seed), audio_dim))
 
 
 def _made_on_cpu(build: Callable[[], Any]) -> Any:
-    """What `build` makes, by the CPU: for a GPU its small programs take 10 to 30 s to compile."""
+    """Have the CPU build it: for a GPU its small programs take 10 to 30 s to compile."""
     try:
         device = jax.local_devices(backend="cpu")[0]
     except RuntimeError:  # JAX was told to leave the CPU alone
@@ -66,7 +69,7 @@ def _made_on_cpu(build: Callable[[], Any]) -> Any:
 
 
 def abstract_state(config: Config, audio_dim: int) -> TrainState:
-    """Shapes and types of a state, for loading one without its dataset."""
+    """Return shapes and types of a state, for loading one without its dataset."""
     n = config.densify.capacity
 
     def build() -> TrainState:
@@ -84,28 +87,48 @@ def abstract_state(config: Config, audio_dim: int) -> TrainState:
     return jax.eval_shape(build)
 
 
-@functools.partial(jax.jit, donate_argnums=1)
 def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    """One optimisation step; the given state must not be used afterwards.
+    """Do one optimisation step, jitted; the given state must not be used afterwards.
 
     A step whose loss or gradient is not finite changes no parameter: it only counts, in
     `bad_streak`.
 
     Returns:
       The next state, and of this batch: loss, its parts, PSNR and the new `bad_streak`.
+
+    Raises:
+      InputError: if the step needs the perceptual network and it cannot be fetched.
     """
-    return step(config, state, batch)
+    return jitted_step(*step_arguments(config, state, batch))
+
+
+def step_arguments(config: Config, state: TrainState, batch: Batch) -> tuple[Any, ...]:
+    """Return the arguments of `step` that those of `train_step` stand for."""
+    frozen = frozen_network() if batch.perceptual else None
+    return config.program, seed_of(config), state, batch, frozen
+
+
+def seed_of(config: Config) -> np.uint32:
+    """Return the seed as an argument of a program (past 2^31 it does not fit a JAX integer)."""
+    return np.uint32(config.seed)
 
 
 def step(
-    config: Config, state: TrainState, batch: Batch, axis: str | None = None
+    config: Config,
+    seed: UInt32[Array, ""],
+    state: TrainState,
+    batch: Batch,
+    frozen: PerceptualParams | None,
+    axis: str | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """`train_step` unjitted, or the part of one device (`parallel`).
+    """Do what `train_step` does, unjitted, or the part of one device (`parallel`).
 
     Args:
-      config: Settings.
+      config: Settings; its seed plays no part.
+      seed: Every random number comes from it and `state.step`.
       state: The same on all devices.
       batch: Frames of this device.
+      frozen: Weights of the perceptual network if `batch.perceptual`, else None.
       axis: Name of the mapped axis over which the step's frames are split; None: they are not.
 
     Returns:
@@ -116,7 +139,7 @@ def step(
     offset = jnp.zeros((batch.frames.shape[0], state.alive.shape[0], 2)) if static else None
     gradient = jax.value_and_grad(_loss, argnums=(0, 1), has_aux=True)
     (loss, (metrics, aux)), (grads, offset_grad) = gradient(
-        state.params, offset, config, state, batch, axis
+        state.params, offset, config, seed, state, batch, frozen, axis
     )
     if axis is not None:
         loss, metrics, grads = jax.lax.pmean((loss, metrics, grads), axis)
@@ -149,8 +172,12 @@ def step(
     return state, {**metrics, "bad_streak": bad_streak.astype(jnp.float32)}
 
 
+jitted_step = jax.jit(step, static_argnames=("config", "axis"), donate_argnames="state")
+"""`step`, compiled once a stage, and once more for steps with the perceptual term."""
+
+
 def densifies(config: Config, step: int) -> bool:
-    """Whether `densify_step` is due after `step` (counted from 0) of the static stage."""
+    """Return whether `densify_step` is due after `step` (counted from 0) of the static stage."""
     settings, after = config.densify, step + 1
     first = min(settings.start, settings.prune_from)
     return config.stage(step) == "static" and first < after < settings.stop and (
@@ -158,15 +185,24 @@ def densifies(config: Config, step: int) -> bool:
     )  # fmt: skip
 
 
-@functools.partial(jax.jit, donate_argnums=1)
 def densify_step(config: Config, state: TrainState) -> TrainState:
     """Clone, split and prune at fixed capacity; moments stay with their Gaussians.
 
-    Call it after the steps for which `densifies` says so; the rules that `state.step` is too early
-    for are switched off by thresholds of infinity, so one program serves all.
+    Jitted; the given state must not be used afterwards. Call it after the steps for which
+    `densifies` says so.
+    """
+    return jitted_densify(config.program, seed_of(config), state)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def jitted_densify(config: Config, seed: UInt32[Array, ""], state: TrainState) -> TrainState:
+    """Do what `densify_step` does; arguments as those of `step`.
+
+    The rules that `state.step` is too early for are switched off by thresholds of infinity, so one
+    program serves all steps.
     """
     settings, step = config.densify, state.step
-    key = jax.random.fold_in(jax.random.key(config.seed), step)
+    key = jax.random.fold_in(jax.random.key(seed), step)
     later = lambda start, value: jnp.where(step > start, value, jnp.inf)
     moments = state.opt_state["gaussians"]
     image = config.size or 512
@@ -196,26 +232,33 @@ def densify_step(config: Config, state: TrainState) -> TrainState:
 
 @jax.jit
 def cloud_facts(state: TrainState) -> Metrics:
-    """What a log tells of the cloud: live Gaussians, and those there was no slot for so far."""
+    """Count live Gaussians, and those there was no slot for so far, for the log."""
     return {"num_gaussians": jnp.sum(state.alive), "densify_dropped": state.dropped}
 
 
-@functools.partial(jax.jit, donate_argnums=1)
 def hand_over(config: Config, state: TrainState) -> TrainState:
-    """End the static stage: bake what the network predicts into parameters, forget the moments."""
+    """End the static stage: bake what the network predicts into parameters, forget the moments.
+
+    Jitted; the given state must not be used afterwards.
+    """
+    return _hand_over(config.program, state)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _hand_over(config: Config, state: TrainState) -> TrainState:
     baked = model.static_gaussians(config, state.params)
     params = {**state.params, "gaussians": baked}
     return state.replace(params=params, opt_state=optimizer.init(params), deforming=jnp.bool_(True))
 
 
 def composite(batch: Batch) -> Float[Array, "B H Wd 3"]:
-    """What the render must reproduce: the true head over the painted background."""
+    """Return what the render must reproduce: the true head over the painted background."""
     seen = jnp.where(batch.head_masks[..., None], batch.frames, batch.drive.backgrounds)
     return seen.astype(jnp.float32) / 255
 
 
 def _cooled(config: Config, step: Int[Array, ""]) -> Float[Array, ""]:
-    """Factor of the learning rates at the end of the deformation stage: 1 falls linearly to 0."""
+    """Return the factor of all rates, which at the end of the deformation stage falls to 0."""
     most = max(config.optim.cooldown * config.schedule.deform_steps, 1.0)
     return jnp.clip((config.total_steps - step) / most, 0.0, 1.0)
 
@@ -224,12 +267,14 @@ def _loss(
     params: Params,
     means2d_offset: Float[Array, "B N 2"] | None,
     config: Config,
+    seed: UInt32[Array, ""],
     state: TrainState,
     batch: Batch,
+    frozen: PerceptualParams | None,
     axis: str | None,
 ) -> tuple[Float[Array, ""], tuple[Metrics, RasterizeAux]]:
-    """Loss of a device's frames; beside it the metrics and what the rasterizer says."""
-    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    """Return the loss of a device's frames; beside it metrics and what the rasterizer says."""
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
     if axis is not None:  # devices that drop out alike would be one device
         key = jax.random.fold_in(key, jax.lax.axis_index(axis))
     output, aux = model.forward(
@@ -251,7 +296,7 @@ def _loss(
         batch.head_masks,
         batch.lips_rects,
         batch.eyes_rects,
-        perceptual=batch.vgg,
+        perceptual=frozen,
         perceptual_gain=float(config.loss.perceptual_every),
         implementation=model.kernel_choice(config),
     )
@@ -283,5 +328,5 @@ def _fresh_state(params: Params, alive: Bool[Array, " N"]) -> TrainState:
 
 
 def _all_finite(tree: Any) -> Bool[Array, ""]:
-    """Whether no leaf holds a NaN or Inf (a sum is not finite if any of its terms is not)."""
+    """Return whether all numbers are finite (a sum is not, if any of its terms is not)."""
     return jnp.isfinite(sum(jnp.sum(leaf) for leaf in jax.tree.leaves(tree)))

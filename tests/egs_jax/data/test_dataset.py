@@ -12,7 +12,9 @@ import pytest
 from helpers import AUDIO_DIM, FOCAL, FRAMES, SIZE, make_dataset
 
 from egs_jax.config import HEARD, Config, LossConfig, ScheduleConfig
-from egs_jax.data.dataset import ARRAYS, REST_SHARE, Dataset
+from egs_jax.data.dataset import Dataset
+from egs_jax.data.folder import ARRAYS
+from egs_jax.data.statistics import REST_SHARE
 from egs_jax.face.mesh import LEFT_EYE, RIGHT_EYE
 from egs_jax.runtime.errors import InputError
 from egs_jax.types import Batch
@@ -100,7 +102,7 @@ def test_batch_shapes_and_stage(dataset):
     assert drive.viewmats.shape == (3, 4, 4) and drive.Ks.shape == (3, 3, 3)
     assert drive.eyes.shape == (3,) and drive.backgrounds.shape == deform.frames.shape
     assert deform.head_masks.shape == (3, SIZE, SIZE) and deform.lips_rects.shape == (3, 4)
-    assert deform.vgg is None
+    assert not deform.perceptual
     frames, _ = drawn(dataset, config, 4)
     for k, i in enumerate(frames):
         assert np.array_equal(deform.frames[k], dataset.frame(i))
@@ -229,10 +231,9 @@ def test_config_size_resizes_the_batch(dataset):
     assert equal(batch, dataset.resized(32).batch(config_of(size=32), 5))
 
 
-def test_perceptual_weights_come_only_when_due(dataset, monkeypatch):
-    monkeypatch.setattr("egs_jax.data.dataset._vgg", lambda: "weights")
+def test_the_perceptual_term_comes_only_when_due(dataset):
     config = Config(schedule=ScheduleConfig(batch=1), loss=LossConfig(perceptual_every=3))
-    seen = [dataset.batch(config, step).vgg is not None for step in range(6)]
+    seen = [dataset.batch(config, step).perceptual for step in range(6)]
     assert seen == [True, False, False, True, False, False]
 
 

@@ -69,7 +69,8 @@ def test_every_choice_has_both_steps_on_every_platform(painted, fields):
     config, data = one_frame(painted, **fields), Dataset.open(painted)
     state = train.abstract_state(config, AUDIO_DIM)
     for step in (0, 1):
-        traced = train.train_step.trace(config, state, data.batch(config, step))
+        arguments = train.step_arguments(config, state, data.batch(config, step))
+        traced = train.jitted_step.trace(*arguments)
         shapes = jax.tree.map(lambda x: (x.shape, x.dtype), (traced.out_info[0], state))
         assert shapes[0] == shapes[1]
         assert "stablehlo" in traced.lower(lowering_platforms=("cpu", "tpu")).as_text()[:100_000]
@@ -80,10 +81,11 @@ def test_parity_learns_to_deform(painted):
     config = dataclasses.replace(config, schedule=ScheduleConfig(static_steps=0, batch=1))
     state = train.init_state(config, data)
     batch = data.batch(config, 0)
-    compiled = train.train_step.lower(config, state, batch).compile(compiler_options=FAST)
+    arguments = train.step_arguments(config, state, batch)
+    compiled = train.jitted_step.lower(*arguments).compile(compiler_options=FAST)
     before, losses = jax.tree.map(np.array, state.params["networks"]), []
     for _ in range(6):
-        state, metrics = compiled(config, state, batch)
+        state, metrics = compiled(train.seed_of(config), state, batch, None)
         losses.append(float(metrics["loss"]))
     assert losses[-1] < losses[0] and int(state.bad_streak) == 0
     change = jax.tree.map(np.subtract, state.params["networks"], before)

@@ -33,7 +33,7 @@ class Course:
     handed: object
     end: object
     traces: list
-    """Programs of `train_step` before, after the static stage, after both."""
+    """Programs of `step` before, after the static stage, after both."""
 
 
 def copy(tree):
@@ -43,19 +43,19 @@ def copy(tree):
 @pytest.fixture(scope="module")
 def course(painted):
     config, data = micro_config(painted), Dataset.open(painted)
-    traces, metrics = [train.train_step._cache_size()], []
+    traces, metrics = [train.jitted_step._cache_size()], []
     state = train.init_state(config, data)
     first = copy(state)
     for step in range(TOTAL):
         if step == STATIC:
-            traces.append(train.train_step._cache_size())
+            traces.append(train.jitted_step._cache_size())
             static_end, state = copy(state), train.hand_over(config, state)
             handed = copy(state)
         state, values = train.train_step(config, state, data.batch(config, step))
         metrics.append(jax.tree.map(float, values))
         if train.densifies(config, step):
             state = train.densify_step(config, state)
-    traces.append(train.train_step._cache_size())
+    traces.append(train.jitted_step._cache_size())
     return Course(config, data, metrics, first, static_end, handed, state, traces)
 
 
@@ -93,6 +93,23 @@ def test_one_program_a_stage(course):
     before, static, both = course.traces
     assert static - before <= 1 and both - static <= 1 and both >= 2
     assert course.end.alive.shape == (256,)
+
+
+def test_configs_that_differ_in_the_seed_share_their_programs(course):
+    """And in where the run lies; in nothing else."""
+    batch = course.data.batch(course.config, STATIC)
+    programs = lambda: (train.jitted_step._cache_size(), train.jitted_densify._cache_size())
+    before, moved = programs(), []
+    for seed in (0, 2**32 - 1):
+        other = dataclasses.replace(
+            course.config, seed=seed, data_dir=f"elsewhere{seed}", preset="fast", frames_on="host"
+        )
+        state, _ = train.train_step(other, copy(course.handed), batch)
+        moved.append(state_sha256(state.params))
+        train.densify_step(other, copy(course.first))
+    assert moved[0] != moved[1]  # the seed reaches dropout and noise
+    assert programs() == before
+    assert course.config.program != dataclasses.replace(course.config, devices=2).program
 
 
 def test_course_equals_the_loop(course, trained_run):
@@ -200,5 +217,6 @@ def test_composite_is_the_true_head_over_the_painted_background(course):
 @pytest.mark.parametrize("step", [0, STATIC])
 def test_step_lowers_for_tpu(course, step):
     state = course.handed if step else course.first
-    traced = train.train_step.trace(course.config, state, course.data.batch(course.config, step))
+    batch = course.data.batch(course.config, step)
+    traced = train.jitted_step.trace(*train.step_arguments(course.config, state, batch))
     assert "stablehlo" in traced.lower(lowering_platforms=("tpu",)).as_text()[:100_000]

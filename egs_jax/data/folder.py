@@ -1,0 +1,131 @@
+"""The dataset folder: its arrays, its description, and the checks that both hold together.
+
+Before: `preprocess`, which writes the folder; after: `dataset`, which reads it. Arrays open
+memory-mapped, and no pickle is ever loaded.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from egs_jax.face.mesh import NUM_LANDMARKS
+from egs_jax.runtime.errors import MAY_NOT_READ, InputError
+from egs_jax.speech.features import AUDIO_FEATURES, HOP_ROWS
+
+FORMAT_VERSION = 1
+"""Version of the format that is written and read here."""
+ARRAYS = (
+    "frames", "backgrounds", "head_masks", "audio_features", "silence_features", "landmarks",
+    "viewmats", "K", "mean_shape", "blink", "lips_rects", "mouth_opening", "points",
+    "point_colors",
+)  # fmt: skip
+"""Names of the files NAME.npy."""
+SPLITS = ("train", "val")
+"""Names of the ranges of frames that `meta.json` gives."""
+
+
+def open_folder(folder: str | Path) -> tuple[dict, dict[str, np.ndarray]]:
+    """Open a dataset folder and check that it is complete.
+
+    Returns:
+      What `meta.json` says, and the arrays by name, memory-mapped.
+
+    Raises:
+      InputError: if the folder is not a complete dataset of this version.
+    """
+    folder = Path(folder)
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        version = meta["format_version"]
+    except FileNotFoundError:
+        raise InputError(
+            f"{folder}: not a dataset folder (no meta.json); make one with "
+            f"`python -m egs_jax preprocess VIDEO {folder}`"
+        ) from None
+    except PermissionError:
+        raise InputError(f"{folder}/meta.json: {MAY_NOT_READ}") from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{folder}/meta.json: unreadable ({error}); preprocess again") from None
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"{folder}: dataset format {version}, this version reads {FORMAT_VERSION}; "
+            "preprocess the video again"
+        )
+    arrays = {name: _open_array(folder / f"{name}.npy") for name in ARRAYS}
+    _check(folder, meta, arrays)
+    return meta, arrays
+
+
+def _open_array(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing; preprocess the video again") from None
+    except PermissionError:
+        raise InputError(f"{path}: {MAY_NOT_READ}") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: damaged ({error}); preprocess the video again") from None
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{path}: not one array; preprocess the video again")
+    return array
+
+
+def _check(folder: Path, meta: dict, arrays: dict[str, np.ndarray]) -> None:
+    """Refuse a folder whose description or arrays do not fit together."""
+    try:
+        sizes = tuple(int(meta[name]) for name in ("num_frames", "height", "width"))
+        ranges = [(int(start), int(stop)) for start, stop in map(meta["splits"].get, SPLITS)]
+        fps, kind = float(meta["fps"]), str(meta["audio_features"]["kind"])
+        if not (fps > 0 and all(0 <= a < b <= sizes[0] for a, b in ranges)):
+            raise ValueError(f"splits {ranges} of {sizes[0]} frames at {fps} fps")
+        if kind not in AUDIO_FEATURES:
+            raise ValueError(f"sound features of kind {kind!r}")
+        features = AUDIO_FEATURES[kind].feature_dim
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise InputError(
+            f"{folder}/meta.json: damaged ({reason}); preprocess the video again"
+        ) from None
+    for name, (dtype, shape) in _expected(*sizes, features, arrays).items():
+        array = arrays[name]
+        if array.dtype != dtype or array.shape != shape or not _finite(array):
+            got = f"{array.dtype} {list(array.shape)}"
+            raise InputError(
+                f"{folder}/{name}.npy: {got}, expected finite {np.dtype(dtype)} {list(shape)}; "
+                "preprocess the video again"
+            )
+    hush = arrays["silence_features"]
+    if not len(hush) or len(hush) % HOP_ROWS:
+        raise InputError(
+            f"{folder}/silence_features.npy: {len(hush)} rows, expected a multiple of {HOP_ROWS}; "
+            "preprocess the video again"
+        )
+
+
+def _expected(
+    frames: int, height: int, width: int, features: int, arrays: dict[str, np.ndarray]
+) -> dict[str, tuple[type, tuple[int, ...]]]:
+    """Return type and shape of every array; counts not in `meta.json` are the arrays' own."""
+    lengths = {name: array.shape[:1] or (1,) for name, array in arrays.items()}
+    images, real = (np.uint8, (frames, height, width, 3)), np.float32
+    return {
+        "frames": images,
+        "backgrounds": images,
+        "head_masks": (np.uint8, (frames, height, -(-width // 8))),
+        "audio_features": (real, (*lengths["audio_features"], features)),
+        "silence_features": (real, (*lengths["silence_features"], features)),
+        "landmarks": (real, (frames, NUM_LANDMARKS, 3)),
+        "viewmats": (real, (frames, 4, 4)),
+        "K": (real, (3, 3)),
+        "mean_shape": (real, (NUM_LANDMARKS, 3)),
+        "blink": (real, (frames,)),
+        "lips_rects": (np.int32, (frames, 4)),
+        "mouth_opening": (real, (frames,)),
+        "points": (real, (*lengths["points"], 3)),
+        "point_colors": (np.uint8, (*lengths["points"], 3)),
+    }
+
+
+def _finite(array: np.ndarray) -> bool:
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())

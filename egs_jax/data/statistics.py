@@ -1,0 +1,60 @@
+"""Statistics of a clip by which training chooses frames and measures lips.
+
+Before: `folder`; after: `dataset`. T frames of a clip; `train` is its range of training frames.
+"""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from egs_jax.face.mesh import LEFT_EYE, RIGHT_EYE, mouth_width
+
+BLINK = 0.4
+"""Blink above which eyes count as shut or half shut."""
+REST_SHARE = 0.15
+"""Share of the training frames, those with the least open mouth, that silence is paired with."""
+EYES_MARGIN = 0.1
+"""Margin around both eyes, as a share of their width."""
+
+
+def blink_frames(blink: Float[np.ndarray, " T"], train: tuple[int, int]) -> Int[np.ndarray, " K"]:
+    """Return the training frames whose eyes are shut or half shut; there may be none."""
+    start, stop = train
+    return start + np.flatnonzero(blink[start:stop] > BLINK)
+
+
+def rest_frames(
+    mouth_opening: Float[np.ndarray, " T"], train: tuple[int, int]
+) -> Int[np.ndarray, " R"]:
+    """Return the training frames whose mouth is shut or nearly so."""
+    start, stop = train
+    opening = np.asarray(mouth_opening[start:stop])
+    return start + np.flatnonzero(opening <= np.quantile(opening, REST_SHARE))
+
+
+def lip_shapes(
+    mouth_opening: Float[np.ndarray, " T"],
+    landmarks: Float[np.ndarray, "T 478 3"],
+    train: tuple[int, int],
+) -> Float[np.ndarray, "T 2"]:
+    """Return opening and width of the mouth, in standard deviations from the training mean."""
+    width = mouth_width(np.asarray(landmarks))
+    shapes = np.stack([mouth_opening, width], axis=1)
+    seen = shapes[slice(*train)]
+    spread = np.maximum(seen.std(axis=0), 1e-3)  # a still mouth has none
+    return np.float32((shapes - seen.mean(axis=0)) / spread)
+
+
+def sound_spread(
+    audio_features: Float[np.ndarray, "R F"], train: tuple[int, int]
+) -> Float[np.ndarray, " F"]:
+    """Return the standard deviation of every sound feature over the training frames."""
+    start, stop = train
+    return np.asarray(audio_features[2 * start : 2 * stop]).std(axis=0)  # 50 rows a second
+
+
+def eyes_rects(landmarks: Float[np.ndarray, "T 478 3"]) -> Float[np.ndarray, "T 4"]:
+    """Return row_min, row_max, col_min, col_max around both eyes, in the landmarks' pixels."""
+    points = landmarks[:, np.concatenate([RIGHT_EYE, LEFT_EYE]), 1::-1]  # row, column
+    low, high = points.min(axis=1), points.max(axis=1)
+    margin = EYES_MARGIN * (high[:, 1:] - low[:, 1:])
+    return np.stack([low - margin, high + margin], axis=2).reshape(-1, 4)
