@@ -24,7 +24,7 @@ from egs_jax.evaluation.report import print_figures, write_report
 from egs_jax.evaluation.signals import lid_figures, mouth_figures, sync_figures
 from egs_jax.face.landmarks import FaceLandmarker
 from egs_jax.runtime.files import write_atomically
-from kernels import _triton
+from kernels import dispatch
 
 
 def evaluate(run_dir: str | Path, split: str = "val") -> dict:
@@ -82,5 +82,5 @@ def _jitter(dataset: Dataset) -> Figure:
 
 def _kernels(config: Config) -> dict[str, str]:
     """Implementation of the rasterizer that drew the frames."""
-    triton = _triton.picks("rasterize", config.rasterizer, None)
+    triton = dispatch.picks("rasterize", config.rasterizer, None)
     return {"rasterize": "triton" if triton else "xla"}
