@@ -47,6 +47,7 @@ def evaluate(run_dir: str | Path, split: str = "val") -> dict:
         | {"jitter_px": _jitter(data), "render_fps": Figure(frames_per_second(avatar, frames))}
     )
     result = {
+        "source": {name: data.meta["source"][name] for name in ("name", "sha256")},
         "split": split,
         "frames": len(frames),
         "width": data.width,

@@ -38,7 +38,7 @@ CONTRACT = (
     "split frames width height head_fraction psnr psnr_head psnr_lips psnr_frame "
     "baseline_mean_frame baseline_nearest_frame ssim lpips lmd mouth_r mouth_r_shift_p95 "
     "mouth_silence_percentile sync_lag_frames sync_conf jitter_px blink_r num_gaussians "
-    "render_fps device notes given seconds_trained seconds_held_out mouth_gain kernels"
+    "render_fps device notes source given seconds_trained seconds_held_out mouth_gain kernels"
 ).split()
 
 
@@ -203,7 +203,7 @@ def test_all_names_of_the_contract_and_no_others_stand_in_eval_json(world):
     assert stored == world.result and stored.keys() == set(CONTRACT)
     numbers = {k for k, v in stored.items() if v is None or isinstance(v, float)}
     assert not [name for name in numbers if stored[name] is None]
-    about = dict(split="val", frames=100, width=SIZE, height=SIZE, num_gaussians=7, device="cpu",
+    about = dict(source={"name": "painted", "sha256": ""}, split="val", frames=100, width=SIZE, height=SIZE, num_gaussians=7, device="cpu",
                  jitter_px=0.25, given=["pose", "eyes", "background"], seconds_trained=0.96,
                  seconds_held_out=4.0, kernels={"rasterize": "xla"})  # fmt: skip
     assert {name: stored[name] for name in about} == about
