@@ -203,9 +203,11 @@ def test_all_names_of_the_contract_and_no_others_stand_in_eval_json(world):
     assert stored == world.result and stored.keys() == set(CONTRACT)
     numbers = {k for k, v in stored.items() if v is None or isinstance(v, float)}
     assert not [name for name in numbers if stored[name] is None]
-    about = dict(source={"name": "painted", "sha256": ""}, split="val", frames=100, width=SIZE, height=SIZE, num_gaussians=7, device="cpu",
-                 jitter_px=0.25, given=["pose", "eyes", "background"], seconds_trained=0.96,
-                 seconds_held_out=4.0, kernels={"rasterize": "xla"})  # fmt: skip
+    about = dict(
+        source={"name": "painted", "sha256": ""}, split="val", frames=100, width=SIZE, height=SIZE,
+        num_gaussians=7, device="cpu", jitter_px=0.25, given=["pose", "eyes", "background"],
+        seconds_trained=0.96, seconds_held_out=4.0, kernels={"rasterize": "xla"},
+    )  # fmt: skip
     assert {name: stored[name] for name in about} == about
     assert stored["render_fps"] == pytest.approx(MICRO_BATCH / 0.1)
 
