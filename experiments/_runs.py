@@ -65,9 +65,10 @@ def add_case(
 ) -> list[dict]:
     """Record one more case, in the place of one with the same `key`; returns all cases.
 
-    Series grow over days, machines and commits, so each case also says its own commit.
+    Series grow over days, machines and commits, so each case also says its own commit: this one,
+    unless it knows better.
     """
-    case = {**case, "commit": commit()}
+    case = {**case, "commit": case.get("commit") or commit()}
     cases = [c for c in earlier(name, folder) if key(c) != key(case)] + [case]
     record(name, cases, folder)
     return cases
