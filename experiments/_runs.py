@@ -48,6 +48,16 @@ def earlier(name: str, folder: Path = RESULTS) -> list[dict]:
     return json.loads(path.read_text())["cases"] if path.exists() else []
 
 
+def cases_of(name: str) -> list[dict]:
+    """Return the cases of a results file, each with its commit and device; none without a file."""
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    about = {"commit": found["commit"], "device": found["device"]}
+    return [about | case for case in found["cases"]]
+
+
 def to_draw(name: str, folder: Path) -> list[dict]:
     """The cases that a figure is drawn from.
 

@@ -29,6 +29,7 @@ from experiments import (
     point_density,
     self_reconstruction,
     tables,
+    tables_speed,
 )
 from experiments._clips import CLIPS, set_of
 from experiments._common import require_triton
@@ -306,8 +307,8 @@ def test_differences_are_those_of_the_same_seed(monkeypatch):
     assert spread_of([1.0, None, 3.0]) == Spread(2.0, pytest.approx(2**0.5), 2)
     assert paired(other, base, QUALITY[0]) == Spread(-0.25, pytest.approx(0.125**0.5), 2)
     assert shown(None, 2) == "-" and shown(Spread(1.0, None, 1), 1, signed=True) == "+1.0"
-    monkeypatch.setattr(tables, "earlier", lambda name: base + other if name == "ablations" else [])
-    made = tables.tables()
+    monkeypatch.setattr(tables, "cases_of", lambda name: base + other if name[0] == "a" else [])
+    made = {name: tables.table(name) for name in ("ablations", "ablation_costs", "cross_driven")}
     assert "| `paper` | 3 | 31.00 ± 1.00 |" in made["ablations"]
     assert "| `mlp` | 2 | 31.25 ± 0.35 (-0.25 ± 0.35) |" in made["ablations"]
     rows = [line for line in made["ablations"].splitlines() if line.startswith("|")]
@@ -363,7 +364,7 @@ def test_whole_trainings_have_the_same_bits(performer_dataset, tmp_path):
     assert min(case["seconds"]) > 1 and case["frames_a_step"] == {"static": 1, "deform": 4}
     assert case["psnr_head"] > 0 and len(case["images_per_second"]) == 1
     assert case["settings"] == {"schedule.batch": "4", "schedule.static_steps": "0"}
-    assert "2 of 2 runs" in tables._whole_runs([case])
+    assert "2 of 2 runs" in tables_speed._whole_runs([case])
     with pytest.raises(InputError, match="--set: got 'devices', expected NAME=VALUE"):
         bench_runs.main([*command, "--set", "devices"])
     with pytest.raises(InputError, match="--repeat: got 0"):
