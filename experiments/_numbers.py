@@ -25,6 +25,11 @@ def numbers() -> dict[str, Callable[[], str]]:
             for metric, digits in METRICS.items():
                 name = f"{clip.split('_')[0]}.{preset}.{metric}"
                 made[name] = lambda c=clip, p=preset, m=metric, d=digits: _quality(c, p, m, d)
+    for variant in {case["variant"]: None for case in cases_of("ablations")}:
+        for metric, digits in ABLATION_METRICS.items():
+            made[f"ablation.{variant}.{metric}"] = lambda v=variant, m=metric, d=digits: _ablation(
+                v, m, d
+            )
     for batch in (1, 16):
         made |= {
             f"call_ms.{batch}": lambda b=batch: number(call_ms(_drawn(b)), 3),
@@ -74,13 +79,30 @@ METRICS = {
 
 
 def _quality(clip: str, preset: str, metric: str, digits: int) -> str:
-    """Mean over the seeds of a clip and preset, without the deviation."""
     found = [
         case
         for case in cases_of("self_reconstruction")
         if (case["video"], case["preset"]) == (clip, preset)
     ]
-    spread = spread_of([case[metric] for case in found])
+    return _mean(found, metric, digits)
+
+
+ABLATION_METRICS = {"psnr_head": 2, "lpips": 4, "lmd": 2, "mouth_r": 2}
+"""Of `ablations.json` (Obama, `fast`), means over seeds; with their digits."""
+
+
+def _ablation(variant: str, metric: str, digits: int) -> str:
+    found = [
+        case
+        for case in cases_of("ablations")
+        if (case["variant"], case["dataset"], case["preset"]) == (variant, OBAMA, "fast")
+    ]
+    return _mean(found, metric, digits)
+
+
+def _mean(cases: list[dict], metric: str, digits: int) -> str:
+    """Mean over seeds, without the deviation."""
+    spread = spread_of([case[metric] for case in cases])
     return shown(spread and spread._replace(std=None), digits)
 
 

@@ -134,6 +134,7 @@ def _ablations(cases: list[dict]) -> str:
         "variant": lambda r: f"`{r[1][0]['variant']}`",
         "seeds": lambda r: str(len(r[1])),
     } | {metric.label: cell(metric) for metric in QUALITY}
+    columns["commit"] = lambda r: ", ".join(sorted({case["commit"][:7] for case in r[1]}))
     return markdown(columns, _settings(cases))
 
 

@@ -35,7 +35,7 @@ from experiments._clips import CLIPS, set_of
 from experiments._common import require_triton
 from experiments._regions import REGIONS, region_means, regions_of, spacing
 from experiments._runs import shrunk
-from experiments._summary import QUALITY, Spread, paired, seconds_to, shown, spread_of
+from experiments._summary import QUALITY, Spread, grouped, paired, seconds_to, shown, spread_of
 from kernels import dispatch
 
 PNG = b"\x89PNG"
@@ -296,7 +296,7 @@ def made_case(variant, seed, **values):
                    mouth_r_shift_p95=0.4, mouth_silence_percentile=10.0)  # fmt: skip
     about = dict(variant=variant, seed=seed, dataset="clip", preset="fast", size=256,
                  static_steps=3, deform_steps=5, num_gaussians=100, device="cpu",
-                 train_seconds=None, source_sha256="",
+                 train_seconds=None, source_sha256="", commit="0123456789",
                  parameters={"planes": 1, "networks": 2, "per_frame": 3})  # fmt: skip
     return about | numbers | values
 
@@ -315,6 +315,41 @@ def test_differences_are_those_of_the_same_seed(monkeypatch):
     assert "| 0.70 | 0.30 |" in rows[-1].replace(" (+0.00)", "")
     assert "| 3 + 5 | 1 | 2 | 3 | 100 ± 0 | - | cpu |" in made["ablation_costs"]
     assert made["cross_driven"] == "*Not run yet: there is no `results/cross_driven.json`.*"
+
+
+def test_a_case_takes_the_place_of_an_earlier_one(tmp_path):
+    key = lambda case: (case["name"],)
+    for case in ({"name": "a"}, {"name": "b"}, {"name": "a", "more": 1, "commit": "known"}):
+        cases = _runs.add_case("made_up", case, key, tmp_path)
+    assert cases == cases_of(tmp_path, "made_up")
+    assert [case["name"] for case in cases] == ["a", "b"]
+    assert cases[0]["more"] == 1 and cases[0]["commit"] == "known"
+
+
+def test_what_is_said_of_the_ablations_is_so():
+    """If one fails: the verdicts above the table in experiments/README.md are to be rewritten."""
+    rows = {
+        name: group for (name,), group in grouped(_runs.cases_of("ablations"), "variant").items()
+    }
+    metric = {m.label: m for m in QUALITY}
+
+    def gap(variant, label):
+        found = paired(rows[variant], rows["paper"], metric[label])
+        assert found.count == 3
+        return 0.0 if abs(found.mean) <= found.std else found.mean
+
+    assert gap("no_static", "PSNR head, dB") < 0 < gap("no_static", "LPIPS")
+    for mlp in ("mlp", "mlp_wide"):
+        assert gap(mlp, "mouth r") < 0 < gap(mlp, "LMD, px")
+        assert abs(gap(mlp, "PSNR head, dB")) < 0.1
+    assert gap("parity", "PSNR head, dB") < 0 < gap("parity", "LPIPS")
+    assert gap("parity", "mouth r less shifted p95") < 0 < gap("parity", "LMD, px")
+    for variant in ("ppe_off", "cross", "dense", "bspline"):
+        assert abs(gap(variant, "PSNR head, dB")) < 0.1 and gap(variant, "LPIPS") > -0.0005
+        assert gap(variant, "mouth r") == 0 or variant == "cross"
+    longer, off = rows["long_window"], rows["long_window_ppe_off"]
+    pair = paired(off, longer, metric["mouth r"])
+    assert abs(pair.mean) <= pair.std
 
 
 def test_a_check_ends_with_its_status_and_without_a_gpu_in_one_line(monkeypatch, capsys):
