@@ -201,9 +201,15 @@ def test_inference_is_measured_on_any_machine(tmp_path):
     assert case["streaming_ms_a_frame"] > 0 and case["memory_mb"] > 0
     assert case["psnr_to_float32_db"] > 80
     assert figure == tmp_path / "figures" / "inference.png"
-    figure.unlink()
-    assert bench_inference.main(["--plot-only", *folders]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_figure_of_inference_is_drawn_from_its_results(tmp_path):
+    folders = ["--out", str(RESULTS), "--figures", str(tmp_path)]
+    figure = bench_inference.main(["--plot-only", *folders])
+    assert figure == tmp_path / "inference.png" and figure.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(InputError, match="no results yet"):
         bench_inference.main(["--plot-only", "--out", str(tmp_path / "other"), *folders[2:]])
     with pytest.raises(InputError, match="--tiny: its numbers"):
         bench_inference.main(["--tiny"])
+    with pytest.raises(InputError, match="--calls: got 0"):
+        bench_inference.main(["--calls", "0"])
