@@ -75,7 +75,7 @@ METRICS = {
     "mouth_r_shift_p95": 2, "baseline_nearest_frame": 2, "baseline_mean_frame": 2,
     "seconds_trained": 1, "seconds_held_out": 1, "head_fraction": 2, "train_seconds": 0,
 }  # fmt: skip
-"""Of `self_reconstruction.json`, means over seeds; with their digits."""
+"""Figures of `self_reconstruction.json`, means over seeds; with their digits."""
 
 
 def _quality(clip: str, preset: str, metric: str, digits: int) -> str:
@@ -88,7 +88,7 @@ def _quality(clip: str, preset: str, metric: str, digits: int) -> str:
 
 
 ABLATION_METRICS = {"psnr_head": 2, "lpips": 4, "lmd": 2, "mouth_r": 2}
-"""Of `ablations.json` (Obama, `fast`), means over seeds; with their digits."""
+"""Figures of `ablations.json` (Obama, `fast`), means over seeds; with their digits."""
 
 
 def _ablation(variant: str, metric: str, digits: int) -> str:

@@ -17,7 +17,7 @@ BASE = "paper"
 
 
 def reconstruction(cases: list[dict]) -> str:
-    """Mean and deviation over the seeds of each clip and preset; report clips last."""
+    """Show mean and deviation over the seeds of each clip and preset; report clips last."""
     rows = grouped(sorted(cases, key=lambda c: c["set"]), "video", "preset", "width", "commit")
     return markdown(_reconstruction_columns(), list(rows.values()))
 
@@ -79,7 +79,7 @@ PEER_METRICS = {
     "mouth_gain": ("mouth gain (1 is the true mouth's)", 2),
     "blink_r": ("blink r (an input's echo)", 2),
 }
-"""Of the comparison with the original's code: label and digits."""
+"""Figures of the comparison with the original's code: label and digits."""
 
 
 def beside_the_original(cases: list[dict]) -> list[dict]:
@@ -90,7 +90,7 @@ def beside_the_original(cases: list[dict]) -> list[dict]:
 
 
 def peers(cases: list[dict]) -> str:
-    """Ours beside the original's code, trained on the very same dataset folder."""
+    """Lay ours beside the original's code, trained on the very same dataset folder."""
     theirs, ours = peer("quality"), beside_the_original(cases)
     best = {"psnr_head": max(theirs["psnr_head_by_deformation_step"].values())}
     columns = {
@@ -250,7 +250,7 @@ TABLES: dict[str, tuple[str, Maker]] = {
     "attention_map": ("attention_map", _attention_map),
     "kill_training": ("kill_training", _kill_training),
 } | tables_speed.TABLES
-"""By name: the file of its cases, and what makes the table of them."""
+"""Tables by name: the file of its cases, and what makes the table of them."""
 
 
 def table(name: str) -> str:

@@ -52,7 +52,7 @@ def _training_kernels(cases: list[dict]) -> str:
 
 
 def step_ms(case: dict) -> str:
-    """Median and spread of a training step's time."""
+    """Write median and spread of a training step's time."""
     return f"{case['median_ms']:.1f} ({case['p10_ms']:.1f}-{case['p90_ms']:.1f})"
 
 
@@ -165,7 +165,7 @@ def _rasterizer(cases: list[dict]) -> str:
 
 
 def _stages(cases: list[dict]) -> str:
-    """Where the time goes, most first, and how far it is from the floors."""
+    """Show where the time goes, most first, and how far it is from the floors."""
     shown = [c for c in _pairs(cases) if (c["n"], c["size"], c["px"]) == (50_000, 512, 1.6)]
     sides = {}
     for case in shown:
@@ -271,4 +271,4 @@ TABLES = {
     "stages": ("bench_rasterizer", _stages),
     "checks": (CHECKS[0], _checks),
 }
-"""By name: the file of its cases, and what makes the table of them."""
+"""Tables by name: the file of its cases, and what makes the table of them."""

@@ -1,4 +1,4 @@
-"""What is measured on every frame of a split: image figures, landmarks, a row and a column.
+"""Measures of every frame of a split: image figures, landmarks, a row and a column.
 
 Each render is compared with the true composite (`Dataset.target`), and a landmark network looks at
 both.
@@ -22,16 +22,16 @@ from egs_jax.training.perceptual import PerceptualParams, load_perceptual, lpips
 
 @dataclass
 class Measured:
-    """What was measured on every frame of a split, on the render and on the true composite."""
+    """Measures of every frame of a split, on the render and on the true composite."""
 
     frames: Int[np.ndarray, " T"]
     """Indices in the clip."""
     images: dict[str, Float[np.ndarray, " T"]]
     """Image figures by name; head_fraction too."""
     landmarks: Float[np.ndarray, "T 478 3"]
-    """Of the renders [pixels], NaN where no face was seen."""
+    """Points of the renders [pixels], NaN where no face was seen."""
     true_landmarks: Float[np.ndarray, "T 478 3"]
-    """Of the true composites, likewise."""
+    """Points of the true composites, likewise."""
     rows: UInt8[np.ndarray, "2 T Wd 3"]
     """A row of pixels through the eyes, of the true composite and of the render."""
     columns: UInt8[np.ndarray, "2 T H 3"]
