@@ -29,7 +29,7 @@ CLIPS = {
         "feifei_256_15s", "report"
     ),
 }
-"""Films by the SHA-256 of their file. Every other film, the synthetic performer's too, is a dev clip."""
+"""Films by the SHA-256 of their file; every other, the synthetic performer's too, is a dev clip."""
 
 
 def set_of(sha256: str) -> Literal["dev", "report"]:
