@@ -25,12 +25,12 @@ from egs_jax.__main__ import Parser
 from egs_jax.avatar import film as render
 from egs_jax.avatar import stream
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.avatar.drive import FPS
 from egs_jax.media.audio_file import read_audio
+from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.media.encoder_process import EncoderProcess
 from egs_jax.media.video_writer import best_encoder, feed
 from egs_jax.runtime.environment import usable_cores
-from egs_jax.speech.features import SAMPLE_RATE, extract_features
+from egs_jax.speech.features import extract_features
 from experiments._common import RESULTS, record
 from experiments._runs import run_main
 

@@ -15,16 +15,15 @@ from jaxtyping import UInt8
 
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import num_video_frames
-from egs_jax.avatar.drive import FPS
 from egs_jax.avatar.stream import IN_FLIGHT, draw_all, speech_batches, warm_up
 from egs_jax.media.audio_file import stream_audio
+from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.media.encoder_process import EncoderProcess
 from egs_jax.media.video_writer import feed
 from egs_jax.runtime.consent import CONSENT
 from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.prefetch import ahead
 from egs_jax.runtime.progress import progress
-from egs_jax.speech.features import SAMPLE_RATE
 
 
 def speak(avatar: Avatar, audio_path: str | Path) -> Iterator[UInt8[np.ndarray, "H Wd 3"]]:

@@ -1,11 +1,7 @@
 """Video files in: pictures picked by their timestamps, errors that name file and cause.
 
-Place in the pipeline: the first thing `preprocess` does. PyAV only; no program is started.
-
-The clock. Time 0 of a file is the `start_time` of its container: the smallest start over its
-streams. Frame k of `read_frames` is the picture nearest to k / fps seconds on that clock, and
-`speech.features` counts its samples from the same zero, so frame k and sample k / fps * rate belong
-together whatever the rates, offsets and gaps of the file. Nothing is ever stretched.
+Frame k of `read_frames` is the picture nearest to k / fps seconds on the `clock`, on which sound
+is read, too. PyAV decodes; no program is started.
 
 Pictures are uint8 [H, W, 3] RGB, contiguous (a decoder pads its rows; the padding is cut away
 here), upright (display matrix applied), with square pixels, 8 bits and SDR whatever the file held.
@@ -24,10 +20,8 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, VideoReformatter
 
 from egs_jax.media.audio_file import open_media
-from egs_jax.media.video_writer import VideoWriter, write_video
+from egs_jax.media.clock import FPS
 from egs_jax.runtime.errors import InputError
-
-__all__ = ["VideoInfo", "VideoWriter", "probe", "read_frames", "write_video"]
 
 PathLike = str | os.PathLike
 # Seconds; on a tie the earlier picture wins, also when a container rounds times to milliseconds.
@@ -68,7 +62,7 @@ class VideoInfo:
     has_audio: bool
     codec: str
 
-    def num_frames(self, fps: float = 25.0) -> int:
+    def num_frames(self, fps: float = FPS) -> int:
         """Return how many frames `read_frames(path, fps)` gives, by the file's header."""
         return max(1, round(self.duration * fps))
 
@@ -86,7 +80,7 @@ def probe(path: PathLike) -> VideoInfo:
         InputError: Missing, empty, truncated, damaged, not a video, or without a video stream.
     """
     with _opened(path) as (container, stream):
-        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+        rate = stream.average_rate or stream.guessed_rate or Fraction(FPS)
         first = next(_decoded(path, container, stream), None)
         if first is None:
             raise InputError(f"{path}: the video stream holds no pictures; export the video again")
@@ -111,7 +105,7 @@ def probe(path: PathLike) -> VideoInfo:
 
 
 def read_frames(
-    path: PathLike, fps: float = 25.0, max_seconds: float | None = None
+    path: PathLike, fps: float = FPS, max_seconds: float | None = None
 ) -> Iterator[np.ndarray]:
     """Give a video's pictures at a constant rate, picked by timestamp.
 
@@ -141,7 +135,7 @@ def read_frames(
 def _resampled(path: PathLike, fps: float) -> Iterator[np.ndarray]:
     with _opened(path) as (container, stream):
         convert = _Converter(stream)
-        usual_gap = float(1 / (stream.average_rate or Fraction(25)))
+        usual_gap = float(1 / (stream.average_rate or Fraction(FPS)))
         zero = (container.start_time or 0) / av.time_base
         count, held, time, gap = 0, None, 0.0, usual_gap
         for frame in _decoded(path, container, stream):

@@ -14,16 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation
 
-from egs_jax.media.video_reader import write_video
+from egs_jax.media.clock import FPS
+from egs_jax.media.video_writer import write_video
 from egs_jax.performer import anatomy, head
 from egs_jax.performer.shading import render_pose
-from egs_jax.performer.voice import FPS, Speech, synthesize
+from egs_jax.performer.voice import Speech, synthesize
 from egs_jax.runtime.environment import usable_cores
 from egs_jax.runtime.errors import InputError
 from kernels._checks import typechecked
@@ -277,48 +277,3 @@ def save_truth(performance: Performance, path: str | os.PathLike) -> None:
         np.savez_compressed(
             file, fps=performance.fps, **{n: getattr(performance, n) for n in names}
         )
-
-
-def poster(path: str | os.PathLike, *, seed: int = 0, size: int = 240, columns: int = 5) -> None:
-    """Draw a strip of frames over the sound's waveform, for a README.
-
-    The frames are taken where the mouth differs most: spread over the quantiles of its opening, one
-    during a blink, in the order of time; ticks on the waveform say when.
-
-    Args:
-      path: The PNG file to write.
-      seed: See `perform`.
-      size: Width and height of each frame [pixels].
-      columns: Number of frames, at least 2.
-
-    Raises:
-      InputError: if `path` cannot be written as PNG.
-    """
-    whole = int(round(size * 1.12))  # the frames are cut to head and collar
-    performance = perform(8.0, seed, whole)
-    quiet = np.flatnonzero(performance.blink < 0.05)
-    order = quiet[np.argsort(performance.mouth_opening[quiet])]
-    picks = order[np.round(np.linspace(0.25, 1.0, columns - 1) * (len(order) - 1)).astype(int)]
-    picks = np.sort(np.append(picks, performance.blink.argmax()))
-    rows, cols = (slice(at, at + size) for at in (int(0.04 * whole), (whole - size) // 2))
-    frames = [render_frame(performance, int(i))[rows, cols] for i in picks]
-    strip = np.concatenate(frames, axis=1)
-    wave = _draw_waveform(performance, picks, strip.shape[1], max(size // 5, 16))
-    written = Path(path).suffix.lower() == ".png" and Path(path).parent.is_dir()
-    if not (written and cv2.imwrite(str(path), np.concatenate([strip, wave])[..., ::-1])):
-        raise InputError(f"{path}: cannot write the poster; name a .png file in an existing folder")
-
-
-def _draw_waveform(
-    performance: Performance, picks: np.ndarray, width: int, height: int
-) -> np.ndarray:
-    """The sound as a band [height, width, 3] with a tick at every picked frame."""
-    samples = np.abs(performance.speech.samples)
-    peaks = np.array([chunk.max() for chunk in np.array_split(samples, width)])
-    rows = np.abs(np.arange(height) - (height - 1) / 2)[:, None] / (height / 2)
-    inside = (rows <= 0.06 + 1.6 * peaks[None])[..., None]
-    band = np.where(inside, np.array([64, 142, 148]), np.array([22, 30, 34])).astype(np.uint8)
-    for i in picks:
-        x = int(i / performance.num_frames * width)
-        band[:, x : x + 2] = (236, 178, 96)
-    return band

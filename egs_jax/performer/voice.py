@@ -14,7 +14,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import butter, lfilter, sosfilt
 
-FPS = 25
+from egs_jax.media.clock import FPS, SAMPLE_RATE
+
 _STEP = 0.005  # seconds between parameter rows
 _EDGE = 0.24  # silence before and after [s]
 
@@ -183,7 +184,7 @@ def _noise(
     return sosfilt(butter(2, 600, "highpass", fs=rate, output="sos"), shaped)
 
 
-def synthesize(seconds: float, seed: int, sample_rate: int = 16_000) -> Speech:
+def synthesize(seconds: float, seed: int, sample_rate: int = SAMPLE_RATE) -> Speech:
     """Babble for a while: phrases of 1 to 3 s with pauses of 0.3 to 0.8 s, silence at both ends.
 
     Args:

@@ -13,8 +13,9 @@ from jaxtyping import Bool, Float
 
 from egs_jax.face.landmarks import Face, FaceLandmarker
 from egs_jax.face.mesh import NUM_LANDMARKS
+from egs_jax.media.clock import FPS
 from egs_jax.media.video_reader import VideoInfo, read_frames
-from egs_jax.preprocess.capture_check import FPS, CaptureCheck, CaptureReport
+from egs_jax.preprocess.capture_check import CaptureCheck, CaptureReport
 from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.progress import progress
 

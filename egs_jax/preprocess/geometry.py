@@ -1,10 +1,8 @@
-"""Rotations, rigid transforms and pinhole projection as pure functions.
+"""Rotations and rigid transforms as pure functions.
 
 Conventions: OpenCV axes (+x right, +y down, +z forward); quaternions (w, x, y, z); rotation
-vectors are axis times angle in radians; `viewmat` [4, 4] takes world points to the camera; `K`
-[3, 3] is in pixels with pixel centers at integer + 0.5. Every function works on any leading axes
-and has finite gradients everywhere, the origin included. Used by tracking, preprocess and the
-model.
+vectors are axis times angle in radians. Every function works on any leading axes and has finite
+gradients everywhere, the origin included.
 """
 
 import jax.numpy as jnp
@@ -23,26 +21,11 @@ def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 @typechecked
-def safe_norm(x: Float[Array, "... D"]) -> Float[Array, "..."]:
-    """Euclidean length over the last axis; its gradient at the zero vector is zero."""
-    return safe_sqrt(jnp.sum(x * x, axis=-1))
-
-
-@typechecked
 def safe_normalize(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
     """Scale the last axis to unit length; vectors shorter than 1e-6 come back as zeros."""
     squared = jnp.sum(x * x, axis=-1, keepdims=True)
     valid = squared > _TINY
     return jnp.where(valid, x / jnp.sqrt(jnp.where(valid, squared, 1.0)), 0.0)
-
-
-@typechecked
-def skew(v: Float[Array, "... 3"]) -> Float[Array, "... 3 3"]:
-    """Cross-product matrix: `skew(a) @ b == cross(a, b)`."""
-    x, y, z = v[..., 0], v[..., 1], v[..., 2]
-    zero = jnp.zeros_like(x)
-    rows = [jnp.stack(row, -1) for row in ((zero, -z, y), (z, zero, -x), (-y, x, zero))]
-    return jnp.stack(rows, -2)
 
 
 @typechecked
@@ -128,14 +111,6 @@ def matrix_to_rotvec(rotation: Float[Array, "... 3 3"]) -> Float[Array, "... 3"]
 
 
 @typechecked
-def quat_multiply(a: Float[Array, "... 4"], b: Float[Array, "... 4"]) -> Float[Array, "... 4"]:
-    """Hamilton product: rotating by the result rotates by `b` first, then by `a`."""
-    real = a[..., :1] * b[..., :1] - jnp.sum(a[..., 1:] * b[..., 1:], axis=-1, keepdims=True)
-    cross = jnp.cross(a[..., 1:], b[..., 1:])
-    return jnp.concatenate([real, a[..., :1] * b[..., 1:] + b[..., :1] * a[..., 1:] + cross], -1)
-
-
-@typechecked
 def rigid_transform(
     rotation: Float[Array, "... 3 3"], translation: Float[Array, "... 3"]
 ) -> Float[Array, "... 4 4"]:
@@ -143,30 +118,3 @@ def rigid_transform(
     top = jnp.concatenate([rotation, translation[..., None]], axis=-1)
     last = jnp.broadcast_to(jnp.array([[0.0, 0.0, 0.0, 1.0]], top.dtype), (*top.shape[:-2], 1, 4))
     return jnp.concatenate([top, last], axis=-2)
-
-
-@typechecked
-def invert_rigid(transform: Float[Array, "... 4 4"]) -> Float[Array, "... 4 4"]:
-    """Inverse of a rigid transform, by transposing its rotation."""
-    rotation = jnp.swapaxes(transform[..., :3, :3], -1, -2)
-    translation = -jnp.einsum("...ij,...j->...i", rotation, transform[..., :3, 3])
-    return rigid_transform(rotation, translation)
-
-
-@typechecked
-def transform_points(
-    transform: Float[Array, "*batch 4 4"], points: Float[Array, "*batch N 3"]
-) -> Float[Array, "*batch N 3"]:
-    """Apply a rigid transform to points, both with the same leading axes."""
-    rotated = jnp.einsum("...ij,...nj->...ni", transform[..., :3, :3], points)
-    return rotated + transform[..., None, :3, 3]
-
-
-@typechecked
-def project_points(
-    points_camera: Float[Array, "... N 3"], K: Float[Array, "3 3"]
-) -> Float[Array, "... N 2"]:
-    """Pinhole projection to pixels of points in camera space; depth must be positive."""
-    depth = points_camera[..., 2:]
-    homogeneous = jnp.einsum("ij,...nj->...ni", K[:2], points_camera)
-    return homogeneous / depth

@@ -11,15 +11,15 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
+import imageio.v3 as imageio
 import numpy as np
 
 from egs_jax.data.folder import ARRAYS, FORMAT_VERSION
 from egs_jax.face.mesh import canonical_face_mesh, eye_openness, mouth_opening
 from egs_jax.face.segmentation import FaceParser, PersonSegmenter
 from egs_jax.media.audio_file import read_audio, write_wav
+from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.media.video_reader import VideoInfo, probe, read_frames
-from egs_jax.preprocess.capture_check import FPS
 from egs_jax.preprocess.crop import Crop, choose_crop
 from egs_jax.preprocess.face_pass import LEAST_FRAMES, Faces, find_faces
 from egs_jax.preprocess.head_cloud import head_cloud
@@ -30,7 +30,7 @@ from egs_jax.preprocess.tracking import HeadTrack, reprojection_rms, track_head
 from egs_jax.runtime.assets import file_sha256
 from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.progress import progress
-from egs_jax.speech.features import AUDIO_FEATURES, SAMPLE_RATE, extract_features, silence_features
+from egs_jax.speech.features import AUDIO_FEATURES, extract_features, silence_features
 
 _FILES = {"meta.json", "audio.wav", "clean_background.png"} | {f"{name}.npy" for name in ARRAYS}
 NATURAL_LAG = 2
@@ -181,7 +181,7 @@ def _cut_frames(
             if i % 10 == 0:
                 room.update(frame, masks.foreground)
     clean = room.result()
-    cv2.imwrite(str(work / "clean_background.png"), cv2.cvtColor(clean, cv2.COLOR_RGB2BGR))
+    imageio.imwrite(work / "clean_background.png", clean)
     for array in (frames, heads, people):
         array.flush()
     return frames, clean

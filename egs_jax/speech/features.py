@@ -1,4 +1,4 @@
-"""Features of speech at 50 Hz, each made of a bounded stretch of sound (files: `audio_file`).
+"""Features of speech at 50 Hz, each made of a bounded stretch of sound.
 
 Row r is centred on (r + 0.5) / 50 s; S samples at 16 kHz give R = 2 ceil(S / 640) rows, two for
 every video frame (25 fps) that they begin. Outside the file there is digital silence. A row
@@ -18,8 +18,7 @@ because window b always goes through place b mod 4 of one compiled program (othe
 Loudness is measured against fixed references, never stretched to a clip's own range: room noise
 stays small and digital silence is one known pattern of period 10 rows (`silence_features`).
 
-Place in the pipeline: after `audio_file`, before the audio network; `feature_windows` cuts what
-the model takes for each video frame.
+`feature_windows` cuts what the model takes for each video frame.
 """
 
 import functools
@@ -32,30 +31,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from egs_jax.media.audio_file import SAMPLE_RATE, as_samples, read_audio, stream_audio, write_wav
+from egs_jax.media.audio_file import as_samples
+from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.speech.whisper import NUM_MELS, WIDTH, WhisperEncoder, encode, load_encoder
 from kernels._checks import require, typechecked
-
-__all__ = [
-    "AUDIO_FEATURES",
-    "HOP_ROWS",
-    "SAMPLE_RATE",
-    "AudioFeatures",
-    "FeatureKind",
-    "FeatureStream",
-    "extract_features",
-    "feature_windows",
-    "num_rows",
-    "read_audio",
-    "silence_features",
-    "stream_audio",
-    "write_wav",
-]
 
 FeatureKind = Literal["whisper", "mel"]
 
 ROW_SAMPLES = 320  # 20 ms
-FRAME_SAMPLES = 640  # one video frame at 25 fps
+FRAME_SAMPLES = SAMPLE_RATE // FPS  # one video frame
 ENTRY_ROWS = 16  # rows of one video frame's entry: 2 i - 8 ... 2 i + 7
 HOP_ROWS = 10  # rows that one window finishes; also the period of the silence pattern
 HOP_SAMPLES = HOP_ROWS * ROW_SAMPLES
@@ -83,20 +67,6 @@ class AudioFeatures:
     window_samples: int
     window_offset: int
     is_crossfaded: bool
-
-    @property
-    def look_back(self) -> float:
-        """Longest time between a row's centre and the first sound that it depends on [s]."""
-        last = (HOP_ROWS - 1) * ROW_SAMPLES if self.is_crossfaded else 0
-        return (ROW_SAMPLES // 2 - self.window_offset + last) / SAMPLE_RATE
-
-    @property
-    def look_ahead(self) -> float:
-        """Longest time between a row's centre and the end of the sound that it depends on [s]."""
-        if not self.is_crossfaded:
-            return (self.window_offset + _MEL_FFT - ROW_SAMPLES // 2) / SAMPLE_RATE
-        end = HOP_SAMPLES + self.window_offset + self.window_samples
-        return (end - ROW_SAMPLES // 2) / SAMPLE_RATE
 
 
 AUDIO_FEATURES = {

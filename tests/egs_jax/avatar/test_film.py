@@ -11,7 +11,8 @@ from egs_jax.__main__ import main
 from egs_jax.avatar import film as render
 from egs_jax.avatar import stream
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.media.audio_file import SAMPLE_RATE, read_audio, write_wav
+from egs_jax.media.audio_file import read_audio, write_wav
+from egs_jax.media.clock import SAMPLE_RATE
 
 
 def speech(path, seconds):

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import cv2
 import numpy as np
 import pytest
 
@@ -164,15 +163,7 @@ def test_network_tracks_the_video(tmp_path):
         assert np.array_equal(truth["landmarks"], true)
 
 
-def test_poster_is_small(tmp_path):
-    performer.poster(tmp_path / "poster.png")
-    assert (tmp_path / "poster.png").stat().st_size < 600_000
-    assert cv2.imread(str(tmp_path / "poster.png")).shape[1] == 5 * 240
-
-
 def test_refuses_bad_places_and_sizes(tmp_path):
-    with pytest.raises(InputError, match="poster"):
-        performer.poster(tmp_path / "nowhere" / "poster.png")
     with pytest.raises(InputError):
         performer.write_performer_video(tmp_path / "nowhere" / "take.mp4", seconds=1, size=32)
     with pytest.raises(ValueError, match="size, fps: expected"):
