@@ -1,6 +1,6 @@
 """The whole way in one command: video -> dataset -> avatar -> evaluation -> a new speech -> mp4.
 
-Without files of the user's own, the synthetic performer of `performer.py` is filmed and a voice
+Without files of the user's own, the synthetic performer of `performer` is filmed and a voice
 that it never heard speaks the new text.
 """
 
@@ -80,7 +80,7 @@ def _check_source(dataset: Dataset, video: Path) -> None:
 
 
 def _film(path: Path) -> Path:
-    """The synthetic performer's film, made once."""
+    """Make the synthetic performer's film, once."""
     if not path.exists():
         from egs_jax.performer.film import write_performer_video
 
@@ -90,7 +90,7 @@ def _film(path: Path) -> Path:
 
 
 def _speech(path: Path) -> Path:
-    """A speech that the performer never gave."""
+    """Make a speech that the performer never gave."""
     from egs_jax.performer.voice import synthesize
 
     write_wav(path, synthesize(SPEECH_SECONDS, SPEECH_SEED).samples, SAMPLE_RATE)

@@ -26,8 +26,8 @@ from egs_jax.runtime.prefetch import ahead
 from egs_jax.runtime.progress import progress
 
 
-def speak(avatar: Avatar, audio_path: str | Path) -> Iterator[UInt8[np.ndarray, "H Wd 3"]]:
-    """Frames of a speech of any length, as it is read, in constant memory.
+def draw_speech(avatar: Avatar, audio_path: str | Path) -> Iterator[UInt8[np.ndarray, "H Wd 3"]]:
+    """Draw the frames of a speech of any length, as it is read, in constant memory.
 
     Raises:
       InputError: if the file cannot be read as sound.
@@ -59,7 +59,7 @@ def render_video(run_dir: str | Path, audio_path: str | Path, out_path: str | Pa
     with EncoderProcess(out_path.resolve(), *size, FPS, SAMPLE_RATE) as film:
         total = num_video_frames(sum(len(chunk) for chunk in stream_audio(audio_path)))
         with progress(total, "render", "frame") as bar:
-            frames = bar.track(speak(avatar, audio_path), task_id=0)
+            frames = bar.track(draw_speech(avatar, audio_path), task_id=0)
             feed(film, frames, FPS, stream_audio(audio_path), SAMPLE_RATE)
     print(f"{out_path}: {total / FPS:.1f} s. {CONSENT}")
 

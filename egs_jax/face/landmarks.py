@@ -93,7 +93,7 @@ class Face:
 
 
 class FaceLandmarker:
-    """Finds faces and their landmarks; holds the loaded networks and no other state.
+    """A finder of faces and their landmarks: the loaded networks and no other state.
 
     Typical use::
 
@@ -219,7 +219,7 @@ def roi_of_landmarks(landmarks: Float[np.ndarray, "478 3"]) -> Roi:
 
 
 def _angle(direction: np.ndarray) -> float:
-    """Angle of a vector from +x towards +y [radians]."""
+    """Return the angle of a vector from +x towards +y [radians]."""
     return math.atan2(float(direction[1]), float(direction[0]))
 
 
@@ -245,7 +245,7 @@ def _crop(rgb: np.ndarray, roi: Roi, side: int, *, border_black: bool = False) -
 
 
 def _anchors() -> np.ndarray:
-    """Centers [896, 2] of the detector's cells in [0, 1]: 2 of 16x16, then 6 of 8x8."""
+    """Return the centers [896, 2] of the detector's cells in [0, 1]: 2 of 16x16, then 6 of 8x8."""
     grids = []
     for cells, repeats in ((16, 2), (8, 6)):
         line = (np.arange(cells) + 0.5) / cells
@@ -255,7 +255,7 @@ def _anchors() -> np.ndarray:
 
 
 def _merge_overlapping(rows: np.ndarray, scores: np.ndarray) -> list[tuple[np.ndarray, float]]:
-    """Weighted non-maximum suppression: average each cluster of rows, the first 4 being the box."""
+    """Average each cluster of overlapping rows by score; the first 4 numbers are the box."""
     left = np.argsort(-scores, kind="stable")
     merged = []
     while left.size:
@@ -270,7 +270,7 @@ def _merge_overlapping(rows: np.ndarray, scores: np.ndarray) -> list[tuple[np.nd
 
 
 def _iou(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Intersection over union of one box with [N] others; rows may be longer than 4."""
+    """Return intersection over union of one box with [N] others; rows may be longer than 4."""
     low = np.maximum(box[None, :2], boxes[:, :2])
     high = np.minimum(box[None, 2:4], boxes[:, 2:4])
     common = np.prod(np.clip(high - low, 0, None), axis=1)
@@ -279,5 +279,5 @@ def _iou(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def _sigmoid(logit: np.ndarray) -> np.ndarray:
-    """Logistic function, safe against overflow."""
+    """Return the logistic function, safe against overflow."""
     return 1.0 / (1.0 + np.exp(-np.clip(logit, -80.0, 80.0)))

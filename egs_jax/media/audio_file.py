@@ -115,7 +115,7 @@ def _decode(path: Path) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def _wav_seconds(path: Path) -> float:
-    """Length that a wav's header promises [s], for which ffmpeg takes the file's; 0 if none."""
+    """Return the length that a wav's header promises [s], which ffmpeg ignores; 0 if none."""
     with path.open("rb") as file:
         head, byte_rate = file.read(12), 0
         while head[:4] == b"RIFF" and head[8:] == b"WAVE" and len(chunk := file.read(8)) == 8:

@@ -30,25 +30,25 @@ _LARGEST_GAP = 30.0  # seconds between two pictures; more is a broken clock, not
 _TRUNCATION_SLACK = 0.5  # seconds a container's header may claim beyond its last packet
 _HDR_TRANSFERS = (16, 18)  # SMPTE 2084 (PQ) and ARIB STD-B67 (HLG)
 _PICTURE_FORMATS = ("image2", "tty", "gif")  # opened as videos by the library, never meant so
-_UNSPECIFIED = 2  # the decoder's "colour matrix not stated"
+_UNSPECIFIED = 2  # the decoder's "color matrix not stated"
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video file is.
+    """The properties of a video file.
 
     Attributes:
-        path: The file.
-        width: Pixels across, upright and with square pixels.
-        height: Pixels down, likewise.
-        fps: Nominal rate (the container's best guess of the camera's rate).
-        average_fps: Pictures divided by duration.
-        variable_rate: Whether the gaps between pictures vary by more than a quarter.
-        duration: Seconds from time 0 of the clock to the end of the last picture.
-        rotation: Degrees clockwise the stored picture is turned for display (0, 90, 180, 270;
-            mirrored files count as 0 or 90).
-        has_audio: Whether the file has a sound track.
-        codec: Name of the video codec.
+      path: The file.
+      width: Pixels across, upright and with square pixels.
+      height: Pixels down, likewise.
+      fps: Nominal rate (the container's best guess of the camera's rate).
+      average_fps: Pictures divided by duration.
+      variable_rate: Whether the gaps between pictures vary by more than a quarter.
+      duration: Seconds from time 0 of the clock to the end of the last picture.
+      rotation: Degrees clockwise the stored picture is turned for display (0, 90, 180, 270;
+        mirrored files count as 0 or 90).
+      has_audio: Whether the file has a sound track.
+      codec: Name of the video codec.
     """
 
     path: Path
@@ -71,13 +71,13 @@ def probe(path: PathLike) -> VideoInfo:
     """Read a video's header and first picture.
 
     Args:
-        path: The file; any container and codec that FFmpeg reads.
+      path: The file; any container and codec that FFmpeg reads.
 
     Returns:
-        The file's properties.
+      The file's properties.
 
     Raises:
-        InputError: Missing, empty, truncated, damaged, not a video, or without a video stream.
+      InputError: Missing, empty, truncated, damaged, not a video, or without a video stream.
     """
     with _opened(path) as (container, stream):
         rate = stream.average_rate or stream.guessed_rate or Fraction(FPS)
@@ -114,17 +114,17 @@ def read_frames(
     the nearest. Memory does not grow with the video.
 
     Args:
-        path: The file.
-        fps: Rate to give.
-        max_seconds: Stop after this many seconds of the clock.
+      path: The file.
+      fps: Rate to give.
+      max_seconds: Stop after this many seconds of the clock.
 
     Returns:
-        An iterator of contiguous uint8 [H, W, 3] RGB arrays, each its own memory; round(duration *
-        fps) of them.
+      An iterator of contiguous uint8 [H, W, 3] RGB arrays, each its own memory; round(duration *
+      fps) of them.
 
     Raises:
-        InputError: At the call when the file cannot be opened, from the iterator when it is damaged
-            further in or cut short.
+      InputError: At the call when the file cannot be opened, from the iterator when it is damaged
+        further in or cut short.
     """
     with _opened(path):  # complain at the call, not at the first frame
         pass
@@ -234,10 +234,10 @@ def _decoded(
 
 
 class _Converter:
-    """Turn decoded pictures into upright, square-pixelled, contiguous 8-bit RGB."""
+    """A function from decoded pictures to upright, square-pixeled, contiguous 8-bit RGB."""
 
     def __init__(self, stream: av.VideoStream):
-        # One for the whole video: it holds the colour tables, which take 1.6 s to build for HDR.
+        # One for the whole video: it holds the color tables, which take 1.6 s to build for HDR.
         self._reformatter = VideoReformatter()
         ratio = stream.sample_aspect_ratio
         self._ratio = float(ratio) if ratio else 1.0
@@ -287,7 +287,7 @@ def _stream_end(container: av.container.InputContainer, stream: av.VideoStream) 
 
 
 def _variable_rate(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
-    """Whether gaps between pictures vary: by the whole index, or by the next 300 packets."""
+    """Tell if gaps between pictures vary: by the whole index, or by the next 300 packets."""
     if stream.frames and len(stream.index_entries) == stream.frames:
         ticks = [entry.timestamp for entry in stream.index_entries]
     else:

@@ -47,7 +47,7 @@ OUTPUT_RATE = 48_000
 def best_encoder(width: int, height: int) -> Encoder:
     """Return NVIDIA's encoder if this machine can open it for pictures of this size, else x264.
 
-    Cards for data centres (A100, H100, H200) have none.
+    Cards for data centers (A100, H100, H200) have none.
     """
     try:
         context = av.CodecContext.create("h264_nvenc", "w")
@@ -306,7 +306,7 @@ def write_video(
 
 
 class Writer(Protocol):
-    """What takes the pictures and the sound of a film: a `VideoWriter` or an `EncoderProcess`."""
+    """Anything that takes a film's pictures and sound: `VideoWriter`, `EncoderProcess`."""
 
     def write_frame(self, frame: Picture) -> None:
         """Append one RGB picture of the film's size."""

@@ -1,12 +1,11 @@
 """The demo performer: a synthetic person with a synthetic voice, free of anybody's rights.
 
-`perform` plans a clip (sound, mouth, head, eyes, lids) as plain arrays, `render_frame` draws one
+`perform` plans a clip (sound, mouth, head, eyes, lids) as plain arrays, `draw_frame` draws one
 picture of it, `write_performer_video` writes an mp4 that goes through `preprocess` like anybody's
 video. Since everything is planned, everything is known: poses, blinks and the projected 468 face
 points are the ground truth that tests measure the tracker against.
-Conventions: the world is the head (OpenCV axes, see `performer_head.to_world`), the camera moves;
-frame k belongs to time k / fps of the sound. Place: before `preprocess`; `performer_shading`
-below.
+Conventions: the world is the head (OpenCV axes, see `head.to_world`), the camera moves; frame k
+belongs to time k / fps of the sound.
 """
 
 import os
@@ -51,7 +50,7 @@ class Performance:
       rounding: [T] in [0, 1].
       gaze: Eye directions [T, 2] in the head, to the image's right and up [radians].
       brow: How far the brows are raised [T] [cm].
-      landmarks: Projected points of the canonical face [T, 468, 3]: x, y [pixels, centres at
+      landmarks: Projected points of the canonical face [T, 468, 3]: x, y [pixels, centers at
         + 0.5] and depth behind the head's middle in the same scale.
     """
 
@@ -74,7 +73,7 @@ class Performance:
         return len(self.blink)
 
     def expression(self, i: int) -> head.Expression:
-        """What the face does in frame `i`."""
+        """Return what the face does in frame `i`."""
         return head.Expression(
             blink=float(self.blink[i]),
             opening=float(self.mouth_opening[i]),
@@ -85,7 +84,7 @@ class Performance:
 
 
 def _drift(times: np.ndarray, slowest: float, rng: np.random.Generator) -> np.ndarray:
-    """Smooth wandering [T] in about [-1, 1]: three sines, the slowest of `slowest` Hz."""
+    """Return smooth wandering [T] in about [-1, 1]: three sines, the slowest of `slowest` Hz."""
     rates = slowest * np.array([1.0, 1.73, 2.91]) * rng.uniform(0.9, 1.1, 3)
     phases = rng.uniform(0, 2 * np.pi, 3)
     waves = np.sin(2 * np.pi * times[:, None] * rates[None] + phases[None])
@@ -93,7 +92,7 @@ def _drift(times: np.ndarray, slowest: float, rng: np.random.Generator) -> np.nd
 
 
 def _plan_blinks(times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Lids [T]: a blink every 2 to 5 s, shut in 0.09 s, open again after 0.16 s more."""
+    """Plan lids [T]: a blink every 2 to 5 s, shut in 0.09 s, open again after 0.16 s more."""
     blink = np.zeros(len(times))
     at = rng.uniform(0.5, 1.2)
     while at < times[-1]:
@@ -105,7 +104,7 @@ def _plan_blinks(times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _plan_gaze(times: np.ndarray, viewmats: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Gaze [T, 2]: eyes hold the camera while the head turns, with a saccade now and then."""
+    """Plan gaze [T, 2]: eyes hold the camera while the head turns, with a saccade now and then."""
     centers = -np.einsum("tji,tj->ti", viewmats[:, :3, :3], viewmats[:, :3, 3])  # -R^T t
     eye = head.to_world(anatomy.EYE_CENTERS.mean(axis=0))
     towards = centers - eye[None]
@@ -124,7 +123,7 @@ def _plan_gaze(times: np.ndarray, viewmats: np.ndarray, rng: np.random.Generator
 def _plan_poses(
     times: np.ndarray, opening: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Head and torso cameras [T, 4, 4]; the head also nods a little with its own speech."""
+    """Plan head and torso cameras [T, 4, 4]; the head also nods a little with its own speech."""
     fps = 1 / (times[1] - times[0])
     nod = gaussian_filter1d(opening, 0.16 * fps)
     pitch = 5.0 * _drift(times, 0.16, rng) + 2.2 * (nod - nod.mean())
@@ -191,7 +190,7 @@ def perform(seconds: float, seed: int, size: int, fps: float = FPS) -> Performan
 
 
 def _project_landmarks(performance: Performance, i: int) -> np.ndarray:
-    """The 468 face points of frame `i` [468, 3] [pixels]."""
+    """Project the 468 face points of frame `i`: [468, 3] [pixels]."""
     points = head.pose_face(head.build_head(), performance.expression(i))[: head.NUM_FACE]
     viewmat, K = performance.viewmats[i].astype(np.float64), performance.K.astype(np.float64)
     camera = head.to_world(points) @ viewmat[:3, :3].T + viewmat[:3, 3]
@@ -201,7 +200,7 @@ def _project_landmarks(performance: Performance, i: int) -> np.ndarray:
 
 
 @typechecked
-def render_frame(performance: Performance, i: int) -> UInt8[np.ndarray, "H Wd 3"]:
+def draw_frame(performance: Performance, i: int) -> UInt8[np.ndarray, "H Wd 3"]:
     """Draw frame `i` of `performance`: RGB, `size` pixels square."""
     viewmat, torso, K = (
         array.astype(np.float64)
@@ -216,7 +215,7 @@ def _render_all(performance: Performance):
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, performance.num_frames, 4 * workers):
             some = range(start, min(start + 4 * workers, performance.num_frames))
-            yield from pool.map(lambda i: render_frame(performance, i), some)
+            yield from pool.map(lambda i: draw_frame(performance, i), some)
 
 
 def write_performer_video(

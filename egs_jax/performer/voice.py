@@ -1,11 +1,10 @@
 """A synthetic voice that babbles: sound made from phonemes, and the mouth that goes with them.
 
-A source-filter synthesiser (Klatt 1980) in NumPy: a glottal source with intonation, jitter and
+A source-filter synthesizer (Klatt 1980) in NumPy: a glottal source with intonation, jitter and
 shimmer runs through four time-varying formant resonators in cascade, fricatives and bursts are
 shaped noise, stops are silence and burst. Phonemes give both the sound and the mouth's shape, so
 the mouth is a deterministic function of what is spoken. The voice is nobody's and the words are
 none.
-Place: beside `performer`, which puts a face to it.
 """
 
 from dataclasses import dataclass
@@ -94,7 +93,7 @@ def _compose(seconds: float, rng: np.random.Generator) -> tuple[list, list]:
 
 
 def _tracks(seconds: float, phonemes: list) -> dict[str, np.ndarray]:
-    """Parameter rows every 5 ms [n]: formants, levels of voice and noise, mouth."""
+    """Return parameter rows every 5 ms [n]: formants, levels of voice and noise, mouth."""
     n = int(round(seconds / _STEP)) + 1
     flat = lambda value: np.full(n, float(value))
     rows = {
@@ -132,7 +131,7 @@ def _tracks(seconds: float, phonemes: list) -> dict[str, np.ndarray]:
 
 
 def _source(pitch: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
-    """Glottal flow derivative [S] (Rosenberg pulses) for `pitch` [S] in Hz, a little irregular."""
+    """Return the glottal flow's derivative [S] (Rosenberg pulses) for an irregular `pitch` [Hz]."""
     wobble = (
         1
         + 0.012
@@ -155,7 +154,7 @@ def _source(pitch: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarra
 def _resonate(
     signal: np.ndarray, frequency: np.ndarray, bandwidth: np.ndarray, rate: int
 ) -> np.ndarray:
-    """Resonator of unit gain at 0 Hz whose centre moves; both tracks [n] every 5 ms."""
+    """Apply a resonator of unit gain at 0 Hz whose center moves; both tracks [n] every 5 ms."""
     block = int(round(_STEP * rate))
     out, state = np.empty_like(signal), np.zeros(2)
     radius = np.exp(-np.pi * bandwidth / rate)
@@ -164,7 +163,7 @@ def _resonate(
     previous = gain[0]
     for k in range(-(-len(signal) // block)):
         row = min(k, len(b) - 1)
-        # The state scales with the gain: rescaled, a moving centre does not click.
+        # The state scales with the gain: rescaled, a moving center does not click.
         state *= gain[row] / previous
         previous = gain[row]
         part = slice(k * block, (k + 1) * block)
@@ -175,7 +174,7 @@ def _resonate(
 def _noise(
     tracks: dict[str, np.ndarray], at: np.ndarray, rate: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Fricatives and bursts [S]: white noise through one moving resonance, without its low end."""
+    """Return fricatives and bursts [S]: white noise through one moving resonance, no low end."""
     white = rng.normal(size=len(at)) * np.interp(
         at, np.arange(len(tracks["noise"])) * _STEP, tracks["noise"]
     )

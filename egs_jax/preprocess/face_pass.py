@@ -1,8 +1,8 @@
 """The first pass over a video: where the face is in every frame, and whether the clip can be used.
 
-Place in the pipeline: what `preprocess` does first, before any file is made; the crop, the masks
-and the tracking all need the landmarks of the whole clip. Nothing but a few numbers per frame is
-kept. Frames are those of `read_frames` at 25 per second, positions in pixels of the source.
+It comes before any file is made: the crop, the masks and the tracking all need the landmarks of the
+whole clip. Nothing but a few numbers per frame is kept. Frames are those of `read_frames` at 25 per
+second, positions in pixels of the source.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ COUNT_EVERY = 25
 
 @dataclass(frozen=True)
 class Faces:
-    """What the first pass found."""
+    """The findings of the first pass."""
 
     landmarks: Float[np.ndarray, "T 478 3"]
     """Pixels of the source; interpolated where there was no face."""
@@ -80,7 +80,7 @@ def find_faces(
 
 
 def missing_ranges(valid: Bool[np.ndarray, " T"]) -> list[tuple[int, int]]:
-    """Runs [start, stop) of frames without a face."""
+    """Return the runs [start, stop) of frames without a face."""
     edges = np.flatnonzero(np.diff(np.concatenate([[True], valid, [True]]).astype(int)))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
@@ -97,7 +97,7 @@ def bridge_gaps(
 
 
 def _near(face: Face, before: Face) -> bool:
-    """Whether a face is less than its own size away from where it was last seen."""
+    """Tell if a face is less than its own size away from where it was last seen."""
     low, high = before.box[:2], before.box[2:]
     moved = np.linalg.norm((face.box[:2] + face.box[2:] - low - high) / 2)
     return bool(moved < np.max(high - low))

@@ -15,7 +15,7 @@ _TINY = 1e-12
 
 @typechecked
 def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Square root of `max(x, 0)`, whose gradient is 0 instead of infinite at and below zero."""
+    """Return the square root of `max(x, 0)`; its gradient is 0, not infinite, at 0 and below."""
     positive = x > _TINY
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
 
@@ -30,7 +30,7 @@ def safe_normalize(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
 
 @typechecked
 def rotvec_to_quat(rotvec: Float[Array, "... 3"]) -> Float[Array, "... 4"]:
-    """Unit quaternion (w, x, y, z) of a rotation vector [radians]."""
+    """Return the unit quaternion (w, x, y, z) of a rotation vector [radians]."""
     squared = jnp.sum(rotvec * rotvec, axis=-1, keepdims=True)
     small = squared < 1e-8
     angle = jnp.sqrt(jnp.where(small, 1.0, squared))
@@ -42,7 +42,7 @@ def rotvec_to_quat(rotvec: Float[Array, "... 3"]) -> Float[Array, "... 4"]:
 
 @typechecked
 def quat_to_rotvec(quat: Float[Array, "... 4"]) -> Float[Array, "... 3"]:
-    """Rotation vector [radians], angle in [0, pi], of a quaternion, normalized here."""
+    """Return the rotation vector [radians], angle in [0, pi], of any nonzero quaternion."""
     quat = safe_normalize(quat)
     quat = jnp.where(quat[..., :1] < 0, -quat, quat)
     real, imaginary = quat[..., :1], quat[..., 1:]
@@ -55,7 +55,7 @@ def quat_to_rotvec(quat: Float[Array, "... 4"]) -> Float[Array, "... 3"]:
 
 @typechecked
 def quat_to_matrix(quat: Float[Array, "... 4"]) -> Float[Array, "... 3 3"]:
-    """Rotation matrix of a quaternion (w, x, y, z), normalized here; `q` and `-q` give the same."""
+    """Return the rotation matrix of a nonzero quaternion (w, x, y, z); `-q` gives the same."""
     quat = safe_normalize(quat)
     w, x, y, z = quat[..., 0], quat[..., 1], quat[..., 2], quat[..., 3]
     rows = (
@@ -68,7 +68,7 @@ def quat_to_matrix(quat: Float[Array, "... 4"]) -> Float[Array, "... 3 3"]:
 
 @typechecked
 def matrix_to_quat(rotation: Float[Array, "... 3 3"]) -> Float[Array, "... 4"]:
-    """Unit quaternion (w >= 0) of a rotation matrix, accurate for every angle.
+    """Return the unit quaternion (w >= 0) of a rotation matrix, accurate for every angle.
 
     The outer product `4 q q^T` is linear in the matrix; its row with the largest diagonal element
     is the quaternion up to a well-conditioned scale.
@@ -100,13 +100,13 @@ def matrix_to_quat(rotation: Float[Array, "... 3 3"]) -> Float[Array, "... 4"]:
 
 @typechecked
 def rotvec_to_matrix(rotvec: Float[Array, "... 3"]) -> Float[Array, "... 3 3"]:
-    """Rotation matrix of a rotation vector [radians] (the exponential map of SO(3))."""
+    """Return the rotation matrix of a rotation vector [radians] (exponential map of SO(3))."""
     return quat_to_matrix(rotvec_to_quat(rotvec))
 
 
 @typechecked
 def matrix_to_rotvec(rotation: Float[Array, "... 3 3"]) -> Float[Array, "... 3"]:
-    """Rotation vector [radians], angle in [0, pi], of a rotation matrix (SO(3) logarithm)."""
+    """Return the rotation vector [radians], angle in [0, pi], of a matrix (SO(3) logarithm)."""
     return quat_to_rotvec(matrix_to_quat(rotation))
 
 

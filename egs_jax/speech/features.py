@@ -1,6 +1,6 @@
 """Features of speech at 50 Hz, each made of a bounded stretch of sound.
 
-Row r is centred on (r + 0.5) / 50 s; S samples at 16 kHz give R = 2 ceil(S / 640) rows, two for
+Row r is centered on (r + 0.5) / 50 s; S samples at 16 kHz give R = 2 ceil(S / 640) rows, two for
 every video frame (25 fps) that they begin. Outside the file there is digital silence. A row
 depends on a bounded stretch of sound around it and on nothing else; it is the same bits on one
 machine whether the sound comes as one array, within a longer file or in chunks of any size,
@@ -8,11 +8,11 @@ because window b always goes through place b mod 4 of one compiled program (othe
 
 * "whisper" [R, 384]: the Whisper-tiny.en encoder (`egs_jax.speech.whisper`, trained on English) on
   windows of 80 rows (1.6 s) every 10 rows (0.2 s). A window gives its rows 50 ... 69, and two
-  neighbours are cross-faded over every block of 10 rows: a row's value also depends on its place
+  neighbors are cross-faded over every block of 10 rows: a row's value also depends on its place
   in the window, and a hard seam would beat at 5 Hz. Row 10 m + k (k = 0 ... 9) is made of the
-  samples 3200 m - 19240 ... 3200 m + 9799: from its centre 1.2125 + 0.02 k s back and
+  samples 3200 m - 19240 ... 3200 m + 9799: from its center 1.2125 + 0.02 k s back and
   0.6025 - 0.02 k s ahead.
-* "mel" [R, 80]: log-mel energies of the 40 ms around the row's centre (samples 320 r - 160 ...
+* "mel" [R, 80]: log-mel energies of the 40 ms around the row's center (samples 320 r - 160 ...
   320 r + 479). No network, neutral to language. Streamed in blocks of 10 rows.
 
 Loudness is measured against fixed references, never stretched to a clip's own range: room noise
@@ -56,7 +56,7 @@ _MEL_FLOOR = 1e-6  # about 80 dB under loud speech
 
 @dataclass(frozen=True)
 class AudioFeatures:
-    """What one kind of feature is made of.
+    """The measures of one kind of feature.
 
     Window b covers `window_samples` samples from 3200 b + `window_offset` on and finishes the
     10 rows from 10 b on; if `is_crossfaded`, those from 10 (b - 1) on, together with window b - 1.
@@ -74,7 +74,7 @@ AUDIO_FEATURES = {
         kind="whisper",
         feature_dim=WIDTH,
         window_samples=_WHISPER_HOP * (2 * _WINDOW_ROWS - 1) + _WHISPER_FFT,
-        # The encoder's position p is centred on mel frame 2 p: shifted here to a row's centre.
+        # The encoder's position p is centered on mel frame 2 p: shifted here to a row's center.
         window_offset=-_LEFT_ROWS * ROW_SAMPLES + ROW_SAMPLES // 2 - _WHISPER_FFT // 2,
         is_crossfaded=True,
     ),
@@ -148,7 +148,7 @@ def num_rows(num_samples: int) -> int:
 
 
 class FeatureStream:
-    """Turns chunks of sound of any size into feature rows, in constant memory.
+    """A stream that turns chunks of sound of any size into feature rows, in constant memory.
 
     The rows of all calls, one after the other, are bit for bit those of `extract_features` on the
     whole sound.
@@ -242,7 +242,7 @@ def extract_features(
       encoder: Weights for "whisper"; None loads the asset.
 
     Returns:
-      Rows at 50 Hz, R = 2 ceil(S / 640); row r is centred on (r + 0.5) / 50 s.
+      Rows at 50 Hz, R = 2 ceil(S / 640); row r is centered on (r + 0.5) / 50 s.
 
     Raises:
       ValueError: if the samples are not one-dimensional or not finite, or the kind is unknown.

@@ -17,7 +17,7 @@ from egs_jax.face.mesh import canonical_face_mesh, eye_openness, mouth_opening
 from egs_jax.runtime.errors import InputError
 
 SIDE = 400
-SCALE = 14.0  # pixels per centimetre
+SCALE = 14.0  # pixels per centimeter
 CENTER = np.array([200.0, 215.0])
 
 

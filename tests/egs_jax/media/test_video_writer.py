@@ -66,8 +66,8 @@ def test_long_films_stay_in_step_and_memory_stays_constant(tmp_path, seconds):
 
 
 def test_written_file_plays_everywhere(tmp_path):
-    colour = np.broadcast_to(np.asarray([200, 60, 110], np.uint8), (65, 67, 3))
-    write_video(tmp_path / "v.mp4", [colour] * 20, 25, np.zeros(12800, np.float32), 16000)
+    color = np.broadcast_to(np.asarray([200, 60, 110], np.uint8), (65, 67, 3))
+    write_video(tmp_path / "v.mp4", [color] * 20, 25, np.zeros(12800, np.float32), 16000)
     data = (tmp_path / "v.mp4").read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")  # starts playing before it is all there
     with av.open(str(tmp_path / "v.mp4")) as container:
@@ -75,7 +75,7 @@ def test_written_file_plays_everywhere(tmp_path):
         assert (video.codec_context.name, video.pix_fmt) == ("h264", "yuv420p")
         assert (video.width, video.height) == (68, 66)
         assert (audio.codec_context.name, audio.rate) == ("aac", 48000)
-    assert np.abs(next(read_frames(tmp_path / "v.mp4"))[5, 5].astype(int) - colour[5, 5]).max() <= 3
+    assert np.abs(next(read_frames(tmp_path / "v.mp4"))[5, 5].astype(int) - color[5, 5]).max() <= 3
 
 
 def test_failure_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -34,7 +34,7 @@ def test_same_seed_same_plan_and_picture():
             assert np.array_equal(getattr(first, field.name), getattr(second, field.name)), (
                 field.name
             )
-    assert np.array_equal(performer.render_frame(first, 7), performer.render_frame(second, 7))
+    assert np.array_equal(performer.draw_frame(first, 7), performer.draw_frame(second, 7))
     other = performer.perform(1.0, seed=6, size=SIZE)
     assert not np.array_equal(first.landmarks, other.landmarks)
 
@@ -45,7 +45,7 @@ def test_plan_has_its_shapes(long_take):
     assert long_take.viewmats.shape == long_take.torso_viewmats.shape == (frames, 4, 4)
     assert long_take.landmarks.shape == (frames, 468, 3)
     assert long_take.gaze.shape == (frames, 2)
-    picture = performer.render_frame(long_take, 0)
+    picture = performer.draw_frame(long_take, 0)
     assert picture.shape == (SIZE, SIZE, 3) and picture.dtype == np.uint8
     assert performer.perform(1.0, 0, SIZE, fps=30).num_frames == 30
 
@@ -83,7 +83,7 @@ def test_true_lips_follow_the_sound(long_take):
 
 
 def test_background_stands_still(long_take):
-    first, last = (performer.render_frame(long_take, i) for i in (0, 250))
+    first, last = (performer.draw_frame(long_take, i) for i in (0, 250))
     assert np.array_equal(first[:4], last[:4]) and np.array_equal(first[:60, :6], last[:60, :6])
     assert not np.array_equal(first, last)
 

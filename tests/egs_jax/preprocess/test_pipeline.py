@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+import egs_jax.preprocess as preprocess_room
 from egs_jax.__main__ import main
 from egs_jax.data.dataset import Dataset
-from egs_jax.face.mesh import RIGID_POINTS, mouth_opening
+from egs_jax.face.mesh import RIGID_POINTS, eye_openness, mouth_opening
 from egs_jax.media.audio_file import read_audio
 from egs_jax.media.video_reader import probe, read_frames
 from egs_jax.performer import head as performer_head
@@ -25,8 +26,15 @@ from egs_jax.performer.mesh import rasterize_triangles
 from egs_jax.performer.shading import background
 from egs_jax.preprocess.crop import choose_crop
 from egs_jax.preprocess.face_pass import MAX_GAP, bridge_gaps, find_faces, missing_ranges
-from egs_jax.preprocess.pipeline import align_sound, blink_signal, preprocess, split_at
+from egs_jax.preprocess.pipeline import (
+    SEEN_OF_ALL_FRAMES,
+    align_sound,
+    blink_signal,
+    preprocess,
+    split_at,
+)
 from egs_jax.runtime.errors import InputError
+from egs_jax.speech.features import extract_features
 
 SIZE = 192
 
@@ -153,9 +161,30 @@ def test_head_masks_and_backgrounds_are_the_true_ones(performer_dataset, arrays)
     error = np.abs(clean.astype(int) - true)
     assert error[~cv2.dilate(anybody.astype(np.uint8), np.ones((9, 9))).astype(bool)].mean() < 2.5
     hidden = anybody & (np.arange(SIZE)[:, None] < 0.8 * SIZE)
-    assert error[hidden].mean() < 15  # made up behind the person, without the person's colours
+    assert error[hidden].mean() < 15  # made up behind the person, without the person's colors
     person_error = np.abs(arrays["frames"][0].astype(int) - true)[hidden].mean()
     assert error[hidden].mean() < 0.3 * person_error
+
+
+def test_what_saw_held_out_frames_is_listed(performer_dataset):
+    meta = json.loads((performer_dataset.folder / "meta.json").read_text())
+    assert meta["seen_of_all_frames"] == list(SEEN_OF_ALL_FRAMES)
+    told = " ".join(preprocess_room.__doc__.split())
+    words = "crop sound mean.face focal.length poses hull first.colors clean.background eye"
+    for word in words.split():
+        assert word.replace(".", " ") in told
+    assert len(meta["seen_of_all_frames"]) == len(words.split())
+
+
+def test_blink_scale_is_of_all_frames_and_sound_features_are_not(performer_dataset, arrays):
+    """One of the list and one that is not on it: what a changed last second changes before it."""
+    openness = eye_openness(arrays["landmarks"]).mean(-1)
+    shut = np.concatenate([openness[:75], 0.0 * openness[75:]])
+    assert not np.array_equal(blink_signal(shut)[:75], blink_signal(openness)[:75])
+    sound = read_audio(performer_dataset.folder / "audio.wav")
+    loud = np.concatenate([sound[:48_000], sound[48_000:] + 0.5])
+    before, after = (extract_features(x, "mel")[:140] for x in (sound, loud))
+    np.testing.assert_array_equal(before, after)
 
 
 def test_first_cloud_is_the_head(arrays):

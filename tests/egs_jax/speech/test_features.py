@@ -119,7 +119,7 @@ def test_a_tone_lands_in_its_mel_band(hertz):
     assert row.max() > 0.5 and np.median(row) < row.max() - 0.6
 
 
-def test_mel_row_is_centred_on_its_time():
+def test_mel_row_is_centered_on_its_time():
     click = np.zeros(16_000, np.float32)
     click[320 * 20 + 160] = 1.0  # (20 + 0.5) / 50 s
     loud = audio.extract_features(click, "mel").mean(axis=1)
