@@ -9,9 +9,9 @@ belongs to time k / fps of the sound.
 """
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -21,10 +21,9 @@ from scipy.spatial.transform import Rotation
 from egs_jax.media.clock import FPS
 from egs_jax.media.video_writer import write_video
 from egs_jax.performer import anatomy, head
-from egs_jax.performer.shading import render_pose
+from egs_jax.performer.shading import draw_pose
 from egs_jax.performer.voice import Speech, synthesize
 from egs_jax.runtime.environment import usable_cores
-from egs_jax.runtime.errors import InputError
 from kernels._checks import typechecked
 
 _FOCAL = 2.1  # focal length over the picture's width: a portrait lens
@@ -206,10 +205,10 @@ def draw_frame(performance: Performance, i: int) -> UInt8[np.ndarray, "H Wd 3"]:
         array.astype(np.float64)
         for array in (performance.viewmats[i], performance.torso_viewmats[i], performance.K)
     )
-    return render_pose(performance.expression(i), viewmat, torso, K, performance.size)
+    return draw_pose(performance.expression(i), viewmat, torso, K, performance.size)
 
 
-def _render_all(performance: Performance):
+def _draw_all(performance: Performance) -> Iterator[UInt8[np.ndarray, "H Wd 3"]]:
     """Yield all frames in order, drawn by one thread per core (NumPy lets them run)."""
     workers = usable_cores()
     with ThreadPoolExecutor(workers) as pool:
@@ -225,7 +224,6 @@ def write_performer_video(
     seed: int = 0,
     size: int = 256,
     fps: float = FPS,
-    truth_path: str | os.PathLike | None = None,
 ) -> Performance:
     """Perform, draw and write an mp4 (H.264 and AAC).
 
@@ -235,44 +233,15 @@ def write_performer_video(
       seed: See `perform`.
       size: Width and height [pixels].
       fps: Frames per second.
-      truth_path: Where to write the ground truth as npz (see `save_truth`), or None.
 
     Returns:
       The performance that was written.
 
     Raises:
-      InputError: if a folder is missing or cannot be written.
+      InputError: if the folder is missing or cannot be written.
       OSError: if the disk fails.
     """
     performance = perform(seconds, seed, size, fps)
     speech = performance.speech
-    write_video(path, _render_all(performance), fps, speech.samples, speech.sample_rate)
-    if truth_path is not None:
-        save_truth(performance, truth_path)
+    write_video(path, _draw_all(performance), fps, speech.samples, speech.sample_rate)
     return performance
-
-
-def save_truth(performance: Performance, path: str | os.PathLike) -> None:
-    """Write the arrays of `performance` (all but the sound) to the npz file `path`.
-
-    Raises:
-      InputError: if the folder of `path` is missing.
-    """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
-    names = (
-        "viewmats",
-        "torso_viewmats",
-        "K",
-        "blink",
-        "mouth_opening",
-        "rounding",
-        "gaze",
-        "brow",
-        "landmarks",
-    )
-    with open(path, "wb") as file:
-        np.savez_compressed(
-            file, fps=performance.fps, **{n: getattr(performance, n) for n in names}
-        )

@@ -330,7 +330,7 @@ def _encode(linear: np.ndarray) -> np.ndarray:
     return table[(np.sqrt(np.clip(linear, 0, 4) / 4) * 4095 + 0.5).astype(np.int32)]
 
 
-def render_pose(
+def draw_pose(
     expression: head.Expression,
     viewmat: np.ndarray,
     torso_viewmat: np.ndarray,
