@@ -102,16 +102,19 @@ def _prepare(config: Config, params: Params, alive: Array, live: Array) -> Prepa
 
 
 def _has_token_kernel(config: Config) -> bool:
-    """Whether a kernel makes the tokens: on an NVIDIA GPU, for networks that it has."""
+    """Tell whether a kernel makes the tokens: on an NVIDIA GPU, for networks that it has."""
     choices = config.model.resolved
-    return (
-        config.rasterizer != "xla" and dispatch.is_default()
-        and dispatch.needs_shared_memory(SHARED_MEMORY) is None
-        and choices.architecture != "parity" and choices.ppe != "token"
+    known = (
+        choices.architecture != "parity" and choices.ppe != "token"
         and (choices.ppe == "off" or choices.window_frames <= choices.ppe_period)  # else a bias
         and choices.token_kan == "taylor" and choices.attention == "esaa"
         and choices.window_frames <= MOST_WINDOW and choices.d_model == WIDTH
     )  # fmt: skip
+    obstacle = dispatch.device_lacks(capability=(8, 0), shared_memory=SHARED_MEMORY)
+    if not known:
+        obstacle = "it has the token networks of the default model only"
+    wanted = "xla" if config.rasterizer == "xla" else None
+    return dispatch.uses_triton("frame_tokens", wanted, obstacle)
 
 
 def token_weights(config: ModelConfig, params: Mapping[str, Any]) -> Float[Array, " weights"]:
