@@ -8,8 +8,8 @@ from helpers import ROOT, micro_config, voice
 
 from egs_jax.data.dataset import Dataset
 from egs_jax.media.audio_file import write_wav
+from egs_jax.media.clock import SAMPLE_RATE
 from egs_jax.runtime.errors import InputError
-from egs_jax.speech.features import SAMPLE_RATE
 from experiments import (
     _common,
     _numbers,

@@ -21,7 +21,7 @@ from egs_jax.avatar.stream import MICRO_BATCH
 from egs_jax.data.dataset import Dataset
 from egs_jax.evaluation import evaluate, measures, pictures, renders, signals
 from egs_jax.media.audio_file import write_wav
-from egs_jax.speech.features import SAMPLE_RATE
+from egs_jax.media.clock import SAMPLE_RATE
 
 TRAIN, VAL, FPS = 24, 100, 25
 FACELESS = TRAIN + 40
