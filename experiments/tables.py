@@ -7,6 +7,7 @@
 from collections.abc import Callable
 
 from experiments import tables_speed
+from experiments._clips import labelled
 from experiments._markdown import markdown, number
 from experiments._peers import peer
 from experiments._regions import REGIONS
@@ -110,7 +111,7 @@ def _settings(cases: list[dict]) -> list[tuple[str, list[dict], list[dict]]]:
     rows = []
     for (dataset, preset, size), group in grouped(cases, "dataset", "preset", "size").items():
         variants = {name: found for (name,), found in grouped(group, "variant").items()}
-        where = f"{dataset}, {preset}, {size} px"
+        where = f"{labelled(dataset)}, {preset}, {size} px"
         rows += [(where, found, variants.get(BASE, [])) for found in variants.values()]
     return rows
 
@@ -158,7 +159,9 @@ def _ablation_costs(cases: list[dict]) -> str:
 
 def _cross_driven(cases: list[dict]) -> str:
     columns = {
-        "head": lambda c: f"{c['video']}, {c['preset']}, {c['width']} px, seed {c['seed']}",
+        "head": lambda c: (
+            f"{labelled(c['video'])}, {c['preset']}, {c['width']} px, seed {c['seed']}"
+        ),
         "speech": lambda c: c["speech"],
         "poses": lambda c: c["poses"],
         "frames": lambda c: str(c["frames"]),
@@ -182,7 +185,7 @@ def _cross_driven(cases: list[dict]) -> str:
 def _point_density(cases: list[dict]) -> str:
     median = lambda where, name: lambda c: f"{1000 * c[where][name]['p50']:.1f}"
     columns = {
-        "video, preset, seed": lambda c: f"{c['dataset']}, {c['preset']}, {c['seed']}",
+        "video, preset, seed": lambda c: f"{labelled(c['dataset'])}, {c['preset']}, {c['seed']}",
         "static stage": lambda c: "yes" if c["static_steps"] else "no",
         "Gaussians, start and end": lambda c: (
             f"{c['start']['gaussians']:,}, {c['end']['gaussians']:,}"
@@ -221,7 +224,9 @@ def _attention_map(cases: list[dict]) -> str:
         return show
 
     columns = {
-        "video, preset, seed": lambda r: f"{r[0]['video']}, {r[0]['preset']}, {r[0]['seed']}",
+        "video, preset, seed": lambda r: (
+            f"{labelled(r[0]['video'])}, {r[0]['preset']}, {r[0]['seed']}"
+        ),
         "token": lambda r: r[1],
     } | {f"{region}: share, moves": cell(region) for region in REGIONS}
     return markdown(columns, rows)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from experiments._clips import labelled
 from experiments._markdown import markdown, number
 from experiments._peers import original_ms, peer
 from experiments._runs import cases_of
@@ -95,7 +96,7 @@ def _whole_runs(cases: list[dict]) -> str:
 
     rate = lambda stage: lambda c: number(c["images_per_second"].get(stage), 0)
     columns = {
-        "video": lambda c: c["video"],
+        "video": lambda c: labelled(c["video"]),
         "preset, px, settings": lambda c: ", ".join(
             [c["preset"], str(c["width"]), *(f"{k} {v}" for k, v in c["settings"].items())]
         ),
