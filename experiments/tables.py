@@ -19,7 +19,8 @@ BASE = "paper"
 
 def reconstruction(cases: list[dict]) -> str:
     """Show mean and deviation over the seeds of each clip and preset; report clips last."""
-    rows = grouped(sorted(cases, key=lambda c: c["set"]), "video", "preset", "width", "commit")
+    alike = ("video", "preset", "width", "seconds_held_out", "commit")
+    rows = grouped(sorted(cases, key=lambda c: c["set"]), *alike)
     return markdown(_reconstruction_columns(), list(rows.values()))
 
 
