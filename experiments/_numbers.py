@@ -47,6 +47,8 @@ def numbers() -> dict[str, Callable[[], str]]:
         made[f"step_ms.{kernels}"] = lambda k=kernels: number(_step(k)["median_ms"], 1)
     for pass_, key in (("forward", "fwd_kernel_us"), ("both_ways", "fwd_bwd_kernel_us")):
         made[f"rasterizer_ratio.{pass_}"] = lambda k=key: _rasterizer_ratios(k)
+    for part in ("eyes", "mouth"):
+        made[f"static_stage_gain.{part}"] = lambda p=part: _static_stage_gain(p)
     for devices in (2, 4):
         made[f"scaling.{devices}"] = lambda d=devices: f"{_scaling(d):.2f}x"
     for preset in ("fast", "paper"):
@@ -57,6 +59,9 @@ def numbers() -> dict[str, Callable[[], str]]:
         ),
         "original_step_ms": lambda: number(
             peer("speed")["ms_a_training_step_batch_8_without_perceptual_loss"], 1
+        ),
+        "parity.psnr_to_float32": lambda: number(
+            _drawn(1, "synthetic head, parity")["psnr_to_float32_db"], 0
         ),
         "kills": lambda: str(cases_of("kill_training")[-1]["kills"]),
         "film.speech_s": lambda: number(cases_of("bench_film")[-1]["sound_s"], 0),
@@ -109,25 +114,30 @@ def _mean(cases: list[dict], metric: str, digits: int) -> str:
     return shown(spread and spread._replace(std=None), digits)
 
 
-def _drawn(batch: int) -> dict:
-    """The case of the main avatar at a batch."""
+def _drawn(batch: int, name: str = MAIN) -> dict:
+    """The case of an avatar of 50,000 Gaussians at 512 px, at a batch."""
     [case] = [
         case
         for case in cases_of("bench_inference")
         if (case["name"], case["gaussians"], case["size"], case["batch"])
-        == (MAIN, 50_000, 512, batch)
+        == (name, 50_000, 512, batch)
     ]
     return case
 
 
 def _deform_us(name: str) -> float:
     """Time of the heads in a frame of 50,000 Gaussians at 512 px, alone [us]."""
-    [case] = [
-        case
-        for case in cases_of("bench_inference")
-        if (case["name"], case["gaussians"], case["size"], case["batch"]) == (name, 50_000, 512, 1)
+    return _drawn(1, name)["stages_us_a_frame"]["deform"]
+
+
+def _static_stage_gain(part: str) -> str:
+    """How many times the Gaussians of a region have become in `fast` with the static stage."""
+    ratios = [
+        case["end"]["by_region"][part] / case["start"]["by_region"][part]
+        for case in cases_of("point_density")
+        if case["static_steps"]
     ]
-    return case["stages_us_a_frame"]["deform"]
+    return number(sum(ratios) / len(ratios), 1)
 
 
 def _step(kernels: str) -> dict:

@@ -103,7 +103,7 @@ def peers(cases: list[dict]) -> str:
         "the original's code, at its best step": lambda name: number(best.get(name)),
         "at its end": lambda name: number(theirs["at_the_end"][name], PEER_METRICS[name][1]),
     }
-    note = f"The original's code: measured apart, {theirs['measured']}. {theirs['conditions']}."
+    note = f"The original's code, measured apart ({theirs['measured']}): {theirs['conditions']}."
     return markdown(columns, list(PEER_METRICS)) + "\n\n" + note
 
 
