@@ -1,4 +1,4 @@
-"""Shared by every experiment: a record of where and with what it ran, and a report of checks."""
+"""What every experiment shares: a record of where and with what it ran, and a report of checks."""
 
 import json
 import multiprocessing
@@ -38,7 +38,7 @@ def record(name: str, cases: list[dict], folder: Path = RESULTS) -> Path:
 
 
 def commit() -> str:
-    """Return the commit of the working tree, with "+" if it has changes, or "unknown".
+    """The commit of the working tree, with "+" if it has changes; "unknown" outside a checkout.
 
     A copy without history (on a borrowed GPU machine, say) names its commit in `EGS_COMMIT`.
     """
