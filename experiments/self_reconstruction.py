@@ -189,9 +189,9 @@ def case_of(run_dir: Path) -> dict:
         "seed": config.seed,
         "train_seconds": seconds,
     }
-    environment = json.loads((run_dir / "environment.json").read_text())
-    made = {"versions": environment, "commit": environment.pop("commit", None)}
-    return rounded(about | result) | made
+    made = json.loads((run_dir / "environment.json").read_text())
+    commit = made.pop("commit", None)  # runs of 69b6e4b and before: versions alone
+    return rounded(about | result) | {"versions": made.get("packages", made), "commit": commit}
 
 
 def _key(case: dict) -> tuple:

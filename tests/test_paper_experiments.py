@@ -154,7 +154,7 @@ def finished_run(place, painted, seed=0):
         "config.json": to_json(config),
         "eval.json": json.dumps(measured),
         "metrics.jsonl": "".join(json.dumps(line) + "\n" for line in lines),
-        "environment.json": json.dumps({"jax": "0.11.2", "commit": "c" * 40}),
+        "environment.json": json.dumps({"packages": {"jax": "0.11.2"}, "commit": "c" * 40}),
     }
     place.mkdir(parents=True)
     for name, text in files.items():
