@@ -65,7 +65,8 @@ def commit() -> tuple[str | None, str | None]:
 
     try:
         git("ls-files", "--error-unmatch", here.name)  # else the checkout around it is another's
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else ""), None
+        changes = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+" if changes else ""), None
     except OSError:
         return None, "git is not installed; EGS_COMMIT can name the commit"
     except subprocess.CalledProcessError:
