@@ -6,14 +6,13 @@ first state is made, and the second goes on while the first trains. JAX finds wh
 the program is called. Before: `parallel`; after: `loop`.
 """
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
 from typing import Any, Literal
 
 import jax
 
-import kernels
 from egs_jax.config import Config, Stage
 from egs_jax.training import parallel
 from egs_jax.training import step as train
@@ -41,10 +40,11 @@ class CompiledAhead:
         if jax.default_backend() == "cpu":
             return
         shapes = parallel.abstract(config, train.abstract_state(config, audio_dim))
-        pool, one_at_a_time = ThreadPoolExecutor(3), threading.Lock()
+        pool, one_at_a_time = ThreadPoolExecutor(3), Lock()
         for stage, batches in _examples(config, source, done).items():
+            begins = stage == "deform" and done <= config.schedule.static_steps
             self._programs[stage] = pool.submit(
-                _compile_stage, config, shapes, batches, one_at_a_time
+                _compile_stage, config, shapes, batches, begins, one_at_a_time
             )
         changes = any(train.densifies(config, step) for step in range(done, config.total_steps))
         if changes and config.devices == 1:
@@ -71,18 +71,18 @@ def _examples(config: Config, source: BatchSource, done: int) -> dict[Stage, lis
 
 
 def _compile_stage(
-    config: Config, shapes: TrainState, batches: list[Batch], one_at_a_time: threading.Lock
+    config: Config, shapes: TrainState, batches: list[Batch], begins: bool, one_at_a_time: Lock
 ) -> None:
-    """Compile a stage's programs; its Triton kernels after those of the stage before."""
+    """Compile a stage's programs, the hand-over too if the deformation stage still `begins`.
+
+    Its Triton kernels come after those of the stage before: they keep all cores busy.
+    """
     for batch in batches:
-        if config.devices > 1 and config.parallel == "pmap":
-            continue
-        program, arguments = parallel.step_program(config, shapes, batch)
         with one_at_a_time:
-            kernels.compile_kernels(program, *arguments)
+            parallel.compile_kernels(config, shapes, batch)
         if config.devices == 1:
-            _compile(program, arguments)
-    if config.devices == 1 and batches[0].stage == "deform":
+            _compile(*parallel.step_program(config, shapes, batch))
+    if config.devices == 1 and begins:
         _compile(train.jitted_hand_over, (config.program, shapes))
 
 
