@@ -26,7 +26,7 @@ from egs_jax.preprocess.masks import BackgroundModel, HeadMasker, lips_rect, pai
 from egs_jax.preprocess.pose_refinement import refine_poses
 from egs_jax.preprocess.track_report import jitter_rms
 from egs_jax.preprocess.tracking import HeadTrack, reprojection_rms, track_head
-from egs_jax.runtime.assets import file_sha256
+from egs_jax.runtime.assets import ASSETS, file_sha256
 from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.progress import progress
 from egs_jax.speech.features import AUDIO_FEATURES, extract_features, silence_features
@@ -87,6 +87,7 @@ def preprocess(
     work = _work_folder(dataset_dir)
     try:
         meta = _fill(work, video, info, samples, faces, size, audio_features, parser, max_seconds)
+        meta["models"] = _models(audio_features, face_parser)
         meta["splits"] = {"train": [0, start], "val": [start, len(faces.valid)]}
         (work / "meta.json").write_text(json.dumps(meta, indent=2))
         _replace_folder(work, dataset_dir)
@@ -143,6 +144,17 @@ def _fill(
         "seen_of_all_frames": list(SEEN_OF_ALL_FRAMES),
         "capture": faces.capture.as_dict(),
     }
+
+
+def _models(audio_features: str, face_parser: str | Path | None) -> dict[str, str]:
+    """Return the SHA-256 of every network of others that made a dataset, by name."""
+    names = ["face_landmarker", "person_segmenter"]
+    if audio_features == "whisper":
+        names.append("whisper_tiny_en")
+    models = {name: ASSETS[name].sha256 for name in names}
+    if face_parser is not None:
+        models["face_parser"] = file_sha256(face_parser)
+    return models
 
 
 def align_sound(samples: np.ndarray, lag: float | None) -> tuple[np.ndarray, int]:

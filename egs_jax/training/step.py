@@ -241,11 +241,12 @@ def hand_over(config: Config, state: TrainState) -> TrainState:
 
     Jitted; the given state must not be used afterwards.
     """
-    return _hand_over(config.program, state)
+    return jitted_hand_over(config.program, state)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def _hand_over(config: Config, state: TrainState) -> TrainState:
+def jitted_hand_over(config: Config, state: TrainState) -> TrainState:
+    """Do what `hand_over` does; the config as in `step`."""
     baked = model.static_gaussians(config, state.params)
     params = {**state.params, "gaussians": baked}
     return state.replace(params=params, opt_state=optimizer.init(params), deforming=jnp.bool_(True))
