@@ -320,6 +320,13 @@ class Config:
             self, preset="paper", data_dir="", seed=0, frames_on=None, parallel="shard_map"
         )
 
+    def sh_degree(self, step: Any) -> Any:
+        """Return the degree of spherical harmonics of `step`, a number or an array.
+
+        Harmonics above it are zero in that step; it may be beyond the highest that there is.
+        """
+        return step // self.schedule.sh_interval
+
     def has_perceptual(self, step: int) -> bool:
         """Return whether the loss of `step` has its perceptual term."""
         return self.loss.perceptual > 0 and step % self.loss.perceptual_every == 0

@@ -115,7 +115,7 @@ def synthetic(
             backgrounds=rng.integers(0, 256, (batch, size, size, 3), np.uint8),
         )
 
-    kept = prepared.prepare(config, params, alive)
+    kept = prepared.prepare(config, params, alive, config.model.sh_degree)
     name = ", ".join(filter(None, [SYNTHETIC, architecture, decoder]))
     return Scene(name, n, size, config, params, alive, kept, drive)
 

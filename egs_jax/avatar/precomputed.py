@@ -8,6 +8,7 @@ the form that `kernels.deform` takes. A frame then costs its tokens, the dynamic
 
 import functools
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import flax.struct
@@ -20,6 +21,7 @@ from egs_jax.config import Config, ModelConfig
 from egs_jax.model import forward as model
 from egs_jax.model.attention import dynamic_mix
 from egs_jax.model.decoders import head_weights
+from egs_jax.model.gaussians import active_harmonics
 from egs_jax.model.kan import FOLDED, fold
 from egs_jax.model.tokens import periodic_encoding
 from egs_jax.types import Drive, Params, RenderOutput
@@ -57,33 +59,40 @@ class Prepared(flax.struct.PyTreeNode):
     """Zeros: like `alive` here because to make them takes a launch, 20 us, in every call."""
 
 
-def prepare(config: Config, params: Params, alive: Bool[Array, " N"]) -> Prepared:
+def prepare(config: Config, params: Params, alive: Bool[Array, " N"], sh_degree: int) -> Prepared:
     """Compute what no frame changes.
 
     Args:
       config: Networks, and the rasterizer: "xla" keeps Triton out of the whole frame.
       params: Everything trained.
       alive: Slots in use; the others are left out (the first stays if there is none).
+      sh_degree: Degree of spherical harmonics that is drawn, if there are so many.
     """
     live = np.flatnonzero(alive)
-    return _prepare(config, params, alive, live if live.size else np.zeros(1, int))
+    live = live if live.size else np.zeros(1, int)
+    return _prepare(config.program, params, alive, live, np.int32(sh_degree))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _prepare(config: Config, params: Params, alive: Array, live: Array) -> Prepared:
+def _prepare(
+    config: Config, params: Params, alive: Array, live: Array, sh_degree: Array
+) -> Prepared:  # fmt: skip
     model_config = config.model
     nets, networks, free = model.networks(model_config), params["networks"], params["gaussians"]
     features = model.spatial_features(config, params)
     attention = {"params": networks["attention"]}
     agents, static = nets.attention.apply(attention, features, alive, method="prepare")
     n_harmonics = (model_config.sh_degree + 1) ** 2
+    active = active_harmonics(n_harmonics, sh_degree)
     sh = jnp.concatenate([free.sh0, free.shN], axis=1)[:, :n_harmonics]
+    sh = jnp.where(active[None, :, None], sh, 0.0)
     cloud = DeformInputs(free.means, free.log_scales, free.quats, free.logit_opacities, sh)
     # Without a live Gaussian the one that stays is as opaque as nothing.
     cloud = cloud._replace(logit_opacities=jnp.where(alive, cloud.logit_opacities, -jnp.inf))
     cloud, features, static = jax.tree.map(lambda v: v[live], (cloud, features, static))
     agents = agents[live] if static is None else agents
     weights = deform_weights(model_config, networks["attention"], networks["deform"]["heads"])
+    weights = replace(weights, heads=weights.heads.with_harmonics(active))
     dtype = operand_dtype(weights, _implementation(config))
     weights, static = weights.astype(dtype), jax.tree.map(lambda v: v.astype(dtype), static)
     folded = fold(networks["tokens"])

@@ -210,8 +210,7 @@ def render(
     top = config.model.sh_degree
     sh = sh[..., : (top + 1) ** 2, :]
     if sh_degree is not None:  # masked, not cut, so that a rising degree never recompiles
-        active = jnp.arange(sh.shape[-2]) < (sh_degree + 1) ** 2
-        sh = jnp.where(active[:, None], sh, 0)
+        sh = jnp.where(cloud.active_harmonics(sh.shape[-2], sh_degree)[:, None], sh, 0)
     height, width = drive.backgrounds.shape[1:3]
     out = rasterize(
         gaussians.means, gaussians.quats, scales, opacities, sh, drive.viewmats, drive.Ks,

@@ -11,7 +11,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 from scipy.spatial import cKDTree
 
 from kernels._checks import require, typechecked
@@ -111,6 +111,11 @@ def init_gaussians(
         sh0=fill(empty.sh0, (colors[:, None, :] / 255.0 - 0.5) / C0),
     )
     return cloud, jnp.arange(capacity) < count
+
+
+def active_harmonics(count: int, degree: int | Int[Array, ""]) -> Bool[Array, " {count}"]:
+    """Say which of `count` spherical harmonics are of a degree up to `degree`."""
+    return jnp.arange(count) < (degree + 1) ** 2
 
 
 @typechecked

@@ -205,7 +205,6 @@ def jitted_densify(config: Config, seed: UInt32[Array, ""], state: TrainState) -
     key = jax.random.fold_in(jax.random.key(seed), step)
     later = lambda start, value: jnp.where(step > start, value, jnp.inf)
     moments = state.opt_state["gaussians"]
-    image = config.size or 512
     result = density.densify(
         jax.random.fold_in(key, DENSITY_KEY),
         state.params["gaussians"],
@@ -216,7 +215,7 @@ def jitted_densify(config: Config, seed: UInt32[Array, ""], state: TrainState) -
         grad_threshold=later(settings.start, config.grad_threshold),
         clone_scale=settings.clone_scale,
         prune_opacity=jnp.where(step > settings.prune_from, settings.prune_opacity, 0.0),
-        prune_radius=later(settings.prune_large_from, settings.prune_radius * image / 512),
+        prune_radius=later(settings.prune_large_from, settings.prune_radius),
         prune_scale=later(settings.prune_large_from, settings.prune_scale),
         split_oversized=config.splits_large,
         drawn=model.static_gaussians(config, state.params),
@@ -283,7 +282,7 @@ def _loss(
         state.alive,
         batch.drive,
         batch.stage,
-        sh_degree=state.step // config.schedule.sh_interval,
+        sh_degree=config.sh_degree(state.step),
         means2d_offset=means2d_offset,
         dropout_key=jax.random.fold_in(key, DROPOUT_KEY),
     )

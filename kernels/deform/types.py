@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from kernels._checks import require, typechecked
 
@@ -97,6 +97,13 @@ class HeadWeights:
         """The same with matrices of another type; what is added stays float32."""
         layers = ("hidden", "geometry", "color")
         return replace(self, **{name: _cast(getattr(self, name), dtype) for name in layers})
+
+    def with_harmonics(self, active: Bool[Array, " K"]) -> "HeadWeights":
+        """The same that says nothing of harmonics that are not `active`."""
+        columns = jnp.repeat(active, 3, total_repeat_length=3 * active.shape[0])
+        columns = jnp.pad(columns, (0, self.color.bias.size - columns.size))
+        kernel = jnp.where(columns[None, None, :], self.color.kernel, 0)
+        return replace(self, color=Affine(kernel, jnp.where(columns, self.color.bias, 0)))
 
 
 @jax.tree_util.register_dataclass

@@ -47,7 +47,7 @@ def test_gaussians_are_those_of_the_forward_pass(scene, name):
     config = ModelConfig(**(SMALL | CHOICES[name]))
     params = random_params(config, free)
     whole = Config(model=config)
-    kept = prepared.prepare(whole, params, alive)
+    kept = prepared.prepare(whole, params, alive, config.sh_degree)
     got = jax.jit(functools.partial(prepared.move, whole), compiler_options=FAST)(kept, drive)
     forward = lambda *a: model.deformed_gaussians(whole, *a, dropout_key=None)
     want = jax.jit(forward, compiler_options=FAST)(params, alive, drive)
@@ -65,6 +65,6 @@ def test_an_avatar_without_a_live_gaussian_keeps_one_that_draws_nothing(scene):
     _, free, alive = scene
     config = ModelConfig(**SMALL, sh_degree=0)
     params = random_params(config, free)
-    kept = prepared.prepare(Config(model=config), params, np.zeros_like(alive))
+    kept = prepared.prepare(Config(model=config), params, np.zeros_like(alive), 0)
     assert kept.features.shape[0] == 1
     assert np.isfinite(kept.static_mix).all() and np.isneginf(kept.canonical.logit_opacities)

@@ -99,6 +99,6 @@ def test_sound_moves_the_head_only_after_training(painted, trained_run):
     hush = drive.replace(audio_windows=data.silence(4, config.model.window_frames))
     fresh = train.hand_over(config, train.init_state(config, data))
     for state, moves in ((trained_run.state, True), (fresh, False)):
-        avatar = Avatar(config, state.params, state.alive, data)
+        avatar = Avatar.of_state(config, state, data)
         heard, unheard = (infer_step(avatar, d).rgb for d in (drive, hush))
         assert np.any(heard != unheard) == moves

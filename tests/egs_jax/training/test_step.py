@@ -151,7 +151,7 @@ def test_hand_over_changes_no_pixel_and_forgets_moments(course):
     )
     pictures = [
         draw(before.params, before.alive, drive)[0].rgb,
-        infer_step(Avatar(config, after.params, after.alive, course.data), drive).rgb,
+        infer_step(Avatar.of_state(config, after, course.data), drive).rgb,
     ]
     np.testing.assert_allclose(*pictures, atol=1e-5)
     assert np.ptp(np.asarray(pictures[0])) > 0.3  # there is something to see
