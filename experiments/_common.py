@@ -16,7 +16,7 @@ import numpy as np
 from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.files import write_atomically
 from egs_jax.training.run_folder import environment
-from kernels import _triton
+from kernels import dispatch
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -67,7 +67,7 @@ def require_triton() -> None:
     Raises:
       InputError: says why.
     """
-    reason = _triton.why_not()
+    reason = dispatch.why_not()
     if reason:
         raise InputError(f"this experiment is about Triton kernels: {reason}")
 

@@ -13,9 +13,7 @@ prints a line per check, writes `results/check_deform_gpu.json`, and exits with 
 """
 
 import os
-import sys
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -23,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from egs_jax.avatar import precomputed as prepared
+from egs_jax.avatar.token_kernels.frame_tokens import frame_tokens
 from egs_jax.config import ModelConfig
 from egs_jax.model import forward as model
 from egs_jax.model.attention import dynamic_mix
@@ -31,13 +30,10 @@ from egs_jax.types import Drive
 from experiments._common import RESULTS, Report, Result, require_triton
 from experiments._runs import run_main
 from kernels.deform import Deformed
-from kernels.deform.triton_path import deform_tiles, tile_of
+from kernels.deform.cases import make_case, pack
+from kernels.deform.triton.deform import deform_tiles, tile_of
 from kernels.deform.types import NETWORKS
-from kernels.deform.xla_path import deform_xla
-from kernels.tokens import frame_tokens
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "kernels"))
-from deform_cases import make_case, pack  # noqa: E402
+from kernels.deform.xla.deform import deform_xla
 
 PAPER = dict(agents=200, tokens=12, d=64, units=128, ffn=128, k=16)
 SIZES = dict(

@@ -15,7 +15,6 @@ nothing.
 """
 
 import os
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -31,8 +30,8 @@ from experiments._common import RESULTS, Report, Result, require_triton
 from experiments._runs import run_main
 from kernels import RasterizeAux, rasterize
 from kernels.rasterize.cases import CASES, head_case, make_case, random_case
+from kernels.rasterize.reference import rasterize_reference
 
-TESTS = Path(__file__).parents[1] / "tests" / "kernels"
 ARRAYS = (
     "means", "quats", "scales", "opacities", "colors", "viewmats", "Ks", "backgrounds",
     "means2d_offset",
@@ -181,16 +180,13 @@ def check_scene(name: str, jit: bool = True) -> list[Result]:
 
 def check_oracle(name: str) -> list[Result]:
     """A small scene against the dense oracle in float64, away from thresholds."""
-    sys.path.insert(0, str(TESTS))
-    import dense_oracle
-
     arrays, static = split(make_case(name))
     alive = static.pop("alive", jnp.ones(len(arrays["means"]), bool))
     size = (static["height"], static["width"])
 
     def images(wide: dict) -> tuple:
         pairs = jnp.broadcast_to(alive[:, None, None], (len(alive), *size))
-        out = dense_oracle.render(
+        out = rasterize_reference(
             wide, static["width"], static["height"], pairs=pairs,
             sh_degree=static.get("sh_degree"),
         )  # fmt: skip

@@ -14,11 +14,9 @@ prints a line per check and per time, writes `results/check_training_kernels_gpu
 `results/bench_training_kernels.json`, and exits with 1 if a check fails.
 """
 
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,12 +28,11 @@ from experiments._common import RESULTS, Report, record, require_triton, spread
 from experiments._runs import run_main
 from kernels import mean_ssim, sample_planes
 from kernels.deform import HeadWeights, decode_heads
+from kernels.deform import cases as deform_cases
 from kernels.planes import Levels
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "kernels"))
-import deform_cases  # noqa: E402
-import planes_cases  # noqa: E402
-from ssim_cases import make_pair, ssim_by_scipy  # noqa: E402
+from kernels.planes import cases as planes_cases
+from kernels.ssim.cases import make_pair
+from kernels.ssim.reference import mean_ssim_reference
 
 REPEATS = 100
 ROUNDS, CALLS = 15, 20  # times taken, and calls in a row for one: dispatching must not be measured
@@ -70,7 +67,7 @@ def check_ssim(report: Report) -> None:
         (want, expected), (value, gradient) = in_xla(a, b), in_triton(a, b)
         alone = mean_ssim(a, b, implementation="triton")  # another kernel: without slopes
         off = max(abs(float(v - want)) for v in (value, alone))
-        exact = abs(float(value) - ssim_by_scipy(a, b))
+        exact = abs(float(value) - _ssim_in_float64(a, b))
         error = float(jnp.linalg.norm(gradient - expected) / jnp.linalg.norm(expected))
         report.check(
             f"ssim {shape}", max(off, exact) < 1e-6 and error < 1e-4,
@@ -85,6 +82,13 @@ def check_ssim(report: Report) -> None:
     steepest = float(jnp.max(jnp.abs(gradient)))
     passes = abs(float(value) - 1) < 1e-6 and steepest < 1e-6
     report.check("ssim of one colour", passes, f"{float(value):.7f}, slopes up to {steepest:.1e}")
+
+
+def _ssim_in_float64(a: jax.Array, b: jax.Array) -> float:
+    """Evaluate the definition on the CPU."""
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        wide = (jnp.asarray(np.asarray(image), jnp.float64) for image in (a, b))
+        return float(jax.jit(mean_ssim_reference)(*wide))
 
 
 def time_ssim() -> list[dict]:

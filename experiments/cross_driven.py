@@ -39,8 +39,9 @@ from egs_jax.avatar.stream import MICRO_BATCH
 from egs_jax.data.dataset import Dataset
 from egs_jax.evaluation import metrics
 from egs_jax.evaluation.baselines import NearestFrame
-from egs_jax.evaluation.evaluate import SILENT_FRAMES, measure
+from egs_jax.evaluation.measures import landmarks_near
 from egs_jax.evaluation.metrics import Figure, mean_figure
+from egs_jax.evaluation.signals import SILENT_FRAMES
 from egs_jax.face.landmarks import FaceLandmarker
 from egs_jax.face.mesh import mouth_opening
 from egs_jax.media.audio_file import read_audio
@@ -196,7 +197,9 @@ def speak(
     track = HeadTrack(np.concatenate(viewmats), avatar.dataset.intrinsics, shape)
     near = track.project(shape)  # [T, 478, 2]
     near = np.concatenate([near, np.zeros_like(near[..., :1])], axis=-1).astype(np.float32)
-    points = np.stack([measure(landmarker, *pair) for pair in zip(images, near, strict=True)])
+    points = np.stack(
+        [landmarks_near(landmarker, *pair) for pair in zip(images, near, strict=True)]
+    )
     return Spoken(np.stack(images), points, track)
 
 

@@ -18,9 +18,9 @@ op -> implementations -> status:
 Nothing here knows of talking heads, and nothing here imports `egs_jax`.
 """
 
-from kernels._triton import compile_kernels
 from kernels.deform import deform
 from kernels.planes import sample_planes
+from kernels.precompile import compile_kernels
 from kernels.rasterize import RasterizeAux, RasterizeOutput, rasterize
 from kernels.ssim import mean_ssim
 

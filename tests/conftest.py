@@ -12,6 +12,7 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_num_cpu_devices", 4)  # tests of several devices need no other process
 # Compiling takes far longer than running here: let XLA hurry, in this process and its children.
 # Its older emitters for the CPU write the same loops in a third of the time.
 HURRY = (
@@ -19,6 +20,8 @@ HURRY = (
     "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters=true"
 )
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {HURRY}".strip()
+# Triton kernels run in Triton's interpreter: chosen before anything imports Triton.
+os.environ["TRITON_INTERPRET"] = "1"
 sys.path.insert(0, str(Path(__file__).parent))  # `helpers`: the importlib mode adds no paths
 
 from helpers import COMPILED, make_dataset, micro_config  # noqa: E402

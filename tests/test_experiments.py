@@ -1,15 +1,24 @@
 """What the experiments share, and that README shows their numbers and no others."""
 
 import json
+import subprocess
 
 import pytest
-from helpers import micro_config, voice
+from helpers import ROOT, micro_config, voice
 
 from egs_jax.data.dataset import Dataset
 from egs_jax.media.audio_file import write_wav
 from egs_jax.runtime.errors import InputError
 from egs_jax.speech.features import SAMPLE_RATE
-from experiments import bench_film, bench_inference, bench_training, readme, stream_hour, tables
+from experiments import (
+    _common,
+    bench_film,
+    bench_inference,
+    bench_training,
+    readme,
+    stream_hour,
+    tables,
+)
 from experiments._common import RESULTS, commit, record, spread
 
 
@@ -21,9 +30,15 @@ def test_record_says_where_it_ran(tmp_path):
     assert "jax" in written["versions"]
 
 
-def test_commit_is_a_hash_or_unknown():
-    name = commit().removesuffix("+")
-    assert name == "unknown" or (len(name) == 40 and int(name, 16) > 0)
+def test_commit_is_that_of_the_checkout(monkeypatch, tmp_path):
+    command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    head = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    monkeypatch.delenv("EGS_COMMIT", raising=False)
+    assert commit() in (head, head + "+") and len(head) == 40
+    monkeypatch.setattr(_common, "__file__", str(tmp_path / "_common.py"))
+    assert commit() == "unknown"
+    monkeypatch.setenv("EGS_COMMIT", "a copy's own")
+    assert commit() == "a copy's own"
 
 
 def test_spread_is_the_median_with_percentiles():

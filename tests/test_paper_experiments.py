@@ -33,7 +33,7 @@ from experiments import (
 from experiments._common import require_triton
 from experiments._regions import REGIONS, region_means, regions_of, spacing
 from experiments._summary import QUALITY, Spread, paired, seconds_to, shown, spread_of
-from kernels import _triton
+from kernels import dispatch
 
 PNG = b"\x89PNG"
 
@@ -256,7 +256,7 @@ def test_a_check_ends_with_its_status_and_without_a_gpu_in_one_line(monkeypatch,
     with pytest.raises(SystemExit) as stop:
         _runs.run_main(lambda: 1)
     assert stop.value.code == 1 and not capsys.readouterr().out
-    monkeypatch.setattr(_triton, "why_not", lambda: "there is no GPU")
+    monkeypatch.setattr(dispatch, "why_not", lambda: "there is no GPU")
     with pytest.raises(SystemExit) as stop:
         _runs.run_main(require_triton)
     error = capsys.readouterr().err

@@ -17,6 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
+from egs_jax.avatar.token_kernels.frame_tokens import (
+    MOST_WINDOW,
+    SHARED_MEMORY,
+    WIDTH,
+    frame_tokens,
+    pack,
+)
 from egs_jax.config import Config, ModelConfig
 from egs_jax.model import forward as model
 from egs_jax.model.attention import dynamic_mix
@@ -25,7 +32,7 @@ from egs_jax.model.gaussians import active_harmonics
 from egs_jax.model.kan import FOLDED, fold
 from egs_jax.model.tokens import periodic_encoding
 from egs_jax.types import Drive, Params, RenderOutput
-from kernels import RasterizeOutput, _triton, rasterize
+from kernels import RasterizeOutput, dispatch, rasterize
 from kernels.deform import (
     Affine,
     Deformed,
@@ -35,7 +42,6 @@ from kernels.deform import (
     deform,
     operand_dtype,
 )
-from kernels.tokens import MOST_WINDOW, SHARED_MEMORY, WIDTH, frame_tokens, pack
 
 
 class Prepared(flax.struct.PyTreeNode):
@@ -51,8 +57,8 @@ class Prepared(flax.struct.PyTreeNode):
     token_params: Mapping[str, Any] | None
     """Flax parameters of the token encoders, folded (`kan.fold`)."""
     token_weights: Float[Array, " weights"] | None
-    """The same for `kernels.tokens` instead, where that makes the tokens. One of both is None:
-    every array makes a call longer, by 3 us."""
+    """The same for `token_kernels` instead, where these make the tokens. One of both is None: every
+    array makes a call longer, by 3 us."""
     alive: Bool[Array, " N"]
     """True, all of them."""
     offsets: Float[Array, "N 2"]
@@ -108,8 +114,8 @@ def _has_token_kernel(config: Config) -> bool:
     """Whether a kernel makes the tokens: on an NVIDIA GPU, for networks that it has."""
     choices = config.model.resolved
     return (
-        config.rasterizer != "xla" and _triton.is_default()
-        and _triton.needs_shared_memory(SHARED_MEMORY) is None
+        config.rasterizer != "xla" and dispatch.is_default()
+        and dispatch.needs_shared_memory(SHARED_MEMORY) is None
         and choices.architecture != "parity" and choices.ppe != "token"
         and (choices.ppe == "off" or choices.window_frames <= choices.ppe_period)  # else a bias
         and choices.token_kan == "taylor" and choices.attention == "esaa"
@@ -118,7 +124,7 @@ def _has_token_kernel(config: Config) -> bool:
 
 
 def token_weights(config: ModelConfig, params: Mapping[str, Any]) -> Float[Array, " weights"]:
-    """Lay the folded parameters of the token encoders out for `kernels.tokens`."""
+    """Lay the folded parameters of the token encoders out for `egs_jax.avatar.token_kernels`."""
     parts = {}
     for name, layer in params["audio_net"].items():
         parts |= {f"{name}.{kind}": value for kind, value in layer.items()}

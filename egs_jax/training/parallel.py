@@ -30,7 +30,7 @@ from egs_jax.training import step as train
 from egs_jax.training.perceptual import PerceptualParams, frozen_network
 from egs_jax.training.state import TrainState
 from egs_jax.types import Batch, Metrics
-from kernels import _triton
+from kernels import dispatch
 
 AXIS = "frames"
 NO = ("0", "false", "False")
@@ -75,7 +75,7 @@ def check(config: Config) -> None:
       InputError: says which.
     """
     mesh = mesh_of(config.devices)
-    reason = config.rasterizer == "triton" and _triton.why_not()
+    reason = config.rasterizer == "triton" and dispatch.why_not()
     if reason:
         raise InputError(f"rasterizer: got triton, which cannot run here: {reason}; leave it out")
     if jax.process_count() > 1 and config.parallel == "pmap":

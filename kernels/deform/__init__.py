@@ -1,7 +1,6 @@
 """Gaussians of every frame from a frame's tokens: attention, normalised layers, heads, deltas."""
 
-from kernels.deform.api import deform, operand_dtype
-from kernels.deform.heads import decode_heads
+from kernels.deform.api import decode_heads, deform, operand_dtype
 from kernels.deform.types import (
     HEADS,
     Affine,

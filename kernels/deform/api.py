@@ -1,12 +1,17 @@
 """`deform`: everything that happens to each Gaussian between a frame's tokens and the rasterizer.
 
-With P the static and G the dynamic mix, S the tokens, f the features and LN a normalisation:
+With P the static and G the dynamic mix, S the tokens, f the features and LN a normalization:
 
     x1 = LN(f + gain (P G) S),   x2 = LN(x1 + FFN(x1)),
     attributes = activate(canonical + heads(x2)).
 
-Place in the pipeline: before `rasterize`. Two implementations: `xla_path`, and on an NVIDIA GPU one
-Triton kernel, `triton_path`, in which a block of Gaussians goes through all layers.
+`decode_heads` is the last part of it by itself, differentiable, for training. A layer of the heads
+expands its inputs into columns c_i (see `types`) and is linear in them: h = sum_i c_i(x) A_i + a of
+all heads side by side, then of each head sum_i c_i(h) B_i + b.
+
+Place in the pipeline: before `rasterize`. On an NVIDIA GPU `deform` is one kernel in which a block
+of Gaussians goes through all layers; `decode_heads` has an adjoint of its own, which keeps nothing
+of what lies between x and the outputs.
 """
 
 from functools import partial
@@ -15,20 +20,26 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels import _triton
+from kernels import dispatch
 from kernels._checks import require, typechecked
-from kernels.deform.heads import check_heads, why_not
 from kernels.deform.types import (
+    NETWORKS,
     Deformed,
     DeformInputs,
     DeformWeights,
+    HeadWeights,
     color_columns,
 )
-from kernels.deform.xla_path import deform_xla
+from kernels.deform.xla.deform import deform_xla, heads_xla
 
 CUBIC = 3
+"""The one degree of B-splines that the kernel of `deform` has."""
 MAX_COLUMNS = 9
-"""Of an input: more of them take more shared memory than `heads.SHARED_MEMORY`."""
+"""Most columns of an input: more of them take more shared memory than `SHARED_MEMORY`."""
+MAX_ROWS = 2**31 // 256
+"""Rows that the kernels of `decode_heads` can count: their indices have 32 bits."""
+SHARED_MEMORY = 105
+"""Shared memory that the largest program takes, of either operation [KiB]: an A100 or H100."""
 
 
 @partial(jax.jit, static_argnames="implementation")
@@ -71,7 +82,7 @@ def deform(
     _check(canonical, features, weights, tokens.shape[0])
     _check_mixes(features.shape[0], static_mix, dynamic_mix)
     if _picks(implementation, weights, own_agents=static_mix is None):
-        from kernels.deform.triton_path import deform_triton as run
+        from kernels.deform.triton.deform import deform_triton as run
     else:
         run = deform_xla
     return run(canonical, features, static_mix, dynamic_mix, tokens, weights)
@@ -83,6 +94,40 @@ def operand_dtype(weights: DeformWeights, implementation: str | None = None) -> 
     Those of another type are converted in every call; pass them as this type to have it done once.
     """
     return jnp.dtype(jnp.bfloat16 if _picks(implementation, weights) else jnp.float32)
+
+
+@partial(jax.jit, static_argnames="implementation")
+@typechecked
+def decode_heads(
+    x: Float[Array, "*rows D"], weights: HeadWeights, *, implementation: str | None = None
+) -> tuple[Float[Array, "*rows 16"], Float[Array, "*rows S"]]:
+    """Apply the heads to rows of features.
+
+    Already jitted. Gradients with respect to `x` and all weights; sums have a fixed order.
+
+    Args:
+      x: Features, one row a Gaussian and frame.
+      weights: See `pack_heads`.
+      implementation: "xla"; "triton": products of bfloat16 operands with sums in float32, networks
+        "taylor" and "mlp"; no `vmap` (rows are its batch). None picks "triton" on an NVIDIA GPU
+        where it can do the work, else "xla".
+
+    Returns:
+      What the first four heads say, in the columns of `HeadWeights.geometry`, and what that of the
+      harmonics says, in those of `HeadWeights.color`.
+
+    Raises:
+      NotImplementedError: if the implementation asked for cannot run; the message says why.
+      ValueError: if a shape or a name makes no sense.
+    """
+    _check_heads(x.shape[-1], weights)
+    if not dispatch.picks("decode_heads", implementation, _why_not_heads(x, weights)):
+        run = heads_xla
+    else:
+        from kernels.deform.triton.heads import heads_triton as run
+    geometry, color = run(x.reshape(-1, x.shape[-1]), weights)
+    shaped = lambda value: value.reshape(*x.shape[:-1], value.shape[-1])
+    return shaped(geometry), shaped(color)
 
 
 def _check(canonical: DeformInputs, features: Array, weights: DeformWeights, n_frames: int) -> None:
@@ -98,7 +143,7 @@ def _check(canonical: DeformInputs, features: Array, weights: DeformWeights, n_f
     require(
         got == wanted, f"canonical: expected shapes {wanted} beside {count} features, got {got}"
     )
-    check_heads(features.shape[1], weights.heads)
+    _check_heads(features.shape[1], weights.heads)
     columns = color_columns(n_harmonics)
     require(
         weights.heads.color.kernel.shape[-1] == columns,
@@ -119,10 +164,10 @@ def _picks(
     implementation: str | None, weights: DeformWeights, *, own_agents: bool = False
 ) -> bool:  # fmt: skip
     """Whether the Triton kernel runs."""
-    return _triton.picks("deform", implementation, _why_not(weights, own_agents))
+    return dispatch.picks("deform", implementation, _why_not_deform(weights, own_agents))
 
 
-def _why_not(weights: DeformWeights, own_agents: bool) -> str | None:
+def _why_not_deform(weights: DeformWeights, own_agents: bool) -> str | None:
     """One line that says why the kernel does not take this work; None if it does."""
     if own_agents:
         return "its kernel mixes tokens through agents only (a static_mix)"
@@ -134,4 +179,45 @@ def _why_not(weights: DeformWeights, own_agents: bool) -> str | None:
     ffn_width = weights.ffn_in.kernel.shape[1]
     if ffn_width < 16 or ffn_width & (ffn_width - 1):
         return f"it takes a layer as wide as a power of two from 16 on, got width {ffn_width}"
-    return why_not(weights.heads)
+    return _why_not_weights(weights.heads)
+
+
+def _check_heads(d_model: int, weights: HeadWeights) -> None:
+    """Check what shape annotations do not.
+
+    Raises:
+      ValueError: if the weights are of an unknown network, or for features of another size.
+    """
+    require(
+        weights.network in NETWORKS,
+        f"weights.network: expected one of {NETWORKS}, got {weights.network!r}",
+    )
+    width = weights.hidden.kernel.shape[1]
+    require(
+        width == d_model,
+        f"weights: expected them for {d_model} features, got {width}; pack them again",
+    )
+
+
+def _why_not_heads(x: Array, weights: HeadWeights) -> str | None:
+    """One line that says why the kernels do not take these arrays; None if they do."""
+    rows = x.size // x.shape[-1]
+    if x.dtype != jnp.float32 or not 0 < rows < MAX_ROWS:
+        return f"it takes 1 to {MAX_ROWS - 1} rows of float32, got {rows} of {x.dtype}"
+    if weights.network == "bspline":
+        return "its kernel has no B-splines"
+    return _why_not_weights(weights)
+
+
+def _why_not_weights(weights: HeadWeights) -> str | None:
+    """One line that says why the kernels do not take these weights here; None if they do."""
+    if reason := dispatch.needs_shared_memory(SHARED_MEMORY):
+        return reason
+    d_model, width = weights.hidden.kernel.shape[1], weights.color.kernel.shape[1]
+    powers = all(size >= 16 and size & (size - 1) == 0 for size in (d_model, width))
+    if not powers or d_model > 64:
+        return (
+            "it takes 16, 32 or 64 features and heads as wide as a power of two from 16 on, got "
+            f"{d_model} features and width {width}"
+        )
+    return None

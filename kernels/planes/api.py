@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels import _triton
+from kernels import dispatch
 from kernels._checks import require, typechecked
 from kernels.planes.types import Levels
-from kernels.planes.xla_path import sample_planes_xla
+from kernels.planes.xla.planes import sample_planes_xla
 
 MAX_NUMBERS = 2**31  # the kernels' indices have 32 bits
 
@@ -55,8 +55,8 @@ def sample_planes(
       ValueError: if a shape or a name makes no sense.
     """
     _check(tables, points, levels)
-    if _triton.picks("sample_planes", implementation, _why_not(tables, points, levels)):
-        from kernels.planes.triton_path import sample_planes_triton as run
+    if dispatch.picks("sample_planes", implementation, _why_not(tables, points, levels)):
+        from kernels.planes.triton.planes import sample_planes_triton as run
     else:
         run = sample_planes_xla
     return run(tables, points, levels)

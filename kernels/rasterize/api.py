@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt8
 
-from kernels import _triton
+from kernels import dispatch
 from kernels._checks import typechecked
 from kernels.rasterize.arguments import (
     check_colors,
@@ -25,10 +25,10 @@ from kernels.rasterize.arguments import (
     leading_axes,
     pad_empty,
 )
-from kernels.rasterize.binning import default_capacity
-from kernels.rasterize.blend_xla import BlendSpec
-from kernels.rasterize.projection import Gaussians
 from kernels.rasterize.types import Bytes, Images, RasterizeAux, RasterizeOutput, Settings
+from kernels.rasterize.xla.binning import default_capacity
+from kernels.rasterize.xla.blend import BlendSpec
+from kernels.rasterize.xla.projection import Gaussians
 
 STATIC = (
     "width", "height", "sh_degree", "near_plane", "eps2d", "alpha_max", "alpha_min",
@@ -158,10 +158,10 @@ def rasterize(
         backgrounds = flatten_frames(backgrounds.astype(kind), lead, trailing["backgrounds"])
     spec = BlendSpec(width, height, alpha_max, alpha_min, transmittance_min, deterministic)
     settings = Settings(spec, near_plane, eps2d, sh_degree, capacity)
-    if _triton.picks("rasterize", implementation, None):
-        from kernels.rasterize import triton_path as path
+    if dispatch.picks("rasterize", implementation, None):
+        from kernels.rasterize.triton import rasterize as path
     else:
-        from kernels.rasterize import xla_path as path
+        from kernels.rasterize.xla import rasterize as path
     render = path.render_bytes if as_bytes else path.render
     images = render(settings, gaussians, alive, viewmats, Ks, backgrounds)
     return _unfolded(images, lead, n_gaussians, capacity, dtype)

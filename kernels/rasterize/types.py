@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Float, Int, UInt8
 
-from kernels.rasterize.blend_xla import BlendSpec
-from kernels.rasterize.projection import Camera
+from kernels.rasterize.xla.blend import BlendSpec
+from kernels.rasterize.xla.projection import Camera
 
 Background = (
     Float[Array, "B H Wd D"] | UInt8[Array, "B H Wd D"] | Float[Array, "B D"] | UInt8[Array, "B D"]

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels import _triton
+from kernels import dispatch
 from kernels._checks import require, typechecked
-from kernels.ssim.xla_path import mean_ssim_xla
+from kernels.ssim.xla.ssim import mean_ssim_xla
 
 MAX_NUMBERS = 2**31  # the kernels' indices have 32 bits
 
@@ -58,8 +58,8 @@ def mean_ssim(
         f"rendered: expected at least one pixel, got shape {rendered.shape}; do not call it for "
         "none",
     )
-    if _triton.picks("mean_ssim", implementation, _why_not(rendered, target)):
-        from kernels.ssim.triton_path import mean_ssim_triton as run
+    if dispatch.picks("mean_ssim", implementation, _why_not(rendered, target)):
+        from kernels.ssim.triton.ssim import mean_ssim_triton as run
     else:
         run = mean_ssim_xla
     return run(rendered, target)

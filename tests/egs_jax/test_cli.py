@@ -17,7 +17,7 @@ from egs_jax.config import preset
 from egs_jax.config_text import options, override
 from egs_jax.media.audio_file import write_wav
 from egs_jax.training.run_folder import start_run
-from kernels import _triton
+from kernels import dispatch
 
 ROOT = Path(__file__).parents[2]
 VERBS = ("preprocess", "train", "render", "evaluate", "demo")
@@ -123,7 +123,7 @@ def test_mistake_is_one_line(command, capsys, tmp_path, monkeypatch):
 
 
 def test_kernels_that_cannot_run_here_are_one_line(capsys, tmp_path, monkeypatch, painted):
-    monkeypatch.setattr(_triton, "why_not", lambda: "there is no GPU")
+    monkeypatch.setattr(dispatch, "why_not", lambda: "there is no GPU")
     command = f"train tiny --data-dir {painted} --run-dir {tmp_path / 'run'} --rasterizer triton"
     assert main(command.split()) == 2
     told = "egs-jax: rasterizer: got triton, which cannot run here: there is no GPU; leave it out\n"

@@ -13,7 +13,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels.rasterize import (
+from kernels.rasterize.triton import (
     binning_kernels,
     blend_adjoint_kernels,
     blend_kernels,

@@ -1,17 +1,8 @@
-"""Makes the oracle beside the tests importable (pytest's importlib mode adds no paths).
-
-Triton kernels run in Triton's interpreter here: it must be chosen before Triton is imported.
-"""
+"""Spares Triton's interpreter, in which the kernels run here, work that it repeats or wastes."""
 
 import functools
 import importlib.util
 import math
-import os
-import pathlib
-import sys
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-os.environ["TRITON_INTERPRET"] = "1"
 
 
 def patch_once_a_launch():

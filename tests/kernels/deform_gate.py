@@ -13,10 +13,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from compile_gate import assemble, instructions, resources
-from deform_cases import make_case, pack
 
-from kernels import _triton
-from kernels.deform.triton_path import deform_tiles, tile_of
+from kernels import launch
+from kernels.deform.cases import make_case, pack
+from kernels.deform.triton.deform import deform_tiles, tile_of
 from kernels.deform.types import NETWORKS
 
 GAUSSIANS = 50_000
@@ -36,7 +36,7 @@ def launch_of(network):
         seen.append((kernel, (*arrays, *outputs), constants, (num_warps, max_registers)))
         return tuple(jnp.zeros(o.shape, o.dtype) for o in outputs)
 
-    _triton.triton_call = record
+    launch.triton_call = record
     jax.eval_shape(
         partial(deform_tiles, tile_of(network)), *arrays, *others, pack(case, jnp.bfloat16)
     )

@@ -10,11 +10,11 @@ import json
 import jax
 import jax.numpy as jnp
 from compile_gate import assemble, instructions, resources
-from deform_cases import make_case, pack
 from deform_gate import POINTERS, count
 
-from kernels import _triton
-from kernels.deform.heads_triton import heads_triton
+from kernels import launch
+from kernels.deform.cases import make_case, pack
+from kernels.deform.triton.heads import heads_triton
 
 ROWS = 400_000  # 8 frames of 50,000 Gaussians
 PAPER = dict(n=2, d=64, units=128, ffn=128, k=16)
@@ -28,7 +28,7 @@ def launches(network):
         seen.append((kernel, (*arrays, *outputs), constants, num_warps))
         return tuple(jnp.zeros(o.shape, o.dtype) for o in outputs)
 
-    _triton.triton_call = record
+    launch.triton_call = record
     weights = pack(make_case(network, **PAPER)).heads
     x = jax.ShapeDtypeStruct((ROWS, PAPER["d"]), jnp.float32)
     loss = lambda x, w: sum(map(jnp.sum, heads_triton(x, w)))

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from compile_gate import assemble, instructions, resources
 
-from kernels import _triton
+from kernels import launch
 from kernels.planes import Levels
-from kernels.planes.triton_path import table_gradient
+from kernels.planes.triton.planes import table_gradient
 
 GAUSSIANS = 50_000
 HASH = Levels((64, 77, 93, 113, 136, 165, 199, 240, 291, 351, 424, 512), 2**14)
@@ -34,7 +34,7 @@ def launches_of(levels, features):
         seen.append((kernel, (*arrays, *outputs), constants, num_warps))
         return tuple(jnp.zeros(o.shape, o.dtype) for o in outputs)
 
-    _triton.triton_call = record
+    launch.triton_call = record
     jax.eval_shape(partial(table_gradient, levels=levels), points, cotangents)
     return seen
 
@@ -62,9 +62,9 @@ def main():
     """All cases."""
     costs = {}
     for name, (levels, features) in CASES.items():
-        for launch in launches_of(levels, features):
-            kernel = launch[0].fn.__name__.removesuffix("_kernel")
-            costs[f"{kernel}_{name}"] = measure(*launch)
+        for call in launches_of(levels, features):
+            kernel = call[0].fn.__name__.removesuffix("_kernel")
+            costs[f"{kernel}_{name}"] = measure(*call)
     print(json.dumps(costs))
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels.rasterize.blend_xla import STOP_SLACK, BlendSpec
+from kernels.rasterize.xla.blend import STOP_SLACK, BlendSpec
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed (Linux only)"
@@ -120,7 +120,7 @@ def assert_close(got, want, name):
 
 def assert_equals_dense(scenes, backgrounds, n_colors, spec=SPEC, with_depth=True, with_left=True):
     """Images and gradients of every frame; returns the numbers of entries before the stops."""
-    from kernels.rasterize import blend_triton
+    from kernels.rasterize.triton import blend
 
     rng = np.random.default_rng(9)
     capacity = TILES * max(len(shapes) for shapes, _ in scenes)
@@ -134,12 +134,8 @@ def assert_equals_dense(scenes, backgrounds, n_colors, spec=SPEC, with_depth=Tru
         for more in ((n_colors,), (), ())
     ]
     used = [grads[0], grads[1] if with_depth else None, grads[2] if with_left else None]
-    rgb, depth, left, stops = blend_triton.blend_forward(
-        spec, splats, backgrounds, stacked, n_colors
-    )
-    sums = blend_triton.blend_backward(
-        spec, splats, backgrounds, stacked, left, stops, *used, n_colors
-    )
+    rgb, depth, left, stops = blend.blend_forward(spec, splats, backgrounds, stacked, n_colors)
+    sums = blend.blend_backward(spec, splats, backgrounds, stacked, left, stops, *used, n_colors)
     assert sums.shape[-1] == 6 + n_colors + with_depth
     for b, (shapes, features) in enumerate(scenes):
         behind = np.zeros(n_colors) if backgrounds is None else np.float64(backgrounds[b])
@@ -223,16 +219,16 @@ def run_ptx(text, operands):
 @pytest.mark.parametrize("n_features", range(1, 17))
 def test_butterfly_stores_one_sum_per_lane(n_features):
     """The inline assembly of the backward kernel, which Triton's interpreter cannot run."""
-    from kernels.rasterize import asm
+    from kernels.rasterize.triton import ptx
 
     rng = np.random.default_rng(0)
     values = rng.integers(0, 1000, (3 + n_features, 32))
     along = np.tile(rng.integers(0, 9, 8), 4)  # one per column
     lane = np.arange(32)
-    place = run_ptx(asm._row_places_ptx(n_features), {"$1": lane})[1]["$0"]
+    place = run_ptx(ptx._row_places_ptx(n_features), {"$1": lane})[1]["$0"]
     operands = {"$1": lane, "$2": -along, "$3": place, "$4": np.full(32, 4096)}
     operands |= {f"${5 + i}": value for i, value in enumerate(values)}
-    stored = run_ptx(asm._store_row_ptx(n_features), operands)[0]
+    stored = run_ptx(ptx._store_row_ptx(n_features), operands)[0]
     g, g_c, g_cc = values[:3]
     row = [g, g * along, g_c, g * along**2, g_c * along, g_cc, *values[3:]]
     assert stored == {4096 + 4 * i: np.sum(value) for i, value in enumerate(row)}

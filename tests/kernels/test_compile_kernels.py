@@ -8,7 +8,7 @@ import pytest
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
-from kernels import _triton, compile_kernels
+from kernels import compile_kernels, dispatch, precompile
 
 WAIT = 20  # seconds until a test that compiles one after the other gives up
 
@@ -16,9 +16,9 @@ WAIT = 20  # seconds until a test that compiles one after the other gives up
 @pytest.fixture
 def kernel(monkeypatch):
     """A stand-in for a Triton kernel: how many are compiled at a time is told by a barrier."""
-    monkeypatch.setattr(_triton, "is_default", lambda: True)
+    monkeypatch.setattr(dispatch, "is_default", lambda: True)
     together, compiled = threading.Barrier(3), []
-    primitive = Primitive(_triton.KERNEL_CALL)
+    primitive = Primitive(precompile.KERNEL_CALL)
     primitive.def_abstract_eval(lambda x, *, number: x)
 
     def lower(_, x, *, number):

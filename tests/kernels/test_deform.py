@@ -1,4 +1,4 @@
-"""`deform` in plain JAX against NumPy, row by row."""
+"""`deform` in plain JAX against its definition in float64."""
 
 import importlib
 from types import SimpleNamespace
@@ -7,17 +7,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from deform_cases import by_hand, make_case, pack
 
 from kernels.deform import Knots, deform
+from kernels.deform.cases import make_case, pack
+from kernels.deform.reference import deform_reference
+
+
+def defined(case):
+    """What the definition makes of a case."""
+    with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
+        arrays, weights = jax.tree.map(
+            lambda v: jnp.asarray(v, jnp.float64), (case.arrays, case.weights)
+        )
+        return jax.jit(deform_reference, static_argnums=0)(case.network, *arrays, **weights)
 
 
 @pytest.mark.parametrize("network", ["taylor", "mlp", "bspline"])
 @pytest.mark.parametrize("k", [1, 9])
-def test_jax_equals_rows_by_hand(network, k):
+def test_jax_equals_the_definition(network, k):
     case = make_case(network, k=k)
     got = deform(*case.arrays, pack(case), implementation="xla")
-    for value, want in zip(got, by_hand(case), strict=True):
+    for value, want in zip(got, defined(case), strict=True):
         assert value.shape == want.shape and value.dtype == jnp.float32
         np.testing.assert_allclose(value, want, rtol=2e-5, atol=2e-5)
 
@@ -28,7 +38,7 @@ def test_without_agents_every_gaussian_has_its_own_mix():
     got = deform(canonical, features, None, dynamic, tokens, pack(case), implementation="xla")
     identity = np.eye(5, dtype=np.float32)
     case.arrays = (canonical, features, identity, dynamic, tokens)
-    for value, want in zip(got, by_hand(case), strict=True):
+    for value, want in zip(got, defined(case), strict=True):
         np.testing.assert_allclose(value, want, rtol=2e-5, atol=2e-5)
     with pytest.raises(ValueError, match="expected one row for each of 5 Gaussians"):
         deform(canonical, features, None, dynamic[:, :4], tokens, pack(case))
@@ -36,10 +46,10 @@ def test_without_agents_every_gaussian_has_its_own_mix():
 
 def test_blocks_of_a_cpu_hold_every_gaussian_once(monkeypatch):
     """Seven Gaussians in blocks of three or two: the last block is filled up."""
-    monkeypatch.setattr(importlib.import_module("kernels.deform.xla_path"), "BLOCK_ROWS", (2, 3))
+    monkeypatch.setattr(importlib.import_module("kernels.deform.xla.deform"), "BLOCK_ROWS", (2, 3))
     case = make_case("taylor", n=7)
     got = deform(*case.arrays, pack(case), implementation="xla")
-    for value, want in zip(got, by_hand(case), strict=True):
+    for value, want in zip(got, defined(case), strict=True):
         np.testing.assert_allclose(value, want, rtol=2e-5, atol=2e-5)
 
 

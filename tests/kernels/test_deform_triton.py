@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from deform_cases import make_case, pack
 
-from kernels import _triton
+from kernels import dispatch
 from kernels.deform import deform
-from kernels.deform.heads import SHARED_MEMORY
-from kernels.deform.xla_path import deform_xla
+from kernels.deform.api import SHARED_MEMORY
+from kernels.deform.cases import make_case, pack
+from kernels.deform.xla.deform import deform_xla
 
 ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
@@ -30,7 +30,7 @@ in_jax = jax.jit(deform_xla, compiler_options=OPTIONS)
 
 def run(case, rows=32, units=32, dtype=jnp.bfloat16):
     """The kernel on small tiles: several programs with little to interpret."""
-    from kernels.deform.triton_path import Tile, deform_tiles
+    from kernels.deform.triton.deform import Tile, deform_tiles
 
     tile = Tile(rows=rows, units=units, warps=4, stages=2, registers=255)
     return deform_tiles(tile, *case.arrays, pack(case, dtype))
@@ -95,7 +95,7 @@ def test_a_gaussian_that_is_not_finite_harms_no_other(network):
 
 
 def test_what_the_kernel_cannot_do_is_said(monkeypatch):
-    monkeypatch.setattr(_triton, "is_default", lambda: True)
+    monkeypatch.setattr(dispatch, "is_default", lambda: True)
     case = make_case("bspline", n=4, d=16, units=16, ffn=16, order=2)
     with pytest.raises(NotImplementedError, match="B-splines of degree 3 only; pass 'xla'"):
         deform(*case.arrays, pack(case), implementation="triton")

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from deform_cases import make_case, pack
 
 from egs_jax.model.decoders import DeformationDecoder, DeltaGains, decode_deltas
 from kernels.deform import decode_heads
+from kernels.deform.cases import make_case, pack
 
 GAINS = DeltaGains(means=0.5, log_scales=2.0, quats=0.1, logit_opacities=3.0, sh_coeffs=0.2)
 

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from deform_cases import make_case, pack
 
-from kernels import _triton
+from kernels import dispatch
 from kernels.deform import decode_heads
-from kernels.deform.heads import SHARED_MEMORY
+from kernels.deform.api import SHARED_MEMORY
+from kernels.deform.cases import make_case, pack
 
 ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Several programs, blocks of units and shares with little to interpret."""
-    from kernels.deform import heads_triton
+    from kernels.deform.triton import heads as heads_triton
 
     for name in ("HEADS", "INPUTS", "WEIGHTS"):
         monkeypatch.setattr(heads_triton, name, heads_triton.Tile(32, 16, 4, 2))
@@ -103,7 +103,7 @@ def test_a_row_that_is_not_finite_harms_no_other_and_is_noticed():
 
 
 def test_what_the_kernels_cannot_do_is_said(monkeypatch):
-    monkeypatch.setattr(_triton, "is_default", lambda: True)
+    monkeypatch.setattr(dispatch, "is_default", lambda: True)
     for network, d, message in (("bspline", 16, "no B-splines"), ("mlp", 24, "got 24 features")):
         x, weights = jnp.zeros((3, d)), pack(make_case(network, d=d, units=16)).heads
         with pytest.raises(NotImplementedError, match=f"decode_heads: .*{message}.*; pass 'xla'"):
@@ -124,15 +124,15 @@ def test_small_gpus_decode_by_xla(monkeypatch):
     class Device:
         platform, compute_capability = "gpu", "8.9"
 
-    monkeypatch.setattr(_triton, "is_default", lambda: True)
-    monkeypatch.setattr(_triton.jax, "devices", lambda *_: [Device()])
+    monkeypatch.setattr(dispatch, "is_default", lambda: True)
+    monkeypatch.setattr(dispatch.jax, "devices", lambda *_: [Device()])
     weights = pack(make_case("mlp", d=16, units=16)).heads
     with pytest.raises(NotImplementedError, match="takes 105 KiB .* a program, this GPU has 99"):
         decode_heads(jnp.zeros((3, 16)), weights, implementation="triton")
     assert "pure_callback" not in str(jax.make_jaxpr(decode_heads)(jnp.zeros((3, 16)), weights))
     for capability, kib in (("7.5", 64), ("8.0", 163), ("9.0", 227), ("12.0", 99)):
         Device.compute_capability = capability
-        assert _triton.shared_memory() == kib
+        assert dispatch.shared_memory() == kib
 
 
 def test_machine_code_for_hopper_stays_within_its_budget():

@@ -1,13 +1,14 @@
-"""`sample_planes` in plain JAX against NumPy, point by point in float64."""
+"""`sample_planes` in plain JAX against its definition in float64."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from planes_cases import SMALL, by_hand, make_case
 
 from kernels import sample_planes
 from kernels.planes import Levels, spatial_hash
+from kernels.planes.cases import SMALL, make_case
+from kernels.planes.reference import sample_planes_reference
 
 
 def test_hash_equals_the_formula_in_unbounded_integers():
@@ -29,14 +30,20 @@ def test_layout_by_hand():
 @pytest.mark.parametrize(
     ("levels", "planes", "features"), [(SMALL, 3, 1), (SMALL, 2, 3), (Levels((5,)), 1, 4)]
 )
-def test_values_and_gradient_equal_points_by_hand(levels, planes, features):
+def test_values_and_gradients_equal_the_definition(levels, planes, features):
     case = make_case(levels=levels, planes=planes, features=features)
-    read = lambda tables: sample_planes(tables, case.points, levels, implementation="xla")
-    got, pullback = jax.vjp(read, case.tables)
-    values, gradient = by_hand(case)
-    assert got.shape == values.shape and got.dtype == jnp.float32
-    np.testing.assert_allclose(got, values, atol=2e-5)
-    np.testing.assert_allclose(pullback(case.cotangents)[0], gradient, atol=2e-5)
+    read = lambda *arrays: sample_planes(*arrays, levels, implementation="xla")
+    got, pullback = jax.vjp(read, case.tables, case.points)
+    with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
+        wide = lambda value: jnp.asarray(value, jnp.float64)
+        define = lambda *arrays: sample_planes_reference(*arrays, levels)
+        want, pullback_wide = jax.vjp(define, wide(case.tables), wide(case.points))
+        gradients = pullback_wide(wide(case.cotangents))
+    assert got.shape == want.shape and got.dtype == jnp.float32
+    np.testing.assert_allclose(got, want, atol=2e-5)
+    for gradient, expected in zip(pullback(case.cotangents), gradients, strict=True):
+        largest = np.max(np.abs(expected))
+        np.testing.assert_allclose(gradient, expected, atol=1e-5 * largest)
 
 
 def test_corners_of_the_square_are_entries_and_what_is_not_finite_harms_no_other():

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels.rasterize.binning import SLACK_POWER
-from kernels.rasterize.projection import Camera, Gaussians, project, radii_of
+from kernels.rasterize.xla.binning import SLACK_POWER
+from kernels.rasterize.xla.projection import Camera, Gaussians, project, radii_of
 
 WIDTH, HEIGHT = 44, 40
 ALPHA_MIN = 1 / 255
@@ -100,7 +100,7 @@ def check(
     n_frames, per_frame, color_shape, sh_degree, depth=False, camera_gradient=False,
     offset_gradient=True,
 ):  # fmt: skip
-    from kernels.rasterize.projection_triton import project_backward, project_triton
+    from kernels.rasterize.triton.projection import project_backward, project_triton
 
     gaussians, alive = make_gaussians(n_frames, per_frame, color_shape)
     camera = make_camera(n_frames)
@@ -202,7 +202,7 @@ def test_no_gradient_of_a_shared_offset():
 
 
 def test_coefficients_beyond_the_degree_are_not_read():
-    from kernels.rasterize.projection_triton import project_triton
+    from kernels.rasterize.triton.projection import project_triton
 
     gaussians, alive = make_gaussians(1, (), (16, 3))
     run = partial(project_triton, alive=alive, camera=make_camera(1), alpha_min=ALPHA_MIN)
@@ -212,7 +212,7 @@ def test_coefficients_beyond_the_degree_are_not_read():
 
 
 def test_programs_walk_over_frames_only_where_many_are_left():
-    from kernels.rasterize.projection_triton import MIN_PROGRAMS, _frames_per_program
+    from kernels.rasterize.triton.projection import MIN_PROGRAMS, _frames_per_program
 
     for n_frames, n_chunks, want in [
         (1, 5, 1),

@@ -10,8 +10,8 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from kernels import rasterize
-from kernels.rasterize.binning import default_capacity
 from kernels.rasterize.cases import make_case, random_case
+from kernels.rasterize.xla.binning import default_capacity
 
 # The scenes are small: compiling takes far longer than running, so compile in a hurry.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -208,7 +208,7 @@ def test_every_tile_full():
 
 def test_depths_are_sorted_as_floats_are():
     """Halves of one key give the order of a stable sort: ties, signs, infinities."""
-    binning = importlib.import_module("kernels.rasterize.binning")
+    binning = importlib.import_module("kernels.rasterize.xla.binning")
     rng = np.random.default_rng(0)
     depths = np.float32(rng.normal(size=(3, 500)) * 10.0 ** rng.integers(-30, 30, (3, 500)))
     depths[:, 100:200] = depths[:, :100]
@@ -246,7 +246,7 @@ def test_lowers_for_tpu(tiny):
 
 def test_slot_sums_of_accelerators_equal_direct_sums(tiny, monkeypatch):
     """Off the CPU gradient rows go through slots and pairwise sums: run that path here."""
-    blend = importlib.import_module("kernels.rasterize.blend_xla")
+    blend = importlib.import_module("kernels.rasterize.xla.blend")
     arrays = {name: value for name, value in tiny.items() if name not in ("width", "height")}
     want = jit(jax.grad(loss_of(dict(width=40, height=24))))(arrays)
     monkeypatch.setattr(

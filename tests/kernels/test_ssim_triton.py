@@ -1,4 +1,4 @@
-"""The Triton kernels of `mean_ssim`, in Triton's interpreter, against the implementation in JAX."""
+"""The Triton kernels of `mean_ssim`, in Triton's interpreter, against its definition."""
 
 import importlib.util
 import json
@@ -12,24 +12,31 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
-from ssim_cases import make_pair, ssim_by_scipy
 
-from kernels import _triton, mean_ssim
-from kernels.ssim.xla_path import mean_ssim_xla
+from kernels import dispatch, mean_ssim
+from kernels.ssim.cases import make_pair
+from kernels.ssim.reference import mean_ssim_reference
 
 ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed (Linux only)"
 )
-gradient_in_jax = jax.jit(jax.grad(mean_ssim_xla))
+
+
+def in_float64(a, b):
+    """Value and gradient of the definition."""
+    with jax.enable_x64(True):
+        wide = (jnp.asarray(image, jnp.float64) for image in (a, b))
+        defined = jax.jit(jax.value_and_grad(mean_ssim_reference))(*wide)
+    return tuple(map(np.asarray, defined))
 
 
 def assert_equal(got, a, b):
-    """Value as in float64; gradient as in JAX, but for the order of sums."""
+    """Equal to the definition."""
     value, gradient = got
+    want, expected = in_float64(a, b)
     assert gradient.shape == a.shape and gradient.dtype == jnp.float32
-    np.testing.assert_allclose(value, ssim_by_scipy(a, b), atol=5e-7)
-    expected = gradient_in_jax(a, b)
+    np.testing.assert_allclose(value, want, atol=5e-7)
     assert np.linalg.norm(gradient - expected) < 1e-5 * np.linalg.norm(expected)
 
 
@@ -48,8 +55,8 @@ def assert_equal(got, a, b):
         ((1, 1, 37, 1), 1, 16),
     ],
 )
-def test_kernels_equal_jax(shape, rows, lanes):
-    from kernels.ssim.triton_path import Tile, ssim_tiles
+def test_kernels_equal_the_definition(shape, rows, lanes):
+    from kernels.ssim.triton.ssim import Tile, ssim_tiles
 
     a, b = make_pair(shape)
     assert_equal(jax.value_and_grad(lambda a: ssim_tiles(Tile(rows, lanes), a, b))(a), a, b)
@@ -59,7 +66,7 @@ def test_api_runs_the_kernels_under_jit_and_shard_map():
     """With a cotangent other than 1; the target gets none."""
     a, b = make_pair((1, 3, 5, 3))
     value = lambda a, b: mean_ssim(a, b, implementation="triton")
-    np.testing.assert_allclose(value(a, b), ssim_by_scipy(a, b), atol=5e-7)  # without slopes
+    np.testing.assert_allclose(value(a, b), in_float64(a, b)[0], atol=5e-7)  # without slopes
     mesh, spec = Mesh(np.array(jax.devices()[:1]), ("data",)), PartitionSpec("data")
     split = jax.shard_map(
         lambda a, b: jax.lax.pmean(3.0 * value(a, b), "data"),
@@ -71,7 +78,7 @@ def test_api_runs_the_kernels_under_jit_and_shard_map():
 
 
 def test_what_the_kernels_cannot_do_is_said(monkeypatch):
-    monkeypatch.setattr(_triton, "is_default", lambda: True)
+    monkeypatch.setattr(dispatch, "is_default", lambda: True)
     a, b = make_pair((1, 4, 5, 3))
     program = lambda a: str(jax.make_jaxpr(lambda: mean_ssim(a, b))())
     assert "pure_callback" in program(a)
@@ -84,7 +91,7 @@ def test_what_the_kernels_cannot_do_is_said(monkeypatch):
 
 
 def test_programs_run_at_once_and_margins_do_not_prevail():
-    from kernels.ssim.triton_path import PROGRAMS, pick_tile
+    from kernels.ssim.triton.ssim import PROGRAMS, pick_tile
 
     for images, side, rows in [(8, 450, 50), (8, 512, 64), (1, 450, 16), (64, 1024, 1024)]:
         assert pick_tile(images, side, side, 3).rows == rows

@@ -22,7 +22,7 @@ from egs_jax.training.step import (
     seed_of,
     step_arguments,
 )
-from kernels import _triton
+from kernels import dispatch
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed (Linux only)"
@@ -60,7 +60,7 @@ def as_on_a_gpu(monkeypatch):
     """None picks Triton; what was traced so must not serve other tests, in the interpreter."""
     jax.clear_caches()
     with monkeypatch.context() as patched:
-        patched.setattr(_triton, "is_default", lambda: True)
+        patched.setattr(dispatch, "is_default", lambda: True)
         yield
     jax.clear_caches()
 

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from compile_gate import assemble, instructions, resources
 from deform_gate import POINTERS, count
 
-from kernels import _triton
-from kernels.tokens import frame_tokens, sizes
+from egs_jax.avatar.token_kernels.frame_tokens import frame_tokens, sizes
+from kernels import launch
 
 
 def measure():
@@ -25,7 +25,7 @@ def measure():
         seen.append((kernel, (*arrays, *outputs), constants, num_warps))
         return tuple(jnp.zeros(o.shape, o.dtype) for o in outputs)
 
-    _triton.triton_call = record
+    launch.triton_call = record
     total = sum(math.prod(shape) for shape in sizes(8, 384).values())
     shapes = ((1, 8, 16, 384), (1,), (1, 4, 4), (200, 64), (total,))
     arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]

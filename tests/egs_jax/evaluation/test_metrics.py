@@ -81,6 +81,17 @@ def test_correlation():
     assert figure.note == "2 of 50 frames left out: no face found"
 
 
+def test_gain_is_the_ratio_of_the_movements():
+    x = np.array([1.0, 3.0, 2.0, 5.0])
+    assert metrics.gain(0.5 * x + 7, x) == (pytest.approx(0.5), None)
+    assert metrics.gain(x[[1, 0, 3, 2]], x).value == pytest.approx(1)  # whenever it moves
+    rendered = np.array([4.0, np.nan, 0.0, 2.0])
+    by_hand = np.std([4, 0, 2]) / np.std([1, 2, 5])
+    assert metrics.gain(rendered, x).value == pytest.approx(by_hand)
+    assert metrics.gain(rendered, x).note == "1 of 4 frames left out: no face found"
+    assert metrics.gain(x, np.ones(4)) == (None, "the true signal does not vary")
+
+
 def test_correlation_that_cannot_be_computed_is_null_with_its_reason():
     x = np.random.default_rng(7).random(20)
     assert metrics.correlation(np.full(20, 0.3), x) == (None, "the rendered signal does not vary")

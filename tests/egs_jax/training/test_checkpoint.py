@@ -1,7 +1,7 @@
 """Training states on disk: same bits back, and every kind of damage is one clear line."""
 
-import asyncio
-import gc
+import hashlib
+import inspect
 import shutil
 
 import flax.struct
@@ -13,7 +13,7 @@ from helpers import AUDIO_DIM, largest_file, micro_config
 
 from egs_jax.runtime.errors import InputError
 from egs_jax.training import step as train
-from egs_jax.training.checkpoint import Checkpoints, state_sha256
+from egs_jax.training.checkpoint import SUMS, Checkpoints, NoCheckpoints, state_sha256
 
 
 class Tiny(flax.struct.PyTreeNode):
@@ -115,24 +115,29 @@ def test_the_state_may_change_while_it_is_being_saved(tmp_path):
     checkpoints.close()
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "no metadata"])
-def test_damage_names_the_folder_and_the_remedy(tmp_path, damage):
+def damage_by(kind, folder):
+    """Damage a checkpoint so that even one bit of one file is another."""
+    if kind == "no metadata":
+        shutil.rmtree(folder / "default")
+        return
+    largest = max((p for p in folder.rglob("d/*") if p.is_file()), key=lambda p: p.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    if kind == "truncate":
+        largest.write_bytes(data[: len(data) // 2])
+    elif kind == "one bit":
+        data[len(data) // 2] ^= 1
+        largest.write_bytes(data)
+    else:
+        largest.unlink()
+
+
+@pytest.mark.parametrize("kind", ["truncate", "one bit", "remove", "no metadata"])
+def test_damage_names_the_folder_and_the_remedy(tmp_path, kind):
     saved(tmp_path, 10, 20).close()
     newest = tmp_path / "checkpoints" / "20"
-    files = [p for p in newest.rglob("*") if p.is_file() and p.parent.name == "d"]
-    assert files
-    if damage == "no metadata":
-        shutil.rmtree(newest / "default")
-    for file in files if damage != "no metadata" else []:
-        data = file.read_bytes()
-        if damage == "truncate":
-            file.write_bytes(data[: len(data) // 2])
-        elif damage == "flip":
-            file.write_bytes(bytes(byte ^ 0x5A for byte in data))
-        else:
-            file.unlink()
+    damage_by(kind, newest)
     checkpoints = Checkpoints(tmp_path)
-    with pytest.raises(InputError, match="unreadable") as refused:
+    with pytest.raises(InputError, match="damaged") as refused:
         checkpoints.load(tiny())
     message = str(refused.value)
     assert str(newest) in message and "delete this folder" in message and "\n" not in message
@@ -140,23 +145,72 @@ def test_damage_names_the_folder_and_the_remedy(tmp_path, damage):
     checkpoints.close()
 
 
-def test_late_failures_of_reads_are_not_told_again_and_others_are(tmp_path, caplog):
-    """As happens on a busy machine, in some runs: made here by hand."""
-    folder = Checkpoints(tmp_path).folder
+@pytest.mark.parametrize(
+    "error", [TypeError("restore() got an argument\nthat is new"), MemoryError(), ValueError("x")]
+)
+def test_other_failures_are_named_and_nobody_is_told_to_delete(tmp_path, monkeypatch, error):
+    checkpoints = saved(tmp_path, 10)
 
-    async def fail(text):
-        raise ValueError(text)
+    def restore(*_, **__):
+        raise error
 
-    async def leave():
-        future = asyncio.get_running_loop().create_future()
-        future.set_exception(ValueError(f'"{folder}/1/default/"'))
-        tasks = [asyncio.ensure_future(fail(t)) for t in (f'"{folder}/1/default/"', "another")]
-        await asyncio.wait(tasks)
+    monkeypatch.setattr(checkpoints._manager, "restore", restore)
+    with pytest.raises(OSError, match=type(error).__name__) as refused:
+        checkpoints.load(tiny())
+    message = str(refused.value)
+    assert "keep its files, which are whole" in message and "environment.json" in message
+    assert "delete" not in message and "\n" not in message and refused.value.__cause__ is error
+    monkeypatch.undo()
+    assert float(checkpoints.load(tiny()).a[0, 0]) == 10
+    checkpoints.close()
 
-    asyncio.run(leave())
-    gc.collect()
-    told = [str(r.exc_info[1]) for r in caplog.records if "never retrieved" in r.getMessage()]
-    assert told == ["another"]
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "denied"), ValueError("PERMISSION_DENIED: ... Permission denied")]
+)
+def test_files_of_somebody_else_are_said_to_be_that(tmp_path, monkeypatch, error):
+    checkpoints = saved(tmp_path, 10)
+
+    def is_whole(folder):
+        raise error
+
+    monkeypatch.setattr("egs_jax.training.checkpoint._is_whole", is_whole)
+    with pytest.raises(InputError, match="may not be read"):
+        checkpoints.load(tiny())
+    checkpoints.close()
+
+
+def test_hashes_are_those_that_sha256sum_checks_and_may_be_missing(tmp_path):
+    """As they are from older versions, and where a process was killed just before."""
+    checkpoints = saved(tmp_path, 10)
+    folder = checkpoints.folder / "10"
+    lines = dict(reversed(line.split("  ")) for line in (folder / SUMS).read_text().splitlines())
+    files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+    assert lines.keys() == files.keys() - {SUMS} and "default/manifest.ocdbt" in lines
+    for name, digest in lines.items():
+        assert hashlib.sha256(files[name].read_bytes()).hexdigest() == digest
+    (folder / SUMS).unlink()
+    assert float(checkpoints.load(tiny()).a[0, 0]) == 10
+    damage_by("truncate", folder)
+    with pytest.raises(OSError, match=f"keep its files, which have no {SUMS}"):
+        checkpoints.load(tiny())
+    checkpoints.close()
+
+
+def test_a_host_without_checkpoints_has_the_same_calls_and_does_nothing(tmp_path):
+    public = lambda kind: {n: f for n, f in vars(kind).items() if n[0] != "_" and callable(f)}
+    real, none = public(Checkpoints), public(NoCheckpoints)
+    assert {n: inspect.signature(f) for n, f in real.items()} == {
+        n: inspect.signature(f) for n, f in none.items()
+    }
+    nothing = NoCheckpoints()
+    nothing.save(3, tiny())
+    nothing.wait()
+    assert nothing.latest() is None
+    with pytest.raises(InputError, match="keeps no checkpoints"):
+        nothing.load(tiny())
+    nothing.close()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_a_checkpoint_after_a_bad_step_does_not_count_it_twice(painted, tmp_path
     state = fit(micro_config(painted), Dataset.open(painted), run_dir=tmp_path / "run")
     assert float(state.rate_scale) == 0.5 and int(state.step) == 40
     rates = [line.get("steps_per_second") for line in records(tmp_path / "run")]
-    assert all(rate is None or rate > 0 for rate in rates)
+    assert any(rates) and min(rate for rate in rates if rate is not None) > 0
 
 
 def test_a_stop_while_it_compiles_ends_with_status_1(painted, tmp_path):

@@ -1,0 +1,96 @@
+"""What is measured on every frame of a split: image figures, landmarks, a row and a column.
+
+Each render is compared with the true composite (`Dataset.target`), and a landmark network looks at
+both.
+"""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from egs_jax.avatar.avatar import Avatar
+from egs_jax.avatar.draw import to_uint8
+from egs_jax.data.dataset import Dataset
+from egs_jax.evaluation import metrics
+from egs_jax.evaluation.renders import rendered_frames
+from egs_jax.face.landmarks import MIN_PRESENCE, FaceLandmarker, roi_of_landmarks
+from egs_jax.runtime.progress import progress
+from egs_jax.training.perceptual import PerceptualParams, load_perceptual, lpips
+
+
+@dataclass
+class Measured:
+    """What was measured on every frame of a split, on the render and on the true composite."""
+
+    frames: Int[np.ndarray, " T"]
+    """Indices in the clip."""
+    images: dict[str, Float[np.ndarray, " T"]]
+    """Image figures by name; head_fraction too."""
+    landmarks: Float[np.ndarray, "T 478 3"]
+    """Of the renders [pixels], NaN where no face was seen."""
+    true_landmarks: Float[np.ndarray, "T 478 3"]
+    """Of the true composites, likewise."""
+    rows: UInt8[np.ndarray, "2 T Wd 3"]
+    """A row of pixels through the eyes, of the true composite and of the render."""
+    columns: UInt8[np.ndarray, "2 T H 3"]
+    """A column through the mouth, likewise."""
+
+
+def measure_split(avatar: Avatar, frames: np.ndarray, landmarker: FaceLandmarker) -> Measured:
+    """Render the clip's `frames` (int [T]) and measure every one."""
+    data, alexnet = avatar.dataset, load_perceptual("alexnet")
+    points = np.empty((len(frames), 478, 3), np.float32)
+    true = np.empty_like(points)
+    images: dict[str, list[float]] = {}
+    row = int(np.mean([data.eyes_rect(i)[:2] for i in frames]))
+    column = int(np.mean([data.lips_rect(i)[2:] for i in frames]))
+    rows, columns = [], []
+    with progress(len(frames), "evaluate: frames", "frame") as bar:
+        renders = rendered_frames(avatar, frames)
+        for k, (i, image) in enumerate(zip(frames, renders, strict=True)):
+            for name, value in image_figures(data, int(i), image, alexnet).items():
+                images.setdefault(name, []).append(value)
+            both = data.target(i), to_uint8(image)
+            true[k], points[k] = (
+                landmarks_near(landmarker, view, data.landmarks(i)) for view in both
+            )
+            rows.append(np.stack([view[row] for view in both]))
+            columns.append(np.stack([view[:, column] for view in both]))
+            bar.update(0, completed=k + 1)
+    values = {name: np.array(each) for name, each in images.items()}
+    return Measured(frames, values, points, true, np.stack(rows, 1), np.stack(columns, 1))
+
+
+def image_figures(
+    data: Dataset, i: int, image: np.ndarray, alexnet: PerceptualParams
+) -> dict[str, float]:
+    """Return all image figures of one render of frame i, float32 [H,W,3]."""
+    image = np.clip(image, 0, 1)[None]
+    mask, rect = data.head_mask(i)[None], data.lips_rect(i)[None]
+    target = (data.target(i)[None] / 255).astype(np.float32)
+    values = {
+        "head_fraction": mask.mean(axis=(1, 2)),
+        "psnr": metrics.psnr(image, target),
+        "psnr_head": metrics.psnr_masked(image, target, mask),
+        "psnr_lips": metrics.psnr_rect(image, target, rect),
+        "psnr_frame": metrics.psnr(image, (data.frame(i)[None] / 255).astype(np.float32)),
+        "ssim": metrics.ssim(image, target),
+        "lpips": lpips(alexnet, jnp.asarray(image), jnp.asarray(target)),
+    }
+    return {name: float(value[0]) for name, value in values.items()}
+
+
+def landmarks_near(
+    landmarker: FaceLandmarker, image: np.ndarray, near: np.ndarray
+) -> Float[np.ndarray, "478 3"]:
+    """Find the landmarks of the face that lies about where `near` does; NaN if there is none.
+
+    Args:
+      landmarker: The networks.
+      image: Picture, uint8 [H,W,3].
+      near: Landmarks of a face at about the same place [pixels], float32 [478,3].
+    """
+    face = landmarker.landmark(image, roi_of_landmarks(near))
+    return face.landmarks if face.score >= MIN_PRESENCE else np.full_like(near, np.nan)

@@ -1,0 +1,53 @@
+"""Renders of the clip's own frames, as spoken or under other sound, and how fast they are drawn.
+
+Everything but the sound comes from the frame that is asked for, a held-out one too: its head pose,
+how far its eyes are open, and the picture behind the head (`GIVEN`). Learned from the training
+frames are the head, how it looks from there, and what the sound makes of the mouth.
+"""
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from egs_jax.avatar.avatar import Avatar
+from egs_jax.avatar.draw import infer_step, pad_batch
+from egs_jax.avatar.stream import MICRO_BATCH, MicroBatch, dispatch, fetch
+
+GIVEN = ("pose", "eyes", "background")
+"""Names of what a render takes from the very frame that it is compared with, beside the sound."""
+
+
+def rendered_frames(
+    avatar: Avatar, frames: np.ndarray, heard: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
+    """Yield renders of the clip's own `frames` (float32 [H,W,3] each), by one compiled program.
+
+    Args:
+      avatar: The avatar.
+      frames: Indices in the clip, int [T]; pose, eyes and background are those of the frame.
+      heard: Frames whose sound is heard instead, int [T], or audio windows [T,W,16,F].
+    """
+    data, window_frames = avatar.dataset, avatar.config.model.window_frames
+    for at in range(0, len(frames), MICRO_BATCH):
+        part = slice(at, at + MICRO_BATCH)
+        drive = data.drive(frames[part], window_frames)
+        if heard is not None:
+            windows = heard[part]
+            if windows.ndim == 1:
+                windows = data.audio_windows(windows, window_frames)
+            drive = drive.replace(audio_windows=windows)
+        drawn = infer_step(avatar, pad_batch(drive, MICRO_BATCH)).rgb
+        yield from np.asarray(drawn)[: len(drive.eyes)]
+
+
+def frames_per_second(avatar: Avatar, frames: np.ndarray, repeats: int = 5) -> float:
+    """Time a stream whose sound features are given, until the pictures are on the host; median."""
+    drawn = frames[np.arange(MICRO_BATCH) % len(frames)]
+    batch = MicroBatch(drawn, 0, avatar.dataset.drive(drawn, avatar.config.model.window_frames))
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        list(fetch(dispatch(avatar, batch)))
+        times.append(time.perf_counter() - began)
+    return MICRO_BATCH / float(np.median(times))

@@ -1,0 +1,94 @@
+"""Does the sound drive the mouth, does silence close it, do the lids follow: figures of landmarks.
+
+Signals have one value a frame: how far the lips or the lids are apart, on renders and on true
+frames, and how loud the sound is.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float
+
+from egs_jax.avatar.avatar import Avatar
+from egs_jax.avatar.draw import to_uint8
+from egs_jax.evaluation import metrics
+from egs_jax.evaluation.measures import Measured, landmarks_near
+from egs_jax.evaluation.metrics import Figure, mean_figure
+from egs_jax.evaluation.renders import rendered_frames
+from egs_jax.face.landmarks import FaceLandmarker
+from egs_jax.face.mesh import eye_openness, mouth_opening
+from egs_jax.media.audio_file import read_audio
+from egs_jax.runtime.progress import progress
+from egs_jax.speech.features import SAMPLE_RATE
+
+SILENT_FRAMES = 32
+"""Training frames rendered under silence."""
+TRAIN_FRAMES = 200
+"""Training frames rendered as spoken, to which the silent ones are compared."""
+ECHO = "the lids of the frame are given: an input's echo"
+"""Note on `blink_r`."""
+
+
+def mouth_figures(
+    avatar: Avatar, measured: Measured, landmarker: FaceLandmarker
+) -> dict[str, Figure]:
+    """Compare the lips of the renders with the true ones, with shifted sound and with silence."""
+    data, frames = avatar.dataset, measured.frames
+    true, rendered = mouth_opening(measured.true_landmarks), mouth_opening(measured.landmarks)
+    offsets = metrics.shift_offsets(len(frames), data.fps)
+    start, stop = data.splits["train"]
+    spoken = np.linspace(start, stop - 1, min(TRAIN_FRAMES, stop - start)).astype(int)
+    quiet = np.linspace(start, stop - 1, min(SILENT_FRAMES, stop - start)).astype(int)
+    hush = data.silence(len(quiet), avatar.config.model.window_frames)
+    total = len(offsets) * len(frames) + len(spoken) + len(quiet)
+    with progress(total, "evaluate: mouth", "frame") as bar:
+        openings = lambda chosen, heard: _openings(
+            avatar, landmarker, chosen, heard, lambda: bar.advance(0)
+        )
+        shifted = [openings(frames, np.roll(frames, shift)) for shift in offsets]
+        loud, silent = openings(spoken, None), openings(quiet, hush)
+    lmd = metrics.lmd(measured.landmarks, measured.true_landmarks)
+    return {
+        "lmd": mean_figure(lmd, "no face seen"),
+        "mouth_r": metrics.correlation(rendered, true),
+        "mouth_gain": metrics.gain(rendered, true),
+        "mouth_r_shift_p95": _shifted_figure(shifted, true),
+        "mouth_silence_percentile": metrics.silence_percentile(silent, loud),
+    }
+
+
+def _openings(
+    avatar: Avatar, landmarker: FaceLandmarker, frames: np.ndarray, heard: np.ndarray | None,
+    tick: Callable[[], None],
+) -> Float[np.ndarray, " T"]:  # fmt: skip
+    """Lip openings of renders of `frames` that hear something; `tick` is called after each."""
+    values = []
+    for i, image in zip(frames, rendered_frames(avatar, frames, heard), strict=True):
+        points = landmarks_near(landmarker, to_uint8(image), avatar.dataset.landmarks(i))
+        values.append(float(mouth_opening(points)))
+        tick()
+    return np.array(values)
+
+
+def _shifted_figure(shifted: list[np.ndarray], true: np.ndarray) -> Figure:
+    if not shifted:
+        return Figure(None, "the split is too short to shift its sound by 1 s")
+    if len(shifted) < metrics.SHIFT_RUNS:
+        return Figure(None, f"only {len(shifted)} shifts fit into the split")
+    return metrics.shift_percentile(np.stack(shifted), true)
+
+
+def sync_figures(avatar: Avatar, measured: Measured) -> dict[str, Figure]:
+    """Find the lag of the rendered lips behind the loudness of the sound."""
+    data, frames = avatar.dataset, measured.frames
+    sound = read_audio(data.folder / "audio.wav")
+    level = metrics.sound_energy(sound, SAMPLE_RATE, data.num_frames, data.fps)[frames]
+    lag, confidence = metrics.sync_lag(mouth_opening(measured.landmarks), level)
+    return {"sync_lag_frames": lag, "sync_conf": confidence}
+
+
+def lid_figures(measured: Measured) -> dict[str, Figure]:
+    """Correlate the lids of renders and true frames: how well an input comes out again."""
+    shut = lambda points: -eye_openness(points).mean(-1)
+    figure = metrics.correlation(shut(measured.landmarks), shut(measured.true_landmarks))
+    return {"blink_r": figure._replace(note="; ".join(filter(None, [ECHO, figure.note])))}

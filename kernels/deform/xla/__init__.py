@@ -1,0 +1,1 @@
+"""Plain JAX: `deform` and `decode_heads` for any machine."""

@@ -1,0 +1,153 @@
+"""Calls of Triton kernels from JAX: all that depends on versions of Triton or jax-triton is here.
+
+Two backends run the very same `@triton.jit` functions:
+  * "cuda": jax-triton compiles them while JAX lowers, and launches without Python;
+  * "interpreter": `jax.pure_callback` into Triton's interpreter, on any machine, slowly. Chosen by
+    TRITON_INTERPRET=1 in the environment before Triton is first imported; for tests.
+
+Seen to lower, and PTX for sm_90 to assemble: jax 0.11.2 + jax-triton 0.4.1 with triton 3.6.0, 3.7.1
+and 3.8.0; jax-triton 0.3.1 with jax 0.10.2 (triton 3.6.0, 3.8.0) and 0.11.2 (3.6.0). Not 3.9.0 with
+jax[cuda12]: it emits PTX 9.4, the assembler of CUDA 12.9 reads up to 8.8.
+This module can be imported without Triton; the modules with kernels in them cannot.
+"""
+
+import inspect
+import os
+import threading
+import warnings
+from functools import cache, partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax import ShapeDtypeStruct
+from jaxtyping import Array
+
+from kernels._sharding import match_varying
+
+INTERPRETER = threading.Lock()
+
+
+def is_interpreting() -> bool:
+    """Whether kernels run in Triton's interpreter, on the CPU."""
+    return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+
+
+def triton_call(
+    kernel: Any,
+    *arrays: Array,
+    outputs: tuple[ShapeDtypeStruct, ...],
+    grid: int,
+    num_warps: int = 1,
+    max_registers: int | None = None,
+    zeroed: tuple[int, ...] = (),
+    **constants: int | float | bool,
+) -> tuple[Array, ...]:
+    """Launch `kernel(*arrays, *outputs, **constants)` with `grid` programs on axis 0.
+
+    Args:
+      kernel: A `@triton.jit` function: pointers to the arrays, pointers to the outputs, and the
+        rest `tl.constexpr`.
+      *arrays: Inputs, read only.
+      outputs: Shapes and types of the outputs. They start out uninitialised; the interpreter fills
+        them with NaN and large numbers, so that tests notice who reads what nobody wrote.
+      grid: Number of programs.
+      num_warps: Warps per program.
+      max_registers: Most registers a thread may have, so that more programs run at once.
+      zeroed: Places of the outputs that start out as zeros instead.
+      **constants: Compile-time numbers, by name.
+
+    Returns:
+      The outputs.
+    """
+    if is_interpreting():
+        run = partial(_interpret, kernel, outputs, grid, zeroed, constants)
+        results = jax.pure_callback(run, outputs, *arrays)
+    else:
+        call, output_name = jax_triton()
+        options = {output_name: outputs, "num_warps": num_warps, "num_stages": 1}
+        # jax-triton 0.3.1 cannot pass it on: the same numbers by fewer programs at once.
+        if max_registers is not None and "backend_options" in inspect.signature(call).parameters:
+            options["backend_options"] = {"maxnreg": max_registers}
+        with warnings.catch_warnings():
+            # jax-triton 0.4 would have zeros passed by reference, which 0.3.1 cannot do.
+            warnings.filterwarnings("ignore", "zeroed_outputs", DeprecationWarning)
+            results = call(
+                *arrays, kernel=kernel, grid=(grid, 1, 1), zeroed_outputs=zeroed, **options,
+                **constants,
+            )  # fmt: skip
+    # Under shard_map neither backend says over which axes its results vary.
+    return match_varying((tuple(results), arrays))[0]
+
+
+@cache
+def jax_triton() -> tuple[Any, str]:
+    """Return jax-triton's `triton_call`, and what it calls the argument of output shapes."""
+    from triton.backends.nvidia import driver
+
+    # XLA compares the whole source of every kernel with the ones that it has in every call of a
+    # program. Without line numbers it is a third shorter: drawing a frame takes the host 214 us
+    # instead of 300.
+    os.environ.setdefault("TRITON_DISABLE_LINE_INFO", "1")
+    if not hasattr(driver, "TMA_TF32"):
+        # jax-triton 0.4 imports it from Triton 3.7 and, failing that, drops all of NVIDIA's
+        # backend. Only tensor-map descriptors read it, and no kernel here has any.
+        driver.TMA_TF32 = 11
+    from jax_triton import triton_call as call
+
+    names = inspect.signature(call).parameters
+    return call, "out_type" if "out_type" in names else "out_shape"
+
+
+class _Pointer:
+    """A NumPy array in the form that Triton's interpreter takes: the few methods of a tensor."""
+
+    def __init__(self, array: np.ndarray):
+        self.array = array
+        self.dtype = array.dtype.name
+
+    def data_ptr(self) -> int:
+        return self.array.ctypes.data
+
+    def untyped_storage(self) -> "_Pointer":
+        return self
+
+    def cpu(self) -> "_Pointer":
+        return self
+
+    def copy_(self, _other: "_Pointer") -> "_Pointer":
+        return self
+
+    def new_empty(self, *_sizes: int, **_options: Any) -> "_Pointer":
+        return self
+
+    def set_(self, *_storage: Any) -> "_Pointer":
+        return self
+
+    def storage_offset(self) -> int:
+        return 0
+
+    def size(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    def stride(self) -> tuple[int, ...]:
+        return self.array.strides
+
+
+def _interpret(
+    kernel: Any, outputs: tuple, grid: int, zeroed: tuple, constants: dict, *arrays: Array
+) -> tuple[np.ndarray, ...]:
+    inputs = [np.ascontiguousarray(value) for value in arrays]
+    results = tuple(map(_uninitialised, outputs))
+    for place in zeroed:
+        results[place][...] = 0
+    pointers = [_Pointer(value) for value in (*inputs, *results)]
+    # Triton's interpreter patches its own module while it runs; XLA calls from several threads.
+    with INTERPRETER, np.errstate(all="ignore"):
+        kernel[(grid,)](*pointers, **constants)
+    return results
+
+
+def _uninitialised(output: ShapeDtypeStruct) -> np.ndarray:
+    is_float = jax.dtypes.issubdtype(output.dtype, np.floating)  # bfloat16 as well
+    return np.full(output.shape, np.nan if is_float else np.iinfo(output.dtype).max, output.dtype)

@@ -1,0 +1,1 @@
+"""NVIDIA GPUs: `sample_planes`, whose gradient of the tables repeats bit for bit."""

@@ -1,0 +1,1 @@
+"""Plain JAX: `sample_planes` for any machine."""

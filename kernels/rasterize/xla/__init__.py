@@ -1,0 +1,1 @@
+"""Plain JAX: projection -> binning -> blending, joined by `rasterize`; for any machine."""

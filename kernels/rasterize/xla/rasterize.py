@@ -1,0 +1,85 @@
+"""Rendering on any machine: `projection` -> `binning` -> `blend_xla`, differentiated by JAX."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from kernels._sharding import match_varying
+from kernels.rasterize.fold_frames import fold_frames
+from kernels.rasterize.types import Background, Bytes, Images, Settings
+from kernels.rasterize.xla.binning import TILE, build_tile_lists, tile_grid
+from kernels.rasterize.xla.blend import blend
+from kernels.rasterize.xla.projection import Gaussians, Splats, project, radii_of
+
+
+def render(
+    settings: Settings,
+    gaussians: Gaussians,
+    alive: Bool[Array, "B N"],
+    viewmats: Float[Array, "B 4 4"],
+    Ks: Float[Array, "B 3 3"],
+    background: Background,
+) -> Images:
+    """Draw Gaussians with XLA operations; same arguments and results as `triton_path.render`."""
+    spec = settings.spec
+    n_frames = viewmats.shape[0]
+    spread = lambda v: jnp.broadcast_to(v, (n_frames, *v.shape[1:]))
+    gaussians, alive = jax.tree.map(spread, (gaussians, alive))
+    splats = project(
+        gaussians, alive, settings.camera(viewmats, Ks), sh_degree=settings.sh_degree,
+        alpha_min=spec.alpha_min,
+    )  # fmt: skip
+    features = jnp.concatenate([splats.colors, splats.depths[..., None]], axis=-1)
+    shapes, features, splats = match_varying((_splat_shapes(splats), features, splats))
+    bin_splats = partial(
+        build_tile_lists, width=spec.width, height=spec.height, alpha_min=spec.alpha_min,
+        capacity=settings.capacity,
+    )  # fmt: skip
+    lists = fold_frames(bin_splats)(jax.lax.stop_gradient(splats))
+    accumulated, left = blend(spec, shapes, features, lists)
+    images = _tiles_to_image(jnp.moveaxis(accumulated, 2, -1), spec.width, spec.height)
+    left = _tiles_to_image(left, spec.width, spec.height)
+    rgb = images[..., :-1]
+    if background is not None:
+        if background.dtype == jnp.uint8:
+            background = background.astype(rgb.dtype) / 255
+        behind = background if background.ndim == rgb.ndim else background[:, None, None]
+        rgb = rgb + left[..., None] * behind
+    radii = jnp.where(lists.on_image, radii_of(jax.lax.stop_gradient(splats)), 0.0)
+    return Images(rgb, images[..., -1], left, lists.n_instances, radii.astype(jnp.int32))
+
+
+def render_bytes(*arguments: Any) -> Bytes:
+    """Draw Gaussians as they are shown; arguments as `render`."""
+    images = render(*arguments)
+    to_bytes = lambda image: jnp.rint(jnp.clip(image, 0, 1) * 255).astype(jnp.uint8)
+    alpha = to_bytes(1.0 - images.left)
+    return Bytes(to_bytes(images.rgb), alpha, images.n_instances, images.radii)
+
+
+def _splat_shapes(splats: Splats) -> Float[Array, "B N 6"]:
+    """What blending needs of a splat's shape: x, y, p, s, q, log opacity."""
+    safe_variance = splats.cov_xx
+    return jnp.stack(
+        [
+            splats.means2d[..., 0],
+            splats.means2d[..., 1],
+            0.5 / safe_variance,
+            splats.cov_xy / safe_variance,
+            0.5 * safe_variance / splats.cov_det,
+            jnp.log(splats.opacities),
+        ],
+        axis=-1,
+    )
+
+
+def _tiles_to_image(tiles: Float[Array, "B T 256 ..."], width: int, height: int) -> Array:
+    """Put tiles side by side and cut what lies past the image: [B, H, W, ...]."""
+    columns, rows = tile_grid(width, height)
+    channels = tiles.shape[3:]
+    grid = tiles.reshape(-1, rows, columns, TILE, TILE, *channels)
+    image = jnp.swapaxes(grid, 2, 3).reshape(-1, rows * TILE, columns * TILE, *channels)
+    return image[:, :height, :width]

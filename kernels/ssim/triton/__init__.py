@@ -1,0 +1,1 @@
+"""NVIDIA GPUs: `mean_ssim`, one kernel forward and one back."""

@@ -1,0 +1,1 @@
+"""Plain JAX: `mean_ssim` for any machine."""

@@ -1,0 +1,128 @@
+"""The tokens' Triton kernels, in Triton's interpreter, against the modules that they stand for."""
+
+import functools
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import fill_shapes
+
+from egs_jax.avatar import precomputed as prepared
+from egs_jax.avatar.token_kernels.frame_tokens import (
+    SHARED_MEMORY,
+    WIDTH,
+    frame_tokens,
+    pack,
+    sizes,
+)
+from egs_jax.config import ModelConfig
+from egs_jax.model import forward as model
+from egs_jax.model.attention import dynamic_mix
+from egs_jax.model.kan import fold
+from egs_jax.types import Drive
+
+ROOT = pathlib.Path(__file__).parents[3]
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton is not installed (Linux only)"
+)
+
+
+def scene(window, features, agents, frames, ppe):
+    """Config, parameters far from their start, agents, and what drives the frames."""
+    config = ModelConfig(window_frames=window, ppe=ppe)
+    init = functools.partial(model.init_networks, config, audio_dim=features)
+    params = fill_shapes(jax.eval_shape(init, jax.random.key(0)))["tokens"]
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    viewmats = draw(frames, 4, 4).at[:, :3, 3].multiply(4.0)
+    drive = Drive(draw(frames, window, 16, features), jnp.abs(draw(frames)) % 1, viewmats,
+                  draw(frames, 3, 3), jnp.zeros((frames, 8, 8, 3), jnp.uint8))  # fmt: skip
+    return config, params, draw(agents, WIDTH), drive
+
+
+@pytest.mark.parametrize(
+    ("window", "features", "agents", "frames", "ppe"),
+    [(8, 80, 70, 2, "temporal"), (2, 16, 5, 1, "off"), (12, 10, 64, 3, "temporal")],
+)
+def test_kernel_equals_the_modules(window, features, agents, frames, ppe):
+    config, params, chosen, drive = scene(window, features, agents, frames, ppe)
+    nets = model.networks(config)
+    want, bias = jax.jit(model.condition, static_argnums=0)(config, params, drive)
+    mix = dynamic_mix(chosen, want, nets.attention.temperature, bias)
+    weights = prepared.token_weights(config, fold(params))
+    tokens, got = frame_tokens(
+        drive.audio_windows, drive.eyes, drive.viewmats, chosen, weights,
+        distance=nets.tokens.pose_distance, temperature=nets.attention.temperature,
+    )  # fmt: skip
+    assert tokens.shape == (frames, window + 4, WIDTH) and np.ptp(want) > 1
+    np.testing.assert_allclose(tokens, want, atol=2e-4 * np.abs(want).max())
+    np.testing.assert_allclose(got, mix, atol=1e-4)
+    np.testing.assert_allclose(got.sum(-1), 1, rtol=1e-5)
+
+
+def test_a_frame_has_the_same_bits_in_any_batch():
+    """And one that is not finite harms no other."""
+    config, params, chosen, drive = scene(3, 10, 33, 3, "temporal")
+    weights = prepared.token_weights(config, fold(params))
+    call = functools.partial(frame_tokens, distance=5.0, temperature=8.0)
+    arrays = [drive.audio_windows, drive.eyes, drive.viewmats]
+    together = call(*arrays, chosen, weights)
+    arrays[0] = arrays[0].at[1, 0, 5, 2].set(jnp.nan)
+    spoilt = call(*arrays, chosen, weights)
+    for frame in (0, 2):
+        alone = call(*(a[frame : frame + 1] for a in arrays), chosen, weights)
+        for one, *others in zip(alone, together, spoilt, strict=True):
+            for other in others:
+                np.testing.assert_array_equal(one[0], other[frame])
+    assert np.all(np.isnan(spoilt[0][1, 0])) and np.all(np.isnan(spoilt[1][1]))
+
+
+def test_what_the_kernel_does_not_have_is_refused():
+    args = [jnp.zeros(shape) for shape in ((1, 13, 16, 8), (1,), (1, 4, 4), (3, 64))]
+    call = functools.partial(frame_tokens, distance=5.0, temperature=8.0)
+    with pytest.raises(ValueError, match="at most 12 frames a window"):
+        call(*args, jnp.zeros(9))
+    args[0] = args[0][:, :8]
+    with pytest.raises(ValueError, match="weights: expected [0-9]+ numbers, got 9"):
+        call(*args, jnp.zeros(9))
+    parts = {name: jnp.zeros(shape) for name, shape in sizes(8, 8).items()}
+    with pytest.raises(ValueError, match=r"parts: \['null'\]: expected \(64,\), got None"):
+        pack({name: value for name, value in parts.items() if name != "null"}, 8, 8)
+
+
+def test_avatars_on_a_gpu_keep_weights_for_it(monkeypatch):
+    from egs_jax.config import Config
+
+    monkeypatch.setattr("kernels.dispatch.is_default", lambda: True)
+    has = lambda **fields: prepared._has_token_kernel(Config(model=ModelConfig(**fields)))
+    assert has() and has(ppe="off") and has(window_frames=12, ppe_period=12)
+    assert has(window_frames=12, ppe_period=5, ppe="off")
+    assert not has(window_frames=12, ppe_period=5)  # PPE's bias, which the kernel does not know
+    assert not any((has(architecture="parity"), has(ppe="token"), has(token_kan="bspline"),
+                    has(window_frames=13), has(attention="cross")))  # fmt: skip
+    assert not prepared._has_token_kernel(Config(rasterizer="xla"))
+
+
+def test_machine_code_for_hopper_stays_within_its_budget():
+    """Compiled without a GPU, in the size of the default avatar."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment |= dict(PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu")
+    script = ROOT / "tests" / "kernels" / "tokens_gate.py"
+    result = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True
+    )
+    cost = json.loads(result.stdout)
+    tokens, mix = cost["tokens_kernel"], cost["mix_kernel"]
+    assert tokens["spilt"] <= 32 and mix["spilt"] == 0  # the sine of large numbers keeps a table
+    # Most instructions run once, so that fetching them counts; one load brings four weights.
+    assert tokens["instructions"] <= 1800 and mix["instructions"] <= 300
+    assert tokens["narrow"] <= 16 and tokens["wide"] >= 40
+    assert tokens["registers"] <= 128  # two programs a multiprocessor
+    assert max(tokens["shared"], mix["shared"]) <= SHARED_MEMORY * 1024

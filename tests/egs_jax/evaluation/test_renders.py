@@ -1,0 +1,44 @@
+"""Renders of the clip's frames: what comes from the frame, and that other sound is heard."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from helpers import fill_shapes
+
+from egs_jax.avatar.avatar import Avatar
+from egs_jax.evaluation.renders import GIVEN, rendered_frames
+
+FRAMES = np.array([3, 10, 12, 15, 19, 21])  # more than are drawn at a time
+
+
+@pytest.fixture(scope="module")
+def avatar(trained_run):
+    """The painted clip's, with networks far from their start, where nothing moves."""
+    avatar = Avatar.load(trained_run.folder)
+    networks = fill_shapes(avatar.params["networks"])
+    return dataclasses.replace(avatar, params={**avatar.params, "networks": networks})
+
+
+def drawn(avatar, heard=None):
+    return np.stack(list(rendered_frames(avatar, FRAMES, heard)))
+
+
+def test_other_sound_is_heard(avatar):
+    plain = drawn(avatar)
+    assert plain.shape == (6, 48, 48, 3)
+    np.testing.assert_array_equal(plain, drawn(avatar, FRAMES))
+    assert np.any(plain != drawn(avatar, np.roll(FRAMES, 2)))
+    hush = avatar.dataset.silence(len(FRAMES), 8)
+    assert np.any(plain != drawn(avatar, hush))
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_what_is_given_comes_from_the_frame_itself(avatar, name):
+    array = {"pose": "viewmats", "eyes": "blink", "background": "backgrounds"}[name]
+    changed = np.array(avatar.dataset.arrays[array])
+    changed[12] = changed[12] + (0.05 if array == "viewmats" else 1)
+    data = avatar.dataset.resized(48)
+    data.arrays = data.arrays | {array: changed}
+    differs = np.any(drawn(avatar) != drawn(dataclasses.replace(avatar, dataset=data)), (1, 2, 3))
+    np.testing.assert_array_equal(differs, FRAMES == 12)
