@@ -47,9 +47,9 @@ class ModelConfig:
     encoder: Literal["hash", "dense"] | None = None
     """Spatial encoder: three 2-D hash grids, or dense multi-resolution planes."""
     decoder: Literal["taylor", "bspline", "mlp"] | None = None
-    """Per-Gaussian heads: a KAN with this basis, or a plain MLP."""
+    """Per-Gaussian heads: a KAN with this basis, or a plain MLP (in `parity` the original's)."""
     token_kan: Literal["taylor", "bspline", "mlp"] = "taylor"
-    """What encodes the condition tokens: KANs with this basis, or plain MLPs."""
+    """Encoders of the condition tokens: KANs with this basis, or plain MLPs."""
     attention: Literal["esaa", "cross"] = "esaa"
     """How tokens reach a Gaussian: through a few agents, or all of them directly (dearer)."""
     agents: Literal["strided", "first"] | None = None
@@ -94,7 +94,7 @@ class ModelConfig:
 
     @property
     def resolved(self) -> "ModelConfig":
-        """The same with every None replaced by what `architecture` says."""
+        """This config with every None replaced by what `architecture` says."""
         parity = self.architecture == "parity"
         defaults = {
             "encoder": "dense" if parity else "hash",
@@ -298,7 +298,7 @@ class Config:
 
     @property
     def hears(self) -> bool:
-        """Whether lips are read from the sound alone, as a task of its own (`loss.hearing`)."""
+        """True if lips are read from the sound alone, as a task of its own (`loss.hearing`)."""
         return self.loss.hearing > 0 and self.model.architecture != "parity"
 
     @property
@@ -310,12 +310,12 @@ class Config:
 
     @property
     def splits_large(self) -> bool:
-        """Whether Gaussians too large are split, not removed (`densify.split_large`)."""
+        """True if Gaussians too large are split, not removed (`densify.split_large`)."""
         return self.densify.split_large and self.model.architecture != "parity"
 
     @property
     def program(self) -> "Config":
-        """The same without what no compiled program depends on: equal ones never retrace."""
+        """This config without what no compiled program depends on: equal ones never retrace."""
         return dataclasses.replace(
             self, preset="paper", data_dir="", seed=0, frames_on=None, parallel="shard_map"
         )

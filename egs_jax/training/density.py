@@ -3,13 +3,13 @@
 Where the image asks for detail (a large screen-space gradient), small Gaussians are cloned and
 large ones split; faint or oversized ones are removed (3D Gaussian Splatting, Sec. 5.2, with the
 thresholds of the original code). New Gaussians are written into dead slots, which prefix sums
-number; optimiser moments stay with their Gaussian and are zero for every new one. Thresholds are
+number; optimizer moments stay with their Gaussian and are zero for every new one. Thresholds are
 traced values, so a schedule that changes them never recompiles; infinity switches a rule off.
 
 Differs from the original: removal is decided before growth, so that the freed slots serve at once;
 and the screen-radius rule acts at every call (there, growing in the same step erased its record).
 
-Place in the pipeline: after `gaussians` and the gradients of `train`, static stage only.
+Place in the pipeline: after `gaussians` and the gradients of `step`, static stage only.
 """
 
 from typing import Any, NamedTuple
@@ -158,7 +158,7 @@ def densify(
         rule off.
       prune_scale: Scale, share of `extent`; `inf` switches this rule off.
       split_oversized: Split what is too wide, even if its gradient is small, and keep it where no
-        slot is free. Where it is removed, its neighbours grow into the hole and are next.
+        slot is free. Where it is removed, its neighbors grow into the hole and are next.
       drawn: The cloud as it is drawn, where networks add to the stored values: sizes, rotations
         and opacities are then judged and sampled from it. None: the stored cloud.
 

@@ -28,7 +28,7 @@ from kernels import RasterizeAux
 # Sub-streams of the seed's and the step's keys.
 INIT_KEY, DROPOUT_KEY, DENSITY_KEY, NOISE_KEY = range(4)
 
-# One program instead of hundreds, and since it runs once, not worth optimising: 4 times faster.
+# One program instead of hundreds, and since it runs once, not worth optimizing: 4 times faster.
 _init_networks = jax.jit(
     model.init_networks,
     static_argnums=(0, 2),
@@ -88,7 +88,7 @@ def abstract_state(config: Config, audio_dim: int) -> TrainState:
 
 
 def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    """Do one optimisation step, jitted; the given state must not be used afterwards.
+    """Do one optimization step, jitted; the given state must not be used afterwards.
 
     A step whose loss or gradient is not finite changes no parameter: it only counts, in
     `bad_streak`.

@@ -11,7 +11,7 @@ from egs_jax.avatar import precomputed as prepared
 from egs_jax.config import Config, ModelConfig
 from egs_jax.data.dataset import Dataset
 from egs_jax.model import forward as model
-from egs_jax.model.gaussians import activate, init_gaussians
+from egs_jax.model.gaussians import init_gaussians
 
 FAST = {"xla_backend_optimization_level": 0}  # these programs run once
 SMALL = {"width": 16, "agents_count": 20, "hash_levels": 4, "d_model": 32}
@@ -51,10 +51,7 @@ def test_gaussians_are_those_of_the_forward_pass(scene, name):
     got = jax.jit(functools.partial(prepared.move, whole), compiler_options=FAST)(kept, drive)
     forward = lambda *a: model.deformed_gaussians(whole, *a, dropout_key=None)
     want = jax.jit(forward, compiler_options=FAST)(params, alive, drive)
-    scales, opacities, sh = activate(want)
-    sh = sh[:, :, : (config.sh_degree + 1) ** 2]
-    for mine, theirs in ((got.means, want.means), (got.quats, want.quats), (got.scales, scales),
-                         (got.opacities, opacities), (got.sh, sh)):  # fmt: skip
+    for mine, theirs in zip(got, want, strict=True):
         live = np.asarray(theirs)[:, np.asarray(alive)]
         assert mine.shape == live.shape == (3, POINTS, *live.shape[2:])
         np.testing.assert_allclose(mine, live, rtol=1e-4, atol=1e-4)

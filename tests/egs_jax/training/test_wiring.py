@@ -88,7 +88,9 @@ def scene(painted):
 
 # --- the first steps ------------------------------------------------------------------------------
 
-TOLERANCE = 2e-3
+TOLERANCE = 5e-3
+"""Relative. XLA's other emitters and all its optimizations change the numbers by up to 1e-3 (Adam
+makes whole steps of rounding where a gradient is zero), which stands for other versions of JAX."""
 GOLDEN = {
     0: {
         "loss": 0.64623,
