@@ -7,6 +7,7 @@ The text under a field is its help on the command line (`config_text` reads and 
 """
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -313,7 +314,7 @@ class Config:
         """True if Gaussians too large are split, not removed (`densify.split_large`)."""
         return self.densify.split_large and self.model.architecture != "parity"
 
-    @property
+    @functools.cached_property
     def program(self) -> "Config":
         """This config without what no compiled program depends on: equal ones never retrace."""
         return dataclasses.replace(

@@ -23,6 +23,7 @@ rasterizing 40-50 us in batches, 70-100 alone; of the tokens under 10 MFLOP, a f
 
 import collections
 import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator
@@ -216,18 +217,18 @@ def kernels(scene: Scene, batch: int, calls: int) -> dict:
     }
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnums=0)
 def forward_pass(config: Config, params: Params, alive: jax.Array, drive: Drive) -> jax.Array:
     """Pictures by the training's own forward pass."""
     return model.forward(config, params, alive, drive, "deform")[0].rgb
 
 
-exact_pictures = jax.jit(prepared.render)
+exact_pictures = jax.jit(prepared.render, static_argnums=0)
 COMPARED = 4
 """Frames of a batch that are compared with float32's."""
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnums=0)
 def in_float32(config: Config, params: Params, alive: jax.Array, drive: Drive) -> jax.Array:
     """Pictures by the training's forward pass, no matrix product of which is rounded."""
     with jax.default_matmul_precision("highest"):

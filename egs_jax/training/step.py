@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -166,10 +167,11 @@ def step(
         (state.params, state.opt_state, state.stats),
     )
     bad_streak = jnp.where(finite, 0, state.bad_streak + 1)
-    state = state.replace(
+    after = state.replace(
         step=state.step + 1, params=params, opt_state=opt_state, stats=stats, bad_streak=bad_streak
     )
-    return state, {**metrics, "bad_streak": bad_streak.astype(jnp.float32)}
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, after)  # else it would compile again
+    return after, {**metrics, "bad_streak": bad_streak.astype(jnp.float32)}
 
 
 jitted_step = jax.jit(step, static_argnames=("config", "axis"), donate_argnames="state")
