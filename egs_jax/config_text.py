@@ -43,7 +43,7 @@ def override(config: Any, changes: dict[str, str]) -> Any:
 
 
 def to_json(config: Config) -> str:
-    """The config as indented JSON."""
+    """Return the config as indented JSON."""
     return json.dumps(dataclasses.asdict(config), indent=2)
 
 
@@ -63,7 +63,7 @@ def from_json(text: str | bytes, where: Path | str) -> Config:
 
 
 def _replace(config: Any, values: dict[str, Any]) -> Any:
-    """`dataclasses.replace` for dotted names."""
+    """Apply `dataclasses.replace` to dotted names."""
     own = {name: value for name, value in values.items() if "." not in name}
     for head in {name.split(".")[0] for name in values if "." in name}:
         inner = {n.partition(".")[2]: v for n, v in values.items() if n.startswith(head + ".")}
@@ -85,7 +85,7 @@ def _from_dict(cls: type, values: dict[str, Any]) -> Any:
 
 
 def _parse(name: str, kind: Any, text: str) -> Any:
-    """One value from its text, by type."""
+    """Read one value from its text, by type."""
     if isinstance(kind, types.UnionType) or get_origin(kind) not in (None, tuple, Literal):
         if text.lower() == "none":
             return None
@@ -110,7 +110,7 @@ def _parse(name: str, kind: Any, text: str) -> Any:
 
 @functools.cache
 def _field_docs(cls: type) -> dict[str, str]:
-    """The string under each field of a dataclass, read from its source."""
+    """Return the string under each field of a dataclass, read from its source."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
     docs = {}
     for item, after in zip(body, body[1:], strict=False):

@@ -1,6 +1,6 @@
 """The whole way in one command: video -> dataset -> avatar -> evaluation -> a new speech -> mp4.
 
-Without files of the user's own, the synthetic performer of `performer.py` is filmed and a voice
+Without files of the user's own, the synthetic performer of `performer` is filmed and a voice
 that it never heard speaks the new text.
 """
 
@@ -12,10 +12,10 @@ from egs_jax.config import preset
 from egs_jax.data.dataset import Dataset
 from egs_jax.evaluation.evaluate import evaluate
 from egs_jax.media.audio_file import write_wav
+from egs_jax.media.clock import SAMPLE_RATE
 from egs_jax.preprocess.pipeline import preprocess
 from egs_jax.runtime.assets import file_sha256
 from egs_jax.runtime.errors import InputError
-from egs_jax.speech.features import SAMPLE_RATE
 from egs_jax.training.loop import fit
 
 SECONDS, SIZE = 20.0, 256
@@ -80,7 +80,7 @@ def _check_source(dataset: Dataset, video: Path) -> None:
 
 
 def _film(path: Path) -> Path:
-    """The synthetic performer's film, made once."""
+    """Make the synthetic performer's film, once."""
     if not path.exists():
         from egs_jax.performer.film import write_performer_video
 
@@ -90,7 +90,7 @@ def _film(path: Path) -> Path:
 
 
 def _speech(path: Path) -> Path:
-    """A speech that the performer never gave."""
+    """Make a speech that the performer never gave."""
     from egs_jax.performer.voice import synthesize
 
     write_wav(path, synthesize(SPEECH_SECONDS, SPEECH_SEED).samples, SAMPLE_RATE)

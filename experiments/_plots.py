@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments._runs import figure
 from experiments._summary import QUALITY, Metric, grouped
+from experiments.tables_speed import call_ms, original_of
 
 BASE_COLOR, OTHER_COLOR = "tab:orange", "tab:blue"
 
@@ -47,7 +48,8 @@ def _dots(axis: Any, variants: dict[tuple, list[dict]], metric: Metric) -> None:
 
 def reconstruction(cases: Sequence[dict], path: Path) -> None:
     """Head PSNR beside the two baselines, and the mouth beside shifted sound."""
-    names = [f"{c['video']}, {c['preset']}, {c['seed']}" for c in cases]
+    cases = sorted(cases, key=lambda case: case["set"])
+    names = [f"{c['video']} ({c['set']}), {c['preset']}, {c['seed']}" for c in cases]
     places = np.arange(len(cases))
     panels = (
         ("PSNR of the head, dB", {
@@ -74,31 +76,36 @@ def reconstruction(cases: Sequence[dict], path: Path) -> None:
 
 
 def inference(cases: Sequence[dict], path: Path) -> None:
-    """A frame alone and in the largest batch: kernels by stage, and the wall clock.
+    """A frame alone and in the largest batch: the wall clock, kernels by stage, and the original.
 
-    Where the original's code was measured, its time stands at the edge, which it is far beyond.
+    The wall clock of calls that are waited for stands beside the original's, which was measured so.
     Without a GPU there are no stages.
     """
     batches = sorted({case["batch"] for case in cases})
     batches = batches[:: max(1, len(batches) - 1)]  # the smallest and the largest
     scenes = list(grouped(cases, "name", "gaussians", "size"))
     stages = list(dict.fromkeys(s for c in cases for s in c.get("stages_us_a_frame", {})))
+    marks = {
+        "a call that is waited for": (call_ms, dict(marker="|", color="k", markersize=14)),
+        "calls without waiting": (
+            lambda c: c["streaming_ms_a_frame"], dict(marker="|", color="0.6", markersize=14),
+        ),
+        "the original's code, waited for (measured apart)": (
+            original_of, dict(marker="D", color="tab:red", markersize=5),
+        ),
+    }  # fmt: skip
     with figure(path, 1, len(batches), (5.5 * len(batches), 1.6 + 0.4 * len(scenes))) as [axes]:
         for axis, batch in zip(axes, batches, strict=True):
-            here = [case for case in cases if case["batch"] == batch]
-            axis.set_xlim(0, 1.2 * max(case["streaming_ms_a_frame"] for case in here))
-            for case in here:
+            for case in (case for case in cases if case["batch"] == batch):
                 row, left = scenes.index((case["name"], case["gaussians"], case["size"])), 0.0
                 for k, stage in enumerate(stages):
                     width = case.get("stages_us_a_frame", {}).get(stage, 0.0) / 1e3
                     axis.barh(row, width, left=left, color=f"C{k}")
                     left += width
-                axis.plot(case["streaming_ms_a_frame"], row, "k|", markersize=14)
-                if original := case.get("original_ms_a_frame"):
-                    axis.text(
-                        0.99, row, f"the original's code: {original:.2f}", fontsize=7, ha="right",
-                        va="center", transform=axis.get_yaxis_transform(),
-                    )  # fmt: skip
+                for time_of, style in marks.values():
+                    if (time := time_of(case)) is not None:
+                        axis.plot(time, row, ls="", **style)
+            axis.set_xlim(left=0)
             axis.set_yticks(
                 range(len(scenes)), [f"{name}\n{n:,}, {size} px" for name, n, size in scenes],
                 fontsize=7,
@@ -106,10 +113,10 @@ def inference(cases: Sequence[dict], path: Path) -> None:
             axis.invert_yaxis()
             axis.set_title(f"ms a frame, {batch} at a time", fontsize=9)
             axis.grid(axis="x", alpha=0.3)
-        marks = {f"kernels: {stage}": dict(color=f"C{k}", lw=5) for k, stage in enumerate(stages)}
-        marks["wall clock, calls without waiting"] = dict(color="k")
-        lines = [axes[0].plot([], [], **style)[0] for style in marks.values()]
-        axes[0].figure.legend(lines, marks, fontsize=7, ncols=3, loc="outside lower center")
+        styles = {label: dict(ls="", **style) for label, (_, style) in marks.items()}
+        styles |= {f"kernels: {name}": dict(color=f"C{k}", lw=5) for k, name in enumerate(stages)}
+        lines = [axes[0].plot([], [], **style)[0] for style in styles.values()]
+        axes[0].figure.legend(lines, styles, fontsize=7, ncols=3, loc="outside lower center")
 
 
 def point_density(cases: Sequence[dict], path: Path) -> None:

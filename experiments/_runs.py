@@ -48,6 +48,16 @@ def earlier(name: str, folder: Path = RESULTS) -> list[dict]:
     return json.loads(path.read_text())["cases"] if path.exists() else []
 
 
+def cases_of(name: str) -> list[dict]:
+    """Return the cases of a results file, each with its commit and device; none without a file."""
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    about = {"commit": found["commit"], "device": found["device"]}
+    return [about | case for case in found["cases"]]
+
+
 def to_draw(name: str, folder: Path) -> list[dict]:
     """The cases that a figure is drawn from.
 
@@ -65,10 +75,13 @@ def add_case(
 ) -> list[dict]:
     """Record one more case, in the place of one with the same `key`; returns all cases.
 
-    Series grow over days, machines and commits, so each case also says its own commit.
+    Series grow over days, machines and commits, so each case also says its own commit: this one,
+    unless it knows better.
     """
-    case = {**case, "commit": commit()}
-    cases = [c for c in earlier(name, folder) if key(c) != key(case)] + [case]
+    case = {**case, "commit": case.get("commit") or commit()}
+    cases = earlier(name, folder)
+    same = [place for place, other in enumerate(cases) if key(other) == key(case)]
+    cases[slice(same[0], same[0] + 1) if same else slice(len(cases), None)] = [case]
     record(name, cases, folder)
     return cases
 

@@ -26,7 +26,7 @@ class Spread(NamedTuple):
     count: int
 
 
-def mouth_gain(case: dict) -> float | None:
+def mouth_margin(case: dict) -> float | None:
     """By how much the mouth follows its own sound better than shifted sound."""
     pair = case["mouth_r"], case["mouth_r_shift_p95"]
     return None if None in pair else pair[0] - pair[1]
@@ -37,9 +37,8 @@ QUALITY = (
     Metric("LPIPS", lambda c: c["lpips"], 4, "lower"),
     Metric("LMD, px", lambda c: c["lmd"], 3, "lower"),
     Metric("mouth r", lambda c: c["mouth_r"], 2, "higher"),
-    Metric("mouth r less shifted p95", mouth_gain, 2, "higher"),
+    Metric("mouth r less shifted p95", mouth_margin, 2, "higher"),
     Metric("silence, percentile", lambda c: c["mouth_silence_percentile"], 0, "lower"),
-    Metric("blink r", lambda c: c["blink_r"], 2, "higher"),
 )
 
 

@@ -22,15 +22,15 @@ import jax
 import numpy as np
 
 from egs_jax.__main__ import Parser
-from egs_jax.avatar import film as render
 from egs_jax.avatar import stream
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.avatar.drive import FPS
+from egs_jax.avatar.film import draw_speech
 from egs_jax.media.audio_file import read_audio
+from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.media.encoder_process import EncoderProcess
 from egs_jax.media.video_writer import best_encoder, feed
 from egs_jax.runtime.environment import usable_cores
-from egs_jax.speech.features import SAMPLE_RATE, extract_features
+from egs_jax.speech.features import extract_features
 from experiments._common import RESULTS, record
 from experiments._runs import run_main
 
@@ -57,7 +57,7 @@ def film(run_dir: Path, audio: Path) -> dict:
         # A few frames are enough to write, over and over: all of them would not fit into memory.
         batches = stream.speech_batches(avatar, [samples])
         frames = [f.rgb for f in stream.fetch(stream.dispatch(avatar, next(batches)))]  # compiles
-        total = timed("draw_s", lambda: sum(1 for _ in render.speak(avatar, audio)))
+        total = timed("draw_s", lambda: sum(1 for _ in draw_speech(avatar, audio)))
         same = (frames[i % len(frames)] for i in range(total))
 
         def encode() -> None:

@@ -1,17 +1,16 @@
 """Seconds per training step, both stages, and whether the losses fall.
 
-Claim: a step keeps the GPU busy. The original's code takes 50.7 ms for a step of the deformation
-stage without its losses (batch 8, 50,000 Gaussians, 512 px, on an H200). A step here is everything:
-cutting the batch, networks, rasterizer, losses, backward pass, Adam. Steps are dispatched as `fit`
-does, without waiting for each other; a time is that of a block of steps between two
-synchronisations, after a warm-up; medians with spread. All slots hold Gaussians, as after the
-static stage. The deformation stage is measured with the perceptual loss and without.
+Claim: a step keeps the GPU busy. A step here is everything: cutting the batch, networks,
+rasterizer, losses, backward pass, Adam. Steps are dispatched as `fit` does, without waiting for
+each other; a time is that of a block of steps between two synchronisations, after a warm-up;
+medians with spread. All slots hold Gaussians, as after the static stage. The deformation stage is
+measured with the perceptual loss and without. `--kernels xla` has no Triton kernel in the step.
 
-    python -m experiments.bench_training DATASET [--preset paper] [--rasterizer triton]
+    python -m experiments.bench_training DATASET [--preset paper] [--kernels triton]
         [--size N] [--devices 1 [2 ...] --per-device-batch N] [--warm 30] [--steps 200] [--tiny]
         [--out FOLDER]
 
-writes `results/bench_training_RASTERIZER.json`, with --per-device-batch `bench_scaling.json`: that
+writes `results/bench_training_KERNELS.json`, with --per-device-batch `bench_scaling.json`: that
 sets the frames of each device in both stages, for one number of devices after the other in the same
 process. `--size` resizes the frames. `--tiny` runs a few steps of the `tiny` preset and writes
 nowhere but to --out (for tests).
@@ -38,8 +37,6 @@ from egs_jax.types import Batch
 from experiments._common import record, spread
 from experiments._runs import parsed, run_main
 
-ORIGINAL_MS = 50.7
-"""Of a deformation step without losses by the original's code, measured once on an H200."""
 BLOCK = 10
 """Steps between two synchronisations."""
 ASIDE = 0.003
@@ -51,7 +48,7 @@ def main(argv: list[str] | None = None) -> Path:
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--preset", default="paper")
-    parser.add_argument("--rasterizer", choices=("triton", "xla"), default="triton")
+    parser.add_argument("--kernels", choices=("triton", "xla"), default="triton")
     parser.add_argument("--size", type=int)
     parser.add_argument("--devices", type=int, nargs="+", default=[1])
     parser.add_argument("--per-device-batch", type=int)
@@ -66,13 +63,13 @@ def main(argv: list[str] | None = None) -> Path:
     dataset = Dataset.open(arguments.dataset, arguments.size or config.size)
     fill(dataset, config.densify.capacity)
     config = dataclasses.replace(
-        config, rasterizer=arguments.rasterizer, size=dataset.width,
+        config, rasterizer=arguments.kernels, size=dataset.width,
         schedule=dataclasses.replace(
             config.schedule, static_steps=1 + warm + steps, deform_steps=10**6
         ),
         densify=dataclasses.replace(config.densify, points=config.densify.capacity),
     )  # fmt: skip
-    name, cases = f"bench_training_{arguments.rasterizer}", []
+    name, cases = f"bench_training_{arguments.kernels}", []
     for devices in arguments.devices:
         config = dataclasses.replace(config, devices=devices)
         if frames := arguments.per_device_batch:
@@ -113,7 +110,7 @@ def measure(config: Config, dataset: Dataset, warm: int, steps: int) -> list[dic
             "stage": stage,
             "perceptual": settings.loss.perceptual > 0,
             "preset": settings.preset,
-            "rasterizer": settings.rasterizer,
+            "kernels": settings.rasterizer,
             "size": settings.size,
             "batch": batch,
             "devices": settings.devices,
@@ -128,9 +125,6 @@ def measure(config: Config, dataset: Dataset, warm: int, steps: int) -> list[dic
             "loss_last_third": round(float(np.mean(losses[-third:])), 5),
             "peak_memory_gib": round(stats.get("peak_bytes_in_use", 0) / 2**30, 3) or None,
         }
-        alone = settings.devices == 1 and settings.densify.capacity == 50_000
-        if stage == "deform" and alone and batch == 8:
-            case["original_ms"] = ORIGINAL_MS
         print(case, flush=True)
         cases.append(case)
     return cases

@@ -34,7 +34,7 @@ import numpy as np
 from egs_jax.__main__ import Parser
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import infer_step, num_video_frames, pad_batch, to_uint8
-from egs_jax.avatar.drive import FPS, back_and_forth, compose
+from egs_jax.avatar.drive import back_and_forth, compose
 from egs_jax.avatar.stream import MICRO_BATCH
 from egs_jax.data.dataset import Dataset
 from egs_jax.evaluation import metrics
@@ -45,10 +45,11 @@ from egs_jax.evaluation.signals import SILENT_FRAMES
 from egs_jax.face.landmarks import FaceLandmarker
 from egs_jax.face.mesh import mouth_opening
 from egs_jax.media.audio_file import read_audio
+from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.preprocess.track_report import jitter_rms
 from egs_jax.preprocess.tracking import HeadTrack
 from egs_jax.runtime.errors import InputError
-from egs_jax.speech.features import SAMPLE_RATE, extract_features
+from egs_jax.speech.features import extract_features
 from egs_jax.training.perceptual import load_perceptual, lpips
 from egs_jax.types import Drive
 from experiments._runs import add_case, figure, parsed, rounded, run_main

@@ -1,84 +1,197 @@
 """Video of one person in, held-out frames of the same person out (the paper's self-driven setting).
 
 Claim: the avatar beats the two baselines of doing nothing clever, and the sound moves its mouth.
-The paper's own figure (36.07 dB composite PSNR on a longer clip of the Obama address, 450 px) is
-not comparable with short `tiny` runs at 160 px; it is the target of the `paper` preset on a GPU.
+Pose, lids and background of a held-out frame are given, as in the paper. The paper's own figure
+(36.07 dB composite PSNR on a longer clip of the Obama address, 450 px) is not comparable with short
+`tiny` runs at 160 px; it is the target of the `paper` preset on a GPU.
 
-    python -m experiments.self_reconstruction VIDEO [VIDEO ...] [--preset tiny] [--work FOLDER]
-        [--size N] [--val-seconds S] [--seed 0] [--plot-only] [--tiny]
+    python -m experiments.self_reconstruction CLIP [CLIP ...] [--presets tiny ...] [--seeds 0 ...]
+        [--jobs 1] [--work FOLDER] [--size N] [--val-seconds S] [--tiny]
+    python -m experiments.self_reconstruction --collect RUN_DIR [RUN_DIR ...]
+    python -m experiments.self_reconstruction --plot-only
 
-About 15 minutes a video with `tiny` on two CPU cores. Adds one case per (video, preset, seed) to
-`results/self_reconstruction.json`, replacing an earlier one, and draws all cases. `--tiny` trains a
-few steps (tests).
+A CLIP is a video, preprocessed once, or a dataset folder. About 15 minutes a video with `tiny` on
+two CPU cores. Stop it at any time: what is finished is kept, and the run in hand goes on from its
+checkpoint. `--jobs 6` has as many processes share the GPU, each with its part of the memory; their
+times then say little. Every finished run becomes a case of `results/self_reconstruction.json`, in
+the place of an earlier one of the same video, preset and seed; `--collect` does only that, with
+runs made anywhere, of whose folders eval.json, config.json, metrics.jsonl and environment.json are
+needed. A case says whether its clip is one that settings were chosen on (`_clips`). `--tiny` trains
+a few steps (tests).
 """
 
 import argparse
-import time
+import itertools
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from egs_jax.__main__ import Parser
-from egs_jax.config import PRESETS, preset
+from egs_jax.config import PRESETS, Config, preset
 from egs_jax.data.dataset import Dataset
 from egs_jax.evaluation.evaluate import evaluate
 from egs_jax.preprocess.pipeline import preprocess
-from egs_jax.runtime.errors import InputError
+from egs_jax.runtime.errors import InputError, TrainingError
 from egs_jax.training.loop import fit
+from egs_jax.training.run_folder import load_config
 from experiments import _plots
-from experiments._runs import add_case, parsed, rounded, run_main, shrunk, to_draw
+from experiments._clips import set_of
+from experiments._runs import (
+    add_case,
+    parsed,
+    rounded,
+    run_main,
+    shrunk,
+    to_draw,
+    training_seconds,
+)
 
 NAME = "self_reconstruction"
+GPU_SHARE = 0.9
+"""Share of a GPU's memory that all jobs have together."""
 
 
 def main(argv: list[str] | None = None) -> Path:
     """Run the experiment; returns the figure."""
+    arguments = parsed(_parser(), argv)
+    if not (arguments.clips or arguments.collect or arguments.plot_only):
+        raise InputError("name a CLIP, runs to --collect, or draw earlier results with --plot-only")
+    if arguments.jobs < 1:
+        raise InputError(f"--jobs: got {arguments.jobs}, expected at least 1")
+    ran, failed = run_all(arguments) if arguments.clips else ([], [])
+    path = arguments.figures / f"{NAME}.png"
+    if not arguments.only_run:
+        for run_dir in [*arguments.collect, *ran]:
+            add_case(NAME, case_of(run_dir), _key, arguments.out)
+        _plots.reconstruction(to_draw(NAME, arguments.out), path)
+    if failed:
+        raise TrainingError(f"{len(failed)} runs failed: see {', '.join(map(str, failed))}")
+    return path
+
+
+def _parser() -> Parser:
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("videos", type=Path, nargs="*", metavar="VIDEO")
-    parser.add_argument("--preset", default="tiny", choices=PRESETS)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("clips", type=Path, nargs="*", metavar="CLIP")
+    parser.add_argument("--presets", nargs="+", default=["tiny"], choices=PRESETS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--collect", type=Path, nargs="+", default=[], metavar="RUN_DIR")
     parser.add_argument("--size", type=int)
     parser.add_argument("--val-seconds", type=float)
     parser.add_argument("--audio-features", default="whisper", choices=("whisper", "mel"))
     parser.add_argument("--work", type=Path, default=Path("runs/self_reconstruction"))
     parser.add_argument("--plot-only", action="store_true")
-    arguments = parsed(parser, argv)
-    if not (arguments.videos or arguments.plot_only):
-        raise InputError("name a VIDEO, or draw earlier results with --plot-only")
-    for video in [] if arguments.plot_only else arguments.videos:
-        add_case(NAME, run_case(video, arguments), _key, arguments.out)
-    cases = to_draw(NAME, arguments.out)
-    path = arguments.figures / f"{NAME}.png"
-    _plots.reconstruction(cases, path)
-    return path
+    parser.add_argument("--only-run", action="store_true", help="write no case (what jobs do)")
+    return parser
 
 
-def run_case(video: Path, arguments: argparse.Namespace) -> dict:
-    """Preprocess (once), train and evaluate one video."""
-    folder = arguments.work / video.stem
-    dataset_dir = folder / "dataset"
-    if not (dataset_dir / "meta.json").exists():
-        folder.mkdir(parents=True, exist_ok=True)
+def run_all(arguments: argparse.Namespace) -> tuple[list[Path], list[Path]]:
+    """Preprocess, train and measure what is missing.
+
+    Returns:
+      The folders of finished runs, and the logs of those that failed.
+    """
+    if arguments.jobs > 1:  # leave the GPU's memory to them
+        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    datasets = [dataset_of(clip, arguments) for clip in arguments.clips]
+    every = itertools.product(arguments.seeds, datasets, arguments.presets)
+    runs = {}
+    for seed, dataset, name in every:
+        config = configured(dataset, name, seed, arguments.tiny)
+        runs[run_folder(arguments.work, dataset, config)] = (config, dataset)
+    waiting = {place: run for place, run in runs.items() if not is_finished(run[0], place)}
+    if arguments.jobs == 1:
+        for place, (config, dataset) in waiting.items():
+            fit(config, dataset, run_dir=place)
+            evaluate(place)
+        return list(runs), []
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        logs = pool.map(lambda item: _job(item[0], *item[1], arguments), waiting.items())
+        failed = dict(zip(waiting, logs, strict=True))
+    done = [place for place in runs if failed.get(place) is None]
+    return done, list(filter(None, failed.values()))
+
+
+def dataset_of(clip: Path, arguments: argparse.Namespace) -> Dataset:
+    """Open a dataset folder, or that of a video, which is made if it is not there."""
+    if clip.is_dir():
+        return Dataset.open(clip)
+    folder = arguments.work / clip.stem / "dataset"
+    if not (folder / "meta.json").exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
         preprocess(
-            video, dataset_dir, size=arguments.size, val_seconds=arguments.val_seconds,
+            clip, folder, size=arguments.size, val_seconds=arguments.val_seconds,
             audio_features=arguments.audio_features,
         )  # fmt: skip
-    name = f"{arguments.preset}-{arguments.seed}"
-    config = preset(arguments.preset, data_dir=str(dataset_dir.resolve()), seed=arguments.seed)
-    if arguments.tiny:
-        config = shrunk(config)
-    dataset = Dataset.open(dataset_dir)
-    began = time.perf_counter()
-    fit(config, dataset, run_dir=folder / name)
-    seconds = time.perf_counter() - began
-    result = evaluate(folder / name)
-    case = {
-        "video": video.stem,
-        "preset": config.preset + (" shortened" if arguments.tiny else ""),
-        "seed": config.seed,
-        "train_seconds": round(seconds, 1),
-        "train_frames": dataset.splits["train"][1] - dataset.splits["train"][0],
-        "tracking": dataset.meta["tracking"],
+    return Dataset.open(folder)
+
+
+def configured(dataset: Dataset, name: str, seed: int, tiny: bool) -> Config:
+    """Return the preset's settings for this dataset."""
+    config = preset(name, data_dir=str(dataset.folder.resolve()), seed=seed)
+    return shrunk(config) if tiny else config
+
+
+def run_folder(work: Path, dataset: Dataset, config: Config) -> Path:
+    """Return where a run trains."""
+    video = Path(dataset.meta["source"]["name"]).stem
+    return work / video / f"{config.preset}-{config.seed}"
+
+
+def is_finished(config: Config, run_dir: Path) -> bool:
+    """Say whether this very run was trained and measured."""
+    return (run_dir / "eval.json").exists() and load_config(run_dir) == config
+
+
+def _job(
+    run_dir: Path, config: Config, dataset: Dataset, arguments: argparse.Namespace
+) -> Path | None:
+    """Train and measure in a process of its own; returns its log if it failed."""
+    command = [
+        sys.executable, "-m", "experiments.self_reconstruction", str(dataset.folder), "--only-run",
+        "--presets", arguments.presets[0] if arguments.tiny else config.preset,
+        "--seeds", str(config.seed), "--work", str(arguments.work),
+        "--out", str(arguments.out), "--figures", str(arguments.figures),
+    ] + ["--tiny"] * arguments.tiny  # fmt: skip
+    share = {
+        "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{GPU_SHARE / arguments.jobs:.3f}",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "true",
     }
-    return case | rounded(result)
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    log = run_dir.parent / f"{run_dir.name}.log"
+    with log.open("ab") as file:
+        done = subprocess.run(
+            command, env=os.environ | share, stdout=file, stderr=file, check=False
+        )  # fmt: skip
+    print(f"{run_dir}: {f'failed, see {log}' if done.returncode else 'done'}", flush=True)
+    return log if done.returncode else None
+
+
+def case_of(run_dir: Path) -> dict:
+    """Return the case of a finished run, from what its folder says.
+
+    Raises:
+      InputError: if it was not measured.
+    """
+    path = run_dir / "eval.json"
+    if not path.exists():
+        raise InputError(f"{run_dir}: not measured yet (no eval.json)")
+    result, config = json.loads(path.read_text()), load_config(run_dir)
+    source, seconds = result.pop("source"), training_seconds(run_dir)
+    about = {
+        "video": Path(source["name"]).stem,
+        "source_sha256": source["sha256"],
+        "set": set_of(source["sha256"]),
+        "preset": config.preset,
+        "seed": config.seed,
+        "train_seconds": seconds,
+    }
+    environment = json.loads((run_dir / "environment.json").read_text())
+    made = {"versions": environment, "commit": environment.pop("commit", None)}
+    return rounded(about | result) | made
 
 
 def _key(case: dict) -> tuple:

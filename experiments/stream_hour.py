@@ -23,11 +23,10 @@ import numpy as np
 
 from egs_jax.__main__ import Parser
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.avatar.drive import FPS
 from egs_jax.avatar.stream import Stream, draw_all, speech_batches
 from egs_jax.media.audio_file import read_audio
+from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.runtime.environment import usable_cores
-from egs_jax.speech.features import SAMPLE_RATE
 from experiments._common import RESULTS
 from experiments._runs import add_case, run_main
 

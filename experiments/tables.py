@@ -1,75 +1,108 @@
-"""The tables of experiments/README.md, each from a results file, or a line that there is none."""
+"""Tables of quality: held-out frames, the paper's choices, other speech, the cloud, whole runs.
+
+`TABLES` has every table of all READMEs by name, with what makes it; those of time and memory are in
+`tables_speed.py`.
+"""
 
 from collections.abc import Callable
-from typing import Any
 
+from experiments import tables_speed
+from experiments._markdown import markdown, number
+from experiments._peers import peer
 from experiments._regions import REGIONS
-from experiments._runs import FIGURES, earlier
-from experiments._summary import QUALITY, Metric, grouped, paired, seconds_to, shown, spread_of
+from experiments._runs import FIGURES, cases_of
+from experiments._summary import QUALITY, Metric, grouped, paired, shown, spread_of
 
 BASE = "paper"
 
 
-def tables() -> dict[str, str]:
-    """Markdown by table name."""
-    makers = {
-        "self_reconstruction": _self_reconstruction, "ablations": _ablations,
-        "ablation_costs": _ablation_costs, "cross_driven": _cross_driven,
-        "point_density": _point_density, "attention_map": _attention_map,
-        "inference": _inference, "film": _film, "stream_hour": _stream_hour,
-        "training_kernels": _training_kernels, "kill_training": _kill_training,
-        "bench_scaling": _scaling, "bench_runs": _whole_runs,
-    }  # fmt: skip
-    files = {
-        "ablation_costs": "ablations", "inference": "bench_inference", "film": "bench_film",
-        "training_kernels": "bench_training_kernels",
-    }  # fmt: skip
-    return {
-        name: _or_absent(files.get(name, name), make) + _figure(name)
-        for name, make in makers.items()
-    }
+def reconstruction(cases: list[dict]) -> str:
+    """Mean and deviation over the seeds of each clip and preset; report clips last."""
+    rows = grouped(sorted(cases, key=lambda c: c["set"]), "video", "preset", "width", "commit")
+    return markdown(_reconstruction_columns(), list(rows.values()))
 
 
-def _or_absent(file: str, make: Callable[[list[dict]], str]) -> str:
-    cases = earlier(file)
-    if cases:
-        return make(cases)
-    return f"*Not run yet: there is no `results/{file}.json`.*"
-
-
-def _figure(name: str) -> str:
-    """The experiment's figure, where it is kept."""
-    return f"\n\n![{name}](figures/{name}.png)" if (FIGURES / f"{name}.png").exists() else ""
-
-
-def markdown(columns: dict[str, Callable[[Any], str]], rows: list) -> str:
-    """A Markdown table: what each column shows of each row."""
-    head = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    body = ["| " + " | ".join(show(row) for show in columns.values()) + " |" for row in rows]
-    return "\n".join(head + body)
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _self_reconstruction(cases: list[dict]) -> str:
-    columns = {
-        "video": lambda c: c["video"],
-        "preset, px, seed": lambda c: f"{c['preset']}, {c['width']}, {c['seed']}",
-        "PSNR composite, dB (paper: 36.07, Obama)": lambda c: _number(c["psnr"]),
-        "head's share of the picture": lambda c: _number(c["head_fraction"]),
-        "PSNR head, dB": lambda c: _number(c["psnr_head"]),
-        "PSNR lips, dB": lambda c: _number(c["psnr_lips"]),
-        "LPIPS": lambda c: _number(c["lpips"], 4),
-        "SSIM": lambda c: _number(c["ssim"], 3),
-        "LMD, px": lambda c: _number(c["lmd"], 3),
-        "sync lag, frames (confidence)": lambda c: (
-            f"{_number(c['sync_lag_frames'], 0)} ({_number(c['sync_conf'])})"
+def reconstruction_by_seed(cases: list[dict]) -> str:
+    """Lay out the same and more for every run."""
+    cell = lambda name, digits: lambda row: number(row[0][name], digits)
+    columns = _reconstruction_columns() | {
+        "seeds": lambda row: f"seed {row[0]['seed']}",
+        "PSNR composite, dB (paper: 36.07, Obama)": cell("psnr", 2),
+        "PSNR lips, dB": cell("psnr_lips", 2),
+        "SSIM": cell("ssim", 4),
+        "mouth gain": lambda row: number(row[0].get("mouth_gain"), 2),
+        "sync lag, frames (confidence)": lambda row: (
+            f"{number(row[0]['sync_lag_frames'], 0)} ({number(row[0]['sync_conf'])})"
         ),
-        "frames a second (paper: 66.36)": lambda c: f"{_number(c['render_fps'], 0)}, {c['device']}",
+        "frames a second (paper: 66.36)": lambda row: (
+            f"{number(row[0]['render_fps'], 0)}, {row[0]['device']}"
+        ),
     }
-    return markdown(columns, cases)
+    rows = [[case] for case in sorted(cases, key=lambda c: c["set"])]
+    return markdown(columns, rows)
+
+
+def _reconstruction_columns() -> dict[str, Callable[[list[dict]], str]]:
+    """Columns of runs that differ in their seed."""
+    of = lambda name, digits: lambda row: shown(spread_of([c[name] for c in row]), digits)
+    return {
+        "clip (set)": lambda row: f"{row[0]['video']} ({row[0]['set']})",
+        "preset, px": lambda row: f"{row[0]['preset']}, {row[0]['width']}",
+        "seeds": lambda row: str(len(row)),
+        "seconds trained, held out": lambda row: (
+            f"{row[0]['seconds_trained']:.1f}, {row[0]['seconds_held_out']:.1f}"
+        ),
+        "PSNR head (mean / nearest frame), dB": lambda row: (
+            f"**{of('psnr_head', 2)(row)}** ({row[0]['baseline_mean_frame']:.2f} / "
+            f"{row[0]['baseline_nearest_frame']:.2f})"
+        ),
+        "head's share of the picture": of("head_fraction", 2),
+        "LPIPS": of("lpips", 4),
+        "LMD, px": of("lmd", 2),
+        "mouth r (shifted p95)": lambda row: (
+            f"{of('mouth_r', 2)(row)} ({of('mouth_r_shift_p95', 2)(row)})"
+        ),
+        "silence, percentile": of("mouth_silence_percentile", 0),
+        "commit": lambda row: row[0]["commit"][:7],
+    }
+
+
+PEER_METRICS = {
+    "psnr_head": ("PSNR head, dB", 2),
+    "psnr": ("PSNR composite, dB", 2),
+    "psnr_lips": ("PSNR lips, dB", 2),
+    "psnr_frame": ("PSNR of whole frames, dB", 2),
+    "ssim": ("SSIM", 4),
+    "lpips": ("LPIPS", 4),
+    "lmd": ("LMD, px", 2),
+    "mouth_r": ("mouth r", 2),
+    "mouth_gain": ("mouth gain (1 is the true mouth's)", 2),
+    "blink_r": ("blink r (an input's echo)", 2),
+}
+"""Of the comparison with the original's code: label and digits."""
+
+
+def beside_the_original(cases: list[dict]) -> list[dict]:
+    """Pick our runs on the dataset folder that the original's code was trained on."""
+    theirs = peer("quality")
+    same = lambda case: all(case[name] == theirs[name] for name in ("video", "preset", "width"))
+    return list(filter(same, cases))
+
+
+def peers(cases: list[dict]) -> str:
+    """Ours beside the original's code, trained on the very same dataset folder."""
+    theirs, ours = peer("quality"), beside_the_original(cases)
+    best = {"psnr_head": max(theirs["psnr_head_by_deformation_step"].values())}
+    columns = {
+        "": lambda name: PEER_METRICS[name][0],
+        f"`{theirs['preset']}`, {len(ours)} seeds": lambda name: shown(
+            spread_of([case.get(name) for case in ours]), PEER_METRICS[name][1]
+        ),
+        "the original's code, at its best step": lambda name: number(best.get(name)),
+        "at its end": lambda name: number(theirs["at_the_end"][name], PEER_METRICS[name][1]),
+    }
+    note = f"The original's code: measured apart, {theirs['measured']}. {theirs['conditions']}."
+    return markdown(columns, list(PEER_METRICS)) + "\n\n" + note
 
 
 def _settings(cases: list[dict]) -> list[tuple[str, list[dict], list[dict]]]:
@@ -101,6 +134,7 @@ def _ablations(cases: list[dict]) -> str:
         "variant": lambda r: f"`{r[1][0]['variant']}`",
         "seeds": lambda r: str(len(r[1])),
     } | {metric.label: cell(metric) for metric in QUALITY}
+    columns["commit"] = lambda r: ", ".join(sorted({case["commit"][:7] for case in r[1]}))
     return markdown(columns, _settings(cases))
 
 
@@ -129,17 +163,17 @@ def _cross_driven(cases: list[dict]) -> str:
         "poses": lambda c: c["poses"],
         "frames": lambda c: str(c["frames"]),
         "sync lag, frames (confidence; true lag)": lambda c: (
-            f"{_number(c['sync_lag_frames'], 0)} ({_number(c['sync_conf'])}; "
-            f"{_number(c['sync_lag_true_frames'], 0)})"
+            f"{number(c['sync_lag_frames'], 0)} ({number(c['sync_conf'])}; "
+            f"{number(c['sync_lag_true_frames'], 0)})"
         ),
         "mouth and sound r (shifted p95; true)": lambda c: (
-            f"{_number(c['mouth_sound_r'])} ({_number(c['mouth_sound_r_shift_p95'])}; "
-            f"{_number(c['mouth_sound_r_true'])})"
+            f"{number(c['mouth_sound_r'])} ({number(c['mouth_sound_r_shift_p95'])}; "
+            f"{number(c['mouth_sound_r_true'])})"
         ),
-        "silence, percentile": lambda c: _number(c["mouth_silence_percentile"], 0),
-        "jitter, px": lambda c: _number(c["jitter_px"]),
+        "silence, percentile": lambda c: number(c["mouth_silence_percentile"], 0),
+        "jitter, px": lambda c: number(c["jitter_px"]),
         "LPIPS to the nearest frame (of true frames)": lambda c: (
-            f"{_number(c['lpips_nearest'], 3)} ({_number(c['lpips_nearest_true'], 3)})"
+            f"{number(c['lpips_nearest'], 3)} ({number(c['lpips_nearest_true'], 3)})"
         ),
     }
     return markdown(columns, cases)
@@ -161,8 +195,8 @@ def _point_density(cases: list[dict]) -> str:
         },
         "median size, thousandths": median("end", "size"),
         "median spacing, thousandths": median("end", "spacing"),
-        "PSNR of the last batches, dB": lambda c: _number(c["curve"]["psnr"][-1]),
-        "training, min": lambda c: _number(c["train_seconds"] and c["train_seconds"] / 60, 1),
+        "PSNR of the last batches, dB": lambda c: number(c["curve"]["psnr"][-1]),
+        "training, min": lambda c: number(c["train_seconds"] and c["train_seconds"] / 60, 1),
     }
     return markdown(columns, cases)
 
@@ -182,7 +216,7 @@ def _attention_map(cases: list[dict]) -> str:
             parts = [case["share"][token][region] for token in tokens]
             share = None if None in parts else sum(parts)
             moves = case["moves"].get(kind, {}).get(region)
-            return f"{_number(share)}, {_number(moves and 1000 * moves)}"
+            return f"{number(share)}, {number(moves and 1000 * moves)}"
 
         return show
 
@@ -193,138 +227,42 @@ def _attention_map(cases: list[dict]) -> str:
     return markdown(columns, rows)
 
 
-def _inference(cases: list[dict]) -> str:
-    """Times of drawing, with those of the original's code where it was measured."""
-    times = lambda name: (
-        lambda c: " / ".join(_number(c.get(f"{name}_p{q}_ms"), 3) for q in (50, 95, 99))
-    )
-    columns = {
-        "avatar": lambda c: c["name"],
-        "Gaussians, px, batch": lambda c: f"{c['gaussians']:,}, {c['size']}, {c['batch']}",
-        "ms a frame, calls without waiting": lambda c: _number(c["streaming_ms_a_frame"], 3),
-        "the original's code": lambda c: _number(c.get("original_ms_a_frame")),
-        "call alone, ms (p50 / p95 / p99)": times("call"),
-        "kernels of a call, ms": times("device"),
-        "with copies from and to the host, ms": times("host_call"),
-        "stages, us a frame": lambda c: ", ".join(
-            f"{name} {us:.0f}" for name, us in c.get("stages_us_a_frame", {}).items()
-        ),
-        "memory of a call and kept, MiB": lambda c: f"{c['memory_mb']:.0f}, {c['kept_mb']:.0f}",
-        "PSNR to float32, dB": lambda c: _number(c.get("psnr_to_float32_db"), 1),
-    }
-    return markdown(columns, cases)
-
-
-def _film(cases: list[dict]) -> str:
-    columns = {
-        "avatar": lambda c: f"{c['source']}, {c['gaussians']:,} Gaussians, {c['size']} px",
-        "speech, s": lambda c: f"{c['sound_s']:,}",
-        "sound features, s": lambda c: _number(c["features_s"]),
-        "features and drawing, s": lambda c: _number(c["draw_s"]),
-        "encoding, s": lambda c: f"{_number(c['encode_s'])} ({c['encoder']}, {c['cores']} cores)",
-        "the `render` command, s": lambda c: _number(c["render_command_s"]),
-    }
-    return markdown(columns, cases)
-
-
-def _stream_hour(cases: list[dict]) -> str:
-    columns = {
-        "avatar": lambda c: f"{c['source']}, {c['gaussians']:,} Gaussians, {c['size']} px",
-        "speech, s": lambda c: f"{c['seconds']:,.0f}",
-        "frames": lambda c: f"{c['frames']:,}",
-        "times real time": lambda c: f"{c['times_real_time']} ({c['device']}, {c['cores']} cores)",
-        "sound ahead of a frame, s": lambda c: _number(c["latency_s"]),
-        "then ready after, ms (p50 / p95 / p99)": lambda c: " / ".join(
-            _number(c[f"ready_p{q}_ms"], 1) for q in (50, 95, 99)
-        ),
-        "memory at the start, after a minute, before and after the end, MiB": lambda c: ", ".join(
-            f"{c['resident_mb'][at]:.0f}" for at in (0, 1, -2, -1)
-        ),
-    }
-    return markdown(columns, cases)
-
-
-def _training_kernels(cases: list[dict]) -> str:
-    """XLA's and Triton's times side by side."""
-    pairs = grouped(cases, "name").items()
-    columns = {
-        "work": lambda r: r["xla"]["name"],
-        "XLA, ms": lambda r: _number(r["xla"]["median_ms"], 3),
-        "Triton, ms": lambda r: _number(r["triton"]["median_ms"], 3),
-        "ratio": lambda r: f"{r['xla']['median_ms'] / r['triton']['median_ms']:.1f}x",
-    }
-    return markdown(columns, [{c["implementation"]: c for c in found} for _, found in pairs])
-
-
-def step_ms(case: dict) -> str:
-    """Median and spread of a training step's time."""
-    return f"{case['median_ms']:.1f} ({case['p10_ms']:.1f}-{case['p90_ms']:.1f})"
-
-
-def _scaling(cases: list[dict]) -> str:
-    """Each beside the fewest devices of its stage."""
-    groups = grouped(cases, "stage", "perceptual")
-
-    def gain(case: dict) -> str:
-        least = min(groups[case["stage"], case["perceptual"]], key=lambda c: c["devices"])
-        return f"{case['images_per_second'] / least['images_per_second']:.2f}x"
-
-    columns = {
-        "stage": lambda c: c["stage"],
-        "perceptual loss": lambda c: "yes" if c["perceptual"] else "no",
-        "preset, px": lambda c: f"{c['preset']}, {c['size']}",
-        "devices": lambda c: str(c["devices"]),
-        "frames a step": lambda c: str(c["batch"]),
-        "ms a step (p10-p90)": step_ms,
-        "images a second": lambda c: f"{c['images_per_second']:,.0f}",
-        "of the fewest devices": gain,
-    }
-    return markdown(columns, [case for group in groups.values() for case in group])
-
-
-def _whole_runs(cases: list[dict]) -> str:
-    """Each beside the others of its video, preset and size: the least of their last PSNRs."""
-    groups = grouped(cases, "video", "preset", "width")
-
-    def to_goal(case: dict) -> str:
-        group = groups[case["video"], case["preset"], case["width"]]
-        goal = min((c["course"][-1][1] for c in group if c["course"]), default=None)
-        if goal is None:
-            return "-"
-        return f"{_number(seconds_to(case['course'], goal), 1)} ({goal:.2f})"
-
-    def bits(case: dict) -> str:
-        hashes = case["state_sha256"]
-        alike = f", {max(map(hashes.count, hashes))} of {len(hashes)} runs"
-        return f"`{hashes[-1][:8]}`" + (alike if len(hashes) > 1 else "")
-
-    rate = lambda stage: lambda c: _number(c["images_per_second"].get(stage), 0)
-    columns = {
-        "video": lambda c: c["video"],
-        "preset, px, settings": lambda c: ", ".join(
-            [c["preset"], str(c["width"]), *(f"{k} {v}" for k, v in c["settings"].items())]
-        ),
-        "devices": lambda c: str(c["devices"]),
-        "from the command to the avatar, s": lambda c: (
-            ", ".join(_number(s, 0) for s in c["seconds"])
-            + (" (compiled anew)" if c["fresh"] else "")
-        ),
-        "images a second, static": rate("static"),
-        "deform": rate("deform"),
-        "s of steps to a training PSNR (of, dB)": to_goal,
-        "state_sha256": bits,
-    }
-    figure = lambda metric: lambda c: shown(spread_of([metric.value(c)]), metric.digits)
-    columns |= {metric.label: figure(metric) for metric in QUALITY[:4]}
-    columns |= {"device": lambda c: c["device"], "commit": lambda c: c["commit"][:7]}
-    return markdown(columns, cases)
-
-
 def _kill_training(cases: list[dict]) -> str:
     columns = {
         "kills": lambda c: str(c["kills"]),
         "runs that came to their end, all with the same hash": lambda c: str(c["finished_runs"]),
-        "an undisturbed run, s": lambda c: _number(c["undisturbed_s"], 1),
+        "an undisturbed run, s": lambda c: number(c["undisturbed_s"], 1),
         "state_sha256": lambda c: f"`{c['state_sha256'][:16]}`...",
     }
     return markdown(columns, cases[-1:])
+
+
+Maker = Callable[[list[dict]], str]
+
+TABLES: dict[str, tuple[str, Maker]] = {
+    "reconstruction": ("self_reconstruction", reconstruction),
+    "self_reconstruction": ("self_reconstruction", reconstruction_by_seed),
+    "peers": ("self_reconstruction", peers),
+    "ablations": ("ablations", _ablations),
+    "ablation_costs": ("ablations", _ablation_costs),
+    "cross_driven": ("cross_driven", _cross_driven),
+    "point_density": ("point_density", _point_density),
+    "attention_map": ("attention_map", _attention_map),
+    "kill_training": ("kill_training", _kill_training),
+} | tables_speed.TABLES
+"""By name: the file of its cases, and what makes the table of them."""
+
+
+def table(name: str) -> str:
+    """Return a table, with the experiment's figure where there is one of that name.
+
+    Raises:
+      ValueError: if no table has this name.
+    """
+    if name not in TABLES:
+        raise ValueError(f"no table is called {name!r}; there are {', '.join(TABLES)}")
+    file, make = TABLES[name]
+    cases = cases_of(file)
+    text = make(cases) if cases else f"*Not run yet: there is no `results/{file}.json`.*"
+    figure = FIGURES / f"{name}.png"
+    return text + (f"\n\n![{name}](figures/{name}.png)" if figure.exists() else "")

@@ -19,6 +19,7 @@ Nothing here knows of talking heads, and nothing here imports `egs_jax`.
 """
 
 from kernels.deform import deform
+from kernels.dispatch import implementations
 from kernels.planes import sample_planes
 from kernels.precompile import compile_kernels
 from kernels.rasterize import RasterizeAux, RasterizeOutput, rasterize
@@ -29,6 +30,7 @@ __all__ = [
     "RasterizeOutput",
     "compile_kernels",
     "deform",
+    "implementations",
     "mean_ssim",
     "rasterize",
     "sample_planes",

@@ -1,32 +1,100 @@
-"""Choice between implementations: whether Triton kernels can run here, and why not.
+"""Choice between implementations: what can run here, which one each kernel has, and why not Triton.
 
-This module can be imported without Triton.
+Nothing is chosen in silence: what `implementation=None` picks is logged once per process to the
+logger "kernels" (INFO; WARNING where a GPU is there and Triton was not taken), and
+`implementations` tells it. This module can be imported without Triton.
 """
 
 import importlib.util
+import logging
+import threading
 
 import jax
 
 from kernels import launch
 from kernels._checks import require
 
+KERNELS = ("decode_heads", "deform", "mean_ssim", "rasterize", "sample_planes")
+"""Public functions that have more than one implementation."""
 INSTALL = "pip install 'jax[cuda12]<0.12' jax-triton 'triton>=3.6,<3.9'"
+GPU_PLATFORMS = ("gpu", "cuda", "rocm")
+LEAST_CAPABILITY = (7, 0)
+"""What all kernels need: atomics with `.relaxed` do not assemble for older cards."""
+INTERPRETED = "Triton's interpreter runs kernels that are named, for tests"
+LOGGER = logging.getLogger("kernels")
+
+_choices: dict[str, list[str]] = {}
+"""What was picked in this process, by kernel, in order and without repetition."""
+_told: set[str] = set()
+_lock = threading.Lock()
+
+
+def uses_triton(kernel: str, implementation: str | None, obstacle: str | None) -> bool:
+    """Decide whether the Triton kernels of a call run, and remember it for `implementations`.
+
+    Args:
+      kernel: Name of the public function.
+      implementation: What its caller asked for: "xla", "triton", or None for the best.
+      obstacle: One line that says why the Triton kernels do not take these arguments; None if they
+        do.
+
+    Returns:
+      True for Triton, False for plain XLA.
+
+    Raises:
+      NotImplementedError: if Triton is asked for and cannot run.
+      ValueError: if the name makes no sense.
+    """
+    require(
+        implementation in (None, "xla", "triton"),
+        f"implementation: expected None, 'xla' or 'triton', got {implementation!r}",
+    )
+    if implementation == "xla":
+        _remember(kernel, "xla: asked for")
+        return False
+    if implementation == "triton":
+        if reason := why_not() or obstacle:
+            raise NotImplementedError(
+                f"{kernel}: implementation 'triton' cannot run here: {reason}; pass 'xla' or None"
+            )
+        _remember(kernel, "triton")
+        return True
+    obstacle_here = None if is_default() else why_not() or INTERPRETED
+    if obstacle_here or obstacle:
+        _remember(kernel, f"xla: {obstacle_here or obstacle}")
+        _tell_of_xla(kernel, obstacle_here, obstacle)
+        return False
+    _remember(kernel, "triton")
+    _tell(logging.INFO, f"{kernel}: Triton kernels")
+    return True
+
+
+def implementations() -> dict[str, str]:
+    """Return the implementation that every kernel had in this process, by name.
+
+    "triton", or "xla: " and why not Triton; both, with "; " between them, if calls differed. Of a
+    kernel that nothing has called yet: what this machine would pick, and ", not called yet".
+    """
+    here = "triton" if is_default() else f"xla: {why_not() or INTERPRETED}"
+    picked = dict.fromkeys(KERNELS, f"{here}, not called yet")
+    with _lock:
+        picked |= {kernel: "; ".join(choices) for kernel, choices in _choices.items()}
+    return dict(sorted(picked.items()))
 
 
 def why_not() -> str | None:
-    """One line that says why Triton kernels cannot run here and what to do; None if they can."""
+    """Say in one line why no Triton kernel can run here and what to do; None if they can."""
     missing = [name for name in ("triton", "jax_triton") if not importlib.util.find_spec(name)]
     if "triton" in missing:
         return f"triton is not installed ({INSTALL})"
     if launch.is_interpreting():
         return None
-    device = jax.config.jax_default_device or jax.devices()[0]
-    platform = device if isinstance(device, str) else device.platform
-    version = "" if isinstance(device, str) else device.client.platform_version
-    if platform not in ("gpu", "cuda") or "rocm" in version:
-        return f"it needs an NVIDIA GPU and JAX computes on {platform!r} ({INSTALL})"
-    if missing:
-        return f"jax-triton is not installed ({INSTALL})"
+    device = _device()
+    if device.platform not in ("gpu", "cuda") or "rocm" in device.client.platform_version:
+        return f"it needs an NVIDIA GPU and JAX computes on {device.platform!r} ({INSTALL})"
+    lacking = device_lacks()
+    if lacking or missing:
+        return lacking or f"jax-triton is not installed ({INSTALL})"
     try:
         launch.jax_triton()
     except Exception as error:  # an import of mismatched versions fails in many ways
@@ -36,41 +104,68 @@ def why_not() -> str | None:
 
 
 def is_default() -> bool:
-    """Whether Triton kernels are the best choice here: they run, and not in the interpreter."""
+    """Tell whether Triton kernels are the best choice here: they run, and not interpreted."""
     return not launch.is_interpreting() and why_not() is None
 
 
-def shared_memory() -> int:
-    """Shared memory that a program may have on this GPU [KiB]; in the interpreter, an H100's."""
-    known = {"8.0": 163, "8.7": 163, "9.0": 227, "10.0": 227, "10.3": 227}
-    capability = getattr(jax.devices()[0], "compute_capability", "9.0")
-    return known.get(capability, 99 if float(capability) >= 8 else 64)
+def device_lacks(
+    *, capability: tuple[int, int] = LEAST_CAPABILITY, shared_memory: int = 0
+) -> str | None:
+    """Say in one line what this GPU lacks for a kernel; None if nothing.
 
-
-def needs_shared_memory(kib: int) -> str | None:
-    """One line that says that this GPU has less shared memory than a kernel takes; else None."""
-    has = shared_memory()
-    if has >= kib:
-        return None
-    return f"it takes {kib} KiB of shared memory a program, this GPU has {has}"
-
-
-def picks(op: str, implementation: str | None, reason: str | None) -> bool:
-    """Whether the Triton kernels of `op` run, of which `reason` says why they cannot.
-
-    Raises:
-      NotImplementedError: if they are asked for and cannot.
-      ValueError: if the name makes no sense.
+    Args:
+      capability: Least compute capability, by the instructions that the kernel has.
+      shared_memory: What a program takes [KiB].
     """
-    require(
-        implementation in (None, "xla", "triton"),
-        f"implementation: expected None, 'xla' or 'triton', got {implementation!r}",
-    )
-    if implementation is None:
-        return is_default() and reason is None
-    reason = implementation == "triton" and (why_not() or reason)
-    if reason:
-        raise NotImplementedError(
-            f"{op}: implementation 'triton' cannot run here: {reason}; pass 'xla' or None"
+    own = _capability()
+    if own < capability:
+        needed, has = (".".join(map(str, version)) for version in (capability, own))
+        return f"it needs a GPU of compute capability {needed}, this one has {has}"
+    if shared_memory_of(own) < shared_memory:
+        return (
+            f"it takes {shared_memory} KiB of shared memory a program, this GPU has "
+            f"{shared_memory_of(own)}"
         )
-    return implementation == "triton"
+    return None
+
+
+def shared_memory_of(capability: tuple[int, int]) -> int:
+    """Return the shared memory that a program may have on GPUs of a compute capability [KiB]."""
+    known = {(8, 0): 163, (8, 7): 163, (9, 0): 227, (10, 0): 227, (10, 3): 227}
+    return known.get(capability, 99 if capability >= (8, 0) else 64)
+
+
+def _capability() -> tuple[int, int]:
+    """Compute capability of the device; an H100's where there is no GPU, for the interpreter."""
+    major, minor = getattr(_device(), "compute_capability", "9.0").split(".")
+    return int(major), int(minor)
+
+
+def _device() -> jax.Device:
+    device = jax.config.jax_default_device
+    if isinstance(device, str):
+        return jax.devices(device)[0]
+    return device or jax.devices()[0]
+
+
+def _remember(kernel: str, choice: str) -> None:
+    with _lock:
+        choices = _choices.setdefault(kernel, [])
+        if choice not in choices:
+            choices.append(choice)
+
+
+def _tell_of_xla(kernel: str, obstacle_here: str | None, obstacle: str | None) -> None:
+    level = logging.WARNING if _device().platform in GPU_PLATFORMS else logging.INFO
+    if obstacle_here:  # concerns all kernels: told of the first
+        _tell(level, f"no Triton kernels, plain XLA instead: {obstacle_here}")
+    else:
+        _tell(level, f"{kernel}: plain XLA instead of Triton kernels, slower: {obstacle}")
+
+
+def _tell(level: int, message: str) -> None:
+    with _lock:
+        if message in _told:
+            return
+        _told.add(message)
+    LOGGER.log(level, message)

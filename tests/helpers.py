@@ -171,3 +171,34 @@ def largest_file(size):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+FRAME_BITS = 10  # a frame's number is drawn as this many black or white bars
+
+
+def numbered(number: int, height: int = 48, width: int = 160) -> np.ndarray:
+    """A picture that carries its number in bars, legible after any codec."""
+    bars = np.asarray([(number >> bit) & 1 for bit in range(FRAME_BITS)], np.uint8) * 235
+    row = np.repeat(bars, width // FRAME_BITS)
+    row = np.pad(row, (0, width - row.size))
+    return np.ascontiguousarray(np.broadcast_to(row[None, :, None], (height, width, 3)))
+
+
+def number_of(image: np.ndarray) -> int:
+    """The number that a picture of `numbered` carries."""
+    width = image.shape[1] // FRAME_BITS
+    centers = np.arange(FRAME_BITS) * width + width // 2
+    return sum(int(image[image.shape[0] // 2, x, 1] > 110) << bit for bit, x in enumerate(centers))
+
+
+def speech(seconds: float, seed: int = 0) -> np.ndarray:
+    """Noise whose loudness goes up and down, [S] at 16 kHz."""
+    rng = np.random.default_rng(seed)
+    count = round(seconds * 16_000)
+    loudness = 0.1 + 0.1 * np.sin(2 * np.pi * 3 * np.arange(count) / 16_000)
+    return (loudness * rng.standard_normal(count)).astype(np.float32)
+
+
+def tone(seconds: float, rate: int, hertz: float = 440.0) -> np.ndarray:
+    """A sine at half of full scale, [S]."""
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype("f4")

@@ -8,18 +8,23 @@ from helpers import ROOT, micro_config, voice
 
 from egs_jax.data.dataset import Dataset
 from egs_jax.media.audio_file import write_wav
+from egs_jax.media.clock import SAMPLE_RATE
 from egs_jax.runtime.errors import InputError
-from egs_jax.speech.features import SAMPLE_RATE
 from experiments import (
     _common,
+    _numbers,
     bench_film,
     bench_inference,
     bench_training,
     readme,
     stream_hour,
     tables,
+    tables_speed,
 )
 from experiments._common import RESULTS, commit, record, spread
+from experiments._peers import peer
+from experiments._runs import cases_of
+from experiments._summary import spread_of
 
 
 def test_record_says_where_it_ran(tmp_path):
@@ -53,23 +58,79 @@ def test_every_result_has_commit_device_and_cases(path):
 
 
 @pytest.mark.parametrize("path", readme.FILES, ids=lambda p: p.parent.name)
-def test_readme_tables_come_from_the_results(path):
+def test_readmes_are_up_to_date_with_the_results(path):
     text = path.read_text()
-    assert readme.filled(text, readme.FILES[path]()) == text, "run python -m experiments.readme"
+    assert readme.filled(text) == text, "run python -m experiments.readme"
 
 
-def test_tables_are_filled_between_their_marks():
-    made = readme.tables()
-    marks = [f"<!-- table:{name} -->\nold\n<!-- end:{name} -->\nb\n" for name in made]
-    filled = readme.filled("a\n" + "".join(marks), made)
-    assert "old" not in filled and filled.startswith("a\n")
-    assert filled.count("\nb\n") == len(marks)
-    assert "| static |" in filled
-    with pytest.raises(ValueError, match="add the lines <!-- table:training"):
-        readme.filled(marks[0], made)
+def test_every_table_has_a_place():
+    texts = "".join(path.read_text() for path in readme.FILES)
+    assert not [name for name in tables.TABLES if f"<!-- table:{name} -->" not in texts]
 
 
-def test_rasterizer_tables_pair_ours_with_the_peers(monkeypatch):
+def test_tables_and_numbers_are_filled_between_their_marks():
+    text = (
+        "a <!--n:call_ratio.1-->9x<!--/--> and <!--n:peer.ssim--><!--/--> b\n"
+        "<!-- table:training -->\nold\n<!-- end:training -->\nc\n"
+    )
+    filled = readme.filled(text)
+    assert filled.startswith("a <!--n:call_ratio.1-->6.7x<!--/--> and <!--n:peer.ssim-->0.9711<!")
+    assert "| static |" in filled and "old" not in filled and filled.endswith("-->\nc\n")
+    assert readme.filled(filled) == filled
+    for wrong, message in (
+        ("<!-- table:training -->\n", "a table has an opening mark but no closing one"),
+        ("<!--n:kills-->200", "a number has an opening mark but no closing one"),
+        ("<!--n:no-->200<!--/-->", "no number is called 'no'"),
+        ("<!-- table:no -->\n<!-- end:no -->", "no table is called 'no'"),
+        ("<!-- table:film -->\n<!-- end:inference -->", "table film is closed as inference"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            readme.filled(wrong)
+
+
+def test_every_number_can_be_made():
+    made = {name: make() for name, make in _numbers.numbers().items()}
+    assert not [name for name, text in made.items() if not text]
+    assert made["original_ms.16"] == "1.68" and made["obama.paper.seconds_trained"] == "15.0"
+
+
+def test_the_map_of_rooms_is_that_of_the_package():
+    rows = readme.rooms().splitlines()[2:]
+    assert rows[0].startswith("| [`runtime`](egs_jax/runtime) | what every room needs")
+    assert [row for row in rows if "(egs_jax/config.py)" in row]
+    for row in rows:
+        assert (readme.ROOT / row.split("](")[1].split(")")[0]).exists()
+
+
+def test_what_is_said_of_the_original_is_so():
+    """README says: not ahead of it in PSNR, behind it in SSIM, ahead in LPIPS."""
+    ours, theirs = tables.beside_the_original(cases_of("self_reconstruction")), peer("quality")
+    assert len(ours) == 3
+    mean = lambda name: spread_of([case[name] for case in ours])
+    best = max(theirs["psnr_head_by_deformation_step"].values())
+    assert abs(mean("psnr_head").mean - best) < mean("psnr_head").std
+    assert mean("ssim").mean < theirs["at_the_end"]["ssim"]
+    assert mean("lpips").mean < theirs["at_the_end"]["lpips"]
+    assert "| PSNR head, dB | 31.08 ± 0.07 | 31.05 | 30.84 |" in tables.table("peers")
+    assert "| SSIM | 0.9680 ± 0.0002 | - | 0.9711 |" in tables.table("peers")
+
+
+def test_calls_that_are_waited_for_stand_beside_the_originals():
+    def case(batch, **more):
+        times = {f"{name}_p{q}_ms": 0.5 * batch for name in ("call", "host_call", "device")
+                 for q in (50, 95, 99)}  # fmt: skip
+        about = dict(name="synthetic head, paper", gaussians=50_000, size=512, batch=batch)
+        return about | times | dict(streaming_ms_a_frame=0.1, memory_mb=1, kept_mb=2) | more
+
+    rows = tables_speed._inference([case(1), case(4), case(16, size=1024)]).splitlines()
+    assert "| **0.500** | 3.60 (**7.2x**) |" in rows[2]
+    assert "| **0.500** | - |" in rows[3] and "| **0.500** | - |" in rows[4]
+    assert "measured apart" in rows[-1] and "2.90 ms a frame at batch 1" in rows[-1]
+    trained = case(1, name="trained on a film")
+    assert tables_speed.original_of(trained) is None
+
+
+def test_rasterizer_tables_pair_ours_with_the_peers():
     def case(name, batch, us, **more):
         keys = ("fwd_us", "fwd_kernel_us", "fwd_bwd_us", "fwd_bwd_kernel_us")
         shape = dict(name=name, n=50_000, size=512, px=1.6, batch=batch, fwd_bwd_memory_mb=us)
@@ -79,16 +140,13 @@ def test_rasterizer_tables_pair_ours_with_the_peers(monkeypatch):
         case("ours", 1, 20.0, fwd_bwd_stages_us={"blend": 2.0, "sums": 9.0}, fwd_floor_us=[7, 8]),
         case("gsplat", 1, 50.0, fwd_bwd_stages_us={"blend": 5.0, "torch": 1.0}),
     ]
-    monkeypatch.setattr(readme, "_cases", lambda name: cases if "raster" in name else [])
-    tables = readme.tables()
-    assert "| 50,000, 512, 1.6 | 1 | 20 / 50 (**2.5x**) |" in tables["rasterizer"]
-    rows = tables["stages"].splitlines()
+    assert "| 50,000, 512, 1.6 | 1 | 20 / 50 (**2.5x**) |" in tables_speed._rasterizer(cases)
+    rows = tables_speed._stages(cases).splitlines()
     assert rows[0] == "| us a frame | 1 frame: ours | 1 frame: gsplat |"
     assert rows[2:5] == ["| sums | 9.0 | - |", "| blend | 2.0 | 5.0 |", "| torch | - | 1.0 |"]
     assert rows[-1] == "| forward alone: floor, estimated | 7-8 | - |"
-    del cases[1]
     with pytest.raises(ValueError, match="shorter"):
-        readme.tables()
+        tables_speed._rasterizer(cases[:1])
 
 
 def test_training_steps_are_measured_in_both_stages(painted):
@@ -106,7 +164,9 @@ def test_more_devices_stand_beside_the_fewest():
         run = dict(stage="deform", perceptual=perceptual, preset="paper", size=512)
         return run | times | dict(devices=devices, batch=8 * devices, images_per_second=rate)
 
-    rows = tables._scaling([case(2, 1500.0), case(1, 800.0), case(2, 1900.0, False)]).splitlines()
+    rows = tables_speed._scaling(
+        [case(2, 1500.0), case(1, 800.0), case(2, 1900.0, False)]
+    ).splitlines()
     gains = [row.split("|")[-2].strip() for row in rows[2:]]
     assert gains == ["1.88x", "1.00x", "1.00x"] and "| 2 | 16 | 10.7 (10.7-10.7) |" in rows[2]
 
@@ -141,9 +201,15 @@ def test_inference_is_measured_on_any_machine(tmp_path):
     assert case["streaming_ms_a_frame"] > 0 and case["memory_mb"] > 0
     assert case["psnr_to_float32_db"] > 80
     assert figure == tmp_path / "figures" / "inference.png"
-    figure.unlink()
-    assert bench_inference.main(["--plot-only", *folders]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_figure_of_inference_is_drawn_from_its_results(tmp_path):
+    folders = ["--out", str(RESULTS), "--figures", str(tmp_path)]
+    figure = bench_inference.main(["--plot-only", *folders])
+    assert figure == tmp_path / "inference.png" and figure.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(InputError, match="no results yet"):
         bench_inference.main(["--plot-only", "--out", str(tmp_path / "other"), *folders[2:]])
     with pytest.raises(InputError, match="--tiny: its numbers"):
         bench_inference.main(["--tiny"])
+    with pytest.raises(InputError, match="--calls: got 0"):
+        bench_inference.main(["--calls", "0"])

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-import shutil
+import subprocess
 import sys
 
 import cv2
@@ -13,10 +13,11 @@ from helpers import fill_shapes, voice
 
 from egs_jax.avatar import precomputed as prepared
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.config import PRESETS
-from egs_jax.config_text import options
+from egs_jax.config import PRESETS, preset
+from egs_jax.config_text import options, to_json
 from egs_jax.data.dataset import Dataset
-from egs_jax.media.audio_file import SAMPLE_RATE, write_wav
+from egs_jax.media.audio_file import write_wav
+from egs_jax.media.clock import SAMPLE_RATE
 from egs_jax.model.attention import mix
 from egs_jax.runtime.errors import InputError, TrainingError
 from experiments import (
@@ -29,10 +30,13 @@ from experiments import (
     point_density,
     self_reconstruction,
     tables,
+    tables_speed,
 )
+from experiments._clips import CLIPS, set_of
 from experiments._common import require_triton
 from experiments._regions import REGIONS, region_means, regions_of, spacing
-from experiments._summary import QUALITY, Spread, paired, seconds_to, shown, spread_of
+from experiments._runs import shrunk
+from experiments._summary import QUALITY, Spread, grouped, paired, seconds_to, shown, spread_of
 from kernels import dispatch
 
 PNG = b"\x89PNG"
@@ -136,20 +140,82 @@ def test_cross_driven_measures_every_speech_and_pose(series, painted, tmp_path):
     np.testing.assert_array_equal(hush.viewmats, lent(frames).viewmats)
 
 
-def test_self_reconstruction_draws_what_it_measured(performer_dataset, series, tmp_path):
-    folder = tmp_path / "work" / "performer"
-    shutil.copytree(series.run, folder / "tiny-0")  # finished: only measured once more
-    (folder / "dataset").symlink_to(performer_dataset.folder)
+def finished_run(place, painted, seed=0):
+    """A run folder such as training and measuring on the painted clip leave it."""
+    config = shrunk(preset("tiny", data_dir=str(painted.resolve()), seed=seed))
+    measured = {"source": {"name": "painted.mp4", "sha256": "0" * 64}, "seconds_trained": 0.8,
+                "given": ["pose"], "mouth_r": None, "mouth_r_shift_p95": None, "psnr_head": 30.0,
+                "baseline_mean_frame": 20.0, "baseline_nearest_frame": 25.123456}  # fmt: skip
+    lines = [{"step": n, "stage": stage, "steps_per_second": 2.0}
+             for n, stage in ((2, "static"), (4, "deform"))]  # fmt: skip
+    files = {
+        "config.json": to_json(config),
+        "eval.json": json.dumps(measured),
+        "metrics.jsonl": "".join(json.dumps(line) + "\n" for line in lines),
+        "environment.json": json.dumps({"jax": "0.11.2", "commit": "c" * 40}),
+    }
+    place.mkdir(parents=True)
+    for name, text in files.items():
+        (place / name).write_text(text)
+    return place
+
+
+def test_self_reconstruction_draws_what_was_measured(painted, tmp_path):
+    run = finished_run(tmp_path / "work" / "painted" / "tiny-0", painted)
     folders = ["--out", str(tmp_path), "--figures", str(tmp_path)]
-    command = [str(performer_dataset.video), "--tiny", "--work", str(tmp_path / "work"), *folders]
-    path = self_reconstruction.main(command)
+    # A finished run is neither trained nor measured again.
+    command = [str(painted), "--tiny", "--work", str(tmp_path / "work"), *folders]
+    drawn = self_reconstruction.main(command).read_bytes()
     [case] = cases_of(tmp_path, "self_reconstruction")
-    assert (case["video"], case["preset"]) == ("performer", "tiny shortened")
-    same = cases_of(series.results, "ablations")[0]
-    assert case["psnr_head"] == same["psnr_head"]  # the same seed, steps and clip
-    drawn = path.read_bytes()
-    path.unlink()
+    assert case == dict(
+        video="painted", source_sha256="0" * 64, set="dev", preset="tiny", seed=0,
+        train_seconds=2.0, seconds_trained=0.8, given=["pose"], mouth_r=None,
+        mouth_r_shift_p95=None, psnr_head=30.0, baseline_mean_frame=20.0,
+        baseline_nearest_frame=25.1235, versions={"jax": "0.11.2"}, commit="c" * 40,
+    )  # fmt: skip
+    figure = tmp_path / "self_reconstruction.png"
+    figure.unlink()
     assert self_reconstruction.main(["--plot-only", *folders]).read_bytes() == drawn
+    (tmp_path / "self_reconstruction.json").unlink()
+    self_reconstruction.main(["--collect", str(run), *folders])  # from files alone
+    assert cases_of(tmp_path, "self_reconstruction") == [case]
+    (run / "eval.json").unlink()
+    with pytest.raises(InputError, match="tiny-0: not measured yet"):
+        self_reconstruction.main(["--collect", str(run), *folders])
+
+
+def test_jobs_share_a_gpu_and_one_that_fails_stops_no_other(painted, tmp_path, monkeypatch):
+    started = []
+
+    def process(command, env, **_):
+        started.append((command, env))
+        seed = command[command.index("--seeds") + 1]
+        return subprocess.CompletedProcess(command, int(seed == "1"))
+
+    monkeypatch.setattr(self_reconstruction.subprocess, "run", process)
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "")
+    where = ["--work", str(tmp_path), "--out", str(tmp_path), "--figures", str(tmp_path)]
+    arguments = [str(painted), "--presets", "fast", "paper", "--seeds", "0", "1", "--jobs", "3"]
+    parsed = self_reconstruction._parser()
+    found = _runs.parsed(parsed, [*arguments, *where])
+    done, failed = self_reconstruction.run_all(found)
+    names = lambda paths: sorted(path.name for path in paths)
+    assert names(done) == ["fast-0", "paper-0"] and names(failed) == ["fast-1.log", "paper-1.log"]
+    assert len(started) == 4
+    for command, env in started:
+        assert command[3] == str(painted) and "--only-run" in command
+        assert env["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.300"
+
+
+def test_only_two_films_are_report_clips():
+    by_set = {name: {c.name for c in CLIPS.values() if c.set == name} for name in ("dev", "report")}
+    assert by_set["report"] == {"andrew_256_25s", "feifei_256_15s"}
+    assert by_set["dev"] == {"obama_bp_450_25fps_20s", "tedlieu_256_60s"}
+    hashes = {clip.name: sha for sha, clip in CLIPS.items()}
+    assert set_of(hashes["feifei_256_15s"]) == "report" and set_of("0" * 64) == "dev"
+    for case in _runs.earlier("self_reconstruction"):
+        assert case["source_sha256"] == hashes[case["video"]]
+        assert case["set"] == set_of(case["source_sha256"])
 
 
 def test_variants_differ_from_the_base_by_what_they_say():
@@ -175,7 +241,11 @@ def test_variants_differ_from_the_base_by_what_they_say():
         (attention_map.main, ["nowhere"], "nowhere: not a run folder"),
         (attention_map.main, ["nowhere", "--frames", "0"], "--frames: got 0, expected at least"),
         (cross_driven.main, ["nowhere", "x.wav", "--seconds", "0"], "--seconds: got 0.0"),
-        (self_reconstruction.main, [], "name a VIDEO"),
+        (self_reconstruction.main, [], "name a CLIP"),
+        (self_reconstruction.main, ["x", "--jobs", "0"], "--jobs: got 0, expected at least 1"),
+        (self_reconstruction.main, ["--collect", "no"], "no: not measured yet (no eval.json)"),
+        (bench_runs.main, ["x", "--set", "devices"], "--set: got 'devices', expected NAME=VALUE"),
+        (bench_runs.main, ["x", "--repeat", "0"], "--repeat: got 0"),
         (ablations.main, ["x", "--tiny", "--out", "x"], "name other folders by --out and --fig"),
         (attention_map.main, ["x", "--tiny"], "stay out of the results; name other folders"),
     ],
@@ -231,7 +301,7 @@ def made_case(variant, seed, **values):
                    mouth_r_shift_p95=0.4, mouth_silence_percentile=10.0)  # fmt: skip
     about = dict(variant=variant, seed=seed, dataset="clip", preset="fast", size=256,
                  static_steps=3, deform_steps=5, num_gaussians=100, device="cpu",
-                 train_seconds=None, source_sha256="",
+                 train_seconds=None, source_sha256="", commit="0123456789",
                  parameters={"planes": 1, "networks": 2, "per_frame": 3})  # fmt: skip
     return about | numbers | values
 
@@ -242,14 +312,49 @@ def test_differences_are_those_of_the_same_seed(monkeypatch):
     assert spread_of([1.0, None, 3.0]) == Spread(2.0, pytest.approx(2**0.5), 2)
     assert paired(other, base, QUALITY[0]) == Spread(-0.25, pytest.approx(0.125**0.5), 2)
     assert shown(None, 2) == "-" and shown(Spread(1.0, None, 1), 1, signed=True) == "+1.0"
-    monkeypatch.setattr(tables, "earlier", lambda name: base + other if name == "ablations" else [])
-    made = tables.tables()
+    monkeypatch.setattr(tables, "cases_of", lambda name: base + other if name[0] == "a" else [])
+    made = {name: tables.table(name) for name in ("ablations", "ablation_costs", "cross_driven")}
     assert "| `paper` | 3 | 31.00 ± 1.00 |" in made["ablations"]
     assert "| `mlp` | 2 | 31.25 ± 0.35 (-0.25 ± 0.35) |" in made["ablations"]
     rows = [line for line in made["ablations"].splitlines() if line.startswith("|")]
     assert "| 0.70 | 0.30 |" in rows[-1].replace(" (+0.00)", "")
     assert "| 3 + 5 | 1 | 2 | 3 | 100 ± 0 | - | cpu |" in made["ablation_costs"]
     assert made["cross_driven"] == "*Not run yet: there is no `results/cross_driven.json`.*"
+
+
+def test_a_case_takes_the_place_of_an_earlier_one(tmp_path):
+    key = lambda case: (case["name"],)
+    for case in ({"name": "a"}, {"name": "b"}, {"name": "a", "more": 1, "commit": "known"}):
+        cases = _runs.add_case("made_up", case, key, tmp_path)
+    assert cases == cases_of(tmp_path, "made_up")
+    assert [case["name"] for case in cases] == ["a", "b"]
+    assert cases[0]["more"] == 1 and cases[0]["commit"] == "known"
+
+
+def test_what_is_said_of_the_ablations_is_so():
+    """If one fails: the verdicts above the table in experiments/README.md are to be rewritten."""
+    rows = {
+        name: group for (name,), group in grouped(_runs.cases_of("ablations"), "variant").items()
+    }
+    metric = {m.label: m for m in QUALITY}
+
+    def gap(variant, label):
+        found = paired(rows[variant], rows["paper"], metric[label])
+        assert found.count == 3
+        return 0.0 if abs(found.mean) <= found.std else found.mean
+
+    assert gap("no_static", "PSNR head, dB") < 0 < gap("no_static", "LPIPS")
+    for mlp in ("mlp", "mlp_wide"):
+        assert gap(mlp, "mouth r") < 0 < gap(mlp, "LMD, px")
+        assert abs(gap(mlp, "PSNR head, dB")) < 0.1
+    assert gap("parity", "PSNR head, dB") < 0 < gap("parity", "LPIPS")
+    assert gap("parity", "mouth r less shifted p95") < 0 < gap("parity", "LMD, px")
+    for variant in ("ppe_off", "cross", "dense", "bspline"):
+        assert abs(gap(variant, "PSNR head, dB")) < 0.1 and gap(variant, "LPIPS") > -0.0005
+        assert gap(variant, "mouth r") == 0 or variant == "cross"
+    longer, off = rows["long_window"], rows["long_window_ppe_off"]
+    pair = paired(off, longer, metric["mouth r"])
+    assert abs(pair.mean) <= pair.std
 
 
 def test_a_check_ends_with_its_status_and_without_a_gpu_in_one_line(monkeypatch, capsys):
@@ -299,11 +404,7 @@ def test_whole_trainings_have_the_same_bits(performer_dataset, tmp_path):
     assert min(case["seconds"]) > 1 and case["frames_a_step"] == {"static": 1, "deform": 4}
     assert case["psnr_head"] > 0 and len(case["images_per_second"]) == 1
     assert case["settings"] == {"schedule.batch": "4", "schedule.static_steps": "0"}
-    assert "2 of 2 runs" in tables._whole_runs([case])
-    with pytest.raises(InputError, match="--set: got 'devices', expected NAME=VALUE"):
-        bench_runs.main([*command, "--set", "devices"])
-    with pytest.raises(InputError, match="--repeat: got 0"):
-        bench_runs.main([*command, "--repeat", "0"])
+    assert "2 of 2 runs" in tables_speed._whole_runs([case])
     with pytest.raises(TrainingError, match="status 2; see"):
         bench_runs.main([*command, "--set", "devices=64"])
 

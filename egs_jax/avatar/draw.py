@@ -16,11 +16,12 @@ from jaxtyping import Array, UInt8
 import kernels
 from egs_jax.avatar import precomputed as prepared
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.avatar.drive import FPS, SpeechDrive
+from egs_jax.avatar.drive import SpeechDrive
 from egs_jax.avatar.precomputed import Prepared
 from egs_jax.config import Config
 from egs_jax.media.audio_file import read_audio
-from egs_jax.speech.features import SAMPLE_RATE, extract_features
+from egs_jax.media.clock import FPS, SAMPLE_RATE
+from egs_jax.speech.features import extract_features
 from egs_jax.types import Drive, RenderOutput
 
 

@@ -13,7 +13,6 @@ from egs_jax.data.dataset import Dataset
 from egs_jax.speech.features import feature_windows
 from egs_jax.types import Drive
 
-FPS = 25
 EASE = 12
 """Frames over which the playback of poses slows down before it turns."""
 BLINK_BLOCK = 100

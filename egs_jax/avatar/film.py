@@ -15,20 +15,19 @@ from jaxtyping import UInt8
 
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import num_video_frames
-from egs_jax.avatar.drive import FPS
 from egs_jax.avatar.stream import IN_FLIGHT, draw_all, speech_batches, warm_up
 from egs_jax.media.audio_file import stream_audio
+from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.media.encoder_process import EncoderProcess
 from egs_jax.media.video_writer import feed
 from egs_jax.runtime.consent import CONSENT
 from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.prefetch import ahead
 from egs_jax.runtime.progress import progress
-from egs_jax.speech.features import SAMPLE_RATE
 
 
-def speak(avatar: Avatar, audio_path: str | Path) -> Iterator[UInt8[np.ndarray, "H Wd 3"]]:
-    """Frames of a speech of any length, as it is read, in constant memory.
+def draw_speech(avatar: Avatar, audio_path: str | Path) -> Iterator[UInt8[np.ndarray, "H Wd 3"]]:
+    """Draw the frames of a speech of any length, as it is read, in constant memory.
 
     Raises:
       InputError: if the file cannot be read as sound.
@@ -60,7 +59,7 @@ def render_video(run_dir: str | Path, audio_path: str | Path, out_path: str | Pa
     with EncoderProcess(out_path.resolve(), *size, FPS, SAMPLE_RATE) as film:
         total = num_video_frames(sum(len(chunk) for chunk in stream_audio(audio_path)))
         with progress(total, "render", "frame") as bar:
-            frames = bar.track(speak(avatar, audio_path), task_id=0)
+            frames = bar.track(draw_speech(avatar, audio_path), task_id=0)
             feed(film, frames, FPS, stream_audio(audio_path), SAMPLE_RATE)
     print(f"{out_path}: {total / FPS:.1f} s. {CONSENT}")
 

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from egs_jax.avatar.token_kernels.frame_tokens import frame_tokens
-from egs_jax.avatar.token_kernels.weights import token_weights, why_not_token_kernels
+from egs_jax.avatar.token_kernels.weights import token_weights, uses_token_kernels
 from egs_jax.config import Config
 from egs_jax.model import forward as model
 from egs_jax.model.attention import dynamic_mix
@@ -83,7 +83,7 @@ def _prepare(
     weights = replace(weights, heads=weights.heads.with_harmonics(active))
     dtype = operand_dtype(weights, _implementation(config))
     weights, static = weights.astype(dtype), jax.tree.map(lambda v: v.astype(dtype), static)
-    packed = why_not_token_kernels(config) is None
+    packed = uses_token_kernels(config)
     return Prepared(
         canonical=cloud,
         features=features,

@@ -1,7 +1,5 @@
 """Speech in chunks of any size -> frames with timestamps, live or from a file, with the same bits.
 
-Before: `audio` (features of a stream), `drive`, `infer`; after: `render`.
-
 Frames are always drawn in the same batches by one compiled program (on a CPU: one by one),
 however the sound arrives. A block of ten feature rows makes five frames ready; these are a batch.
 Frame i has place (i + lead) mod 5, where `lead` frames are missing from the first block: the rows
@@ -21,18 +19,12 @@ from jaxtyping import Float, Int, UInt8
 
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import Pictures, compile_kernels, draw
-from egs_jax.avatar.drive import FPS, compose
+from egs_jax.avatar.drive import compose
 from egs_jax.media.audio_file import LARGEST_PEAK, RATES
+from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.runtime.environment import usable_cores
 from egs_jax.runtime.errors import InputError
-from egs_jax.speech.features import (
-    AUDIO_FEATURES,
-    BATCH,
-    HOP_ROWS,
-    HOP_SAMPLES,
-    SAMPLE_RATE,
-    FeatureStream,
-)
+from egs_jax.speech.features import AUDIO_FEATURES, BATCH, HOP_ROWS, HOP_SAMPLES, FeatureStream
 from egs_jax.types import Drive
 
 MICRO_BATCH = HOP_ROWS * FPS // 50
@@ -76,7 +68,7 @@ class Drawing(NamedTuple):
 
 
 class SpeechBatches:
-    """Turns 16 kHz sound into batches to draw, in constant memory."""
+    """A stream from 16 kHz sound to batches to draw, in constant memory."""
 
     def __init__(self, avatar: Avatar):
         """Start at sample 0 and frame 0."""
@@ -122,7 +114,7 @@ class SpeechBatches:
 
 
 def lead_frames(window_frames: int) -> int:
-    """Frames by which 50 Hz rows must be ahead of the frames that they make ready."""
+    """Return how many frames 50 Hz rows must be ahead of the frames that they make ready."""
     return 2 + window_frames - window_frames // 2
 
 
@@ -139,7 +131,7 @@ def latency(avatar: Avatar) -> float:
 
 
 def speech_batches(avatar: Avatar, chunks: Iterable[np.ndarray]) -> Iterator[MicroBatch]:
-    """Batches of a whole speech, given as 16 kHz chunks, in constant memory."""
+    """Yield the batches of a whole speech, given as 16 kHz chunks, in constant memory."""
     batches, waiting = SpeechBatches(avatar), np.zeros(0, np.float32)
     for chunk in chunks:
         waiting = np.concatenate([waiting, chunk])
@@ -152,7 +144,7 @@ def speech_batches(avatar: Avatar, chunks: Iterable[np.ndarray]) -> Iterator[Mic
 
 @functools.cache
 def _workers() -> tuple[concurrent.futures.ThreadPoolExecutor, int]:
-    """Threads that draw, and how many frames a thread draws at once.
+    """Return the threads that draw, and how many frames a thread draws at once.
 
     A CPU draws a frame a core: several cores in one frame are kept busy poorly (measured on two
     cores, `fast` preset: 40 ms a frame instead of 55).
@@ -199,7 +191,7 @@ def fetch(drawing: Drawing) -> Iterator[StreamFrame]:
 
 
 def draw_all(avatar: Avatar, batches: Iterable[MicroBatch]) -> Iterator[StreamFrame]:
-    """The frames of all batches, `IN_FLIGHT` of which are drawn while another is taken."""
+    """Yield the frames of all batches; `IN_FLIGHT` of them are drawn while another is taken."""
     drawing: collections.deque[Drawing] = collections.deque()
     for batch in batches:
         drawing.append(dispatch(avatar, batch))
@@ -210,7 +202,7 @@ def draw_all(avatar: Avatar, batches: Iterable[MicroBatch]) -> Iterator[StreamFr
 
 
 class Stream:
-    """Draws an avatar as it speaks sound that arrives bit by bit.
+    """A live avatar, drawn as it speaks sound that arrives bit by bit.
 
         stream = egs_jax.Stream(avatar, sample_rate=48_000)
         for chunk in microphone:
@@ -352,7 +344,7 @@ class Stream:
 
 
 def _resampler(rate: int) -> Any:
-    """From `rate` to 16 kHz; None where there is nothing to do."""
+    """Return a resampler from `rate` to 16 kHz, or None where there is nothing to do."""
     if rate == SAMPLE_RATE:
         return None
     import soxr  # noqa: PLC0415
@@ -361,7 +353,7 @@ def _resampler(rate: int) -> Any:
 
 
 def _resampling_delay(rate: int) -> float:
-    """Longest time for which sound stays in the resampler [s]."""
+    """Return the longest time for which sound stays in the resampler [s]."""
     resampler, given, delay = _resampler(rate), 0, 0.0
     step = np.zeros(rate // 1000, np.float32)
     for count in range(1, 500 if resampler else 0):
@@ -371,7 +363,7 @@ def _resampling_delay(rate: int) -> float:
 
 
 def _checked(samples: Any) -> Float[np.ndarray, " S"]:
-    """Sound as float32, or an `InputError`."""
+    """Return sound as float32, or raise an `InputError`."""
     try:
         samples = np.asarray(samples)
     except ValueError:  # ragged

@@ -12,7 +12,6 @@ import jax
 import numpy as np
 
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.config import Config
 from egs_jax.data.dataset import Dataset
 from egs_jax.evaluation import metrics
 from egs_jax.evaluation.baselines import baseline_figures
@@ -24,7 +23,7 @@ from egs_jax.evaluation.report import print_figures, write_report
 from egs_jax.evaluation.signals import lid_figures, mouth_figures, sync_figures
 from egs_jax.face.landmarks import FaceLandmarker
 from egs_jax.runtime.files import write_atomically
-from kernels import dispatch
+from kernels import implementations
 
 
 def evaluate(run_dir: str | Path, split: str = "val") -> dict:
@@ -47,6 +46,7 @@ def evaluate(run_dir: str | Path, split: str = "val") -> dict:
         | {"jitter_px": _jitter(data), "render_fps": Figure(frames_per_second(avatar, frames))}
     )
     result = {
+        "source": {name: data.meta["source"][name] for name in ("name", "sha256")},
         "split": split,
         "frames": len(frames),
         "width": data.width,
@@ -56,7 +56,7 @@ def evaluate(run_dir: str | Path, split: str = "val") -> dict:
         **values,
         "num_gaussians": int(np.sum(avatar.alive)),
         "device": jax.devices()[0].device_kind,
-        "kernels": _kernels(avatar.config),
+        "kernels": implementations(),
         "notes": notes,
     }
     write_atomically(run_dir / "eval.json", json.dumps(result, indent=2))
@@ -78,9 +78,3 @@ def _jitter(dataset: Dataset) -> Figure:
     """The dataset's own, of its poses; no property of the renders."""
     jitter = dataset.meta.get("tracking", {}).get("jitter_px")
     return Figure(jitter, "not in the dataset" if jitter is None else None)
-
-
-def _kernels(config: Config) -> dict[str, str]:
-    """Implementation of the rasterizer that drew the frames."""
-    triton = dispatch.picks("rasterize", config.rasterizer, None)
-    return {"rasterize": "triton" if triton else "xla"}

@@ -5,7 +5,7 @@ import html
 from pathlib import Path
 from typing import Any
 
-import cv2
+import imageio.v3 as imageio
 import numpy as np
 
 from egs_jax.runtime.consent import CONSENT
@@ -88,8 +88,7 @@ def _table(result: dict) -> str:
 
 
 def _picture(caption: str, image: np.ndarray) -> str:
-    _, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    encoded = base64.b64encode(data.tobytes()).decode()
+    encoded = base64.b64encode(imageio.imwrite("<bytes>", image, extension=".png")).decode()
     return (
         f'<figure><img src="data:image/png;base64,{encoded}" alt="">'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"

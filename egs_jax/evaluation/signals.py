@@ -18,8 +18,8 @@ from egs_jax.evaluation.renders import rendered_frames
 from egs_jax.face.landmarks import FaceLandmarker
 from egs_jax.face.mesh import eye_openness, mouth_opening
 from egs_jax.media.audio_file import read_audio
+from egs_jax.media.clock import SAMPLE_RATE
 from egs_jax.runtime.progress import progress
-from egs_jax.speech.features import SAMPLE_RATE
 
 SILENT_FRAMES = 32
 """Training frames rendered under silence."""

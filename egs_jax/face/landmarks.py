@@ -5,12 +5,11 @@ decoding, non-maximum suppression, region of interest and tracking are written h
 detected once, then each frame's region comes from the landmarks of the frame before, until the
 presence score falls.
 
-Conventions: images uint8 [H, W, 3] RGB; positions are pixels with pixel centres at integer + 0.5,
+Conventions: images uint8 [H, W, 3] RGB; positions are pixels with pixel centers at integer + 0.5,
 so that x / W is in [0, 1] (checked on the network: mirroring an image maps x to W - x); z has the
 scale of x and y, grows away from the camera and is 0 near the middle of the face.
 
-Place in the pipeline: preprocessing, after decoding and before cropping, pose and masks. The index
-groups, the canonical mesh and the mouth and eye measures come from `face_mesh`.
+The index groups, the canonical mesh and the mouth and eye measures are in `mesh`.
 """
 
 import math
@@ -33,38 +32,15 @@ MIN_DETECTION_SCORE = 0.5
 MIN_PRESENCE = 0.5
 NMS_IOU = 0.3
 
-# The points that the blendshape network reads, in its order.
-_BLENDSHAPE_POINTS = np.array(
-    [0, 1, 4, 5, 6, 7, 8, 10, 13, 14, 17, 21, 33, 37, 39, 40, 46, 52, 53, 54, 55, 58, 61, 63, 65]
-    + [66, 67, 70, 78, 80, 81, 82, 84, 87, 88, 91, 93, 95, 103, 105, 107, 109, 127, 132, 133, 136]
-    + [144, 145, 146, 148, 149, 150, 152, 153, 154, 155, 157, 158, 159, 160, 161, 162, 163, 168]
-    + [172, 173, 176, 178, 181, 185, 191, 195, 197, 234, 246, 249, 251, 263, 267, 269, 270, 276]
-    + [282, 283, 284, 285, 288, 291, 293, 295, 296, 297, 300, 308, 310, 311, 312, 314, 317]
-    + [318, 321, 323, 324, 332, 334, 336, 338, 356, 361, 362, 365, 373, 374, 375, 377, 378, 379]
-    + [380, 381, 382, 384, 385, 386, 387, 388, 389, 390, 397, 398, 400, 402, 405, 409, 415, 454]
-    + [466, 468, 469, 470, 471, 472, 473, 474, 475, 476, 477]
-)
-BLENDSHAPE_NAMES = (
-    "_neutral browDownLeft browDownRight browInnerUp browOuterUpLeft browOuterUpRight cheekPuff "
-    "cheekSquintLeft cheekSquintRight eyeBlinkLeft eyeBlinkRight eyeLookDownLeft eyeLookDownRight "
-    "eyeLookInLeft eyeLookInRight eyeLookOutLeft eyeLookOutRight eyeLookUpLeft eyeLookUpRight "
-    "eyeSquintLeft eyeSquintRight eyeWideLeft eyeWideRight jawForward jawLeft jawOpen jawRight "
-    "mouthClose mouthDimpleLeft mouthDimpleRight mouthFrownLeft mouthFrownRight mouthFunnel "
-    "mouthLeft mouthLowerDownLeft mouthLowerDownRight mouthPressLeft mouthPressRight mouthPucker "
-    "mouthRight mouthRollLower mouthRollUpper mouthShrugLower mouthShrugUpper mouthSmileLeft "
-    "mouthSmileRight mouthStretchLeft mouthStretchRight mouthUpperUpLeft mouthUpperUpRight "
-    "noseSneerLeft noseSneerRight"
-).split()
-
 
 @dataclass(frozen=True)
 class Roi:
     """A rotated square of the image that the landmark network looks at."""
 
     center_x: float
-    """Centre [pixels]."""
+    """Center [pixels]."""
     center_y: float
-    """Centre [pixels]."""
+    """Center [pixels]."""
     size: float
     """Side [pixels]."""
     angle: float
@@ -108,8 +84,6 @@ class Face:
     """Presence of a face in the region, in [0, 1]."""
     roi: Roi
     """The region that was looked at."""
-    blendshapes: Float[np.ndarray, "52"] | None = None
-    """Expression weights in [0, 1], in the order of `BLENDSHAPE_NAMES`, if asked for."""
 
     @property
     def box(self) -> np.ndarray:
@@ -119,7 +93,7 @@ class Face:
 
 
 class FaceLandmarker:
-    """Finds faces and their landmarks; holds the loaded networks and no other state.
+    """A finder of faces and their landmarks: the loaded networks and no other state.
 
     Typical use::
 
@@ -129,14 +103,11 @@ class FaceLandmarker:
             face = landmarker.track(frame, face)   # None where no face is seen
     """
 
-    def __init__(
-        self, task_path: str | Path | None = None, *, blendshapes: bool = False, threads: int = 2
-    ):
+    def __init__(self, task_path: str | Path | None = None, *, threads: int = 2):
         """Load the networks.
 
         Args:
           task_path: The task file; by default the pinned one, fetched if needed.
-          blendshapes: Also compute the 52 expression weights of each face.
           threads: CPU threads of each network.
 
         Raises:
@@ -152,9 +123,6 @@ class FaceLandmarker:
 
         self._detector = load("face_detector.tflite", DETECTOR_SIZE, DETECTOR_SIZE, 3)
         self._landmarker = load("face_landmarks_detector.tflite", LANDMARK_SIZE, LANDMARK_SIZE, 3)
-        self._expressions = None
-        if blendshapes:
-            self._expressions = load("face_blendshapes.tflite", len(_BLENDSHAPE_POINTS), 2)
         self._anchors = _anchors()
 
     @typechecked
@@ -171,7 +139,7 @@ class FaceLandmarker:
         side = max(height, width)
         crop = _crop(rgb, Roi(width / 2, height / 2, side, 0.0), DETECTOR_SIZE, border_black=True)
         outputs = self._detector(crop / 127.5 - 1.0)
-        raw = outputs["regressors"][0].reshape(-1, 8, 2) / DETECTOR_SIZE  # centre, size, 6 points
+        raw = outputs["regressors"][0].reshape(-1, 8, 2) / DETECTOR_SIZE  # center, size, 6 points
         scores = _sigmoid(outputs["classificators"][0, :, 0])
         keep = scores >= MIN_DETECTION_SCORE
         points = raw[keep] + self._anchors[keep][:, None, :]
@@ -228,11 +196,7 @@ class FaceLandmarker:
         landmarks[:, :2] = raw[:, :2] @ affine[:, :2].T + affine[:, 2][None, :]
         landmarks[:, 2] = raw[:, 2] * roi.size
         score = float(_sigmoid(outputs["Identity_1"].reshape(())))
-        expression = None
-        if self._expressions is not None:
-            points = landmarks[_BLENDSHAPE_POINTS, :2]
-            expression = next(iter(self._expressions(points).values()))
-        return Face(landmarks, score, roi, expression)
+        return Face(landmarks, score, roi)
 
 
 def roi_of_detection(detection: Detection) -> Roi:
@@ -255,7 +219,7 @@ def roi_of_landmarks(landmarks: Float[np.ndarray, "478 3"]) -> Roi:
 
 
 def _angle(direction: np.ndarray) -> float:
-    """Angle of a vector from +x towards +y [radians]."""
+    """Return the angle of a vector from +x towards +y [radians]."""
     return math.atan2(float(direction[1]), float(direction[0]))
 
 
@@ -267,7 +231,7 @@ def _crop(rgb: np.ndarray, roi: Roi, side: int, *, border_black: bool = False) -
     fine = side * factor
     affine = roi.to_image()
     affine[:, :2] /= fine  # index of the fine crop -> image, still with pixel corners at integers
-    affine[:, 2] += 0.5 * affine[:, :2].sum(1) - 0.5  # cv2 has pixel centres at integers
+    affine[:, 2] += 0.5 * affine[:, :2].sum(1) - 0.5  # cv2 has pixel centers at integers
     crop = cv2.warpAffine(
         image,
         affine,
@@ -281,7 +245,7 @@ def _crop(rgb: np.ndarray, roi: Roi, side: int, *, border_black: bool = False) -
 
 
 def _anchors() -> np.ndarray:
-    """Centres [896, 2] of the detector's cells in [0, 1]: 2 of 16x16, then 6 of 8x8."""
+    """Return the centers [896, 2] of the detector's cells in [0, 1]: 2 of 16x16, then 6 of 8x8."""
     grids = []
     for cells, repeats in ((16, 2), (8, 6)):
         line = (np.arange(cells) + 0.5) / cells
@@ -291,7 +255,7 @@ def _anchors() -> np.ndarray:
 
 
 def _merge_overlapping(rows: np.ndarray, scores: np.ndarray) -> list[tuple[np.ndarray, float]]:
-    """Weighted non-maximum suppression: average each cluster of rows, the first 4 being the box."""
+    """Average each cluster of overlapping rows by score; the first 4 numbers are the box."""
     left = np.argsort(-scores, kind="stable")
     merged = []
     while left.size:
@@ -306,7 +270,7 @@ def _merge_overlapping(rows: np.ndarray, scores: np.ndarray) -> list[tuple[np.nd
 
 
 def _iou(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Intersection over union of one box with [N] others; rows may be longer than 4."""
+    """Return intersection over union of one box with [N] others; rows may be longer than 4."""
     low = np.maximum(box[None, :2], boxes[:, :2])
     high = np.minimum(box[None, 2:4], boxes[:, 2:4])
     common = np.prod(np.clip(high - low, 0, None), axis=1)
@@ -315,5 +279,5 @@ def _iou(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def _sigmoid(logit: np.ndarray) -> np.ndarray:
-    """Logistic function, safe against overflow."""
+    """Return the logistic function, safe against overflow."""
     return 1.0 / (1.0 + np.exp(-np.clip(logit, -80.0, 80.0)))

@@ -1,11 +1,8 @@
 """The 478-point face topology: index groups, canonical mesh, mouth and eye measures.
 
 Point numbers are those of the face landmark network: 0..467 are the vertices of the canonical face
-mesh, 468..472 and 473..477 the irises (centre first). "Right" and "left" are the person's own; the
+mesh, 468..472 and 473..477 the irises (center first). "Right" and "left" are the person's own; the
 right eye is on the left of an unmirrored image.
-
-Place in the pipeline: constants and pure functions used by `landmarks` (which finds the points)
-and by everything after it (pose, lips rectangle, blink, evaluation).
 """
 
 import zipfile
@@ -111,12 +108,12 @@ def eye_openness(landmarks: Float[np.ndarray, "*T L 3"]) -> Float[np.ndarray, "*
 
 
 def _distance(landmarks: np.ndarray, first: int, second: int) -> np.ndarray:
-    """Distance of two points, [*T]."""
+    """Return the distance of two points, [*T]."""
     return np.linalg.norm(landmarks[..., first, :] - landmarks[..., second, :], axis=-1)
 
 
 def _pair_distances(landmarks: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Distances of pairs of points, [*T, number of pairs]."""
+    """Return the distances of pairs of points, [*T, number of pairs]."""
     difference = landmarks[..., pairs[:, 0], :] - landmarks[..., pairs[:, 1], :]
     return np.linalg.norm(difference, axis=-1)
 
@@ -125,7 +122,7 @@ class CanonicalMesh(NamedTuple):
     """The average face that belongs to the landmark network."""
 
     vertices: Float[np.ndarray, "468 3"]
-    """Centimetres; +x to the person's left (right of the image), +y up, +z out of the face."""
+    """Centimeters; +x to the person's left (right of the image), +y up, +z out of the face."""
     triangles: Int[np.ndarray, "898 3"]
     """Vertex numbers, counter-clockwise seen from the front; eyes and mouth are closed."""
     uv: Float[np.ndarray, "468 2"]

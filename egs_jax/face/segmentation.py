@@ -4,7 +4,6 @@
 data with non-commercial terms, so the user names the file and this project never fetches it.
 
 Conventions: images uint8 [H, W, 3] RGB; masks have the size of the image.
-Place in the pipeline: preprocessing, after `landmarks` and before the dataset folder is written.
 """
 
 from pathlib import Path
@@ -46,7 +45,7 @@ FACE_CLASSES = (
 
 
 class PersonSegmenter:
-    """Tells people from the background."""
+    """A network that tells people from the background."""
 
     def __init__(self, path: str | Path | None = None, *, threads: int = 2):
         """Load the network.
@@ -77,7 +76,7 @@ class PersonSegmenter:
 
 
 class FaceParser:
-    """Names the part of the face that each pixel shows."""
+    """A network that names the part of the face that each pixel shows."""
 
     def __init__(self, path: str | Path, *, threads: int = 2):
         """Load the network.

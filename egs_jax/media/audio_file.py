@@ -1,12 +1,7 @@
-"""Sound files in and out: any audio or video file as mono float32 on the video's clock.
+"""Sound files in and out: any audio or video file as mono float32 on the video's `clock`.
 
-The clock. Time 0 is the container's `start_time`, the smallest start over its streams, as in
-`video_reader`: sample k is the sound at k / sample_rate seconds, frame k the picture at k / fps.
 Late starts and gaps become silence, overlaps are cut, so picture and sound stay together (within
-half a video frame) however long the file is.
-
-Place in the pipeline: `preprocess` and `render` read sound here; `speech.features` makes features
-of it (and exports these functions). PyAV decodes, soxr resamples; no program is started.
+half a video frame) however long the file is. PyAV decodes, soxr resamples; no program is started.
 """
 
 import os
@@ -20,10 +15,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from egs_jax.media.clock import SAMPLE_RATE
 from egs_jax.runtime.errors import MAY_NOT_READ, InputError
 from kernels._checks import require
-
-SAMPLE_RATE = 16_000
 
 _TIME_TOLERANCE = 0.02  # s: half a video frame; Matroska and FLV round their timestamps to 1 ms
 _LARGEST_GAP = 3600.0  # s: a longer jump is a broken clock, not a pause
@@ -121,7 +115,7 @@ def _decode(path: Path) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def _wav_seconds(path: Path) -> float:
-    """Length that a wav's header promises [s], for which ffmpeg takes the file's; 0 if none."""
+    """Return the length that a wav's header promises [s], which ffmpeg ignores; 0 if none."""
     with path.open("rb") as file:
         head, byte_rate = file.read(12), 0
         while head[:4] == b"RIFF" and head[8:] == b"WAVE" and len(chunk := file.read(8)) == 8:

@@ -1,11 +1,7 @@
 """Video files in: pictures picked by their timestamps, errors that name file and cause.
 
-Place in the pipeline: the first thing `preprocess` does. PyAV only; no program is started.
-
-The clock. Time 0 of a file is the `start_time` of its container: the smallest start over its
-streams. Frame k of `read_frames` is the picture nearest to k / fps seconds on that clock, and
-`speech.features` counts its samples from the same zero, so frame k and sample k / fps * rate belong
-together whatever the rates, offsets and gaps of the file. Nothing is ever stretched.
+Frame k of `read_frames` is the picture nearest to k / fps seconds on the `clock`, on which sound
+is read, too. PyAV decodes; no program is started.
 
 Pictures are uint8 [H, W, 3] RGB, contiguous (a decoder pads its rows; the padding is cut away
 here), upright (display matrix applied), with square pixels, 8 bits and SDR whatever the file held.
@@ -24,10 +20,8 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, VideoReformatter
 
 from egs_jax.media.audio_file import open_media
-from egs_jax.media.video_writer import VideoWriter, write_video
+from egs_jax.media.clock import FPS
 from egs_jax.runtime.errors import InputError
-
-__all__ = ["VideoInfo", "VideoWriter", "probe", "read_frames", "write_video"]
 
 PathLike = str | os.PathLike
 # Seconds; on a tie the earlier picture wins, also when a container rounds times to milliseconds.
@@ -36,25 +30,25 @@ _LARGEST_GAP = 30.0  # seconds between two pictures; more is a broken clock, not
 _TRUNCATION_SLACK = 0.5  # seconds a container's header may claim beyond its last packet
 _HDR_TRANSFERS = (16, 18)  # SMPTE 2084 (PQ) and ARIB STD-B67 (HLG)
 _PICTURE_FORMATS = ("image2", "tty", "gif")  # opened as videos by the library, never meant so
-_UNSPECIFIED = 2  # the decoder's "colour matrix not stated"
+_UNSPECIFIED = 2  # the decoder's "color matrix not stated"
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video file is.
+    """The properties of a video file.
 
     Attributes:
-        path: The file.
-        width: Pixels across, upright and with square pixels.
-        height: Pixels down, likewise.
-        fps: Nominal rate (the container's best guess of the camera's rate).
-        average_fps: Pictures divided by duration.
-        variable_rate: Whether the gaps between pictures vary by more than a quarter.
-        duration: Seconds from time 0 of the clock to the end of the last picture.
-        rotation: Degrees clockwise the stored picture is turned for display (0, 90, 180, 270;
-            mirrored files count as 0 or 90).
-        has_audio: Whether the file has a sound track.
-        codec: Name of the video codec.
+      path: The file.
+      width: Pixels across, upright and with square pixels.
+      height: Pixels down, likewise.
+      fps: Nominal rate (the container's best guess of the camera's rate).
+      average_fps: Pictures divided by duration.
+      variable_rate: Whether the gaps between pictures vary by more than a quarter.
+      duration: Seconds from time 0 of the clock to the end of the last picture.
+      rotation: Degrees clockwise the stored picture is turned for display (0, 90, 180, 270;
+        mirrored files count as 0 or 90).
+      has_audio: Whether the file has a sound track.
+      codec: Name of the video codec.
     """
 
     path: Path
@@ -68,7 +62,7 @@ class VideoInfo:
     has_audio: bool
     codec: str
 
-    def num_frames(self, fps: float = 25.0) -> int:
+    def num_frames(self, fps: float = FPS) -> int:
         """Return how many frames `read_frames(path, fps)` gives, by the file's header."""
         return max(1, round(self.duration * fps))
 
@@ -77,16 +71,16 @@ def probe(path: PathLike) -> VideoInfo:
     """Read a video's header and first picture.
 
     Args:
-        path: The file; any container and codec that FFmpeg reads.
+      path: The file; any container and codec that FFmpeg reads.
 
     Returns:
-        The file's properties.
+      The file's properties.
 
     Raises:
-        InputError: Missing, empty, truncated, damaged, not a video, or without a video stream.
+      InputError: Missing, empty, truncated, damaged, not a video, or without a video stream.
     """
     with _opened(path) as (container, stream):
-        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+        rate = stream.average_rate or stream.guessed_rate or Fraction(FPS)
         first = next(_decoded(path, container, stream), None)
         if first is None:
             raise InputError(f"{path}: the video stream holds no pictures; export the video again")
@@ -111,7 +105,7 @@ def probe(path: PathLike) -> VideoInfo:
 
 
 def read_frames(
-    path: PathLike, fps: float = 25.0, max_seconds: float | None = None
+    path: PathLike, fps: float = FPS, max_seconds: float | None = None
 ) -> Iterator[np.ndarray]:
     """Give a video's pictures at a constant rate, picked by timestamp.
 
@@ -120,17 +114,17 @@ def read_frames(
     the nearest. Memory does not grow with the video.
 
     Args:
-        path: The file.
-        fps: Rate to give.
-        max_seconds: Stop after this many seconds of the clock.
+      path: The file.
+      fps: Rate to give.
+      max_seconds: Stop after this many seconds of the clock.
 
     Returns:
-        An iterator of contiguous uint8 [H, W, 3] RGB arrays, each its own memory; round(duration *
-        fps) of them.
+      An iterator of contiguous uint8 [H, W, 3] RGB arrays, each its own memory; round(duration *
+      fps) of them.
 
     Raises:
-        InputError: At the call when the file cannot be opened, from the iterator when it is damaged
-            further in or cut short.
+      InputError: At the call when the file cannot be opened, from the iterator when it is damaged
+        further in or cut short.
     """
     with _opened(path):  # complain at the call, not at the first frame
         pass
@@ -141,7 +135,7 @@ def read_frames(
 def _resampled(path: PathLike, fps: float) -> Iterator[np.ndarray]:
     with _opened(path) as (container, stream):
         convert = _Converter(stream)
-        usual_gap = float(1 / (stream.average_rate or Fraction(25)))
+        usual_gap = float(1 / (stream.average_rate or Fraction(FPS)))
         zero = (container.start_time or 0) / av.time_base
         count, held, time, gap = 0, None, 0.0, usual_gap
         for frame in _decoded(path, container, stream):
@@ -240,10 +234,10 @@ def _decoded(
 
 
 class _Converter:
-    """Turn decoded pictures into upright, square-pixelled, contiguous 8-bit RGB."""
+    """A function from decoded pictures to upright, square-pixeled, contiguous 8-bit RGB."""
 
     def __init__(self, stream: av.VideoStream):
-        # One for the whole video: it holds the colour tables, which take 1.6 s to build for HDR.
+        # One for the whole video: it holds the color tables, which take 1.6 s to build for HDR.
         self._reformatter = VideoReformatter()
         ratio = stream.sample_aspect_ratio
         self._ratio = float(ratio) if ratio else 1.0
@@ -293,7 +287,7 @@ def _stream_end(container: av.container.InputContainer, stream: av.VideoStream) 
 
 
 def _variable_rate(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
-    """Whether gaps between pictures vary: by the whole index, or by the next 300 packets."""
+    """Tell if gaps between pictures vary: by the whole index, or by the next 300 packets."""
     if stream.frames and len(stream.index_entries) == stream.frames:
         ticks = [entry.timestamp for entry in stream.index_entries]
     else:

@@ -1,31 +1,32 @@
-"""Writing mp4 files with sound: H.264 and AAC, constant memory, all or nothing.
+"""Write mp4 files with sound: H.264 and AAC, constant memory, all or nothing.
 
-Place in the pipeline: the last thing `render` does. Public names are re-exported by
-`video_reader`. Frame k is shown at k / fps seconds, sample n sounds at n / sample_rate seconds of
-the same clock.
+Frame k is shown at k / fps seconds, sample n sounds at n / sample_rate seconds of the same clock.
+The encoders run in threads of their own inside ffmpeg; `encoder_process` puts a whole writer into
+a process of its own.
 """
 
-import collections
 import contextlib
 import errno
 import functools
 import itertools
 import os
 import tempfile
-import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, Protocol
 
 import av
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
+from jaxtyping import Float, UInt8
 
+from egs_jax.media.clock import FPS
 from egs_jax.runtime.errors import InputError
 
 PathLike = str | os.PathLike
+Picture = UInt8[np.ndarray, "H Wd 3"]
+Sound = Float[np.ndarray, " S"]
 Encoder = Literal["libx264", "h264_nvenc"]
 # Name of the constant quality, and what else is set. (x264, a talking head at 450 px on two cores:
 # 343 frames a second with "fast", 790 with "veryfast", which needs 17 instead of 18 for the same
@@ -34,10 +35,8 @@ _QUALITY = {
     "libx264": ("crf", ("preset", "veryfast")),
     "h264_nvenc": ("cq", ("preset", "p5"), ("rc", "vbr"), ("b", "0")),
 }
-_CONVERTERS = 4
-"""Threads that turn colours into those of films; they let go of Python's lock meanwhile."""
 _ALIGNED = 64
-"""Pixels of which a row in memory has a multiple."""
+"""Number of pixels of which a row in memory has a multiple."""
 _SOUND_EVERY = 25
 """Pictures between two pieces of sound."""
 # Every player and site takes 48 kHz AAC; lower rates are refused by some.
@@ -46,14 +45,14 @@ OUTPUT_RATE = 48_000
 
 @functools.cache
 def best_encoder(width: int, height: int) -> Encoder:
-    """NVIDIA's encoder if it can be opened on this machine for pictures of this size, else x264.
+    """Return NVIDIA's encoder if this machine can open it for pictures of this size, else x264.
 
-    Cards for data centres (A100, H100, H200) have none.
+    Cards for data centers (A100, H100, H200) have none.
     """
     try:
         context = av.CodecContext.create("h264_nvenc", "w")
         context.width, context.height = width + width % 2, height + height % 2
-        context.pix_fmt, context.time_base = "yuv420p", Fraction(1, 25)
+        context.pix_fmt, context.time_base = "yuv420p", Fraction(1, FPS)
         context.open()
     except (av.error.FFmpegError, av.codec.codec.UnknownCodecError, OSError):
         return "libx264"
@@ -61,26 +60,26 @@ def best_encoder(width: int, height: int) -> Encoder:
 
 
 class VideoWriter:
-    """Write an mp4 (H.264 yuv420p, AAC) that plays everywhere, constant memory, all or nothing.
+    """A context manager that writes an mp4 (H.264 yuv420p, AAC) that plays everywhere.
 
-    A context manager: the file appears under its name only when the block ends without an error;
-    until then it lies beside it under a temporary name, which is removed on any error. Give
-    pictures and sound about alternately (`write_video` does).
+    The file appears under its name only when the block ends without an error; until then it lies
+    beside it under a temporary name, which is removed on any error. Memory stays constant if
+    pictures and sound come about alternately (`feed` does that).
 
     Args:
-        path: Where to write; its folder must exist.
-        width: Pixels across; an odd size is made even by repeating the last column.
-        height: Pixels down, likewise.
-        fps: Pictures a second.
-        sample_rate: Samples a second of the sound to come, None for a silent film.
-        crf: Constant quality, 0 (x264: lossless) to 51.
-        encoder: "libx264" or "h264_nvenc" (NVIDIA's, where the card has it); None picks.
-        temporary: From `temporary_beside`, if somebody else made it.
+      path: Where to write; its folder must exist.
+      width: Pixels across; an odd size is made even by repeating the last column.
+      height: Pixels down, likewise.
+      fps: Pictures a second.
+      sample_rate: Samples a second of the sound to come, None for a silent film.
+      crf: Constant quality, 0 (x264: lossless) to 51.
+      encoder: "libx264" or "h264_nvenc" (NVIDIA's, where the card has it); None picks.
+      temporary: From `temporary_beside`, if somebody else made it.
 
     Raises:
-        InputError: The folder is missing or cannot be written.
-        OSError: The disk is full or fails (one line, with the system's number and the file's name),
-            or the encoder asked for cannot run.
+      InputError: if the folder is missing or cannot be written.
+      OSError: if the disk is full or fails (one line, with the system's number and the file's
+        name), or the encoder asked for cannot run.
     """
 
     def __init__(
@@ -88,7 +87,7 @@ class VideoWriter:
         path: PathLike,
         width: int,
         height: int,
-        fps: float = 25.0,
+        fps: float = FPS,
         sample_rate: int | None = None,
         crf: int = 17,
         encoder: Encoder | None = None,
@@ -103,10 +102,7 @@ class VideoWriter:
             crf,
         )
         self._frames = self._samples = 0
-        self._converters = ThreadPoolExecutor(_CONVERTERS)  # starts none before there is work
-        self._own = threading.local()  # a thread's converter
-        self._encoder_thread = ThreadPoolExecutor(1)  # encodes and writes, in order
-        self._waiting: collections.deque[Future[None]] = collections.deque()
+        self._reformatter = VideoReformatter()
 
     def __enter__(self) -> "VideoWriter":
         self._temporary = self._temporary or temporary_beside(self._path)
@@ -138,8 +134,8 @@ class VideoWriter:
             self._audio.bit_rate = 128_000
             self._resampler = av.AudioResampler(format="fltp", layout="mono", rate=OUTPUT_RATE)
 
-    def write_frame(self, frame: np.ndarray) -> None:
-        """Append one picture, uint8 [H, W, 3] RGB."""
+    def write_frame(self, frame: Picture) -> None:
+        """Append one RGB picture of the film's size."""
         width, height = self._size
         check_frame(frame, width, height)
         # Rows of whole cache lines are converted faster. `from_ndarray` would copy them one by one
@@ -151,35 +147,19 @@ class VideoWriter:
             rows[:height, width] = frame[:, -1]
         if height % 2:
             rows[height] = rows[height - 1]
-        picture = av.VideoFrame.from_numpy_buffer(rows, "rgb24", even[1])
-        picture.pts, picture.time_base = self._frames, 1 / self._fps
-        self._frames += 1
-        converted = self._converters.submit(self._convert, picture)
-        self._wait_for(2 * _CONVERTERS)
-        self._waiting.append(self._encoder_thread.submit(self._encode_frame, converted))
-
-    def _wait_for(self, most: int) -> None:
-        """Wait until at most so many pieces are to be encoded; raise what went wrong there."""
-        while len(self._waiting) > most:
-            self._waiting.popleft().result()
-
-    def _convert(self, picture: av.VideoFrame) -> av.VideoFrame:
-        if not hasattr(self._own, "reformatter"):
-            self._own.reformatter = VideoReformatter()
-        return self._own.reformatter.reformat(
-            picture,
+        picture = self._reformatter.reformat(
+            av.VideoFrame.from_numpy_buffer(rows, "rgb24", even[1]),
             format="yuv420p",
             dst_colorspace=Colorspace.ITU709,
             dst_color_range=ColorRange.MPEG,
         )
-
-    def _encode_frame(self, converted: Future[av.VideoFrame]) -> None:
-        picture = converted.result()
+        picture.pts, picture.time_base = self._frames, 1 / self._fps
+        self._frames += 1
         with self._named_errors():
             self._container.mux(self._video.encode(picture))
 
-    def write_audio(self, samples: np.ndarray) -> None:
-        """Append sound, float [n] mono in [-1, 1] at the writer's sample rate."""
+    def write_audio(self, samples: Sound) -> None:
+        """Append mono sound in [-1, 1] at the writer's sample rate."""
         if self._audio is None:
             raise ValueError(
                 "write_audio: got sound, expected none; give sample_rate to VideoWriter"
@@ -194,28 +174,23 @@ class VideoWriter:
             Fraction(1, self._rate),
         )
         self._samples += samples.size
-        self._waiting.append(self._encoder_thread.submit(self._resample, chunk))
-
-    def _resample(self, chunk: av.AudioFrame | None) -> None:
-        self._encode_audio(self._resampler.resample(chunk))
+        with self._named_errors():
+            self._encode_audio(self._resampler.resample(chunk))
 
     def _encode_audio(self, chunks: Iterable[av.AudioFrame | None]) -> None:
-        with self._named_errors():
-            for chunk in chunks:
-                self._container.mux(self._audio.encode(chunk))
+        for chunk in chunks:
+            self._container.mux(self._audio.encode(chunk))
 
     def _finish(self) -> None:
         if not self._frames:
             raise ValueError(
                 "VideoWriter: got no frame, expected at least one; write one before leaving"
             )
-        self._wait_for(0)
         with self._named_errors():
             self._container.mux(self._video.encode(None))
             if self._audio is not None:
-                if self._samples:
-                    self._resample(None)
-                self._encode_audio([None])
+                rest = self._resampler.resample(None) if self._samples else []
+                self._encode_audio([*rest, None])
             self._container.close()
             with open(self._temporary, "rb+") as file:
                 os.fsync(file.fileno())
@@ -231,8 +206,6 @@ class VideoWriter:
 
     def _discard(self) -> None:
         """Close and remove what is left under the temporary name (nothing after a success)."""
-        self._converters.shutdown()
-        self._encoder_thread.shutdown(cancel_futures=True)
         with contextlib.suppress(Exception):
             self._container.close()
         with contextlib.suppress(FileNotFoundError):
@@ -256,10 +229,10 @@ class VideoWriter:
 
 
 def temporary_beside(path: Path) -> str:
-    """An empty file in the folder of a film, to be written first.
+    """Make an empty file in the folder of a film, to be written first, and return its name.
 
     Raises:
-        InputError: The folder is missing or cannot be written.
+      InputError: if the folder is missing or cannot be written.
     """
     try:
         handle, name = tempfile.mkstemp(suffix=".mp4", prefix=".partial-", dir=path.parent)
@@ -279,10 +252,10 @@ def _umask() -> int:
 
 
 def check_frame(frame: np.ndarray, width: int, height: int) -> None:
-    """Refuse what is no picture of this size.
+    """Refuse anything but a picture of this size.
 
     Raises:
-        ValueError: It is none.
+      ValueError: if `frame` is not uint8 [height, width, 3].
     """
     if frame.shape != (height, width, 3) or frame.dtype != np.uint8:
         raise ValueError(
@@ -293,9 +266,9 @@ def check_frame(frame: np.ndarray, width: int, height: int) -> None:
 
 def write_video(
     path: PathLike,
-    frames: Iterable[np.ndarray],
-    fps: float = 25.0,
-    audio: np.ndarray | Iterable[np.ndarray] | None = None,
+    frames: Iterable[Picture],
+    fps: float = FPS,
+    audio: Sound | Iterable[Sound] | None = None,
     sample_rate: int | None = None,
     crf: int = 17,
 ) -> int:
@@ -304,20 +277,20 @@ def write_video(
     The film lasts as long as its pictures: sound beyond them is dropped, missing sound is silence.
 
     Args:
-        path: Where to write.
-        frames: uint8 [H, W, 3] RGB pictures, all of one size.
-        fps: Pictures a second.
-        audio: float [n] mono samples in [-1, 1], or an iterable of such chunks, or None.
-        sample_rate: Samples a second of `audio`.
-        crf: Constant quality.
+      path: Where to write.
+      frames: RGB pictures, all of one size.
+      fps: Pictures a second.
+      audio: Mono samples in [-1, 1], or an iterable of such chunks, or None.
+      sample_rate: Samples a second of `audio`.
+      crf: Constant quality.
 
     Returns:
-        The number of frames written.
+      The number of frames written.
 
     Raises:
-        InputError: The folder is missing or cannot be written.
-        OSError: The disk is full or fails.
-        ValueError: No frame, wrong shapes, or sound without a sample rate.
+      InputError: if the folder is missing or cannot be written.
+      OSError: if the disk is full or fails.
+      ValueError: if there is no frame, a wrong shape, or sound without a sample rate.
     """
     if (audio is None) != (sample_rate is None):
         raise ValueError(
@@ -332,24 +305,34 @@ def write_video(
         return feed(writer, itertools.chain([first], iterator), fps, audio, sample_rate)
 
 
+class Writer(Protocol):
+    """Anything that takes a film's pictures and sound: `VideoWriter`, `EncoderProcess`."""
+
+    def write_frame(self, frame: Picture) -> None:
+        """Append one RGB picture of the film's size."""
+
+    def write_audio(self, samples: Sound) -> None:
+        """Append mono sound in [-1, 1]."""
+
+
 def feed(
-    writer: Any,
-    frames: Iterable[np.ndarray],
+    writer: Writer,
+    frames: Iterable[Picture],
     fps: float,
-    audio: np.ndarray | Iterable[np.ndarray] | None,
+    audio: Sound | Iterable[Sound] | None,
     sample_rate: int | None,
 ) -> int:
     """Give pictures and sound to a writer about alternately, sound as long as the pictures.
 
     Args:
-        writer: A `VideoWriter`, or what has its methods.
-        frames: See `write_video`, as for the rest.
-        fps: Pictures a second.
-        audio: Sound, or None.
-        sample_rate: Samples a second of `audio`.
+      writer: Takes the film's pieces.
+      frames: RGB pictures, all of one size.
+      fps: Pictures a second.
+      audio: Mono samples in [-1, 1], or an iterable of such chunks, or None.
+      sample_rate: Samples a second of `audio`, None for a silent film.
 
     Returns:
-        The number of frames written.
+      The number of frames written.
     """
     sound, count = _SoundSource(audio), 0
     per_frame = (sample_rate or 0) / Fraction(fps).limit_denominator(1001)
@@ -363,14 +346,14 @@ def feed(
 
 
 class _SoundSource:
-    """Hand out sound in pieces of any length; silence once it has run out."""
+    """Sound that is handed out in pieces of any length, and is silent once it has run out."""
 
-    def __init__(self, audio: np.ndarray | Iterable[np.ndarray] | None):
+    def __init__(self, audio: Sound | Iterable[Sound] | None):
         self._chunks = iter([audio] if isinstance(audio, np.ndarray) else (audio or ()))
         self._rest = np.zeros(0, np.float32)
         self._given = 0
 
-    def until(self, sample: int) -> np.ndarray:
+    def until(self, sample: int) -> Sound:
         """Return the samples from where the last call ended to `sample`, float32."""
         parts, missing = [], sample - self._given
         while missing > 0:

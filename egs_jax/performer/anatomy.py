@@ -1,7 +1,6 @@
-"""What the demo performer's face and the parts around it agree on: materials, eyes and skull.
+"""Materials, eyes and skull, on which the demo performer's face and the parts around it agree.
 
-Centimetres in the axes of the canonical face, as in `performer_head`. Place: below
-`performer_parts` and `performer_head`.
+Lengths are centimeters in the axes of the canonical face, as in `head`.
 """
 
 import numpy as np
@@ -14,13 +13,13 @@ SKULL_RADII = np.array([7.75, 8.9, 9.4])
 
 
 def smoothstep(low: float, high: float, x: np.ndarray) -> np.ndarray:
-    """0 below `low`, 1 above `high`, a cubic in between (either order of the two)."""
+    """Return 0 below `low`, 1 above `high`, a cubic in between (either order of the two)."""
     t = np.clip((x - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
 def skull_path(border: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """Points on the way from the face's border to the back of the head.
+    """Return points on the way from the face's border to the back of the head.
 
     Args:
       border: Points on the face's oval [n, 3] cm.

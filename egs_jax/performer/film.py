@@ -1,31 +1,29 @@
 """The demo performer: a synthetic person with a synthetic voice, free of anybody's rights.
 
-`perform` plans a clip (sound, mouth, head, eyes, lids) as plain arrays, `render_frame` draws one
+`perform` plans a clip (sound, mouth, head, eyes, lids) as plain arrays, `draw_frame` draws one
 picture of it, `write_performer_video` writes an mp4 that goes through `preprocess` like anybody's
 video. Since everything is planned, everything is known: poses, blinks and the projected 468 face
 points are the ground truth that tests measure the tracker against.
-Conventions: the world is the head (OpenCV axes, see `performer_head.to_world`), the camera moves;
-frame k belongs to time k / fps of the sound. Place: before `preprocess`; `performer_shading`
-below.
+Conventions: the world is the head (OpenCV axes, see `head.to_world`), the camera moves; frame k
+belongs to time k / fps of the sound.
 """
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
-import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation
 
-from egs_jax.media.video_reader import write_video
+from egs_jax.media.clock import FPS
+from egs_jax.media.video_writer import write_video
 from egs_jax.performer import anatomy, head
-from egs_jax.performer.shading import render_pose
-from egs_jax.performer.voice import FPS, Speech, synthesize
+from egs_jax.performer.shading import draw_pose
+from egs_jax.performer.voice import Speech, synthesize
 from egs_jax.runtime.environment import usable_cores
-from egs_jax.runtime.errors import InputError
 from kernels._checks import typechecked
 
 _FOCAL = 2.1  # focal length over the picture's width: a portrait lens
@@ -51,7 +49,7 @@ class Performance:
       rounding: [T] in [0, 1].
       gaze: Eye directions [T, 2] in the head, to the image's right and up [radians].
       brow: How far the brows are raised [T] [cm].
-      landmarks: Projected points of the canonical face [T, 468, 3]: x, y [pixels, centres at
+      landmarks: Projected points of the canonical face [T, 468, 3]: x, y [pixels, centers at
         + 0.5] and depth behind the head's middle in the same scale.
     """
 
@@ -74,7 +72,7 @@ class Performance:
         return len(self.blink)
 
     def expression(self, i: int) -> head.Expression:
-        """What the face does in frame `i`."""
+        """Return what the face does in frame `i`."""
         return head.Expression(
             blink=float(self.blink[i]),
             opening=float(self.mouth_opening[i]),
@@ -85,7 +83,7 @@ class Performance:
 
 
 def _drift(times: np.ndarray, slowest: float, rng: np.random.Generator) -> np.ndarray:
-    """Smooth wandering [T] in about [-1, 1]: three sines, the slowest of `slowest` Hz."""
+    """Return smooth wandering [T] in about [-1, 1]: three sines, the slowest of `slowest` Hz."""
     rates = slowest * np.array([1.0, 1.73, 2.91]) * rng.uniform(0.9, 1.1, 3)
     phases = rng.uniform(0, 2 * np.pi, 3)
     waves = np.sin(2 * np.pi * times[:, None] * rates[None] + phases[None])
@@ -93,7 +91,7 @@ def _drift(times: np.ndarray, slowest: float, rng: np.random.Generator) -> np.nd
 
 
 def _plan_blinks(times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Lids [T]: a blink every 2 to 5 s, shut in 0.09 s, open again after 0.16 s more."""
+    """Plan lids [T]: a blink every 2 to 5 s, shut in 0.09 s, open again after 0.16 s more."""
     blink = np.zeros(len(times))
     at = rng.uniform(0.5, 1.2)
     while at < times[-1]:
@@ -105,7 +103,7 @@ def _plan_blinks(times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _plan_gaze(times: np.ndarray, viewmats: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Gaze [T, 2]: eyes hold the camera while the head turns, with a saccade now and then."""
+    """Plan gaze [T, 2]: eyes hold the camera while the head turns, with a saccade now and then."""
     centers = -np.einsum("tji,tj->ti", viewmats[:, :3, :3], viewmats[:, :3, 3])  # -R^T t
     eye = head.to_world(anatomy.EYE_CENTERS.mean(axis=0))
     towards = centers - eye[None]
@@ -124,7 +122,7 @@ def _plan_gaze(times: np.ndarray, viewmats: np.ndarray, rng: np.random.Generator
 def _plan_poses(
     times: np.ndarray, opening: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Head and torso cameras [T, 4, 4]; the head also nods a little with its own speech."""
+    """Plan head and torso cameras [T, 4, 4]; the head also nods a little with its own speech."""
     fps = 1 / (times[1] - times[0])
     nod = gaussian_filter1d(opening, 0.16 * fps)
     pitch = 5.0 * _drift(times, 0.16, rng) + 2.2 * (nod - nod.mean())
@@ -191,7 +189,7 @@ def perform(seconds: float, seed: int, size: int, fps: float = FPS) -> Performan
 
 
 def _project_landmarks(performance: Performance, i: int) -> np.ndarray:
-    """The 468 face points of frame `i` [468, 3] [pixels]."""
+    """Project the 468 face points of frame `i`: [468, 3] [pixels]."""
     points = head.pose_face(head.build_head(), performance.expression(i))[: head.NUM_FACE]
     viewmat, K = performance.viewmats[i].astype(np.float64), performance.K.astype(np.float64)
     camera = head.to_world(points) @ viewmat[:3, :3].T + viewmat[:3, 3]
@@ -201,22 +199,22 @@ def _project_landmarks(performance: Performance, i: int) -> np.ndarray:
 
 
 @typechecked
-def render_frame(performance: Performance, i: int) -> UInt8[np.ndarray, "H Wd 3"]:
+def draw_frame(performance: Performance, i: int) -> UInt8[np.ndarray, "H Wd 3"]:
     """Draw frame `i` of `performance`: RGB, `size` pixels square."""
     viewmat, torso, K = (
         array.astype(np.float64)
         for array in (performance.viewmats[i], performance.torso_viewmats[i], performance.K)
     )
-    return render_pose(performance.expression(i), viewmat, torso, K, performance.size)
+    return draw_pose(performance.expression(i), viewmat, torso, K, performance.size)
 
 
-def _render_all(performance: Performance):
+def _draw_all(performance: Performance) -> Iterator[UInt8[np.ndarray, "H Wd 3"]]:
     """Yield all frames in order, drawn by one thread per core (NumPy lets them run)."""
     workers = usable_cores()
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, performance.num_frames, 4 * workers):
             some = range(start, min(start + 4 * workers, performance.num_frames))
-            yield from pool.map(lambda i: render_frame(performance, i), some)
+            yield from pool.map(lambda i: draw_frame(performance, i), some)
 
 
 def write_performer_video(
@@ -226,7 +224,6 @@ def write_performer_video(
     seed: int = 0,
     size: int = 256,
     fps: float = FPS,
-    truth_path: str | os.PathLike | None = None,
 ) -> Performance:
     """Perform, draw and write an mp4 (H.264 and AAC).
 
@@ -236,89 +233,15 @@ def write_performer_video(
       seed: See `perform`.
       size: Width and height [pixels].
       fps: Frames per second.
-      truth_path: Where to write the ground truth as npz (see `save_truth`), or None.
 
     Returns:
       The performance that was written.
 
     Raises:
-      InputError: if a folder is missing or cannot be written.
+      InputError: if the folder is missing or cannot be written.
       OSError: if the disk fails.
     """
     performance = perform(seconds, seed, size, fps)
     speech = performance.speech
-    write_video(path, _render_all(performance), fps, speech.samples, speech.sample_rate)
-    if truth_path is not None:
-        save_truth(performance, truth_path)
+    write_video(path, _draw_all(performance), fps, speech.samples, speech.sample_rate)
     return performance
-
-
-def save_truth(performance: Performance, path: str | os.PathLike) -> None:
-    """Write the arrays of `performance` (all but the sound) to the npz file `path`.
-
-    Raises:
-      InputError: if the folder of `path` is missing.
-    """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
-    names = (
-        "viewmats",
-        "torso_viewmats",
-        "K",
-        "blink",
-        "mouth_opening",
-        "rounding",
-        "gaze",
-        "brow",
-        "landmarks",
-    )
-    with open(path, "wb") as file:
-        np.savez_compressed(
-            file, fps=performance.fps, **{n: getattr(performance, n) for n in names}
-        )
-
-
-def poster(path: str | os.PathLike, *, seed: int = 0, size: int = 240, columns: int = 5) -> None:
-    """Draw a strip of frames over the sound's waveform, for a README.
-
-    The frames are taken where the mouth differs most: spread over the quantiles of its opening, one
-    during a blink, in the order of time; ticks on the waveform say when.
-
-    Args:
-      path: The PNG file to write.
-      seed: See `perform`.
-      size: Width and height of each frame [pixels].
-      columns: Number of frames, at least 2.
-
-    Raises:
-      InputError: if `path` cannot be written as PNG.
-    """
-    whole = int(round(size * 1.12))  # the frames are cut to head and collar
-    performance = perform(8.0, seed, whole)
-    quiet = np.flatnonzero(performance.blink < 0.05)
-    order = quiet[np.argsort(performance.mouth_opening[quiet])]
-    picks = order[np.round(np.linspace(0.25, 1.0, columns - 1) * (len(order) - 1)).astype(int)]
-    picks = np.sort(np.append(picks, performance.blink.argmax()))
-    rows, cols = (slice(at, at + size) for at in (int(0.04 * whole), (whole - size) // 2))
-    frames = [render_frame(performance, int(i))[rows, cols] for i in picks]
-    strip = np.concatenate(frames, axis=1)
-    wave = _draw_waveform(performance, picks, strip.shape[1], max(size // 5, 16))
-    written = Path(path).suffix.lower() == ".png" and Path(path).parent.is_dir()
-    if not (written and cv2.imwrite(str(path), np.concatenate([strip, wave])[..., ::-1])):
-        raise InputError(f"{path}: cannot write the poster; name a .png file in an existing folder")
-
-
-def _draw_waveform(
-    performance: Performance, picks: np.ndarray, width: int, height: int
-) -> np.ndarray:
-    """The sound as a band [height, width, 3] with a tick at every picked frame."""
-    samples = np.abs(performance.speech.samples)
-    peaks = np.array([chunk.max() for chunk in np.array_split(samples, width)])
-    rows = np.abs(np.arange(height) - (height - 1) / 2)[:, None] / (height / 2)
-    inside = (rows <= 0.06 + 1.6 * peaks[None])[..., None]
-    band = np.where(inside, np.array([64, 142, 148]), np.array([22, 30, 34])).astype(np.uint8)
-    for i in picks:
-        x = int(i / performance.num_frames * width)
-        band[:, x : x + 2] = (236, 178, 96)
-    return band

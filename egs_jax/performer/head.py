@@ -1,10 +1,9 @@
 """The demo performer's body: a face that moves, a skull, eyes, teeth, hair, ears, neck and clothes.
 
-Everything is built in centimetres in the axes of the canonical face (x right in the image, y up, z
+Everything is built in centimeters in the axes of the canonical face (x right in the image, y up, z
 towards the viewer), and turned into world units at the end. The face is the canonical mesh of the
 landmark network with eyes and mouth cut open, lofted backwards into a skull and smoothed by one
 Loop subdivision; the rest are parametric surfaces. All numbers are anatomy by eye, chosen here.
-Place: `performer_mesh` below, `performer_shading` and `performer` above.
 """
 
 from dataclasses import dataclass
@@ -53,7 +52,7 @@ _JAW_ANGLE = 0.175
 
 @dataclass(frozen=True)
 class Expression:
-    """What moves in the face: in [0, 1], but gaze in radians (right, up) and brow in cm."""
+    """The moving parts of the face: in [0, 1], but gaze in radians (right, up) and brow in cm."""
 
     blink: float = 0.0
     opening: float = 0.0
@@ -94,7 +93,7 @@ class HeadModel:
 
 
 def _neutral_face(points: np.ndarray) -> np.ndarray:
-    """The canonical face with a closed mouth and wider eyes: its own are half of either."""
+    """Return the canonical face with a closed mouth and wider eyes: its own are half of either."""
     points = points.astype(np.float64).copy()
     low = LIPS_INNER_LOW
     up = LIPS_INNER_UP[1:-1][::-1]
@@ -121,7 +120,7 @@ def _neutral_face(points: np.ndarray) -> np.ndarray:
 def _build_face(
     canonical: np.ndarray, triangles: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Base mesh of face and skull: points [Vb, 3], triangles [F, 3], material [F]."""
+    """Build the base mesh of face and skull: points [Vb, 3], triangles [F, 3], material [F]."""
     points = _neutral_face(canonical)
     mouth = LIPS_INNER_UP + LIPS_INNER_LOW
     eyes = [up + low for up, low in zip(EYE_UP, EYE_LOW, strict=True)]
@@ -168,7 +167,7 @@ def _build_face(
 
 
 def jaw_share(points: np.ndarray) -> np.ndarray:
-    """Share of the jaw's rotation [Vb] of the neutral base mesh [Vb, 3]: 1 below the lips."""
+    """Return the share of the jaw's rotation [Vb] of the neutral base mesh: 1 below the lips."""
     half = 0.05 + 0.55 * np.clip((np.abs(points[:, 0]) - 1.5) / 1.5, 0, 3.2)
     share = smoothstep(-4.26 + half, -4.26 - half, points[:, 1])
     share[LIPS_INNER_UP[1:-1]], share[LIPS_INNER_LOW] = 0.0, 1.0
@@ -238,13 +237,13 @@ def _keep_off_eyes(points: np.ndarray, base: np.ndarray) -> np.ndarray:
 
 
 def pose_face(model: HeadModel, expression: Expression) -> np.ndarray:
-    """Surface of face and skull [Vf, 3] in cm; the first 468 are the landmarks' own."""
+    """Return the surface of face and skull [Vf, 3] in cm; the first 468 are the landmarks' own."""
     face = model.subdivide @ deform_face(model.face_base, model.face_jaw, expression)
     return _keep_off_eyes(face, model.rest[: len(face)])
 
 
 def pose_vertices(model: HeadModel, expression: Expression) -> np.ndarray:
-    """All vertices [V, 3] in cm for one expression, beginning with those of `pose_face`."""
+    """Return all vertices [V, 3] in cm for one expression; those of `pose_face` come first."""
     points = _rotate_jaw(model.rest, model.jaw_weight, expression.opening)
     face = pose_face(model, expression)
     points[: len(face)] = face
@@ -252,7 +251,7 @@ def pose_vertices(model: HeadModel, expression: Expression) -> np.ndarray:
 
 
 def to_world(points: np.ndarray) -> np.ndarray:
-    """Centimetres [..., 3] to the world: OpenCV axes, the head spans about +-0.8."""
+    """Map centimeters [..., 3] to the world: OpenCV axes, the head spans about +-0.8."""
     return (points - ORIGIN_CM) * np.array([1.0, -1.0, -1.0]) * UNITS_PER_CM
 
 
@@ -293,7 +292,7 @@ def build_head() -> HeadModel:
 
 
 def _lash_row(triangles: np.ndarray, num_base: int, row: list[int]) -> np.ndarray:
-    """Vertex ids along an upper lid after subdivision: old ones and the middles between."""
+    """Return vertex ids along an upper lid after subdivision: old ones and the middles between."""
     edges = np.unique(np.sort(triangles[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1), axis=0)
     ids = [row[0]]
     for a, b in zip(row[:-1], row[1:], strict=True):

@@ -1,11 +1,9 @@
-"""Triangle-mesh tools of the demo performer: Loop subdivision, lofts, a vectorised z-buffer.
+"""Triangle-mesh tools of the demo performer: Loop subdivision, lofts, a vectorized z-buffer.
 
 Conventions: points [V, 3], triangles int [F, 3] counter-clockwise seen from outside in right-
-handed axes (x right, y up, z towards the viewer); the rasteriser takes image axes (x right, y
-down, pixel centres at integer + 0.5) in which those triangles run clockwise. Plain NumPy, no
+handed axes (x right, y up, z towards the viewer); the rasterizer takes image axes (x right, y
+down, pixel centers at integer + 0.5) in which those triangles run clockwise. Plain NumPy, no
 state.
-Place: below `performer_head` (which builds the person) and `performer_shading` (which lights the
-pixels).
 """
 
 import numpy as np
@@ -15,7 +13,7 @@ _NOTHING = np.iinfo(np.int64).max  # what the z-buffer holds where there is no t
 
 
 def loop_subdivision(triangles: np.ndarray, num_vertices: int) -> tuple[sp.csr_matrix, np.ndarray]:
-    """One step of Loop's subdivision as a matrix, so that it costs one product per frame.
+    """Return one step of Loop's subdivision as a matrix: it costs one product per frame.
 
     Weights of Loop (1987) with Warren's beta and the cubic B-spline rule on borders. The first
     `num_vertices` rows are the old vertices, the rest the middles of edges.
@@ -64,7 +62,7 @@ def loop_subdivision(triangles: np.ndarray, num_vertices: int) -> tuple[sp.csr_m
 
 
 def strip(ring_a: np.ndarray, ring_b: np.ndarray, *, closed: bool = True) -> np.ndarray:
-    """Triangles [2n, 3] between two rows of ids; they face left of the walk along `ring_a`."""
+    """Return triangles [2n, 3] between two rows of ids; they face left of `ring_a`."""
     a, b = np.asarray(ring_a), np.asarray(ring_b)
     a2, b2 = np.roll(a, -1), np.roll(b, -1)
     if not closed:
@@ -73,13 +71,13 @@ def strip(ring_a: np.ndarray, ring_b: np.ndarray, *, closed: bool = True) -> np.
 
 
 def grid_triangles(rows: int, columns: int, *, closed: bool) -> np.ndarray:
-    """Triangles of a [rows, columns] grid; `closed` joins the last column to the first."""
+    """Return triangles of a [rows, columns] grid; `closed` joins the last column to the first."""
     ids = np.arange(rows * columns).reshape(rows, columns)
     return np.concatenate([strip(ids[i], ids[i + 1], closed=closed) for i in range(rows - 1)])
 
 
 def vertex_normals(points: np.ndarray, triangles: np.ndarray, gather: sp.csr_matrix) -> np.ndarray:
-    """Area-weighted unit normals [V, 3].
+    """Return area-weighted unit normals [V, 3].
 
     Args:
       points: Vertices [V, 3].
@@ -93,13 +91,13 @@ def vertex_normals(points: np.ndarray, triangles: np.ndarray, gather: sp.csr_mat
 
 
 def normalize(vectors: np.ndarray) -> np.ndarray:
-    """Unit vectors [n, 3]; zero stays zero."""
+    """Return unit vectors [n, 3]; zero stays zero."""
     length = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
     return vectors / np.maximum(length, 1e-12)[:, None]
 
 
 def incidence(triangles: np.ndarray, num_vertices: int) -> sp.csr_matrix:
-    """Matrix [V, F] that is 1 where a triangle touches a vertex."""
+    """Return the matrix [V, F] that is 1 where a triangle touches a vertex."""
     faces = np.repeat(np.arange(len(triangles)), 3)
     ones = np.ones(len(faces), np.float32)
     return sp.csr_matrix(
@@ -108,7 +106,7 @@ def incidence(triangles: np.ndarray, num_vertices: int) -> sp.csr_matrix:
 
 
 def _ragged(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For counts [n]: the owner and the place within its owner of every element."""
+    """Return, for counts [n], the owner and the place within its owner of every element."""
     owner = np.repeat(np.arange(len(counts)), counts)
     return owner, np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
 
@@ -116,7 +114,7 @@ def _ragged(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def rasterize_triangles(
     points2d: np.ndarray, depths: np.ndarray, triangles: np.ndarray, width: int, height: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Visible triangle at every pixel centre, by scanlines and a 64-bit z-buffer.
+    """Find the visible triangle at every pixel center, by scanlines and a 64-bit z-buffer.
 
     Every triangle is cut into rows, every row into pixels, and one `minimum.at` over
     (depth, triangle) packed in an integer settles visibility: the result does not depend on order.
@@ -171,5 +169,5 @@ def rasterize_triangles(
 
 
 def _least(rows: np.ndarray) -> np.ndarray:
-    """Minimum over the three rows of [3, n]; much faster than a reduction over a short axis."""
+    """Return the minimum over the three rows of [3, n]; much faster than over a short axis."""
     return np.minimum(np.minimum(rows[0], rows[1]), rows[2])

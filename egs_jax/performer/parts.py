@@ -1,7 +1,7 @@
 """The demo performer's parts around the face: eyes, teeth, tongue, ears, hair, neck, clothes.
 
-Parametric surfaces in centimetres in the axes of the canonical face (see `performer_head`); every
-grid is wound so that it faces outwards. Place: called by `performer_head.build_head`.
+Parametric surfaces in centimeters in the axes of the canonical face (see `head`); every grid is
+wound so that it faces outwards.
 """
 
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ class Part:
 def _tube(
     y: np.ndarray, radius_x: np.ndarray, radius_z: np.ndarray, z: np.ndarray, power: float, n: int
 ):
-    """Points [rows * n, 3] of a stack of super-ellipses from top to bottom, and its triangles."""
+    """Make a stack of super-ellipses from top to bottom: points [rows * n, 3] and triangles."""
     angle = np.linspace(0, 2 * np.pi, n, endpoint=False)
     round_ = lambda v: np.sign(v) * np.abs(v) ** power
     points = np.stack(
@@ -49,14 +49,14 @@ def _tube(
 
 
 def _profile(knots: list[tuple[float, ...]], rows: int) -> np.ndarray:
-    """Smooth interpolation of knots (first number the parameter, here y) at `rows` even places."""
+    """Interpolate knots smoothly (first number the parameter, here y) at `rows` even places."""
     table = np.array(sorted(knots))
     y = np.linspace(table[-1, 0], table[0, 0], rows)
     return np.column_stack([y, CubicSpline(table[:, 0], table[:, 1:])(y)])
 
 
 def _eyeball(center: np.ndarray) -> Part:
-    """Front half of a sphere; painted by the direction from its centre."""
+    """Make the front half of a sphere; painted by the direction from its center."""
     polar = np.linspace(0, 0.55 * np.pi, 14)[:, None]
     around = np.linspace(0, 2 * np.pi, 32, endpoint=False)[None, :]
     direction = np.stack(
@@ -72,7 +72,7 @@ def _eyeball(center: np.ndarray) -> Part:
 
 
 def _teeth(*, upper: bool) -> Part:
-    """An arch of teeth; coordinates: (place along the arch, height above the biting edge, row)."""
+    """Make an arch of teeth; coordinates: (place along the arch, height above the edge, row)."""
     x = np.linspace(-2.3, 2.3, 40)
     height = np.linspace(0, 1, 6)
     bulge = 0.10 * np.sin(np.pi * (0.2 + 0.8 * height))
@@ -98,7 +98,7 @@ def _teeth(*, upper: bool) -> Part:
 
 
 def _tongue() -> Part:
-    """A flat ellipsoid that lies on the lower jaw."""
+    """Make a flat ellipsoid that lies on the lower jaw."""
     polar = np.linspace(0.02, np.pi - 0.02, 14)
     points, triangles = _tube(
         -5.35 + 0.6 * np.cos(polar),
@@ -112,7 +112,7 @@ def _tongue() -> Part:
 
 
 def _ear(side: float) -> Part:
-    """One ear: a tilted oval dish with a rolled rim; `side` is -1 (image left) or 1."""
+    """Make one ear: a tilted oval dish with a rolled rim; `side` is -1 (image left) or 1."""
     rings, n = 18, 36
     radius = np.linspace(0.02, 1, rings)[:, None]
     angle = np.linspace(0, 2 * np.pi, n, endpoint=False)[None, :]
@@ -136,12 +136,12 @@ def _ear(side: float) -> Part:
 
 
 def smooth(low: float, high: float, x: np.ndarray) -> np.ndarray:
-    """`performer_anatomy.smoothstep`, shorter for the formulas here."""
+    """Return `anatomy.smoothstep`, shorter for the formulas here."""
     return anatomy.smoothstep(low, high, x)
 
 
 def _hair_cap(oval: np.ndarray) -> Part:
-    """Hair over the skull, combed back from the hairline; coordinates (strand, way, height)."""
+    """Make hair over the skull, combed back; coordinates: (strand, way, height)."""
     n, rows = 168, 32
     place = np.linspace(-18, 18, n, endpoint=False)  # along the oval: 0 forehead, +-9 ears, 18 chin
     knots = np.concatenate([oval, oval[:1]])
@@ -186,7 +186,7 @@ def _hair_cap(oval: np.ndarray) -> Part:
 
 
 def _strand_noise(rng: np.random.Generator, n: int, width: float) -> np.ndarray:
-    """Periodic smooth noise [n] of unit variance; `width` is the correlation length in samples."""
+    """Draw periodic smooth noise [n] of unit variance, correlated over `width` samples."""
     spectrum = np.fft.rfft(rng.normal(size=n))
     spectrum *= np.exp(-0.5 * (np.arange(len(spectrum)) * width * 2 / n) ** 2)
     noise = np.fft.irfft(spectrum, n)
@@ -194,7 +194,7 @@ def _strand_noise(rng: np.random.Generator, n: int, width: float) -> np.ndarray:
 
 
 def _hair_fall() -> Part:
-    """Long hair behind ears and neck, down to the shoulders: one wavy tube."""
+    """Make long hair behind ears and neck, down to the shoulders: one wavy tube."""
     n, rows = 132, 28
     knots = [(7, 5.6, 3.6, -7.4), (3, 8.0, 4.6, -7.0), (-2, 8.7, 4.6, -6.9), (-8, 9.0, 4.2, -6.4)]
     knots += [(-13, 9.5, 4.0, -5.6), (-18, 8.8, 3.6, -5.0)]
@@ -221,7 +221,7 @@ def _hair_fall() -> Part:
 
 
 def _lock(side: float, tilt: float, radius: float, seed: int) -> Part:
-    """A strand that sweeps from the parting over the temple and falls in front of the ear.
+    """Make a strand that sweeps from the parting over the temple and falls before the ear.
 
     Args:
       side: -1 (image left) or 1.
@@ -274,7 +274,7 @@ def _lock(side: float, tilt: float, radius: float, seed: int) -> Part:
 
 
 def _neck() -> Part:
-    """Neck and the slope of the shoulders above the collar."""
+    """Make the neck and the slope of the shoulders above the collar."""
     knots = [
         (-3.5, 4.4, 3.8, -4.0),
         (-8, 4.9, 4.9, -3.7),
@@ -301,7 +301,7 @@ def _neck() -> Part:
 
 
 def _clothes() -> list[Part]:
-    """A knitted sweater with a round collar."""
+    """Make a knitted sweater with a round collar."""
     knots = [(-14.6, 7.6, 6.1, -4.2), (-15.6, 10.2, 6.8, -4.2), (-17.2, 14.6, 7.6, -4.2)]
     knots += [(-19.2, 17.8, 8.2, -4.1), (-22.5, 19.4, 8.8, -4.0), (-30, 20.0, 9.5, -3.8)]
     y, rx, rz, z = _profile(knots, 28).T
@@ -334,7 +334,7 @@ def _clothes() -> list[Part]:
 
 
 def build_parts(oval: np.ndarray) -> list[Part]:
-    """All parts but the face; `oval` [36, 3] is the face's border, where the hair begins."""
+    """Build all parts but the face; `oval` [36, 3] is its border, where the hair begins."""
     eyes = [_eyeball(center) for center in anatomy.EYE_CENTERS]
     mouth = [_teeth(upper=True), _teeth(upper=False), _tongue()]
     locks = [

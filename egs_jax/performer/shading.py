@@ -3,8 +3,7 @@
 Light is computed in linear RGB for every visible pixel of a picture twice as large as wanted: a
 warm wrapped key light (the red channel wraps furthest, which reads as light scattering under the
 skin), a cool fill, sky and ground, a rim light, and soft shadows from the blurred depth picture.
-Camera axes are OpenCV's (+x right, +y down, +z away). Place: `performer_head` below, `performer`
-above.
+Camera axes are OpenCV's (+x right, +y down, +z away).
 """
 
 from functools import lru_cache
@@ -36,12 +35,12 @@ _RIM_COLOR = np.array([1.0, 0.92, 0.80], np.float32)
 
 
 def _to_texture(points: np.ndarray) -> np.ndarray:
-    """Rest positions [..., 2+] in cm to texture pixels [..., 2]."""
+    """Map rest positions [..., 2+] in cm to texture pixels [..., 2]."""
     return (points[..., :2] - _TEXTURE_CORNER) * np.array([1, -1]) * _TEXTURE_SCALE
 
 
 def _mask(shape: tuple[int, int], polygon: np.ndarray, blur_cm: float) -> np.ndarray:
-    """Soft filled polygon [h, w, 1] from texture points [n, 2]."""
+    """Draw a soft filled polygon [h, w, 1] from texture points [n, 2]."""
     image = np.zeros(shape, np.uint8)
     cv2.fillPoly(image, [np.round(polygon * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
     soft = cv2.GaussianBlur(image.astype(np.float32) / 255, (0, 0), blur_cm * _TEXTURE_SCALE)
@@ -49,13 +48,13 @@ def _mask(shape: tuple[int, int], polygon: np.ndarray, blur_cm: float) -> np.nda
 
 
 def _blob(grid: np.ndarray, x: float, y: float, sx: float, sy: float) -> np.ndarray:
-    """Gaussian spot [h, w, 1], mirrored at x = 0; `grid` [h, w, 2] holds cm."""
+    """Draw a Gaussian spot [h, w, 1], mirrored at x = 0; `grid` [h, w, 2] holds cm."""
     dx = (np.abs(grid[..., 0]) - x) / sx
     return np.exp(-(dx**2) - ((grid[..., 1] - y) / sy) ** 2)[..., None]
 
 
 def _paint_brows(shape: tuple[int, int], rest: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Coverage [h, w, 1] of the eyebrows: some hundred fine hairs along each."""
+    """Return the coverage [h, w, 1] of the eyebrows: some hundred fine hairs along each."""
     layer = np.zeros(shape, np.float32)
     rows = (
         ([70, 63, 105, 66, 107], [46, 53, 52, 65, 55]),
@@ -154,7 +153,7 @@ def _normalized(noise: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _strands() -> np.ndarray:
-    """Noise [512, 2048] that is fine across columns and long along rows."""
+    """Draw noise [512, 2048] that is fine across columns and long along rows."""
     rng = np.random.default_rng(21)
     fine = cv2.GaussianBlur(rng.normal(size=(512, 2048)).astype(np.float32), (0, 0), 1.6, None, 40)
     wide = cv2.GaussianBlur(rng.normal(size=(512, 2048)).astype(np.float32), (0, 0), 9, None, 60)
@@ -162,7 +161,7 @@ def _strands() -> np.ndarray:
 
 
 def _sample(image: np.ndarray, x: np.ndarray, y: np.ndarray, border: int) -> np.ndarray:
-    """Bilinear samples [P, ...] of `image` at pixels (x, y) [P], folded: remap wants a picture."""
+    """Sample `image` bilinearly at pixels (x, y) [P], folded: remap wants a picture."""
     width = 2048
     pad = -len(x) % width
     fold = lambda v: np.pad(v.astype(np.float32), (0, pad)).reshape(-1, width)
@@ -172,7 +171,7 @@ def _sample(image: np.ndarray, x: np.ndarray, y: np.ndarray, border: int) -> np.
 
 @lru_cache(maxsize=4)
 def background(size: int) -> np.ndarray:
-    """A quiet room out of focus uint8 [size, size, 3], the same in every frame."""
+    """Return a quiet room out of focus, uint8 [size, size, 3], the same in every frame."""
     rows, cols = np.mgrid[:size, :size].astype(np.float32) / size
     cool, warm = np.array([0.040, 0.105, 0.130]), np.array([0.50, 0.37, 0.25])
     glow = np.exp(-(((cols - 0.16) / 0.42) ** 2) - ((rows - 0.25) / 0.5) ** 2)[..., None]
@@ -188,7 +187,7 @@ def background(size: int) -> np.ndarray:
 
 
 def _eye_albedo(direction: np.ndarray, gaze: tuple[float, float]) -> np.ndarray:
-    """White, iris and pupil [P, 3] by the direction from the eyeball's centre [P, 3]."""
+    """Return white, iris and pupil [P, 3] by the direction from the eyeball's center [P, 3]."""
     gx, gy = np.sin(gaze[0]), np.sin(gaze[1])
     forward = np.array([gx, gy, np.sqrt(1 - gx**2 - gy**2)])
     right = _unit(forward[2], 0, -forward[0])
@@ -213,7 +212,7 @@ def _eye_albedo(direction: np.ndarray, gaze: tuple[float, float]) -> np.ndarray:
 
 
 def _tooth_albedo(coords: np.ndarray) -> np.ndarray:
-    """Enamel, the gaps between teeth and gums [P, 3]; coordinates of `performer_parts`."""
+    """Return enamel, the gaps between teeth and gums [P, 3]; coordinates of `parts`."""
     arc, height = np.abs(coords[:, 0]), coords[:, 1]
     gaps = np.array([0.0, 0.84, 1.50, 2.22])
     gap = np.exp(-(((arc[:, None] - gaps) / 0.045) ** 2)).max(axis=1)
@@ -223,7 +222,7 @@ def _tooth_albedo(coords: np.ndarray) -> np.ndarray:
 
 
 def _surface(coords: np.ndarray, material: np.ndarray, gaze: tuple[float, float]):
-    """Albedo [P, 3], gloss [P], specular power [P] and normal jitter [P] of every visible pixel."""
+    """Return albedo [P, 3], gloss, specular power and normal jitter [P] of all visible pixels."""
     count = len(material)
     albedo, gloss = np.empty((count, 3), np.float32), np.empty(count, np.float32)
     power, jitter = np.full(count, 24, np.float32), np.zeros(count, np.float32)
@@ -258,7 +257,7 @@ def _surface(coords: np.ndarray, material: np.ndarray, gaze: tuple[float, float]
 
 
 def _soft_shadow(pixels: np.ndarray, depth: np.ndarray, size: int, scale: float) -> np.ndarray:
-    """How far every pixel [P] lies behind what is around it and towards the light, in [0, 1]."""
+    """Return how far pixels [P] lie behind what is around and towards the light, in [0, 1]."""
     image = np.full(size * size, depth.max(), np.float32)
     image[pixels] = depth
     image = image.reshape(size, size)
@@ -280,7 +279,7 @@ def _soft_shadow(pixels: np.ndarray, depth: np.ndarray, size: int, scale: float)
 
 
 def _light(normal, view, surface, shade, material, shadow) -> np.ndarray:
-    """Linear RGB [P, 3] of lit pixels."""
+    """Return the linear RGB [P, 3] of lit pixels."""
     albedo, gloss, power, jitter = surface
     kinds = np.arange(anatomy.CLOTH + 1)
     soft = np.isin(kinds, (anatomy.SKIN, anatomy.TONGUE, anatomy.TEETH))[
@@ -325,13 +324,13 @@ def _catch_light(image: np.ndarray, normal: np.ndarray, eye: np.ndarray) -> None
 
 
 def _encode(linear: np.ndarray) -> np.ndarray:
-    """Soft shoulder and display gamma: linear RGB [P, 3] to uint8, by a table (powers are slow)."""
+    """Apply a soft shoulder and display gamma: linear RGB [P, 3] to uint8, by a (quick) table."""
     steps = np.linspace(0, 1, 4096) ** 2 * 4  # finer in the dark
     table = np.round(255 * (1 - np.exp(-1.55 * steps)) ** (1 / 2.2)).astype(np.uint8)
     return table[(np.sqrt(np.clip(linear, 0, 4) / 4) * 4095 + 0.5).astype(np.int32)]
 
 
-def render_pose(
+def draw_pose(
     expression: head.Expression,
     viewmat: np.ndarray,
     torso_viewmat: np.ndarray,

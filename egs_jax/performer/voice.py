@@ -1,11 +1,10 @@
 """A synthetic voice that babbles: sound made from phonemes, and the mouth that goes with them.
 
-A source-filter synthesiser (Klatt 1980) in NumPy: a glottal source with intonation, jitter and
+A source-filter synthesizer (Klatt 1980) in NumPy: a glottal source with intonation, jitter and
 shimmer runs through four time-varying formant resonators in cascade, fricatives and bursts are
 shaped noise, stops are silence and burst. Phonemes give both the sound and the mouth's shape, so
 the mouth is a deterministic function of what is spoken. The voice is nobody's and the words are
 none.
-Place: beside `performer`, which puts a face to it.
 """
 
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import butter, lfilter, sosfilt
 
-FPS = 25
+from egs_jax.media.clock import FPS, SAMPLE_RATE
+
 _STEP = 0.005  # seconds between parameter rows
 _EDGE = 0.24  # silence before and after [s]
 
@@ -93,7 +93,7 @@ def _compose(seconds: float, rng: np.random.Generator) -> tuple[list, list]:
 
 
 def _tracks(seconds: float, phonemes: list) -> dict[str, np.ndarray]:
-    """Parameter rows every 5 ms [n]: formants, levels of voice and noise, mouth."""
+    """Return parameter rows every 5 ms [n]: formants, levels of voice and noise, mouth."""
     n = int(round(seconds / _STEP)) + 1
     flat = lambda value: np.full(n, float(value))
     rows = {
@@ -131,7 +131,7 @@ def _tracks(seconds: float, phonemes: list) -> dict[str, np.ndarray]:
 
 
 def _source(pitch: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
-    """Glottal flow derivative [S] (Rosenberg pulses) for `pitch` [S] in Hz, a little irregular."""
+    """Return the glottal flow's derivative [S] (Rosenberg pulses) for an irregular `pitch` [Hz]."""
     wobble = (
         1
         + 0.012
@@ -154,7 +154,7 @@ def _source(pitch: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarra
 def _resonate(
     signal: np.ndarray, frequency: np.ndarray, bandwidth: np.ndarray, rate: int
 ) -> np.ndarray:
-    """Resonator of unit gain at 0 Hz whose centre moves; both tracks [n] every 5 ms."""
+    """Apply a resonator of unit gain at 0 Hz whose center moves; both tracks [n] every 5 ms."""
     block = int(round(_STEP * rate))
     out, state = np.empty_like(signal), np.zeros(2)
     radius = np.exp(-np.pi * bandwidth / rate)
@@ -163,7 +163,7 @@ def _resonate(
     previous = gain[0]
     for k in range(-(-len(signal) // block)):
         row = min(k, len(b) - 1)
-        # The state scales with the gain: rescaled, a moving centre does not click.
+        # The state scales with the gain: rescaled, a moving center does not click.
         state *= gain[row] / previous
         previous = gain[row]
         part = slice(k * block, (k + 1) * block)
@@ -174,7 +174,7 @@ def _resonate(
 def _noise(
     tracks: dict[str, np.ndarray], at: np.ndarray, rate: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Fricatives and bursts [S]: white noise through one moving resonance, without its low end."""
+    """Return fricatives and bursts [S]: white noise through one moving resonance, no low end."""
     white = rng.normal(size=len(at)) * np.interp(
         at, np.arange(len(tracks["noise"])) * _STEP, tracks["noise"]
     )
@@ -183,7 +183,7 @@ def _noise(
     return sosfilt(butter(2, 600, "highpass", fs=rate, output="sos"), shaped)
 
 
-def synthesize(seconds: float, seed: int, sample_rate: int = 16_000) -> Speech:
+def synthesize(seconds: float, seed: int, sample_rate: int = SAMPLE_RATE) -> Speech:
     """Babble for a while: phrases of 1 to 3 s with pauses of 0.3 to 0.8 s, silence at both ends.
 
     Args:

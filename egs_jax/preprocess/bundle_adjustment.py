@@ -7,8 +7,7 @@ and large ones lose their pull by the Geman-McClure weight, which is refreshed a
 Newton step.
 
 Jitted functions take `CHUNK` frames, so that each compiles once for clips of any length. Letters:
-T frames, L landmarks, S = 3 L + 1 shared unknowns (mean shape, then log focal length). Used by
-tracking and pose_refinement.
+T frames, L landmarks, S = 3 L + 1 shared unknowns (mean shape, then log focal length).
 """
 
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse
 import scipy.sparse.linalg
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from egs_jax.preprocess import geometry
 from kernels._checks import typechecked
@@ -35,7 +34,7 @@ _VELOCITY_STD = 100.0 * _ACCELERATION_STD
 
 
 class Scene(NamedTuple):
-    """What all frames share: mean shape [L, 3] (world) and log of the focal length [px]."""
+    """The shared unknowns: mean shape [L, 3] (world) and log of the focal length [px]."""
 
     shape: Array
     log_focal: Array
@@ -50,22 +49,19 @@ class Observations(NamedTuple):
 
 
 class Edges(NamedTuple):
-    """Relative measurements of poses: `pose[stop] - pose[start] = delta`, known to `information`.
+    """Measurements of poses: `pose[stop] - pose[start] = delta`, known to `information`."""
 
-    Shapes [E], [E], [E, 6], [E, 6, 6].
-    """
-
-    start: np.ndarray
-    stop: np.ndarray
-    delta: np.ndarray
-    information: np.ndarray
+    start: Int[np.ndarray, " E"]
+    stop: Int[np.ndarray, " E"]
+    delta: Float[np.ndarray, "E 6"]
+    information: Float[np.ndarray, "E 6 6"]
 
 
 @typechecked
 def project(
     poses: Float[Array, "T 6"], scene: Scene
 ) -> tuple[Float[Array, "T L 2"], Float[Array, "T L 3"], Float[Array, "T 3 3"]]:
-    """Projected shape [px from the principal point], its camera-space points and the rotations."""
+    """Return the projected shape [px from the principal point], camera points and rotations."""
     rotation = geometry.rotvec_to_matrix(poses[:, :3])
     camera = jnp.einsum("tij,lj->tli", rotation, scene.shape) + poses[:, None, 3:]
     return jnp.exp(scene.log_focal) * camera[..., :2] / camera[..., 2:], camera, rotation
@@ -75,7 +71,7 @@ def project(
 def project_with_jacobian(
     poses: Float[Array, "T 6"], scene: Scene
 ) -> tuple[Float[Array, "T L 2"], Float[Array, "T L 2 6"], Float[Array, "T L 2 3"]]:
-    """Projections [px] and their derivatives by the pose and by the world point."""
+    """Return projections [px] and their derivatives by the pose and by the world point."""
     projected, camera, rotation = project(poses, scene)
     inverse_depth = 1.0 / camera[..., 2]
     scale, zero = jnp.exp(scene.log_focal) * inverse_depth, jnp.zeros_like(inverse_depth)
@@ -90,14 +86,14 @@ def project_with_jacobian(
 
 
 def _robust(residual: Array, seen: Observations) -> tuple[Array, Array]:
-    """Geman-McClure cost per frame [T] and reweighting [T, L] of residuals in pixels."""
+    """Return Geman-McClure costs [T] and reweighting [T, L] of residuals in pixels."""
     squared = jnp.sum(residual * residual, axis=-1) / seen.noise**2
     soft = 1.0 + squared / _ROBUST**2
     return jnp.sum(seen.weights * squared / soft, -1), seen.weights / (soft * soft * seen.noise**2)
 
 
 def _pose_normals(poses: Array, scene: Scene, seen: Observations) -> tuple[Array, Array, Array]:
-    """Normal matrix [T, 6, 6], gradient [T, 6] and cost [T] of every pose."""
+    """Return the normal matrix [T, 6, 6], gradient [T, 6] and cost [T] of every pose."""
     projected, d_pose, _ = project_with_jacobian(poses, scene)
     residual = projected - seen.points2d
     cost, trust = _robust(residual, seen)
@@ -108,7 +104,7 @@ def _pose_normals(poses: Array, scene: Scene, seen: Observations) -> tuple[Array
 
 @jax.jit
 def _descend(poses: Array, scene: Scene, seen: Observations, steps: Array) -> tuple[Array, ...]:
-    """Damped Gauss-Newton steps of every pose on its own; then its normal equations."""
+    """Take damped Gauss-Newton steps of every pose on its own; add its normal equations."""
 
     def step(_, poses):
         normal, gradient, _ = _pose_normals(poses, scene, seen)
@@ -122,7 +118,7 @@ def _descend(poses: Array, scene: Scene, seen: Observations, steps: Array) -> tu
 
 @jax.jit
 def _shape_normals(poses: Array, scene: Scene, seen: Observations) -> tuple[Array, Array]:
-    """Normal matrices [L, 3, 3] and gradients [L, 3] of the points, poses held."""
+    """Return normal matrices [L, 3, 3] and gradients [L, 3] of the points, poses held."""
     projected, _, d_point = project_with_jacobian(poses, scene)
     residual = projected - seen.points2d
     weighted = d_point * _robust(residual, seen)[1][..., None, None]
@@ -132,7 +128,7 @@ def _shape_normals(poses: Array, scene: Scene, seen: Observations) -> tuple[Arra
 
 @jax.jit
 def _shared_normals(poses: Array, scene: Scene, seen: Observations) -> tuple[Array, Array, Array]:
-    """Normal matrix [S, S], gradient [S] and cost of shape and focal length, poses eliminated.
+    """Return normal matrix [S, S], gradient [S] and cost of shape and focal, poses eliminated.
 
     With normal blocks A (poses), C (shared) and B between them, the Schur complement is
     `C - B^T A^-1 B` and its gradient `c - B^T A^-1 a`.
@@ -183,19 +179,24 @@ def _chunks(poses: np.ndarray, seen: Observations) -> Iterator[tuple[slice, Arra
 
 
 def solve_poses(
-    poses: np.ndarray, scene: Scene, seen: Observations, *, steps: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    poses: Float[np.ndarray, "T 6"], scene: Scene, seen: Observations, *, steps: int
+) -> tuple[
+    Float[np.ndarray, "T 6"],
+    Float[np.ndarray, "T 6 6"],
+    Float[np.ndarray, "T 6"],
+    Float[np.ndarray, " T"],
+]:
     """Fit every pose on its own; frames without landmarks keep theirs.
 
     Args:
-      poses: Starting poses [T, 6].
+      poses: Starting poses.
       scene: Shape and focal length, held.
       seen: Landmarks.
       steps: Gauss-Newton steps; 0 only evaluates.
 
     Returns:
-      Poses [T, 6] and, at them in units of the landmark noise, normal matrices [T, 6, 6], gradients
-      [T, 6] and robust costs [T].
+      Poses and, at them in units of the landmark noise, normal matrices, gradients and robust
+      costs.
     """
     chunks = [
         [
@@ -208,17 +209,17 @@ def solve_poses(
 
 
 def solve_shape(
-    poses: np.ndarray,
+    poses: Float[np.ndarray, "T 6"],
     scene: Scene,
     seen: Observations,
     prior: Scene,
     std: float,
     frame_weight: float,
 ) -> Scene:
-    """One Gauss-Newton step of every point of the mean shape over all frames, poses and focal held.
+    """Take one Gauss-Newton step of every point of the mean shape, poses and focal held.
 
     Args:
-      poses: Poses [T, 6].
+      poses: Poses, held.
       scene: Current shape and focal length.
       seen: Landmarks.
       prior: Mean of the shape prior.
@@ -239,21 +240,21 @@ def solve_shape(
 
 
 def solve_scene(
-    poses: np.ndarray,
+    poses: Float[np.ndarray, "T 6"],
     prior: Scene,
     seen: Observations,
-    prior_std: np.ndarray,
+    prior_std: Float[np.ndarray, " S"],
     frame_weight: float,
     *,
     steps: int,
 ) -> Scene:
-    """Levenberg-Marquardt over shape and focal length, the poses following at every step.
+    """Solve shape and focal length by Levenberg-Marquardt, the poses following at every step.
 
     Args:
-      poses: Starting poses, at most `CHUNK` frames [T, 6].
+      poses: Starting poses of at most `CHUNK` frames.
       prior: Start and mean of the prior.
       seen: Landmarks of these frames.
-      prior_std: Prior standard deviations of shape, then log focal [S].
+      prior_std: Prior standard deviations of shape, then log focal.
       frame_weight: Weight of a frame's data against the prior (landmark errors repeat).
       steps: Most Levenberg-Marquardt steps; fewer where the cost settles.
     """
@@ -288,17 +289,19 @@ def solve_scene(
 
 
 def solve_chain(
-    information: np.ndarray, weighted_mean: np.ndarray, edges: Edges | None = None
-) -> np.ndarray:
-    """Most likely poses [T, 6] given absolute and relative measurements and a light prior.
+    information: Float[np.ndarray, "T 6 6"],
+    weighted_mean: Float[np.ndarray, "T 6"],
+    edges: Edges | None = None,
+) -> Float[np.ndarray, "T 6"]:
+    """Find the most likely poses given absolute and relative measurements and a light prior.
 
     Minimizes, exactly (one sparse factorization in float64),
     `sum_t |p_t - m_t|^2_information + sum_e |p_stop - p_start - delta|^2_information + prior`,
     where the prior holds velocity constant. Frames with zero information are interpolated by it.
 
     Args:
-      information: Normal matrix of every pose [T, 6, 6].
-      weighted_mean: Normal matrix times measured pose m [T, 6].
+      information: Normal matrix of every pose.
+      weighted_mean: Normal matrix times measured pose m.
       edges: Relative measurements.
     """
     count = len(information)

@@ -1,8 +1,7 @@
 """The capture check: is this video good enough to make an avatar of, and if not, what to change.
 
-Place in the pipeline: fed with every frame, its landmarks and the sound while preprocessing decodes
-the video (no second pass; a dozen numbers are kept per frame), printed before anything slow starts
-and stored in `meta.json`.
+It is fed with every frame, its landmarks and the sound while the first pass decodes the video (a
+dozen numbers are kept per frame), printed before anything slow starts, and stored in `meta.json`.
 
 Each finding has a value, a verdict (`ok`, `warn`, `bad`, or `unknown` where it could not be
 measured) and, unless ok, a remedy. Thresholds are rules of thumb, stated in the table below.
@@ -21,10 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from egs_jax.face.mesh import FACE_OVAL, RIGID_POINTS, mouth_opening
+from egs_jax.media.clock import FPS, SAMPLE_RATE
 from kernels._checks import typechecked
 
-SAMPLE_RATE = 16_000
-FPS = 25
 LAG_REACH = 15  # frames either way
 LAG_CONFIDENCE = 1.3  # at least; unrelated sound and picture stay under 1 in 95 of 100 cases
 MOUTH_CLOSED = 0.04  # opening over the distance of the eyes' outer corners
@@ -121,7 +119,7 @@ class CaptureReport:
 
 
 class CaptureCheck:
-    """Gather the measurements of a video while it streams by.
+    """A gatherer of a video's measurements while it streams by.
 
     Args:
         source_fps: Average rate of the source, before resampling to 25.
@@ -192,7 +190,7 @@ class CaptureCheck:
 
 
 def _angles(points: np.ndarray) -> tuple[float, float]:
-    """Yaw and pitch in degrees, from the depths of the eyes' corners and of brow and chin."""
+    """Return yaw and pitch in degrees, from the depths of the eyes' corners, brow and chin."""
     across, down = points[263] - points[33], points[152] - points[10]
     yaw = np.degrees(np.arctan2(across[2], np.hypot(across[0], across[1])))
     pitch = np.degrees(np.arctan2(down[2], np.hypot(down[0], down[1])))
@@ -200,11 +198,11 @@ def _angles(points: np.ndarray) -> tuple[float, float]:
 
 
 def _light(crop: np.ndarray) -> tuple[float, float, float, float]:
-    """Sharpness, mean brightness, under- and over-exposed share of a face."""
+    """Return sharpness, mean brightness, under- and over-exposed share of a face."""
     if crop.size == 0:
         return 0.0, 0.0, 1.0, 0.0
-    grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
-    small = cv2.resize(grey, (_CROP, _CROP), interpolation=cv2.INTER_AREA).astype(np.float32)
+    gray = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(gray, (_CROP, _CROP), interpolation=cv2.INTER_AREA).astype(np.float32)
     mean = float(small.mean())
     # Of brightness in units of its mean, so that a dark face is not called blurred.
     sharp = float(cv2.Laplacian(small / max(mean, 1.0), cv2.CV_32F).var())
@@ -236,7 +234,7 @@ def _face_values(rows: np.ndarray) -> dict[str, float]:
 
 
 def _silent_share(power: np.ndarray) -> float:
-    """Share of frames 30 dB under the loud ones, or without any sound."""
+    """Return the share of frames 30 dB under the loud ones, or without any sound."""
     return float((power <= max(float(np.percentile(power, 95)) * 1e-3, _SILENT)).mean())
 
 

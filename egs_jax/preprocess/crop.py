@@ -1,8 +1,7 @@
 """The square of the source video that becomes the dataset's frame.
 
-Place in the pipeline: inside `preprocess`, between the face pass (which says where the head is over
-the whole clip) and everything that works on frames. One crop serves the whole clip, so that the
-background stands still and K stays one matrix.
+The face pass says where the head is over the whole clip. One crop serves the whole clip, so that
+the background stands still and K stays one matrix.
 """
 
 from dataclasses import dataclass
@@ -40,14 +39,14 @@ class Crop:
         return cv2.resize(square, (self.size, self.size), interpolation=how)
 
     def landmarks(self, points: Float[np.ndarray, "*T 478 3"]) -> Float[np.ndarray, "*T 478 3"]:
-        """Landmarks of the source in pixels of the frame."""
+        """Map landmarks of the source to pixels of the frame."""
         return ((points - [self.left, self.top, 0]) * (self.size / self.side)).astype(np.float32)
 
 
 def choose_crop(
     landmarks: Float[np.ndarray, "T 478 3"], width: int, height: int, size: int | None
 ) -> Crop:
-    """The square around the head over the whole clip; a square clip is not cropped.
+    """Choose the square around the head over the whole clip; a square clip is not cropped.
 
     Args:
       landmarks: Landmarks in pixels of the source.

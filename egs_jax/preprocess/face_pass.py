@@ -1,8 +1,8 @@
 """The first pass over a video: where the face is in every frame, and whether the clip can be used.
 
-Place in the pipeline: what `preprocess` does first, before any file is made; the crop, the masks
-and the tracking all need the landmarks of the whole clip. Nothing but a few numbers per frame is
-kept. Frames are those of `read_frames` at 25 per second, positions in pixels of the source.
+It comes before any file is made: the crop, the masks and the tracking all need the landmarks of the
+whole clip. Nothing but a few numbers per frame is kept. Frames are those of `read_frames` at 25 per
+second, positions in pixels of the source.
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,9 @@ from jaxtyping import Bool, Float
 
 from egs_jax.face.landmarks import Face, FaceLandmarker
 from egs_jax.face.mesh import NUM_LANDMARKS
+from egs_jax.media.clock import FPS
 from egs_jax.media.video_reader import VideoInfo, read_frames
-from egs_jax.preprocess.capture_check import FPS, CaptureCheck, CaptureReport
+from egs_jax.preprocess.capture_check import CaptureCheck, CaptureReport
 from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.progress import progress
 
@@ -27,7 +28,7 @@ COUNT_EVERY = 25
 
 @dataclass(frozen=True)
 class Faces:
-    """What the first pass found."""
+    """The findings of the first pass."""
 
     landmarks: Float[np.ndarray, "T 478 3"]
     """Pixels of the source; interpolated where there was no face."""
@@ -79,7 +80,7 @@ def find_faces(
 
 
 def missing_ranges(valid: Bool[np.ndarray, " T"]) -> list[tuple[int, int]]:
-    """Runs [start, stop) of frames without a face."""
+    """Return the runs [start, stop) of frames without a face."""
     edges = np.flatnonzero(np.diff(np.concatenate([[True], valid, [True]]).astype(int)))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
@@ -96,7 +97,7 @@ def bridge_gaps(
 
 
 def _near(face: Face, before: Face) -> bool:
-    """Whether a face is less than its own size away from where it was last seen."""
+    """Tell if a face is less than its own size away from where it was last seen."""
     low, high = before.box[:2], before.box[2:]
     moved = np.linalg.norm((face.box[:2] + face.box[2:] - low - high) / 2)
     return bool(moved < np.max(high - low))

@@ -1,10 +1,8 @@
-"""Rotations, rigid transforms and pinhole projection as pure functions.
+"""Rotations and rigid transforms as pure functions.
 
 Conventions: OpenCV axes (+x right, +y down, +z forward); quaternions (w, x, y, z); rotation
-vectors are axis times angle in radians; `viewmat` [4, 4] takes world points to the camera; `K`
-[3, 3] is in pixels with pixel centers at integer + 0.5. Every function works on any leading axes
-and has finite gradients everywhere, the origin included. Used by tracking, preprocess and the
-model.
+vectors are axis times angle in radians. Every function works on any leading axes and has finite
+gradients everywhere, the origin included.
 """
 
 import jax.numpy as jnp
@@ -17,15 +15,9 @@ _TINY = 1e-12
 
 @typechecked
 def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Square root of `max(x, 0)`, whose gradient is 0 instead of infinite at and below zero."""
+    """Return the square root of `max(x, 0)`; its gradient is 0, not infinite, at 0 and below."""
     positive = x > _TINY
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
-
-
-@typechecked
-def safe_norm(x: Float[Array, "... D"]) -> Float[Array, "..."]:
-    """Euclidean length over the last axis; its gradient at the zero vector is zero."""
-    return safe_sqrt(jnp.sum(x * x, axis=-1))
 
 
 @typechecked
@@ -37,17 +29,8 @@ def safe_normalize(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
 
 
 @typechecked
-def skew(v: Float[Array, "... 3"]) -> Float[Array, "... 3 3"]:
-    """Cross-product matrix: `skew(a) @ b == cross(a, b)`."""
-    x, y, z = v[..., 0], v[..., 1], v[..., 2]
-    zero = jnp.zeros_like(x)
-    rows = [jnp.stack(row, -1) for row in ((zero, -z, y), (z, zero, -x), (-y, x, zero))]
-    return jnp.stack(rows, -2)
-
-
-@typechecked
 def rotvec_to_quat(rotvec: Float[Array, "... 3"]) -> Float[Array, "... 4"]:
-    """Unit quaternion (w, x, y, z) of a rotation vector [radians]."""
+    """Return the unit quaternion (w, x, y, z) of a rotation vector [radians]."""
     squared = jnp.sum(rotvec * rotvec, axis=-1, keepdims=True)
     small = squared < 1e-8
     angle = jnp.sqrt(jnp.where(small, 1.0, squared))
@@ -59,7 +42,7 @@ def rotvec_to_quat(rotvec: Float[Array, "... 3"]) -> Float[Array, "... 4"]:
 
 @typechecked
 def quat_to_rotvec(quat: Float[Array, "... 4"]) -> Float[Array, "... 3"]:
-    """Rotation vector [radians], angle in [0, pi], of a quaternion, normalized here."""
+    """Return the rotation vector [radians], angle in [0, pi], of any nonzero quaternion."""
     quat = safe_normalize(quat)
     quat = jnp.where(quat[..., :1] < 0, -quat, quat)
     real, imaginary = quat[..., :1], quat[..., 1:]
@@ -72,7 +55,7 @@ def quat_to_rotvec(quat: Float[Array, "... 4"]) -> Float[Array, "... 3"]:
 
 @typechecked
 def quat_to_matrix(quat: Float[Array, "... 4"]) -> Float[Array, "... 3 3"]:
-    """Rotation matrix of a quaternion (w, x, y, z), normalized here; `q` and `-q` give the same."""
+    """Return the rotation matrix of a nonzero quaternion (w, x, y, z); `-q` gives the same."""
     quat = safe_normalize(quat)
     w, x, y, z = quat[..., 0], quat[..., 1], quat[..., 2], quat[..., 3]
     rows = (
@@ -85,7 +68,7 @@ def quat_to_matrix(quat: Float[Array, "... 4"]) -> Float[Array, "... 3 3"]:
 
 @typechecked
 def matrix_to_quat(rotation: Float[Array, "... 3 3"]) -> Float[Array, "... 4"]:
-    """Unit quaternion (w >= 0) of a rotation matrix, accurate for every angle.
+    """Return the unit quaternion (w >= 0) of a rotation matrix, accurate for every angle.
 
     The outer product `4 q q^T` is linear in the matrix; its row with the largest diagonal element
     is the quaternion up to a well-conditioned scale.
@@ -117,22 +100,14 @@ def matrix_to_quat(rotation: Float[Array, "... 3 3"]) -> Float[Array, "... 4"]:
 
 @typechecked
 def rotvec_to_matrix(rotvec: Float[Array, "... 3"]) -> Float[Array, "... 3 3"]:
-    """Rotation matrix of a rotation vector [radians] (the exponential map of SO(3))."""
+    """Return the rotation matrix of a rotation vector [radians] (exponential map of SO(3))."""
     return quat_to_matrix(rotvec_to_quat(rotvec))
 
 
 @typechecked
 def matrix_to_rotvec(rotation: Float[Array, "... 3 3"]) -> Float[Array, "... 3"]:
-    """Rotation vector [radians], angle in [0, pi], of a rotation matrix (SO(3) logarithm)."""
+    """Return the rotation vector [radians], angle in [0, pi], of a matrix (SO(3) logarithm)."""
     return quat_to_rotvec(matrix_to_quat(rotation))
-
-
-@typechecked
-def quat_multiply(a: Float[Array, "... 4"], b: Float[Array, "... 4"]) -> Float[Array, "... 4"]:
-    """Hamilton product: rotating by the result rotates by `b` first, then by `a`."""
-    real = a[..., :1] * b[..., :1] - jnp.sum(a[..., 1:] * b[..., 1:], axis=-1, keepdims=True)
-    cross = jnp.cross(a[..., 1:], b[..., 1:])
-    return jnp.concatenate([real, a[..., :1] * b[..., 1:] + b[..., :1] * a[..., 1:] + cross], -1)
 
 
 @typechecked
@@ -143,30 +118,3 @@ def rigid_transform(
     top = jnp.concatenate([rotation, translation[..., None]], axis=-1)
     last = jnp.broadcast_to(jnp.array([[0.0, 0.0, 0.0, 1.0]], top.dtype), (*top.shape[:-2], 1, 4))
     return jnp.concatenate([top, last], axis=-2)
-
-
-@typechecked
-def invert_rigid(transform: Float[Array, "... 4 4"]) -> Float[Array, "... 4 4"]:
-    """Inverse of a rigid transform, by transposing its rotation."""
-    rotation = jnp.swapaxes(transform[..., :3, :3], -1, -2)
-    translation = -jnp.einsum("...ij,...j->...i", rotation, transform[..., :3, 3])
-    return rigid_transform(rotation, translation)
-
-
-@typechecked
-def transform_points(
-    transform: Float[Array, "*batch 4 4"], points: Float[Array, "*batch N 3"]
-) -> Float[Array, "*batch N 3"]:
-    """Apply a rigid transform to points, both with the same leading axes."""
-    rotated = jnp.einsum("...ij,...nj->...ni", transform[..., :3, :3], points)
-    return rotated + transform[..., None, :3, 3]
-
-
-@typechecked
-def project_points(
-    points_camera: Float[Array, "... N 3"], K: Float[Array, "3 3"]
-) -> Float[Array, "... N 2"]:
-    """Pinhole projection to pixels of points in camera space; depth must be positive."""
-    depth = points_camera[..., 2:]
-    homogeneous = jnp.einsum("ij,...nj->...ni", K[:2], points_camera)
-    return homogeneous / depth

@@ -1,13 +1,11 @@
 """The cloud of points that training starts from: the person's face, and a shell for the rest.
 
-Place in the pipeline: the last step of preprocessing, from the tracked head and its masks.
-
 Three parts, in world units (OpenCV axes, head about +-0.8): the face, drawn uniformly over the area
 of the person's own mean mesh; the inside of the mouth, a curved sheet behind the lips, so that
 teeth have points to grow from; and the shell of skull, hair and ears: the surface of the visual
 hull of the head masks of many frames. A head that hardly turns leaves the hull's depth open, so the
 hull is also held between the two halves of an ellipsoid whose front half is fitted to the rim of
-the face and whose back half is as deep as heads are. Colours are means over the frames that see a
+the face and whose back half is as deep as heads are. Colors are means over the frames that see a
 point.
 """
 
@@ -47,23 +45,23 @@ def head_cloud(
     """Make the initial cloud.
 
     Args:
-        mean_shape: The person's mean landmarks, world units.
-        triangles: Vertex numbers of the face mesh.
-        viewmats: World-to-camera transforms.
-        K: Intrinsics in pixels.
-        head_mask: Gives the head mask of a frame, bool [H, W].
-        frames: The video, indexed by frame: uint8 [H, W, 3] each; a memory map will do.
-        num_points: Points to make.
-        seed: Of the random numbers.
-        num_views: Frames to use, spread evenly over the clip.
+      mean_shape: The person's mean landmarks, world units.
+      triangles: Vertex numbers of the face mesh.
+      viewmats: World-to-camera transforms.
+      K: Intrinsics in pixels.
+      head_mask: Gives the head mask of a frame, bool [H, W].
+      frames: The video, indexed by frame: uint8 [H, W, 3] each; a memory map will do.
+      num_points: Points to make.
+      seed: Of the random numbers.
+      num_views: Frames to use, spread evenly over the clip.
 
     Returns:
-        points: float32 [num_points, 3], world units.
-        colors: uint8 [num_points, 3], RGB.
+      points: float32 [num_points, 3], world units.
+      colors: uint8 [num_points, 3], RGB.
 
     Raises:
-        InputError: If the masks leave no head.
-        ValueError: If `num_points` is too small for the parts.
+      InputError: If the masks leave no head.
+      ValueError: If `num_points` is too small for the parts.
     """
     if num_points < 100:
         raise ValueError(f"num_points: got {num_points}, expected at least 100; use 20000 or more")
@@ -81,7 +79,7 @@ def head_cloud(
         shape, cameras, masks, num_points - num_face - num_mouth, random
     )
     points = np.concatenate([face, mouth, shell])
-    # The mouth's sheet has no side of its own: it is coloured as if it always faced the camera.
+    # The mouth's sheet has no side of its own: it is colored as if it always faced the camera.
     normals = np.concatenate([face_normals, np.zeros_like(mouth), shell_normals])
     colors = _colors(points, normals, cameras, masks, [frames[int(view)] for view in views])
     return points.astype(np.float32), colors
@@ -105,7 +103,7 @@ def _sample_mesh(
 
 
 def _center(shape: np.ndarray) -> np.ndarray:
-    """A point inside the skull: between the ears' roots, a little behind them."""
+    """Return a point inside the skull: between the ears' roots, a little behind them."""
     width = abs(float(shape[454, 0] - shape[234, 0]))
     return 0.5 * (shape[234] + shape[454]) + np.asarray([0.0, 0.0, 0.15 * width])
 
@@ -201,7 +199,7 @@ def _limit_depth(inside: np.ndarray, axes: list[np.ndarray], shape: np.ndarray) 
 def _near(
     x: np.ndarray, y: np.ndarray, places: np.ndarray, values: np.ndarray, reach: float
 ) -> np.ndarray:
-    """Spread values over their neighbourhood: their mean close by, nothing far away."""
+    """Spread values over their neighborhood: their mean close by, nothing far away."""
     square = (x[..., None] - places[:, 0]) ** 2 + (y[..., None] - places[:, 1]) ** 2
     weight = np.exp(-0.5 * square / reach**2)
     return (weight @ values) / (weight.sum(-1) + 0.1)
@@ -253,7 +251,7 @@ def _sample_shell(
 
 
 def _facing(points: np.ndarray, normals: np.ndarray, viewmat: np.ndarray) -> np.ndarray:
-    """Cosine between normals and the direction to the camera."""
+    """Return the cosine between normals and the direction to the camera."""
     towards = -viewmat[:3, :3].T @ viewmat[:3, 3] - points
     length = np.maximum(np.linalg.norm(towards, axis=1), 1e-9)
     return np.einsum("pd,pd->p", normals, towards) / length
@@ -267,7 +265,7 @@ def _blur(volume: np.ndarray) -> np.ndarray:
 
 
 def _in_polygon(points: np.ndarray, polygon: np.ndarray) -> np.ndarray:
-    """Whether points [N, 2] lie in a polygon [M, 2] (crossing rule)."""
+    """Tell which points [N, 2] lie in a polygon [M, 2] (crossing rule)."""
     x, y = points.T
     inside = np.zeros(len(points), bool)
     for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, 0), strict=True):
@@ -284,7 +282,7 @@ def _colors(
     masks: np.ndarray,
     images: list[np.ndarray],
 ) -> np.ndarray:
-    """Mean colour over the views that see a point from its front; unseen ones ask a neighbour."""
+    """Average the color over the views that see a point's front; unseen ones ask a neighbor."""
     viewmats, K = cameras
     total, weight = np.zeros((len(points), 3)), np.zeros(len(points))
     sheet = ~normals.any(1)

@@ -1,11 +1,11 @@
 """Head masks, lips rectangles, clean backgrounds, and frames with the head painted out.
 
-Place in the pipeline: preprocessing, after landmarks and the segmentation networks. Training draws
-the head over `paint_out_head(...)`, so that only the head is learned; torso, neck and room come
-from the video (reference: the original's "torso images" and "bc.jpg", made simpler and steadier).
+Training draws the head over `paint_out_head(...)`, so that only the head is learned; torso, neck
+and room come from the video (the original's "torso images" and "bc.jpg", made simpler and
+steadier).
 
 Conventions: images uint8 [H, W, 3] RGB, masks bool [H, W], landmarks [478, 3] in pixels (pixel
-centres at integer + 0.5). Everything is causal and streams: state is a few images, whatever the
+centers at integer + 0.5). Everything is causal and streams: state is a few images, whatever the
 length of the video. The head is skin, hair, ears, glasses and hat down to the jaw; neck and clothes
 are not.
 """
@@ -34,9 +34,9 @@ class FrameMasks:
     """The masks of one frame, bool [H, W] each.
 
     Attributes:
-        head: Head without neck.
-        person: Head, neck, torso.
-        foreground: Everything that may be person, with a margin: never background.
+      head: Head without neck.
+      person: Head, neck, torso.
+      foreground: Everything that may be person, with a margin: never background.
     """
 
     head: np.ndarray
@@ -50,16 +50,16 @@ def lips_rect(
 ) -> Int32[np.ndarray, "4"]:
     """Return the square around the outer lip, as the original takes it.
 
-    Its centre is the middle of the lip's extent in whole pixels, its half-size half the longer side
+    Its center is the middle of the lip's extent in whole pixels, its half-size half the longer side
     of that extent; it is clipped to the picture.
 
     Args:
-        landmarks: Pixels.
-        height: Picture height.
-        width: Picture width.
+      landmarks: Pixels.
+      height: Picture height.
+      width: Picture width.
 
     Returns:
-        (row_min, row_max, col_min, col_max), stops exclusive.
+      (row_min, row_max, col_min, col_max), stops exclusive.
     """
     lips = landmarks[LIPS_OUTER, :2]
     (x_min, y_min), (x_max, y_max) = lips.min(0).astype(int), lips.max(0).astype(int)
@@ -71,16 +71,16 @@ def lips_rect(
 
 
 class HeadMasker:
-    """Make one frame's masks after another, steady in time.
+    """A maker of one frame's masks after another, steady in time.
 
     The network's probability is mixed with that of the frame before, carried along with the head (a
     similarity fitted to the rigid landmarks), so that its edge does not flicker while the head may
     move as it likes. Without a face parser the neck is cut along the jaw's landmarks.
 
     Args:
-        height: Picture height.
-        width: Picture width.
-        smoothing: Share of the frame before in the mix, 0 to below 1.
+      height: Picture height.
+      width: Picture width.
+      smoothing: Share of the frame before in the mix, 0 to below 1.
     """
 
     def __init__(self, height: int, width: int, smoothing: float = 0.5):
@@ -100,16 +100,16 @@ class HeadMasker:
         """Return the masks of the next frame.
 
         Args:
-            landmarks: Pixels of the frame.
-            person: Probability of being person, any resolution, covering the frame.
-            labels: Face parser's classes (see `HEAD_LABELS`), any resolution, or None.
+          landmarks: Pixels of the frame.
+          person: Probability of being person, any resolution, covering the frame.
+          labels: Face parser's classes (see `HEAD_LABELS`), any resolution, or None.
 
         Returns:
-            The masks at the frame's size.
+          The masks at the frame's size.
         """
         points = landmarks[:, :2].astype(np.float64)
-        motion = None if self._points is None else _similarity(self._points, points)
-        probability = self._steady("person", person.astype(np.float32), motion)
+        now_from_before = None if self._points is None else _similarity(self._points, points)
+        probability = self._steady("person", person.astype(np.float32), now_from_before)
         oval = self._fill(points[FACE_OVAL])
         ears = self._ears(points)
         # Ears are what the person network misses; near them half a belief is enough.
@@ -118,8 +118,10 @@ class HeadMasker:
             head = body & self._above_jaw(points)
         else:
             parsed = np.isin(labels, HEAD_LABELS).astype(np.float32)
-            head = self._steady("head", parsed, motion) > 0.5
-            body = body | (self._steady("body", _member(labels, PERSON_LABELS), motion) > 0.5)
+            head = self._steady("head", parsed, now_from_before) > 0.5
+            body = body | (
+                self._steady("body", _member(labels, PERSON_LABELS), now_from_before) > 0.5
+            )
             head = head & (self._above_jaw(points, reach=1.0) | oval)
         head = _component_touching(head | oval, oval)
         self._points = points
@@ -128,14 +130,14 @@ class HeadMasker:
         foreground = cv2.dilate(unsure.view(np.uint8), np.ones((margin, margin), np.uint8)) > 0
         return FrameMasks(head, body | head, foreground)
 
-    def _steady(self, name: str, now: np.ndarray, motion: np.ndarray | None) -> np.ndarray:
-        """Mix with the frame before, carried along by `motion`; return it at the frame's size."""
+    def _steady(self, name: str, now: np.ndarray, now_from_before: np.ndarray | None) -> np.ndarray:
+        """Mix with the frame before, moved by `now_from_before`; return it at the frame's size."""
         height, width = self._size
-        if motion is not None:
+        if now_from_before is not None:
             grid = np.asarray([now.shape[1] / width, now.shape[0] / height])
-            affine = motion.copy()
+            affine = now_from_before.copy()
             affine[:, 2] *= grid
-            affine[:, 2] += 0.5 * affine[:, :2].sum(1) - 0.5  # cv2 has pixel centres at integers
+            affine[:, 2] += 0.5 * affine[:, :2].sum(1) - 0.5  # cv2 has pixel centers at integers
             before = cv2.warpAffine(
                 self._before[name], affine, now.shape[::-1], borderMode=cv2.BORDER_REPLICATE
             )
@@ -150,7 +152,7 @@ class HeadMasker:
         return image > 0
 
     def _above_jaw(self, points: np.ndarray, reach: float = 0.0) -> np.ndarray:
-        """Everything above the jaw's line, continued sideways below the ears."""
+        """Return everything above the jaw's line, continued sideways below the ears."""
         across, up, width, height = _face_frame(points)
         jaw = points[_JAW] - up * (0.02 + 0.5 * reach) * height
         left, right = jaw[0] - across * width, jaw[-1] + across * width
@@ -158,7 +160,7 @@ class HeadMasker:
         return self._fill(np.concatenate([[left], jaw, [right, right + top, left + top]]))
 
     def _ears(self, points: np.ndarray) -> np.ndarray:
-        """Discs where the ears are, at the face's sides."""
+        """Return discs where the ears are, at the face's sides."""
         across, up, width, height = _face_frame(points)
         image = np.zeros(self._size, np.uint8)
         for index, side in zip(_EARS, (-1.0, 1.0), strict=True):
@@ -188,7 +190,7 @@ def _face_frame(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, floa
 
 
 def _similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Least-squares rotation, scale and shift [2, 3] taking the rigid points to their new place."""
+    """Fit rotation, scale and shift [2, 3] that take the rigid points to their new place."""
     a, b = source[RIGID_POINTS], target[RIGID_POINTS]
     a_mean, b_mean = a.mean(0), b.mean(0)
     za, zb = (a - a_mean) @ [1, 1j], (b - b_mean) @ [1, 1j]
@@ -218,8 +220,8 @@ class BackgroundModel:
     Pixels that the person always covered are filled from their surroundings, smoothly.
 
     Args:
-        height: Picture height.
-        width: Picture width.
+      height: Picture height.
+      width: Picture width.
     """
 
     def __init__(self, height: int, width: int):
@@ -238,7 +240,7 @@ class BackgroundModel:
 
     @typechecked
     def result(self) -> UInt8[np.ndarray, "H W 3"]:
-        """Return the clean background so far (mid grey if nothing was ever uncovered)."""
+        """Return the clean background so far (mid gray if nothing was ever uncovered)."""
         known = self._weight > 1e-6 * max(float(self._weight.max()), 1e-6)
         if not known.any():
             return np.full(self._sum.shape, 128, np.uint8)
@@ -254,8 +256,8 @@ def _fill_smoothly(image: np.ndarray, weight: np.ndarray) -> np.ndarray:
         return image
     half = ((width + 1) // 2, (height + 1) // 2)
     share = cv2.resize(weight, half, interpolation=cv2.INTER_AREA)
-    colour = cv2.resize(image * weight[..., None], half, interpolation=cv2.INTER_AREA)
-    coarse = colour / np.maximum(share, 1e-6)[..., None]
+    color = cv2.resize(image * weight[..., None], half, interpolation=cv2.INTER_AREA)
+    coarse = color / np.maximum(share, 1e-6)[..., None]
     coarse = _fill_smoothly(
         np.where((share > 0)[..., None], coarse, 0.0), np.minimum(4 * share, 1.0)
     )
@@ -274,19 +276,19 @@ def paint_out_head(
     """Return the frame without its head: neck and torso stay and reach a little way up under it.
 
     Where the head was, and a margin around it, the clean background shows; over it, every column in
-    which the head meets neck or clothes is continued upwards with the colour found just below the
+    which the head meets neck or clothes is continued upwards with the color found just below the
     seam, each row darker than the one below, as the shade under a chin is. The body stays as it is
-    in the frame, thin corners beside the jaw too, and goes on for two pixels with its own colour.
+    in the frame, thin corners beside the jaw too, and goes on for two pixels with its own color.
 
     Args:
-        frame: The video frame.
-        head: Head mask.
-        person: Person mask.
-        clean_background: From `BackgroundModel`.
-        neck_rows: How far neck and torso are continued, as a share of the picture's height.
+      frame: The video frame.
+      head: Head mask.
+      person: Person mask.
+      clean_background: From `BackgroundModel`.
+      neck_rows: How far neck and torso are continued, as a share of the picture's height.
 
     Returns:
-        The painted frame.
+      The painted frame.
     """
     height, width = head.shape
     margin = _odd(0.03 * width)
@@ -302,13 +304,13 @@ def paint_out_head(
     # Only where person was: beside the head the room must show.
     _continue_upwards(painted, frame, hole & person, body, round(neck_rows * height))
     # What is as thin but near the body are its own corners, where jaw and neck meet the room. Its
-    # colour goes on for two pixels, or the room shows between it and a drawn head a bit smaller.
+    # color goes on for two pixels, or the room shows between it and a drawn head a bit smaller.
     distance = cv2.distanceTransform((~body).view(np.uint8), cv2.DIST_L2, 3)
     kept = rest & (distance <= 1.5 * margin)
     share = cv2.blur(kept.astype(np.float32), (5, 5))
-    colour = cv2.blur(frame * kept[..., None].astype(np.float32), (5, 5))
+    color = cv2.blur(frame * kept[..., None].astype(np.float32), (5, 5))
     around = (share > 1e-3) & hole & person
-    painted[around] = colour[around] / share[around, None]
+    painted[around] = color[around] / share[around, None]
     painted[kept] = frame[kept]
     return np.clip(np.round(painted), 0, 255).astype(np.uint8)
 
@@ -326,12 +328,12 @@ def _continue_upwards(
     seam = height - 2 - meets[::-1, columns].argmax(0)  # row of that hole pixel
     skip, depth = max(1, round(0.006 * height)), max(2, round(0.015 * height))
     below = np.clip(seam[None] + 1 + skip + np.arange(depth)[:, None], 0, height - 1)
-    colour = frame[below, columns[None]].astype(np.float32).mean(0)  # [columns, 3]
-    colour = cv2.GaussianBlur(colour[None], (0, 0), 0.025 * width)[0]
+    color = frame[below, columns[None]].astype(np.float32).mean(0)  # [columns, 3]
+    color = cv2.GaussianBlur(color[None], (0, 0), 0.025 * width)[0]
     steps = np.arange(rows)
     target = seam[None] - steps[:, None]  # [rows, columns]
     inside = (target >= 0) & hole[np.maximum(target, 0), columns[None]]
     shade = 0.985 ** steps.astype(np.float32)
-    values = shade[:, None, None] * colour[None]
+    values = shade[:, None, None] * color[None]
     row, column = np.nonzero(inside)
     painted[target[row, column], columns[column]] = values[row, column]

@@ -1,8 +1,7 @@
 """Video of one person -> dataset folder, one command.
 
-(3) of the data's way; before: `video`, `audio`; after: `dataset`, which reads the folder. Frames
-stream through twice (`face_pass` first, since the crop needs the whole clip); nothing but a few
-numbers per frame is kept in memory. The folder appears under its name only when it is complete.
+Frames stream through twice (`face_pass` first, since the crop needs the whole clip); nothing but a
+few numbers per frame is kept in memory. The folder appears under its name only when it is complete.
 """
 
 import json
@@ -11,15 +10,15 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
+import imageio.v3 as imageio
 import numpy as np
 
 from egs_jax.data.folder import ARRAYS, FORMAT_VERSION
 from egs_jax.face.mesh import canonical_face_mesh, eye_openness, mouth_opening
 from egs_jax.face.segmentation import FaceParser, PersonSegmenter
 from egs_jax.media.audio_file import read_audio, write_wav
+from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.media.video_reader import VideoInfo, probe, read_frames
-from egs_jax.preprocess.capture_check import FPS
 from egs_jax.preprocess.crop import Crop, choose_crop
 from egs_jax.preprocess.face_pass import LEAST_FRAMES, Faces, find_faces
 from egs_jax.preprocess.head_cloud import head_cloud
@@ -30,9 +29,14 @@ from egs_jax.preprocess.tracking import HeadTrack, reprojection_rms, track_head
 from egs_jax.runtime.assets import file_sha256
 from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.progress import progress
-from egs_jax.speech.features import AUDIO_FEATURES, SAMPLE_RATE, extract_features, silence_features
+from egs_jax.speech.features import AUDIO_FEATURES, extract_features, silence_features
 
 _FILES = {"meta.json", "audio.wav", "clean_background.png"} | {f"{name}.npy" for name in ARRAYS}
+SEEN_OF_ALL_FRAMES = (
+    "crop", "audio-video lag", "mean face", "focal length", "head poses", "hull of the cloud",
+    "first colors of the cloud", "clean background", "blink scale",
+)  # fmt: skip
+"""Parts of a dataset that are made of all frames, held-out ones too (see the room's docstring)."""
 NATURAL_LAG = 2
 """Frames by which lips open before their sound is loud, in speech in sync."""
 
@@ -136,6 +140,7 @@ def _fill(
         "head_masks": "face parser" if parser else "person segmentation and landmarks",
         "face_frames": int(valid.sum()),
         "tracking": figures,
+        "seen_of_all_frames": list(SEEN_OF_ALL_FRAMES),
         "capture": faces.capture.as_dict(),
     }
 
@@ -181,7 +186,7 @@ def _cut_frames(
             if i % 10 == 0:
                 room.update(frame, masks.foreground)
     clean = room.result()
-    cv2.imwrite(str(work / "clean_background.png"), cv2.cvtColor(clean, cv2.COLOR_RGB2BGR))
+    imageio.imwrite(work / "clean_background.png", clean)
     for array in (frames, heads, people):
         array.flush()
     return frames, clean
@@ -199,7 +204,7 @@ def _paint_backgrounds(work: Path, frames: np.ndarray, clean: np.ndarray) -> Non
 
 
 def _masks(work: Path, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Head and person masks of every frame, bool [size,size] each."""
+    """Yield head and person masks of every frame, bool [size, size] each."""
     heads, people = (
         np.load(work / f"{name}_masks.npy", mmap_mode="r", allow_pickle=False)
         for name in ("head", "person")
@@ -211,7 +216,7 @@ def _masks(work: Path, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 def _track(
     frames: np.ndarray, landmarks: np.ndarray, valid: np.ndarray, size: int
 ) -> tuple[HeadTrack, dict]:
-    """Head poses, refined against the picture, and their figures."""
+    """Return head poses, refined against the picture, and their figures."""
     mesh = canonical_face_mesh()
     track = track_head(landmarks, valid, size, size, mesh.vertices)
     print("refining the head poses against the picture")
@@ -248,7 +253,7 @@ def _cloud(work: Path, frames: np.ndarray, track: HeadTrack) -> None:
 
 
 def blink_signal(openness: np.ndarray) -> np.ndarray:
-    """Blink in [0,1] from eye openness [T]: 0 is the clip's own open eye, 1 its own shut one.
+    """Return blink in [0, 1] from eye openness [T]: 0 the clip's own open eye, 1 its shut one.
 
     A clip without a blink has no shut eye; a lid gap of 0.35 of the open one stands in for it.
     """
@@ -258,7 +263,7 @@ def blink_signal(openness: np.ndarray) -> np.ndarray:
 
 
 def split_at(frames: int, val_seconds: float | None) -> int:
-    """First frame of the val split: after 10/11 of the clip, or `val_seconds` before its end.
+    """Return the first val frame: after 10/11 of the clip, or `val_seconds` before its end.
 
     Raises:
       InputError: if no training frames would be left.
@@ -273,7 +278,7 @@ def split_at(frames: int, val_seconds: float | None) -> int:
 
 
 def _fit_length(samples: np.ndarray, frames: int) -> np.ndarray:
-    """Sound cut or padded with silence to exactly the video's length."""
+    """Return sound cut or padded with silence to exactly the video's length."""
     wanted = frames * SAMPLE_RATE // FPS
     return np.pad(samples[:wanted], (0, max(0, wanted - len(samples))))
 
@@ -306,7 +311,7 @@ def _check_target(folder: Path) -> None:
 
 
 def _work_folder(target: Path) -> Path:
-    """A new folder beside `target`, on the same disk."""
+    """Make a new folder beside `target`, on the same disk."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))

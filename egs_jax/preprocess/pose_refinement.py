@@ -8,8 +8,8 @@ a pixel, with its information matrix. All poses then follow from one linear leas
 landmarks hold them absolutely, at a weight that matters over seconds only (no drift), alignments
 hold them relatively, and a very light constant-velocity prior bridges gaps; nothing is smoothed.
 
-Frames are read once, in order, and one pyramid is kept: constant memory. Place in preprocess:
-after tracking. Letters: T frames, N surface points.
+Frames are read once, in order, and one pyramid is kept: constant memory. Letters: T frames, N
+surface points.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,13 +20,14 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from egs_jax.preprocess import bundle_adjustment as ba
 from egs_jax.preprocess import tracking
 from egs_jax.preprocess.tracking import HeadTrack
 from kernels._checks import typechecked
 
+Picture = UInt8[np.ndarray, "H Wd 3"]
 _SURFACE_POINTS = 2048
 _BLUR = 1.0  # px, before anything else: takes compression noise off the gradients
 _COARSEST_EYE_DISTANCE = 24.0  # px between outer eye corners at the coarsest level of the pyramid
@@ -49,13 +50,17 @@ class Surface(NamedTuple):
     normals: Array
 
 
-def rigid_surface(mean_shape: np.ndarray, triangles: np.ndarray, rigid: np.ndarray) -> Surface:
+def rigid_surface(
+    mean_shape: Float[np.ndarray, "478 3"],
+    triangles: Int[np.ndarray, "F 3"],
+    rigid: Bool[np.ndarray, "478"],
+) -> Surface:
     """Spread points evenly by area over the triangles whose three corners are all `rigid`.
 
     Args:
-      mean_shape: Mean landmarks, world [478, 3].
-      triangles: Corner indices [F, 3].
-      rigid: Whether a landmark may be used [478].
+      mean_shape: Mean landmarks in the world.
+      triangles: Corner indices.
+      rigid: Whether a landmark may be used.
     """
     corners = mean_shape[triangles[rigid[triangles].all(axis=1)]].astype(np.float64)  # [F, 3, 3]
     normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -86,8 +91,8 @@ class Pyramid(NamedTuple):
     layout: Array
 
 
-def build_pyramid(rgb: np.ndarray, levels: int) -> Pyramid:
-    """Pyramid of a uint8 RGB image [H, W, 3]; texel i of level l lies on its texel i 2^l."""
+def build_pyramid(rgb: Picture, levels: int) -> Pyramid:
+    """Build the pyramid of an image; texel i of level l lies on texel i 2^l of level 0."""
     gray = cv2.GaussianBlur(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32), (0, 0), _BLUR)
     texels, layout, count = [], [], 0
     for _ in range(levels):
@@ -101,7 +106,7 @@ def build_pyramid(rgb: np.ndarray, levels: int) -> Pyramid:
 
 
 def _sample(pyramid: Pyramid, level: Array, points2d: Array) -> tuple[Array, Array]:
-    """Bilinear samples [N, 3] of a level at pixel positions [N, 2], and whether they lie inside."""
+    """Sample a level bilinearly at pixel positions [N, 2]; tell which of them lie inside."""
     first, rows, columns = pyramid.layout[level]
     limit = jnp.stack([columns, rows]).astype(jnp.float32) - 1.001
     raw = (points2d - 0.5) / 2.0**level  # pixel centers are at +0.5
@@ -115,7 +120,7 @@ def _sample(pyramid: Pyramid, level: Array, points2d: Array) -> tuple[Array, Arr
 
 
 def _visible(pose: Array, surface: Surface) -> Array:
-    """Cosine between normal and view, zero where turned away by more than 75 degrees [N]."""
+    """Return the cosine between normal and view [N], zero beyond 75 degrees."""
     rotation = ba.geometry.rotvec_to_matrix(pose[:3])
     camera = surface.points @ rotation.T + pose[None, 3:]
     cosine = -jnp.sum((surface.normals @ rotation.T) * camera, -1) / jnp.linalg.norm(
@@ -135,7 +140,7 @@ def align(
     log_focal: Float[Array, ""],
     center: Float[Array, "2"],
 ) -> tuple[Float[Array, "6"], Float[Array, "6 6"], Float[Array, ""]]:
-    """Pose of the face in the second image so that it looks as in the first, and its information.
+    """Find the pose of the face in the second image that makes it look as in the first.
 
     Gauss-Newton on the brightness of the surface points with the mean of both images' gradients (a
     second-order step), Geman-McClure weights, gain and offset eliminated; coarse to fine.
@@ -189,23 +194,23 @@ def align(
 
 
 def refine_poses(
-    frames: Sequence[np.ndarray] | np.ndarray | Callable[[int], np.ndarray],
+    frames: Sequence[Picture] | UInt8[np.ndarray, "T H Wd 3"] | Callable[[int], Picture],
     track: HeadTrack,
-    landmarks: np.ndarray,
-    valid: np.ndarray,
+    landmarks: Float[np.ndarray, "T 478 3"],
+    valid: Bool[np.ndarray, " T"],
     *,
-    canonical: np.ndarray,
-    triangles: np.ndarray,
+    canonical: Float[np.ndarray, "468 3"],
+    triangles: Int[np.ndarray, "F 3"],
 ) -> HeadTrack:
     """Refine every pose against the images so that the head moves exactly when the image does.
 
     Args:
-      frames: uint8 RGB [T, H, W, 3] (may be memory-mapped), or a function of the frame number.
+      frames: RGB pictures (may be memory-mapped), or a function of the frame number.
       track: Result of `tracking.track_head`.
-      landmarks: Landmarks in pixels [T, 478, 3].
-      valid: Whether a face was found [T].
-      canonical: Canonical face mesh [468, 3] in centimeters.
-      triangles: Its triangles [F, 3].
+      landmarks: Landmarks in pixels.
+      valid: Whether a face was found.
+      canonical: Canonical face mesh in centimeters.
+      triangles: Its triangles.
 
     Returns:
       The track with new `viewmats`.
@@ -219,17 +224,22 @@ def refine_poses(
     scene = ba.Scene(jnp.asarray(track.mean_shape), log_focal)
     poses = tracking.poses_of(track.viewmats)
     _, normal, gradient, _ = ba.solve_poses(poses, scene, seen, steps=0)
-    edges = _align_frames(read, poses, valid, track, triangles, weights >= 0.3, scene, seen.noise)
+    edges = _align_frames(read, poses, valid, track, triangles, weights >= 0.3, scene,
+                          float(seen.noise))  # fmt: skip
     mean = np.einsum("tij,tj->ti", normal, poses) - gradient
     refined = ba.solve_chain(_LANDMARK_TRUST * normal, _LANDMARK_TRUST * mean, edges)
     return track.replace(viewmats=tracking.viewmats_of(refined))
 
 
-def _align_frames(read, poses, valid, track, triangles, rigid, scene, noise) -> ba.Edges:
+def _align_frames(
+    read: Callable[[int], Picture], poses: Float[np.ndarray, "T 6"], valid: Bool[np.ndarray, " T"],
+    track: HeadTrack, triangles: Int[np.ndarray, "F 3"], rigid: Bool[np.ndarray, "478"],
+    scene: ba.Scene, noise: float,
+) -> ba.Edges:  # fmt: skip
     """Align every frame to the one before it; pairs without a face, or that fail, are left out."""
     surface = rigid_surface(track.mean_shape, triangles, rigid)
     center = jnp.asarray(track.K[:2, 2])
-    eye_distance = float(noise) / tracking.NOISE_PER_EYE_DISTANCE
+    eye_distance = noise / tracking.NOISE_PER_EYE_DISTANCE
     levels = 1 + max(0, round(np.log2(eye_distance / _COARSEST_EYE_DISTANCE)))
     start32 = poses.astype(np.float32)
     start, delta, information, before = [], [], [], None

@@ -1,8 +1,8 @@
-"""How well a head track follows the video: jitter against optical flow, and overlays to look at.
+"""A head track's faithfulness to the video: its jitter against optical flow.
 
 `tracking.reprojection_rms` tells whether the head is in the right place; `jitter_rms` whether it
 is still when the video is still. The optical flow here has no part in the refinement of the
-poses. Place in preprocess: after pose_refinement.
+poses.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,11 +10,14 @@ from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
+from jaxtyping import Bool, Float, UInt8
 
 from egs_jax.face.mesh import RIGID_POINTS
 from egs_jax.preprocess.tracking import HeadTrack, eye_distance_px
 from kernels._checks import require
 
+Picture = UInt8[np.ndarray, "H Wd 3"]
+Gray = UInt8[np.ndarray, "H Wd"]
 _MARGIN = 0.6  # eye distances around the rigid points that the flow gets to see
 _NEIGHBORHOOD = 1 / 16  # eye distances: half width of the square whose median is a point's flow
 _ROUND_TRIP = 0.5 / 114  # eye distances that forward plus backward flow may miss its start by
@@ -44,10 +47,10 @@ class JitterReport(NamedTuple):
 
 
 def jitter_rms(
-    frames: Sequence[np.ndarray] | np.ndarray | Callable[[int], np.ndarray],
+    frames: Sequence[Picture] | UInt8[np.ndarray, "T H Wd 3"] | Callable[[int], Picture],
     track: HeadTrack,
-    landmarks: np.ndarray,
-    valid: np.ndarray,
+    landmarks: Float[np.ndarray, "T 478 3"],
+    valid: Bool[np.ndarray, " T"],
     *,
     method: Literal["dis", "farneback"] = "dis",
 ) -> JitterReport:
@@ -57,14 +60,14 @@ def jitter_rms(
     flow forward and back does not return to its start are left out.
 
     Args:
-      frames: uint8 RGB [T, H, W, 3] (may be memory-mapped), or a function of the frame number.
+      frames: RGB pictures (may be memory-mapped), or a function of the frame number.
       track: The head track.
-      landmarks: Landmarks in pixels [T, 478, 3].
-      valid: Whether a face was found [T]; pairs of frames with two faces count.
+      landmarks: Landmarks in pixels.
+      valid: Whether a face was found; pairs of frames with two faces count.
       method: Optical flow: dense inverse search (Kroeger et al. 2016) or Farneback's.
 
     Raises:
-      ValueError: If no two consecutive frames show a face.
+      ValueError: if no two consecutive frames show a face.
     """
     read = frames if callable(frames) else lambda i: frames[i]
     pairs = np.flatnonzero(valid[1:] & valid[:-1])
@@ -92,7 +95,7 @@ def jitter_rms(
 
 
 def _flow_function(method: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Optical flow [H, W, 2] between two gray images."""
+    """Return the function of optical flow [H, W, 2] between two gray images."""
     require(method in ("dis", "farneback"), f"method: expected dis or farneback, got {method}")
     if method == "farneback":
         return lambda a, b: cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 4, 25, 4, 7, 1.5, 0)
@@ -101,8 +104,11 @@ def _flow_function(method: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray
     return lambda a, b: dis.calc(a, b, None)
 
 
-def _point_flow(dense, before, now, points, eye) -> tuple[np.ndarray, np.ndarray]:
-    """Flow [points, 2] at points of the first image, and whether it returns there [points]."""
+def _point_flow(
+    dense: Callable[[np.ndarray, np.ndarray], np.ndarray], before: Gray, now: Gray,
+    points: Float[np.ndarray, "N 2"], eye: float,
+) -> tuple[Float[np.ndarray, "N 2"], Bool[np.ndarray, " N"]]:  # fmt: skip
+    """Return flow [points, 2] at points of the first image, and whether it returns there."""
     size = np.array(before.shape[::-1])
     low = np.clip(np.floor(points.min(axis=0) - _MARGIN * eye), 0, size - 32).astype(int)
     high = np.clip(np.ceil(points.max(axis=0) + _MARGIN * eye), low + 32, size).astype(int)
@@ -115,7 +121,7 @@ def _point_flow(dense, before, now, points, eye) -> tuple[np.ndarray, np.ndarray
 
 
 def _median_at(flow: np.ndarray, points: np.ndarray, radius: int) -> np.ndarray:
-    """Median flow [points, 2] over a square around each point."""
+    """Return the median flow [points, 2] over a square around each point."""
     limit = np.array(flow.shape[1::-1]) - 1
     out = []
     for column, row in np.clip(np.floor(points), 0, limit).astype(int):
@@ -123,21 +129,3 @@ def _median_at(flow: np.ndarray, points: np.ndarray, radius: int) -> np.ndarray:
         patch = flow[rows, max(0, column - radius) : column + radius + 1]
         out.append(np.median(patch.reshape(-1, 2), axis=0))
     return np.array(out)
-
-
-def draw_mesh(frame: np.ndarray, track: HeadTrack, index: int, triangles: np.ndarray) -> np.ndarray:
-    """Draw the posed mean mesh over a copy of a frame, with the rigid points marked.
-
-    Args:
-      frame: uint8 RGB [H, W, 3].
-      track: The head track.
-      index: The frame's number in the track.
-      triangles: Vertex numbers [F, 3].
-    """
-    points = track.project(track.mean_shape, slice(index, index + 1))[0]
-    fixed = np.round((points - 0.5) * 16).astype(np.int32)  # cv2: 1/16 px, centers at integers
-    out = np.ascontiguousarray(frame).copy()
-    cv2.polylines(out, list(fixed[triangles]), True, (0, 230, 120), 1, cv2.LINE_AA, 4)
-    for x, y in fixed[RIGID_POINTS].tolist():
-        cv2.circle(out, (x, y), 24, (255, 60, 60), -1, cv2.LINE_AA, 4)
-    return out

@@ -8,14 +8,14 @@ crop this trades a small constant rotation for a simpler camera.
 Shape of the trusted points and focal length are solved jointly on 128 evenly spread frames, the
 poses eliminated; then poses and shape in turn on all frames; at last the poses as one chain, tied
 by a very light constant-velocity prior that bridges frames without a face. A still head cannot
-tell focal length from distance, so the focal length has a log-normal prior. Place in preprocess:
-after landmarks; before pose_refinement.
+tell focal length from distance, so the focal length has a log-normal prior.
 """
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float
 
 from egs_jax.face.mesh import NUM_LANDMARKS, NUM_MESH_VERTICES, RIGID_POINTS
 from egs_jax.preprocess import bundle_adjustment as ba
@@ -43,30 +43,32 @@ class HeadTrack:
     """The rigid motion of one head through a clip.
 
     Attributes:
-      viewmats: World-to-camera transforms, OpenCV axes [T, 4, 4].
-      K: Intrinsics [pixels], principal point at the frame's center [3, 3].
-      mean_shape: The person's own mean landmarks in the world [478, 3].
+      viewmats: World-to-camera transforms, OpenCV axes.
+      K: Intrinsics [pixels], principal point at the frame's center.
+      mean_shape: The person's own mean landmarks in the world.
     """
 
-    viewmats: np.ndarray
-    K: np.ndarray
-    mean_shape: np.ndarray
+    viewmats: Float[np.ndarray, "T 4 4"]
+    K: Float[np.ndarray, "3 3"]
+    mean_shape: Float[np.ndarray, "478 3"]
 
-    def project(self, points: np.ndarray, frames: slice | np.ndarray = slice(None)) -> np.ndarray:
-        """Project world points [N, 3] into the given frames: pixels [frames, N, 2]."""
+    def project(
+        self, points: Float[np.ndarray, "N 3"], frames: slice | np.ndarray = slice(None)
+    ) -> Float[np.ndarray, "frames N 2"]:
+        """Project world points into the given frames [pixels]."""
         view = np.asarray(self.viewmats[frames], np.float64)
         camera = np.einsum("tij,nj->tni", view[:, :3, :3], points) + view[:, None, :3, 3]
         return camera[..., :2] / camera[..., 2:] * np.diag(self.K)[:2] + self.K[:2, 2]
 
 
-def canonical_to_world(points: np.ndarray) -> np.ndarray:
-    """Map canonical-mesh points [cm, y up, z to the camera] [N, 3] to world space [N, 3]."""
+def canonical_to_world(points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
+    """Map canonical-mesh points [cm, y up, z to the camera] to world space."""
     scale = np.array([WORLD_PER_CM, -WORLD_PER_CM, -WORLD_PER_CM])
     return ((points - np.array(CANONICAL_ORIGIN)) * scale).astype(np.float32)
 
 
-def initial_shape(canonical: np.ndarray) -> np.ndarray:
-    """World-space start of the mean shape [478, 3] from the canonical mesh [468, 3] in cm.
+def initial_shape(canonical: Float[np.ndarray, "468 3"]) -> Float[np.ndarray, "478 3"]:
+    """Return the world-space start of the mean shape from the canonical mesh in cm.
 
     The mesh has no irises: each is put between its eye's corners, half a centimeter forward, with
     four rim points at the human iris radius of 0.585 cm.
@@ -81,8 +83,8 @@ def initial_shape(canonical: np.ndarray) -> np.ndarray:
     return canonical_to_world(np.concatenate([canonical, *irises]))
 
 
-def landmark_weights(canonical: np.ndarray) -> np.ndarray:
-    """Share of trust in each landmark [478], 0..1: full on rigid points, little where faces move.
+def landmark_weights(canonical: Float[np.ndarray, "468 3"]) -> Float[np.ndarray, "478"]:
+    """Return the trust in each landmark, 0..1: full on rigid points, little where faces move.
 
     Lips and jaw (all below the base of the nose) weigh 0.02, lids and the sliding outline of the
     face 0.05, irises 0.01 and what remains 0.3.
@@ -105,25 +107,25 @@ _to_rotvec = jax.jit(geometry.matrix_to_rotvec)
 
 
 @jax.jit
-def _to_viewmats(poses):
+def _to_viewmats(poses: Float[jax.Array, "T 6"]) -> Float[jax.Array, "T 4 4"]:
     return geometry.rigid_transform(geometry.rotvec_to_matrix(poses[:, :3]), poses[:, 3:])
 
 
-def poses_of(viewmats: np.ndarray) -> np.ndarray:
-    """Rotation vector and translation [T, 6] (float64) of world-to-camera transforms [T, 4, 4]."""
+def poses_of(viewmats: Float[np.ndarray, "T 4 4"]) -> Float[np.ndarray, "T 6"]:
+    """Return rotation vectors and translations (float64) of world-to-camera transforms."""
     rotvec = _to_rotvec(np.asarray(viewmats[:, :3, :3], np.float32))
     return np.concatenate([np.asarray(rotvec, np.float64), viewmats[:, :3, 3]], axis=1)
 
 
-def viewmats_of(poses: np.ndarray) -> np.ndarray:
-    """World-to-camera transforms [T, 4, 4] (float32) of poses [T, 6]."""
+def viewmats_of(poses: Float[np.ndarray, "T 6"]) -> Float[np.ndarray, "T 4 4"]:
+    """Return world-to-camera transforms (float32) of poses."""
     return np.asarray(_to_viewmats(np.asarray(poses, np.float32)))
 
 
 def _first_poses(
     landmarks: np.ndarray, shape: np.ndarray, focal: float, center: np.ndarray
 ) -> np.ndarray:
-    """Start poses [T, 6]: the mean shape fitted to the landmarks in 3-D (their depth is rough)."""
+    """Fit the mean shape to the landmarks in 3-D (their depth is rough): start poses [T, 6]."""
     source = shape[RIGID_POINTS].astype(np.float64)
     target = landmarks[:, RIGID_POINTS].astype(np.float64)
     source_mean, target_mean = source.mean(axis=0), target.mean(axis=1)
@@ -143,13 +145,16 @@ def _first_poses(
     )
 
 
-def eye_distance_px(landmarks: np.ndarray) -> float:
-    """Median distance of the outer eye corners [px] over landmarks [T, 478, 3]: the face's size."""
+def eye_distance_px(landmarks: Float[np.ndarray, "T 478 3"]) -> float:
+    """Return the face's size: the median distance of the outer eye corners [px]."""
     return float(np.median(np.linalg.norm(landmarks[:, 33, :2] - landmarks[:, 263, :2], axis=-1)))
 
 
-def observe(landmarks: np.ndarray, valid: np.ndarray, width: int, height: int, weights: np.ndarray):
-    """Landmarks [T, 478, 3] px as centered, weighted observations; invalid frames weigh 0."""
+def observe(
+    landmarks: Float[np.ndarray, "T 478 3"], valid: Bool[np.ndarray, " T"], width: int, height: int,
+    weights: Float[np.ndarray, "478"],
+) -> ba.Observations:  # fmt: skip
+    """Return landmarks in px as centered, weighted observations; invalid frames weigh 0."""
     points2d = np.where(valid[:, None, None], landmarks[..., :2] - (width / 2, height / 2), 0.0)
     noise = NOISE_PER_EYE_DISTANCE * eye_distance_px(landmarks[valid])
     trust = valid[:, None] * weights[None]
@@ -182,22 +187,26 @@ def _solve_shape_and_focal(
 
 
 def track_head(
-    landmarks: np.ndarray, valid: np.ndarray, width: int, height: int, canonical: np.ndarray
+    landmarks: Float[np.ndarray, "T 478 3"],
+    valid: Bool[np.ndarray, " T"],
+    width: int,
+    height: int,
+    canonical: Float[np.ndarray, "468 3"],
 ) -> HeadTrack:
     """Track a head: one pose per frame, one focal length, one mean shape (bundle adjustment).
 
     Args:
-      landmarks: Face landmarks, x and y in pixels of the frame, z in the same scale [T, 478, 3].
-      valid: Whether a face was found [T]; the others may hold anything and get interpolated poses.
+      landmarks: Face landmarks, x and y in pixels of the frame, z in the same scale.
+      valid: Whether a face was found; the others may hold anything and get interpolated poses.
       width: Frame width [pixels].
       height: Frame height [pixels].
-      canonical: Canonical face mesh [468, 3] in centimeters.
+      canonical: Canonical face mesh in centimeters.
 
     Returns:
       The track; its principal point is the frame's center.
 
     Raises:
-      InputError: If no frame has a face.
+      InputError: if no frame has a face.
     """
     require(
         landmarks.shape == (len(valid), NUM_LANDMARKS, 3),
@@ -225,19 +234,21 @@ def track_head(
 
 
 def _track_of(shape: np.ndarray, focal: float, width: int, height: int) -> HeadTrack:
-    """A track without frames."""
+    """Make a track without frames."""
     K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], np.float32)
     return HeadTrack(viewmats=np.zeros((0, 4, 4), np.float32), K=K, mean_shape=shape)
 
 
 def _rigid_error(track: HeadTrack, landmarks: np.ndarray) -> np.ndarray:
-    """Median distance of the projected rigid points to their landmarks per frame [T], px."""
+    """Return the median distance [T] of projected rigid points to their landmarks [px]."""
     difference = track.project(track.mean_shape[RIGID_POINTS]) - landmarks[:, RIGID_POINTS, :2]
     return np.median(np.linalg.norm(difference, axis=-1), axis=-1)
 
 
-def _start(landmarks: np.ndarray, valid: np.ndarray, track: HeadTrack):
-    """Start poses [T, 6], interpolated where there is no face, and the frames that show one.
+def _start(
+    landmarks: np.ndarray, valid: np.ndarray, track: HeadTrack
+) -> tuple[Float[np.ndarray, "T 6"], Bool[np.ndarray, " T"]]:
+    """Return start poses, interpolated where there is no face, and the frames that show one.
 
     Landmarks that no pose of a face can explain, even roughly, are taken for a false detection.
     """
@@ -258,7 +269,9 @@ def _start(landmarks: np.ndarray, valid: np.ndarray, track: HeadTrack):
     return np.stack([np.interp(frames, found, column) for column in starts.T], axis=1), valid
 
 
-def reprojection_rms(track: HeadTrack, landmarks: np.ndarray, valid: np.ndarray) -> float:
-    """Root mean square distance [px] of projected rigid points to landmarks, over valid frames."""
+def reprojection_rms(
+    track: HeadTrack, landmarks: Float[np.ndarray, "T 478 3"], valid: Bool[np.ndarray, " T"]
+) -> float:
+    """Return the root mean square distance [px] of rigid points to landmarks, valid frames only."""
     error = track.project(track.mean_shape[RIGID_POINTS]) - landmarks[:, RIGID_POINTS, :2]
     return float(np.sqrt((error[valid] ** 2).sum(axis=-1).mean()))

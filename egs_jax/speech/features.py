@@ -1,6 +1,6 @@
-"""Features of speech at 50 Hz, each made of a bounded stretch of sound (files: `audio_file`).
+"""Features of speech at 50 Hz, each made of a bounded stretch of sound.
 
-Row r is centred on (r + 0.5) / 50 s; S samples at 16 kHz give R = 2 ceil(S / 640) rows, two for
+Row r is centered on (r + 0.5) / 50 s; S samples at 16 kHz give R = 2 ceil(S / 640) rows, two for
 every video frame (25 fps) that they begin. Outside the file there is digital silence. A row
 depends on a bounded stretch of sound around it and on nothing else; it is the same bits on one
 machine whether the sound comes as one array, within a longer file or in chunks of any size,
@@ -8,18 +8,17 @@ because window b always goes through place b mod 4 of one compiled program (othe
 
 * "whisper" [R, 384]: the Whisper-tiny.en encoder (`egs_jax.speech.whisper`, trained on English) on
   windows of 80 rows (1.6 s) every 10 rows (0.2 s). A window gives its rows 50 ... 69, and two
-  neighbours are cross-faded over every block of 10 rows: a row's value also depends on its place
+  neighbors are cross-faded over every block of 10 rows: a row's value also depends on its place
   in the window, and a hard seam would beat at 5 Hz. Row 10 m + k (k = 0 ... 9) is made of the
-  samples 3200 m - 19240 ... 3200 m + 9799: from its centre 1.2125 + 0.02 k s back and
+  samples 3200 m - 19240 ... 3200 m + 9799: from its center 1.2125 + 0.02 k s back and
   0.6025 - 0.02 k s ahead.
-* "mel" [R, 80]: log-mel energies of the 40 ms around the row's centre (samples 320 r - 160 ...
+* "mel" [R, 80]: log-mel energies of the 40 ms around the row's center (samples 320 r - 160 ...
   320 r + 479). No network, neutral to language. Streamed in blocks of 10 rows.
 
 Loudness is measured against fixed references, never stretched to a clip's own range: room noise
 stays small and digital silence is one known pattern of period 10 rows (`silence_features`).
 
-Place in the pipeline: after `audio_file`, before the audio network; `feature_windows` cuts what
-the model takes for each video frame.
+`feature_windows` cuts what the model takes for each video frame.
 """
 
 import functools
@@ -32,30 +31,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from egs_jax.media.audio_file import SAMPLE_RATE, as_samples, read_audio, stream_audio, write_wav
+from egs_jax.media.audio_file import as_samples
+from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.speech.whisper import NUM_MELS, WIDTH, WhisperEncoder, encode, load_encoder
 from kernels._checks import require, typechecked
-
-__all__ = [
-    "AUDIO_FEATURES",
-    "HOP_ROWS",
-    "SAMPLE_RATE",
-    "AudioFeatures",
-    "FeatureKind",
-    "FeatureStream",
-    "extract_features",
-    "feature_windows",
-    "num_rows",
-    "read_audio",
-    "silence_features",
-    "stream_audio",
-    "write_wav",
-]
 
 FeatureKind = Literal["whisper", "mel"]
 
 ROW_SAMPLES = 320  # 20 ms
-FRAME_SAMPLES = 640  # one video frame at 25 fps
+FRAME_SAMPLES = SAMPLE_RATE // FPS  # one video frame
 ENTRY_ROWS = 16  # rows of one video frame's entry: 2 i - 8 ... 2 i + 7
 HOP_ROWS = 10  # rows that one window finishes; also the period of the silence pattern
 HOP_SAMPLES = HOP_ROWS * ROW_SAMPLES
@@ -72,7 +56,7 @@ _MEL_FLOOR = 1e-6  # about 80 dB under loud speech
 
 @dataclass(frozen=True)
 class AudioFeatures:
-    """What one kind of feature is made of.
+    """The measures of one kind of feature.
 
     Window b covers `window_samples` samples from 3200 b + `window_offset` on and finishes the
     10 rows from 10 b on; if `is_crossfaded`, those from 10 (b - 1) on, together with window b - 1.
@@ -84,27 +68,13 @@ class AudioFeatures:
     window_offset: int
     is_crossfaded: bool
 
-    @property
-    def look_back(self) -> float:
-        """Longest time between a row's centre and the first sound that it depends on [s]."""
-        last = (HOP_ROWS - 1) * ROW_SAMPLES if self.is_crossfaded else 0
-        return (ROW_SAMPLES // 2 - self.window_offset + last) / SAMPLE_RATE
-
-    @property
-    def look_ahead(self) -> float:
-        """Longest time between a row's centre and the end of the sound that it depends on [s]."""
-        if not self.is_crossfaded:
-            return (self.window_offset + _MEL_FFT - ROW_SAMPLES // 2) / SAMPLE_RATE
-        end = HOP_SAMPLES + self.window_offset + self.window_samples
-        return (end - ROW_SAMPLES // 2) / SAMPLE_RATE
-
 
 AUDIO_FEATURES = {
     "whisper": AudioFeatures(
         kind="whisper",
         feature_dim=WIDTH,
         window_samples=_WHISPER_HOP * (2 * _WINDOW_ROWS - 1) + _WHISPER_FFT,
-        # The encoder's position p is centred on mel frame 2 p: shifted here to a row's centre.
+        # The encoder's position p is centered on mel frame 2 p: shifted here to a row's center.
         window_offset=-_LEFT_ROWS * ROW_SAMPLES + ROW_SAMPLES // 2 - _WHISPER_FFT // 2,
         is_crossfaded=True,
     ),
@@ -178,7 +148,7 @@ def num_rows(num_samples: int) -> int:
 
 
 class FeatureStream:
-    """Turns chunks of sound of any size into feature rows, in constant memory.
+    """A stream that turns chunks of sound of any size into feature rows, in constant memory.
 
     The rows of all calls, one after the other, are bit for bit those of `extract_features` on the
     whole sound.
@@ -272,7 +242,7 @@ def extract_features(
       encoder: Weights for "whisper"; None loads the asset.
 
     Returns:
-      Rows at 50 Hz, R = 2 ceil(S / 640); row r is centred on (r + 0.5) / 50 s.
+      Rows at 50 Hz, R = 2 ceil(S / 640); row r is centered on (r + 0.5) / 50 s.
 
     Raises:
       ValueError: if the samples are not one-dimensional or not finite, or the kind is unknown.

@@ -6,11 +6,11 @@ English; the "mel" features of `egs_jax.speech.features` are the language-neutra
 
 Conventions: T = mel frames (even), P = T // 2 = positions (20 ms each), D = 384 model width, L = 4
 layers. Arrays are time-major (`[T, 80]`, not the `[80, T]` of the original). Position p looks at
-mel frames 2 p - 2 ... 2 p + 2 through its two convolutions, hence is centred on mel frame 2 p, and
+mel frames 2 p - 2 ... 2 p + 2 through its two convolutions, hence is centered on mel frame 2 p, and
 sees everything else through attention. A clip shorter than 30 s uses the first positions of the
 table; the original pads it to 30 s instead.
 
-Place in the pipeline: `features` cuts the sound into short windows and calls `encode`.
+`features` cuts the sound into short windows and calls `encode`.
 
 Source: Radford et al. 2022, arXiv:2212.04356, section 2.2.
 """
@@ -144,7 +144,7 @@ def read_ctranslate2(path: str | Path) -> tuple[str, dict[str, np.ndarray]]:
 
 
 def _shapes() -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the encoder's variables in the file; `#` stands for a layer's number."""
+    """Return names and shapes of the encoder's variables; `#` stands for a layer's number."""
     layer = {
         "self_attention/layer_norm/gamma": (WIDTH,),
         "self_attention/layer_norm/beta": (WIDTH,),
@@ -261,7 +261,7 @@ def _convolve(x: Array, weight: Array, bias: Array, stride: int) -> Array:
 
 
 def _attend(x: Array, layer: WhisperLayer) -> Array:
-    """Multi-head self-attention over all positions, without a mask."""
+    """Apply multi-head self-attention over all positions, without a mask."""
     heads = _affine(x, layer.qkv_weight, layer.qkv_bias).reshape(x.shape[0], 3, NUM_HEADS, -1)
     queries, keys, values = heads[:, 0], heads[:, 1], heads[:, 2]  # [P, heads, 64]
     exact = jax.lax.Precision.HIGHEST

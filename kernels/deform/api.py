@@ -123,7 +123,7 @@ def decode_heads(
       ValueError: if a shape or a name makes no sense.
     """
     _check_heads(x.shape[-1], weights)
-    if not dispatch.picks("decode_heads", implementation, _why_not_heads(x, weights)):
+    if not dispatch.uses_triton("decode_heads", implementation, _why_not_heads(x, weights)):
         run = heads_xla
     else:
         from kernels.deform.triton.heads import heads_triton as run
@@ -166,7 +166,7 @@ def _picks(
     implementation: str | None, weights: DeformWeights, *, own_agents: bool = False
 ) -> bool:  # fmt: skip
     """Decide whether the Triton kernel runs."""
-    return dispatch.picks("deform", implementation, _why_not_deform(weights, own_agents))
+    return dispatch.uses_triton("deform", implementation, _why_not_deform(weights, own_agents))
 
 
 def _why_not_deform(weights: DeformWeights, own_agents: bool) -> str | None:
@@ -214,7 +214,7 @@ def _why_not_heads(x: Array, weights: HeadWeights) -> str | None:
 
 def _why_not_weights(weights: HeadWeights) -> str | None:
     """One line that says why the kernels do not take these weights here; None if they do."""
-    if reason := dispatch.needs_shared_memory(SHARED_MEMORY):
+    if reason := dispatch.device_lacks(capability=(8, 0), shared_memory=SHARED_MEMORY):
         return reason
     if weights.network not in NETWORKS:
         return "its kernels begin an MLP with a ReLU"

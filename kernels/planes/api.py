@@ -55,7 +55,7 @@ def sample_planes(
       ValueError: if a shape or a name makes no sense.
     """
     _check(tables, points, levels)
-    if dispatch.picks("sample_planes", implementation, _why_not(tables, points, levels)):
+    if dispatch.uses_triton("sample_planes", implementation, _why_not(tables, points, levels)):
         from kernels.planes.triton.planes import sample_planes_triton as run
     else:
         run = sample_planes_xla

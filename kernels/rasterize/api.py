@@ -158,7 +158,7 @@ def rasterize(
         backgrounds = flatten_frames(backgrounds.astype(kind), lead, trailing["backgrounds"])
     spec = BlendSpec(width, height, alpha_max, alpha_min, transmittance_min, deterministic)
     settings = Settings(spec, near_plane, eps2d, sh_degree, capacity)
-    if dispatch.picks("rasterize", implementation, None):
+    if dispatch.uses_triton("rasterize", implementation, None):
         from kernels.rasterize.triton import rasterize as path
     else:
         from kernels.rasterize.xla import rasterize as path

@@ -58,7 +58,7 @@ def mean_ssim(
         f"rendered: expected at least one pixel, got shape {rendered.shape}; do not call it for "
         "none",
     )
-    if dispatch.picks("mean_ssim", implementation, _why_not(rendered, target)):
+    if dispatch.uses_triton("mean_ssim", implementation, _why_not(rendered, target)):
         from kernels.ssim.triton.ssim import mean_ssim_triton as run
     else:
         run = mean_ssim_xla

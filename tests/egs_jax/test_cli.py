@@ -91,7 +91,7 @@ WRONG = {
     "preprocess a.mp4 d --max-seconds nan": "got nan, expected more than 0 seconds",
     "preprocess a.mp4 d --max-seconds long": "--max-seconds",
     "preprocess a.mp4 d --val-seconds 0": "--val-seconds",
-    "preprocess a.mp4 d --colour red": "--colour",
+    "preprocess a.mp4 d --color red": "--color",
     "preprocess a.mp4 d extra": "extra",
     "preprocess a.mp4 d": "a.mp4: no such file",
     "train": "preset",

@@ -9,10 +9,10 @@ from helpers import micro_config
 
 from egs_jax import demo
 from egs_jax.media.audio_file import write_wav
+from egs_jax.media.clock import SAMPLE_RATE
 from egs_jax.media.video_reader import probe
 from egs_jax.runtime.assets import file_sha256
 from egs_jax.runtime.errors import InputError
-from egs_jax.speech.features import SAMPLE_RATE
 
 
 @pytest.mark.xdist_group("trained_run")  # it trains by the same programs

@@ -5,6 +5,7 @@ import subprocess
 
 import av
 import numpy as np
+import pytest
 from helpers import ROOT, python, train_arguments
 
 from egs_jax.media.audio_file import write_wav
@@ -19,6 +20,7 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.slow
 def test_film_to_dataset_to_avatar_to_speech(performer_dataset, tmp_path):
     """One process for all, for the sake of imports; the micro schedule speaks nonsense, quickly."""
     data, run, talk = tmp_path / "my data", tmp_path / "run", tmp_path / "talk.mp4"

@@ -16,13 +16,19 @@ from egs_jax.model.tokens import periodic_encoding
 from kernels import dispatch
 
 
-def why_not_token_kernels(config: Config) -> str | None:
-    """Say in one line why the kernels do not make the tokens here; None if they do."""
-    model = config.model.resolved
+def uses_token_kernels(config: Config) -> bool:
+    """Decide whether the kernels make the tokens of an avatar here, and remember it."""
+    implementation = "xla" if config.rasterizer == "xla" else None
+    obstacle = why_not_networks(config.model.resolved) or dispatch.device_lacks(
+        capability=(8, 0), shared_memory=SHARED_MEMORY
+    )
+    return dispatch.uses_triton("frame_tokens", implementation, obstacle)
+
+
+def why_not_networks(model: ModelConfig) -> str | None:
+    """Say in one line why the kernels do not have these (resolved) networks; None if they do."""
     window, longest = model.window_frames, min(MOST_WINDOW, model.ppe_period)
     reasons = {
-        "the rasterizer is xla, which keeps Triton out": config.rasterizer == "xla",
-        "Triton is not the best choice on this device": not dispatch.is_default(),
         "they have no parity architecture": model.architecture == "parity",
         "they keep the window a sequence, which ppe token does not": model.ppe == "token",
         "they have Taylor KANs alone": model.token_kan != "taylor",
@@ -34,8 +40,7 @@ def why_not_token_kernels(config: Config) -> str | None:
             model.ppe == "temporal" and window > model.ppe_period
         ),
     }
-    found = [reason for reason, holds in reasons.items() if holds]
-    return found[0] if found else dispatch.needs_shared_memory(SHARED_MEMORY)
+    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def token_weights(config: ModelConfig, params: Mapping[str, Any]) -> Float[Array, " weights"]:

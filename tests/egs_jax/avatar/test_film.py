@@ -8,10 +8,11 @@ import pytest
 from helpers import frames_of, largest_file, voice
 
 from egs_jax.__main__ import main
-from egs_jax.avatar import film as render
 from egs_jax.avatar import stream
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.media.audio_file import SAMPLE_RATE, read_audio, write_wav
+from egs_jax.avatar.film import draw_speech, render_video
+from egs_jax.media.audio_file import read_audio, write_wav
+from egs_jax.media.clock import SAMPLE_RATE
 
 
 def speech(path, seconds):
@@ -49,7 +50,7 @@ def tracks(path):
 def test_a_file_gives_the_frames_of_the_live_stream(trained_run, tmp_path):
     avatar, path = Avatar.load(trained_run.folder), speech(tmp_path / "speech.wav", 3.1)
     live = frames_of(stream.Stream(avatar), read_audio(path), [480])
-    frames = list(render.speak(avatar, path))
+    frames = list(draw_speech(avatar, path))
     assert len(frames) == len(live) == 78 and np.ptp(frames[0]) > 80
     for got, want in zip(frames, live, strict=True):
         np.testing.assert_array_equal(got, want.rgb, err_msg=f"frame {want.number}")
@@ -58,7 +59,7 @@ def test_a_file_gives_the_frames_of_the_live_stream(trained_run, tmp_path):
 @pytest.mark.parametrize("seconds", [0.1, 2.5])
 def test_film_has_picture_and_sound_of_one_length(trained_run, tmp_path, seconds):
     out = tmp_path / "talk.mp4"
-    render.render_video(trained_run.folder, speech(tmp_path / "speech.wav", seconds), out)
+    render_video(trained_run.folder, speech(tmp_path / "speech.wav", seconds), out)
     found = tracks(out)
     assert found["video"][0] == "h264" and found["audio"][0] == "aac"
     assert abs(found["video"][1] - np.ceil(seconds * 25) / 25) < 1e-6
@@ -77,7 +78,7 @@ def test_stereo_44100_of_other_codecs(trained_run, tmp_path, name, codec):
 
 def test_silence_makes_a_film_too(trained_run, tmp_path, capsys):
     write_wav(tmp_path / "hush.wav", np.zeros(SAMPLE_RATE // 2, np.float32))
-    render.render_video(trained_run.folder, tmp_path / "hush.wav", tmp_path / "talk.mp4")
+    render_video(trained_run.folder, tmp_path / "hush.wav", tmp_path / "talk.mp4")
     assert abs(tracks(tmp_path / "talk.mp4")["video"][1] - 13 / 25) < 1e-6
     assert "synthetic" in capsys.readouterr().out  # to be disclosed
 
@@ -126,7 +127,7 @@ def test_a_film_in_the_place_of_a_folder_or_of_the_speech_is_refused(trained_run
 def test_a_link_leads_to_the_film(trained_run, tmp_path):
     (tmp_path / "link.mp4").symlink_to(tmp_path / "talk.mp4")
     path = speech(tmp_path / "speech.wav", 0.1)
-    render.render_video(trained_run.folder, path, tmp_path / "link.mp4")
+    render_video(trained_run.folder, path, tmp_path / "link.mp4")
     assert (tmp_path / "link.mp4").is_symlink() and tracks(tmp_path / "talk.mp4")
 
 

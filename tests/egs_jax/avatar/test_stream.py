@@ -13,8 +13,9 @@ from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import Pictures
 from egs_jax.avatar.drive import SpeechDrive
 from egs_jax.avatar.stream import MICRO_BATCH, Stream, StreamFrame
+from egs_jax.media.clock import SAMPLE_RATE
 from egs_jax.runtime.errors import InputError
-from egs_jax.speech.features import SAMPLE_RATE, extract_features
+from egs_jax.speech.features import extract_features
 
 
 @pytest.fixture(scope="module")

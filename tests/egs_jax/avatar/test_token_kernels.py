@@ -22,7 +22,11 @@ from egs_jax.avatar.token_kernels.frame_tokens import (
     sizes,
 )
 from egs_jax.avatar.token_kernels.reference import frame_tokens_reference
-from egs_jax.avatar.token_kernels.weights import token_weights, why_not_token_kernels
+from egs_jax.avatar.token_kernels.weights import (
+    token_weights,
+    uses_token_kernels,
+    why_not_networks,
+)
 from egs_jax.config import Config, ModelConfig
 from egs_jax.model import forward as model
 from egs_jax.model.attention import dynamic_mix
@@ -101,18 +105,17 @@ def test_what_the_kernel_does_not_have_is_refused():
 
 def test_avatars_on_a_gpu_keep_weights_for_it(monkeypatch):
     monkeypatch.setattr("kernels.dispatch.is_default", lambda: True)
-    why_not = lambda **fields: why_not_token_kernels(Config(model=ModelConfig(**fields)))
-    has = lambda **fields: why_not(**fields) is None
+    has = lambda **fields: uses_token_kernels(Config(model=ModelConfig(**fields)))
     assert has() and has(ppe="off") and has(window_frames=12, ppe_period=12)
     assert has(window_frames=12, ppe_period=5, ppe="off")
     assert not has(window_frames=12, ppe_period=5)  # PPE's bias, which the kernel does not know
     assert not any((has(architecture="parity"), has(ppe="token"), has(token_kan="bspline"),
                     has(window_frames=13), has(attention="cross")))  # fmt: skip
-    assert "the rasterizer is xla" in why_not_token_kernels(Config(rasterizer="xla"))
+    assert not uses_token_kernels(Config(rasterizer="xla"))
+    why_not = lambda **fields: why_not_networks(ModelConfig(**fields).resolved)
+    assert why_not() is None
     assert "one period, 5 frames, not 12" in why_not(window_frames=12, ppe_period=5)
     assert "tokens of 64 numbers, not 32" in why_not(d_model=32)
-    monkeypatch.setattr("kernels.dispatch.is_default", lambda: False)
-    assert "not the best choice" in why_not()
 
 
 def test_machine_code_for_hopper_stays_within_its_budget():

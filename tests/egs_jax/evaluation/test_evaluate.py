@@ -21,7 +21,7 @@ from egs_jax.avatar.stream import MICRO_BATCH
 from egs_jax.data.dataset import Dataset
 from egs_jax.evaluation import evaluate, measures, pictures, renders, signals
 from egs_jax.media.audio_file import write_wav
-from egs_jax.speech.features import SAMPLE_RATE
+from egs_jax.media.clock import SAMPLE_RATE
 
 TRAIN, VAL, FPS = 24, 100, 25
 FACELESS = TRAIN + 40
@@ -34,11 +34,12 @@ HUSH = 0.49
 """Opening under silence: more than in some training frames, less than in others."""
 CODES = ((0, 0), (0, 1), (0, 2))
 """Pixels (row, column) that tell opening, shut lids and presence."""
+IMPLEMENTATIONS = {"rasterize": "xla: no GPU"}
 CONTRACT = (
     "split frames width height head_fraction psnr psnr_head psnr_lips psnr_frame "
     "baseline_mean_frame baseline_nearest_frame ssim lpips lmd mouth_r mouth_r_shift_p95 "
     "mouth_silence_percentile sync_lag_frames sync_conf jitter_px blink_r num_gaussians "
-    "render_fps device notes given seconds_trained seconds_held_out mouth_gain kernels"
+    "render_fps device notes source given seconds_trained seconds_held_out mouth_gain kernels"
 ).split()
 
 
@@ -155,6 +156,7 @@ def world(tmp_path_factory):
         patch.setattr(measures, "lpips", made_up_lpips)
         patch.setattr(measures, "load_perceptual", lambda name: name)
         patch.setattr(evaluate, "FaceLandmarker", MadeUpLandmarker)
+        patch.setattr(evaluate, "implementations", lambda: IMPLEMENTATIONS)
         patch.setattr(evaluate, "report_pictures", report_pictures)
         patch.setattr(evaluate, "Avatar", SimpleNamespace(load=lambda run_dir: avatar))
         result = evaluate.evaluate(home / "run")
@@ -203,9 +205,11 @@ def test_all_names_of_the_contract_and_no_others_stand_in_eval_json(world):
     assert stored == world.result and stored.keys() == set(CONTRACT)
     numbers = {k for k, v in stored.items() if v is None or isinstance(v, float)}
     assert not [name for name in numbers if stored[name] is None]
-    about = dict(split="val", frames=100, width=SIZE, height=SIZE, num_gaussians=7, device="cpu",
-                 jitter_px=0.25, given=["pose", "eyes", "background"], seconds_trained=0.96,
-                 seconds_held_out=4.0, kernels={"rasterize": "xla"})  # fmt: skip
+    about = dict(
+        source={"name": "painted", "sha256": ""}, split="val", frames=100, width=SIZE, height=SIZE,
+        num_gaussians=7, device="cpu", jitter_px=0.25, given=["pose", "eyes", "background"],
+        seconds_trained=0.96, seconds_held_out=4.0, kernels=IMPLEMENTATIONS,
+    )  # fmt: skip
     assert {name: stored[name] for name in about} == about
     assert stored["render_fps"] == pytest.approx(MICRO_BATCH / 0.1)
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from egs_jax.performer.voice import FPS, synthesize
+from egs_jax.media.clock import FPS
+from egs_jax.performer.voice import synthesize
 
 RATE = 16_000
 

@@ -106,7 +106,7 @@ def test_mouth_has_points_behind_the_lips():
     assert ((depth > 0.01) & (depth < 0.2)).sum() > 40
 
 
-def test_colours_are_those_of_the_frames_and_never_the_room():
+def test_colors_are_those_of_the_frames_and_never_the_room():
     points, colors = cloud()
     assert (colors[:, 2] < 60).mean() > 0.97  # blue is the room
     left, right = points[:, 0] < -0.25, points[:, 0] > 0.25

@@ -115,9 +115,9 @@ def test_smoothing_is_checked():
         HeadMasker(SIZE, SIZE, 1.0)
 
 
-def clean_of(centres) -> np.ndarray:
+def clean_of(centers) -> np.ndarray:
     model = BackgroundModel(SIZE, SIZE)
-    for x in centres:
+    for x in centers:
         frame, _, person, _ = person_at(x)
         model.update(frame, cv2.dilate(person.astype(np.uint8), np.ones((5, 5))) > 0)
     return model.result()
@@ -136,11 +136,11 @@ def test_what_was_always_covered_is_filled_from_around():
     clean = clean_of([100])
     hidden = person_at(100)[1]
     error = np.abs(clean.astype(int) - room())[hidden]
-    assert error.mean() < 25  # of a ramp of 100 levels; the head's own colour is off by 90
+    assert error.mean() < 25  # of a ramp of 100 levels; the head's own color is off by 90
     assert np.abs(np.diff(clean.astype(int)[:120], axis=1)).max() < 40  # no hard edge
 
 
-def test_nothing_uncovered_is_grey():
+def test_nothing_uncovered_is_gray():
     model = BackgroundModel(8, 8)
     model.update(np.zeros((8, 8, 3), np.uint8), np.ones((8, 8), bool))
     assert (model.result() == 128).all()
@@ -153,7 +153,7 @@ def test_head_is_painted_out_and_the_rest_is_untouched():
     assert (painted[~near] == frame[~near]).all()
     body = cv2.erode((person & ~head).astype(np.uint8), np.ones((9, 9))) > 0
     assert (painted[body] == frame[body]).all()
-    assert np.abs(painted.astype(int) - HEAD).max(-1).min() > 8  # no head colour is left
+    assert np.abs(painted.astype(int) - HEAD).max(-1).min() > 8  # no head color is left
     above = np.zeros_like(head)
     above[:85] = True
     assert np.abs(painted.astype(int) - room())[head & above].max() <= 1

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import av
 import cv2
+import imageio.v3 as imageio
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+import egs_jax.preprocess as preprocess_room
 from egs_jax.__main__ import main
 from egs_jax.data.dataset import Dataset
-from egs_jax.face.mesh import RIGID_POINTS, mouth_opening
+from egs_jax.face.mesh import RIGID_POINTS, eye_openness, mouth_opening
 from egs_jax.media.audio_file import read_audio
 from egs_jax.media.video_reader import probe, read_frames
 from egs_jax.performer import head as performer_head
@@ -24,8 +26,15 @@ from egs_jax.performer.mesh import rasterize_triangles
 from egs_jax.performer.shading import background
 from egs_jax.preprocess.crop import choose_crop
 from egs_jax.preprocess.face_pass import MAX_GAP, bridge_gaps, find_faces, missing_ranges
-from egs_jax.preprocess.pipeline import align_sound, blink_signal, preprocess, split_at
+from egs_jax.preprocess.pipeline import (
+    SEEN_OF_ALL_FRAMES,
+    align_sound,
+    blink_signal,
+    preprocess,
+    split_at,
+)
 from egs_jax.runtime.errors import InputError
+from egs_jax.speech.features import extract_features
 
 SIZE = 192
 
@@ -148,13 +157,34 @@ def test_head_masks_and_backgrounds_are_the_true_ones(performer_dataset, arrays)
         away = cv2.dilate(mask.astype(np.uint8), np.ones((15, 15))) == 0
         assert np.array_equal(dataset.background(i)[away], dataset.frame(i)[away])
     true = cv2.resize(background(2 * SIZE), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
-    clean = cv2.imread(str(performer_dataset.folder / "clean_background.png"))[..., ::-1]
+    clean = imageio.imread(performer_dataset.folder / "clean_background.png")
     error = np.abs(clean.astype(int) - true)
     assert error[~cv2.dilate(anybody.astype(np.uint8), np.ones((9, 9))).astype(bool)].mean() < 2.5
     hidden = anybody & (np.arange(SIZE)[:, None] < 0.8 * SIZE)
-    assert error[hidden].mean() < 15  # made up behind the person, without the person's colours
+    assert error[hidden].mean() < 15  # made up behind the person, without the person's colors
     person_error = np.abs(arrays["frames"][0].astype(int) - true)[hidden].mean()
     assert error[hidden].mean() < 0.3 * person_error
+
+
+def test_what_saw_held_out_frames_is_listed(performer_dataset):
+    meta = json.loads((performer_dataset.folder / "meta.json").read_text())
+    assert meta["seen_of_all_frames"] == list(SEEN_OF_ALL_FRAMES)
+    told = " ".join(preprocess_room.__doc__.split())
+    words = "crop sound mean.face focal.length poses hull first.colors clean.background eye"
+    for word in words.split():
+        assert word.replace(".", " ") in told
+    assert len(meta["seen_of_all_frames"]) == len(words.split())
+
+
+def test_blink_scale_is_of_all_frames_and_sound_features_are_not(performer_dataset, arrays):
+    """One of the list and one that is not on it: what a changed last second changes before it."""
+    openness = eye_openness(arrays["landmarks"]).mean(-1)
+    shut = np.concatenate([openness[:75], 0.0 * openness[75:]])
+    assert not np.array_equal(blink_signal(shut)[:75], blink_signal(openness)[:75])
+    sound = read_audio(performer_dataset.folder / "audio.wav")
+    loud = np.concatenate([sound[:48_000], sound[48_000:] + 0.5])
+    before, after = (extract_features(x, "mel")[:140] for x in (sound, loud))
+    np.testing.assert_array_equal(before, after)
 
 
 def test_first_cloud_is_the_head(arrays):
@@ -317,16 +347,16 @@ def test_wrong_settings_are_refused(tmp_path, performer_dataset, arguments, mess
 
 
 def stage(image: np.ndarray) -> np.ndarray:
-    """The performer in an upright 1080x1920 picture below a smaller one."""
-    room = np.full((1920, 1080, 3), (90, 110, 120), np.uint8)
-    room[1000:1800, 60:860] = cv2.resize(image, (800, 800), interpolation=cv2.INTER_CUBIC)
-    room[300:860, 400:960] = cv2.resize(image[:, ::-1], (560, 560))
+    """The performer in an upright 540x960 picture below a smaller one."""
+    room = np.full((960, 540, 3), (90, 110, 120), np.uint8)
+    room[500:900, 30:430] = cv2.resize(image, (400, 400), interpolation=cv2.INTER_CUBIC)
+    room[150:430, 200:480] = cv2.resize(image[:, ::-1], (280, 280))
     return room
 
 
 @pytest.mark.parametrize("away", [MAX_GAP, MAX_GAP + 1])
 def test_bystander_never_stands_in_for_the_largest_face(tmp_path, pictures, capsys, away):
-    scenes = [cv2.resize(stage(image), (540, 960)) for image in pictures[:40]]
+    scenes = [stage(image) for image in pictures[:40]]
     for scene in scenes[15 : 15 + away]:
         scene[500:] = 128  # the large one is gone, the small one stays
     video = encode(tmp_path / "clip.mp4", scenes)
@@ -359,6 +389,8 @@ def test_phone_clip_with_gap_and_two_faces(
     upright = [blank(image) if away else image for image, away in zip(upright, gap, strict=True)]
     name = Path("-meine Aufnahme 顔.mp4")
     encode(name, [np.rot90(image) for image in upright], ticks, rate=30, matrix=PORTRAIT)
+    (tmp_path / "-d").mkdir()
+    (tmp_path / "-d" / "meta.json").write_text("{}")  # a dataset that is there is replaced
     assert (
         main(["preprocess", "--size", "96", "--audio-features", "mel", "--", name.name, "-d"]) == 0
     )
@@ -370,10 +402,10 @@ def test_phone_clip_with_gap_and_two_faces(
     missing = count - dataset.meta["face_frames"]
     assert 5 <= missing <= MAX_GAP
     crop = dataset.meta["source"]["crop"]
-    assert crop["side"] <= 1080 and crop["top"] > 700
+    assert crop["side"] <= 540 and crop["top"] > 350
     scale = 96 / crop["side"]
-    corner = np.array([60 - crop["left"], 1000 - crop["top"]])
-    face = performer_dataset.truth.landmarks[:count, :, :2] * (800 / SIZE) + corner
+    corner = np.array([30 - crop["left"], 500 - crop["top"]])
+    face = performer_dataset.truth.landmarks[:count, :, :2] * (400 / SIZE) + corner
     distance = np.linalg.norm(
         dataset.arrays["landmarks"][:, :468, :2].mean(1) - scale * face.mean(1), axis=-1
     )
@@ -397,6 +429,7 @@ def test_other_rates_become_25_per_second(tmp_path, performer_dataset, pictures,
     assert correlation(mouth_opening(faces.landmarks), truth) > 0.8
 
 
+@pytest.mark.slow  # the tracker alone repeats in test_tracking
 def test_repeats_bit_for_bit_and_replaces_a_dataset(tmp_path, pictures):
     video = resampled(tmp_path / "clip.mp4", pictures, Fraction(24000, 1001))
     first, second = tmp_path / "one", tmp_path / "two"

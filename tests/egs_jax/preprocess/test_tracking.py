@@ -223,16 +223,3 @@ def test_jitter_needs_two_faces_in_a_row(filmed_plane):
     frames, _, _, landmarks, _, track, _ = filmed_plane
     with pytest.raises(ValueError, match="two consecutive frames"):
         track_report.jitter_rms(frames, track, landmarks, np.arange(30) % 2 == 0)
-
-
-def test_drawn_mesh_marks_the_frame_where_the_head_is(filmed_plane):
-    frames, truth, clean, _, _, _, _ = filmed_plane
-    _, triangles = make_canonical(0.0)
-    drawn = track_report.draw_mesh(frames[3], truth, 3, triangles)
-    changed = np.argwhere((drawn != frames[3]).any(axis=-1))
-    inside = clean[3, :468, :2]
-    assert drawn.shape == frames[3].shape
-    assert (changed[:, ::-1].min(axis=0) > inside.min(axis=0) - 3).all()
-    assert (changed[:, ::-1].max(axis=0) < inside.max(axis=0) + 3).all()
-    column, row = np.floor(clean[3, RIGID_POINTS[0], :2]).astype(int)
-    assert tuple(drawn[row, column]) == (255, 60, 60)

@@ -72,7 +72,7 @@ def shelf(request, tmp_path, monkeypatch):
         archive_sha256=sha256(archive),
         member=next(path for path in files if path.endswith("net.bin")),
         sha256=sha256(CONTENT),
-        licence="MIT",
+        license="MIT",
         purpose="tests",
     )
     monkeypatch.setitem(assets.ASSETS, "net", row)
