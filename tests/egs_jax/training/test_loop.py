@@ -95,9 +95,9 @@ def test_stopped_killed_and_resumed_run_has_the_bits_of_an_undisturbed_one(
     process.communicate()
     assert process.returncode == -signal.SIGKILL
 
-    programs = train.train_step._cache_size()
+    programs = train.jitted_step._cache_size()
     state = fit(micro_config(painted), Dataset.open(painted), run_dir=run_dir)
-    assert train.train_step._cache_size() == programs  # a restored state is no new kind
+    assert train.jitted_step._cache_size() == programs  # a restored state is no new kind
     assert state_sha256(state) == state_sha256(trained_run.state)
     mine, theirs = records(run_dir), records(trained_run.folder)
     for line in mine + theirs:
