@@ -147,7 +147,7 @@ def _check(canonical: DeformInputs, features: Array, weights: DeformWeights, n_f
     columns = color_columns(n_harmonics)
     require(
         weights.heads.color.kernel.shape[-1] == columns,
-        f"weights: expected {columns} columns of colour for {n_harmonics} harmonics, got "
+        f"weights: expected {columns} columns of color for {n_harmonics} harmonics, got "
         f"{weights.heads.color.kernel.shape[-1]}; pass the same n_harmonics to pack_heads",
     )
 
@@ -163,7 +163,7 @@ def _check_mixes(count: int, static_mix: Array | None, dynamic_mix: Array) -> No
 def _picks(
     implementation: str | None, weights: DeformWeights, *, own_agents: bool = False
 ) -> bool:  # fmt: skip
-    """Whether the Triton kernel runs."""
+    """Decide whether the Triton kernel runs."""
     return dispatch.uses_triton("deform", implementation, _why_not_deform(weights, own_agents))
 
 

@@ -1,15 +1,15 @@
-"""What `deform` takes and gives, and how its weights are laid out.
+"""Arguments and results of `deform`, and the layout of its weights.
 
 Letters: N Gaussians, B frames, A agents, T tokens, D features, F units between the two layers of
 the feed-forward network, U hidden units of a head, C columns of a layer's expansion, K spherical
-harmonics a colour.
+harmonics a color.
 
 A layer of the heads expands every input into C columns and is linear in them:
   * "taylor": SiLU(x), x, x^2 (C = 3; the constant term is part of the bias);
   * "bspline": SiLU(x), B_0(x), B_1(x), ... on the input's own knots;
   * "mlp": max(x, 0) (C = 1).
 A kernel [C, in, out] has one matrix a column. Four heads that move and shape a Gaussian, together
-11 numbers, share one matrix, so that they share its products; that of colour has its own.
+11 numbers, share one matrix, so that they share its products; that of color has its own.
 """
 
 from collections.abc import Mapping
@@ -94,7 +94,7 @@ class HeadWeights:
     knots: Knots | None
 
     def astype(self, dtype: jnp.dtype | type) -> "HeadWeights":
-        """The same with matrices of another type; what is added stays float32."""
+        """Return the same weights, matrices as another type; what is added stays float32."""
         layers = ("hidden", "geometry", "color")
         return replace(self, **{name: _cast(getattr(self, name), dtype) for name in layers})
 
@@ -123,7 +123,7 @@ class DeformWeights:
     heads: HeadWeights
 
     def astype(self, dtype: jnp.dtype | type) -> "DeformWeights":
-        """The same with matrices of another type; what is added stays float32."""
+        """Return the same weights, matrices as another type; what is added stays float32."""
         layers = {name: _cast(getattr(self, name), dtype) for name in ("ffn_in", "ffn_out")}
         return replace(self, heads=self.heads.astype(dtype), **layers)
 
@@ -185,7 +185,7 @@ def pack_heads(
 
 
 def color_columns(n_harmonics: int) -> int:
-    """Columns of the colours' matrix: 3 K, rounded up to a power of two and to 16."""
+    """Columns of the colors' matrix: 3 K, rounded up to a power of two and to 16."""
     return max(16, 1 << (3 * n_harmonics - 1).bit_length())
 
 
@@ -219,7 +219,7 @@ def _check_heads(
 
 
 class Tile(NamedTuple):
-    """How a program of the Triton kernels works."""
+    """Size of a program of the Triton kernels."""
 
     rows: int  # Gaussians of one frame, at a time; all of them read the weights once
     units: int  # hidden units at a time

@@ -1,4 +1,4 @@
-"""`deform` in plain JAX: the oracle of the Triton kernel, differentiable, for any machine.
+"""`deform` in plain JAX, differentiable, for any machine.
 
 Products take operands of the weights' type and sum in float32; everything else is float32. On a CPU
 the Gaussians of a frame go through all layers in blocks, so that what lies between two layers stays
@@ -128,7 +128,7 @@ def heads_xla(
 
 
 def expand(x: Array, network: str) -> tuple[Array, ...]:
-    """What a layer of "taylor" or "mlp" heads makes of its inputs, arrays as `x`."""
+    """Return the columns of a layer of "taylor" or "mlp" heads, arrays as `x`."""
     return (jax.nn.silu(x), x, x * x) if network == "taylor" else (jax.nn.relu(x),)
 
 
