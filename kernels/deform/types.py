@@ -228,7 +228,7 @@ def _check_heads(
 
 
 class Tile(NamedTuple):
-    """How a program of the Triton kernels works."""
+    """Size of a program of the Triton kernels."""
 
     rows: int  # Gaussians of one frame, at a time; all of them read the weights once
     units: int  # hidden units at a time
