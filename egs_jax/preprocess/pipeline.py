@@ -12,6 +12,7 @@ from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
+from jaxtyping import Float
 
 from egs_jax.data.folder import ARRAYS, FORMAT_VERSION
 from egs_jax.face.mesh import canonical_face_mesh, eye_openness, mouth_opening
@@ -157,7 +158,9 @@ def _models(audio_features: str, face_parser: str | Path | None) -> dict[str, st
     return models
 
 
-def align_sound(samples: np.ndarray, lag: float | None) -> tuple[np.ndarray, int]:
+def align_sound(
+    samples: Float[np.ndarray, " S"], lag: float | None
+) -> tuple[Float[np.ndarray, " S2"], int]:
     """Undo a recording's own delay between lips and sound, so that the avatar does not learn it.
 
     Args:
@@ -264,8 +267,8 @@ def _cloud(work: Path, frames: np.ndarray, track: HeadTrack) -> None:
     np.save(work / "point_colors.npy", colors)
 
 
-def blink_signal(openness: np.ndarray) -> np.ndarray:
-    """Return blink in [0, 1] from eye openness [T]: 0 the clip's own open eye, 1 its shut one.
+def blink_signal(openness: Float[np.ndarray, " T"]) -> Float[np.ndarray, " T"]:
+    """Return blink in [0, 1] from eye openness: 0 the clip's own open eye, 1 its shut one.
 
     A clip without a blink has no shut eye; a lid gap of 0.35 of the open one stands in for it.
     """
