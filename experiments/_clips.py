@@ -29,9 +29,15 @@ CLIPS = {
         "feifei_256_15s", "report"
     ),
 }
-"""By the SHA-256 of the file. Every other film, the synthetic performer's too, is a dev clip."""
+"""Films by the SHA-256 of their file; every other, the synthetic performer's too, is a dev clip."""
 
 
 def set_of(sha256: str) -> Literal["dev", "report"]:
     """Return the set of the film with this hash."""
     return CLIPS[sha256].set if sha256 in CLIPS else "dev"
+
+
+def labelled(name: str) -> str:
+    """Write the name of a film with its set, for a table."""
+    sets = {clip.name: clip.set for clip in CLIPS.values()}
+    return f"{name} ({sets.get(name, 'dev')})"

@@ -4,8 +4,11 @@ In a README `<!--n:NAME-->text<!--/-->` is such a number; `python -m experiments
 text. Names say file and meaning.
 """
 
+import itertools
 from collections.abc import Callable
+from functools import partial
 
+from experiments._clips import CLIPS
 from experiments._markdown import number
 from experiments._peers import peer
 from experiments._runs import cases_of
@@ -17,65 +20,95 @@ MAIN = "synthetic head, paper"
 """The benchmark's avatar on which the original's code was measured as well."""
 
 
-def numbers() -> dict[str, Callable[[], str]]:
+Made = dict[str, Callable[[], str]]
+
+
+def numbers() -> Made:
     """Return what makes each number, by name."""
-    made: dict[str, Callable[[], str]] = {}
-    for clip in (OBAMA, "tedlieu_256_60s", "andrew_256_25s", "feifei_256_15s"):
-        for preset in ("fast", "paper"):
-            for metric, digits in METRICS.items():
-                name = f"{clip.split('_')[0]}.{preset}.{metric}"
-                made[name] = lambda c=clip, p=preset, m=metric, d=digits: _quality(c, p, m, d)
-    for variant in {case["variant"]: None for case in cases_of("ablations")}:
-        for metric, digits in ABLATION_METRICS.items():
-            made[f"ablation.{variant}.{metric}"] = lambda v=variant, m=metric, d=digits: _ablation(
-                v, m, d
-            )
-    for batch in (1, 16):
-        made |= {
-            f"call_ms.{batch}": lambda b=batch: number(call_ms(_drawn(b)), 3),
-            f"streaming_ms.{batch}": lambda b=batch: number(_drawn(b)["streaming_ms_a_frame"], 3),
-            f"original_ms.{batch}": lambda b=batch: number(original_of(_drawn(b)), 2),
-            f"call_ratio.{batch}": lambda b=batch: (
-                f"{original_of(_drawn(b)) / call_ms(_drawn(b)):.1f}x"
-            ),
-        }
-    for metric in ("psnr", "psnr_head", "psnr_lips", "lmd", "mouth_r", "mouth_gain", "blink_r"):
-        made[f"peer.{metric}"] = lambda m=metric: number(peer("quality")["at_the_end"][m])
-    for metric in ("ssim", "lpips"):
-        made[f"peer.{metric}"] = lambda m=metric: number(peer("quality")["at_the_end"][m], 4)
-    for kernels in ("xla", "triton"):
-        made[f"step_ms.{kernels}"] = lambda k=kernels: number(_step(k)["median_ms"], 1)
-    for pass_, key in (("forward", "fwd_kernel_us"), ("both_ways", "fwd_bwd_kernel_us")):
-        made[f"rasterizer_ratio.{pass_}"] = lambda k=key: _rasterizer_ratios(k)
-    for devices in (2, 4):
-        made[f"scaling.{devices}"] = lambda d=devices: f"{_scaling(d):.2f}x"
-    for preset in ("fast", "paper"):
-        made[f"whole_run_s.{preset}"] = lambda p=preset: _whole_run(p)
+    return _quality_numbers() | _peer_numbers() | _drawing_numbers() | _other_numbers()
+
+
+def _quality_numbers() -> Made:
+    """Names such as `obama.paper.psnr_head`, `ablation.mlp.lmd`, `static_stage_gain.eyes`."""
+    made: Made = {}
+    for clip, preset, metric in itertools.product(CLIP_NAMES, ("fast", "paper"), METRICS):
+        name = f"{clip.split('_')[0]}.{preset}.{metric}"
+        made[name] = partial(_quality, clip, preset, metric, METRICS[metric])
+    variants = dict.fromkeys(case["variant"] for case in cases_of("ablations"))
+    for variant, metric in itertools.product(variants, ABLATION_METRICS):
+        name = f"ablation.{variant}.{metric}"
+        made[name] = partial(_ablation, variant, metric, ABLATION_METRICS[metric])
+    for part in ("eyes", "mouth"):
+        made[f"static_stage_gain.{part}"] = partial(_static_stage_gain, part)
+    return made
+
+
+def _peer_numbers() -> Made:
+    """Names such as `peer.ssim`: the original's code at the end of its training; its best PSNR."""
+    end = lambda metric, digits: number(peer("quality")["at_the_end"][metric], digits)
+    made = {f"peer.{m}": partial(end, m, digits) for m, digits in PEER_METRICS.items()}
+    steps = "psnr_head_by_deformation_step"
+    without = "ms_a_training_step_batch_8_without_perceptual_loss"
     return made | {
-        "peer.psnr_head_best": lambda: number(
-            max(peer("quality")["psnr_head_by_deformation_step"].values())
+        "peer.psnr_head_best": lambda: number(max(peer("quality")[steps].values())),
+        "original_step_ms": lambda: number(peer("speed")[without], 1),
+    }
+
+
+def _drawing_numbers() -> Made:
+    """Names such as `call_ms.1`, with the batch."""
+    bspline = "synthetic head, paper, bspline"
+    made: Made = {}
+    for batch in (1, 16):
+        case = partial(_drawn, batch)
+        made |= {
+            f"call_ms.{batch}": lambda c=case: number(call_ms(c()), 3),
+            f"streaming_ms.{batch}": lambda c=case: number(c()["streaming_ms_a_frame"], 3),
+            f"original_ms.{batch}": lambda c=case: number(original_of(c()), 2),
+            f"call_ratio.{batch}": lambda c=case: f"{original_of(c()) / call_ms(c()):.1f}x",
+        }
+    return made | {
+        "heads_ms.bspline": lambda: number(_deform_us(bspline) / 1e3, 1),
+        "heads_ratio.bspline": lambda: f"{_deform_us(bspline) / _deform_us(MAIN):.0f}",
+        "parity.psnr_to_float32": lambda: number(
+            _drawn(1, "synthetic head, parity")["psnr_to_float32_db"], 0
         ),
-        "original_step_ms": lambda: number(
-            peer("speed")["ms_a_training_step_batch_8_without_perceptual_loss"], 1
-        ),
-        "kills": lambda: str(cases_of("kill_training")[-1]["kills"]),
         "film.speech_s": lambda: number(cases_of("bench_film")[-1]["sound_s"], 0),
         "film.command_s": lambda: number(cases_of("bench_film")[-1]["render_command_s"], 0),
         "stream.latency_s": lambda: number(cases_of("stream_hour")[-1]["latency_s"], 2),
         "stream.times_real_time": lambda: number(cases_of("stream_hour")[-1]["times_real_time"], 0),
-        "heads_ms.bspline": lambda: number(_deform_us("synthetic head, paper, bspline") / 1e3, 1),
-        "heads_ratio.bspline": lambda: (
-            f"{_deform_us('synthetic head, paper, bspline') / _deform_us(MAIN):.0f}"
-        ),
     }
 
 
+def _other_numbers() -> Made:
+    """Names such as `step_ms.triton`, `scaling.4`, `whole_run_s.fast`, `kills`."""
+    return {
+        "step_ms.xla": lambda: number(_step("xla")["median_ms"], 1),
+        "step_ms.triton": lambda: number(_step("triton")["median_ms"], 1),
+        "step_ratio": lambda: f"{_step('xla')['median_ms'] / _step('triton')['median_ms']:.1f}x",
+        "rasterizer_ratio.forward": partial(_rasterizer_ratios, "fwd_kernel_us"),
+        "rasterizer_ratio.both_ways": partial(_rasterizer_ratios, "fwd_bwd_kernel_us"),
+        "scaling.2": lambda: f"{_scaling(2):.2f}x",
+        "scaling.4": lambda: f"{_scaling(4):.2f}x",
+        "whole_run_s.fast": partial(_whole_run, "fast"),
+        "whole_run_s.paper": partial(_whole_run, "paper"),
+        "kills": lambda: str(cases_of("kill_training")[-1]["kills"]),
+    }
+
+
+CLIP_NAMES = tuple(clip.name for clip in CLIPS.values())
+PEER_METRICS = {
+    "psnr_head": 2, "psnr": 2, "psnr_lips": 2, "ssim": 4, "lpips": 4, "lmd": 2, "mouth_r": 2,
+    "mouth_gain": 2, "blink_r": 2,
+}  # fmt: skip
+"""Figures of the original's code, with their digits."""
 METRICS = {
     "psnr_head": 2, "psnr": 2, "ssim": 4, "lpips": 4, "lmd": 2, "mouth_r": 2,
     "mouth_r_shift_p95": 2, "baseline_nearest_frame": 2, "baseline_mean_frame": 2,
     "seconds_trained": 1, "seconds_held_out": 1, "head_fraction": 2, "train_seconds": 0,
 }  # fmt: skip
-"""Of `self_reconstruction.json`, means over seeds; with their digits."""
+"""Figures of `self_reconstruction.json`, means over seeds of the split that holds out most; with
+their digits."""
 
 
 def _quality(clip: str, preset: str, metric: str, digits: int) -> str:
@@ -84,11 +117,13 @@ def _quality(clip: str, preset: str, metric: str, digits: int) -> str:
         for case in cases_of("self_reconstruction")
         if (case["video"], case["preset"]) == (clip, preset)
     ]
+    longest = max((case["seconds_held_out"] for case in found), default=None)
+    found = [case for case in found if case["seconds_held_out"] == longest]
     return _mean(found, metric, digits)
 
 
 ABLATION_METRICS = {"psnr_head": 2, "lpips": 4, "lmd": 2, "mouth_r": 2}
-"""Of `ablations.json` (Obama, `fast`), means over seeds; with their digits."""
+"""Figures of `ablations.json` (Obama, `fast`), means over seeds; with their digits."""
 
 
 def _ablation(variant: str, metric: str, digits: int) -> str:
@@ -106,25 +141,30 @@ def _mean(cases: list[dict], metric: str, digits: int) -> str:
     return shown(spread and spread._replace(std=None), digits)
 
 
-def _drawn(batch: int) -> dict:
-    """The case of the main avatar at a batch."""
+def _drawn(batch: int, name: str = MAIN) -> dict:
+    """The case of an avatar of 50,000 Gaussians at 512 px, at a batch."""
     [case] = [
         case
         for case in cases_of("bench_inference")
         if (case["name"], case["gaussians"], case["size"], case["batch"])
-        == (MAIN, 50_000, 512, batch)
+        == (name, 50_000, 512, batch)
     ]
     return case
 
 
 def _deform_us(name: str) -> float:
     """Time of the heads in a frame of 50,000 Gaussians at 512 px, alone [us]."""
-    [case] = [
-        case
-        for case in cases_of("bench_inference")
-        if (case["name"], case["gaussians"], case["size"], case["batch"]) == (name, 50_000, 512, 1)
+    return _drawn(1, name)["stages_us_a_frame"]["deform"]
+
+
+def _static_stage_gain(part: str) -> str:
+    """How many times the Gaussians of a region have become in `fast` with the static stage."""
+    ratios = [
+        case["end"]["by_region"][part] / case["start"]["by_region"][part]
+        for case in cases_of("point_density")
+        if case["static_steps"]
     ]
-    return case["stages_us_a_frame"]["deform"]
+    return number(sum(ratios) / len(ratios), 1)
 
 
 def _step(kernels: str) -> dict:

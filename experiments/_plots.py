@@ -14,7 +14,7 @@ BASE_COLOR, OTHER_COLOR = "tab:orange", "tab:blue"
 
 
 def ablations(cases: Sequence[dict], path: Path) -> None:
-    """Every seed a dot, every mean a bar, a column of panels a metric, a row a dataset."""
+    """Draw every seed as a dot, every mean as a bar; columns are metrics, rows datasets."""
     settings = grouped(cases, "dataset", "preset", "size")
     rows = max(len(grouped(group, "variant")) for group in settings.values())
     height = len(settings) * (1.2 + 0.28 * rows)
@@ -47,7 +47,7 @@ def _dots(axis: Any, variants: dict[tuple, list[dict]], metric: Metric) -> None:
 
 
 def reconstruction(cases: Sequence[dict], path: Path) -> None:
-    """Head PSNR beside the two baselines, and the mouth beside shifted sound."""
+    """Draw head PSNR beside the two baselines, and the mouth beside shifted sound."""
     cases = sorted(cases, key=lambda case: case["set"])
     names = [f"{c['video']} ({c['set']}), {c['preset']}, {c['seed']}" for c in cases]
     places = np.arange(len(cases))
@@ -76,7 +76,7 @@ def reconstruction(cases: Sequence[dict], path: Path) -> None:
 
 
 def inference(cases: Sequence[dict], path: Path) -> None:
-    """A frame alone and in the largest batch: the wall clock, kernels by stage, and the original.
+    """Draw a frame alone and in the largest batch: clock, kernels by stage, and the original.
 
     The wall clock of calls that are waited for stands beside the original's, which was measured so.
     Without a GPU there are no stages.
@@ -120,7 +120,7 @@ def inference(cases: Sequence[dict], path: Path) -> None:
 
 
 def point_density(cases: Sequence[dict], path: Path) -> None:
-    """Maps of the points of the last dataset's first seed; sizes, spacings, PSNR of all seeds."""
+    """Draw maps of the last dataset's first seed; sizes, spacings and PSNR of all seeds."""
     group = list(grouped(cases, "source_sha256", "preset", "size").values())[-1]
     arms = {arm: found for (arm,), found in grouped(group, "variant").items()}
     first = {arm: found[0] for arm, found in arms.items()}

@@ -1,4 +1,4 @@
-"""Where on the head a Gaussian lies, and how far from its neighbours."""
+"""Regions of the head that Gaussians lie in, and their distance to their neighbors."""
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -22,7 +22,7 @@ NEIGHBOURS = 3
 
 
 def regions_of(means: np.ndarray, mean_shape: np.ndarray) -> np.ndarray:
-    """Number in `REGIONS` of every Gaussian: that of the nearest landmark, if it is near.
+    """Return the number in `REGIONS` of every Gaussian: of the nearest landmark, if it is near.
 
     Args:
       means: Centers, world units [N,3].
@@ -40,7 +40,7 @@ def regions_of(means: np.ndarray, mean_shape: np.ndarray) -> np.ndarray:
 
 
 def region_means(values: np.ndarray, regions: np.ndarray) -> dict[str, float | None]:
-    """Mean of `values` [N] in each region; None where it is empty."""
+    """Return mean of `values` [N] in each region; None where it is empty."""
     return {
         name: float(values[regions == k].mean()) if np.any(regions == k) else None
         for k, name in enumerate(REGIONS)
@@ -48,6 +48,6 @@ def region_means(values: np.ndarray, regions: np.ndarray) -> dict[str, float | N
 
 
 def spacing(means: np.ndarray) -> np.ndarray:
-    """Mean distance of every Gaussian to its three nearest others, world units [N]."""
+    """Return mean distance of every Gaussian to its three nearest others, world units [N]."""
     distances, _ = cKDTree(means).query(means, k=NEIGHBOURS + 1)
     return distances[:, 1:].mean(axis=1)

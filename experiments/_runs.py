@@ -1,4 +1,4 @@
-"""What experiments on trained runs share: growing series, the smallest run, figures, their end."""
+"""Shared by experiments on trained runs: growing series, the smallest run, figures, their end."""
 
 import contextlib
 import dataclasses
@@ -43,7 +43,7 @@ def parsed(parser: Parser, argv: list[str] | None, *, figures: bool = True) -> N
 
 
 def earlier(name: str, folder: Path = RESULTS) -> list[dict]:
-    """The cases that `record` wrote before; none if there is no such file."""
+    """Return the cases that `record` wrote before; none if there is no such file."""
     path = folder / f"{name}.json"
     return json.loads(path.read_text())["cases"] if path.exists() else []
 
@@ -59,7 +59,7 @@ def cases_of(name: str) -> list[dict]:
 
 
 def to_draw(name: str, folder: Path) -> list[dict]:
-    """The cases that a figure is drawn from.
+    """Return the cases that a figure is drawn from.
 
     Raises:
       InputError: if there are none.
@@ -87,7 +87,7 @@ def add_case(
 
 
 def rounded(values: dict, digits: int = 4) -> dict:
-    """The same with its own floats rounded (those of nested lists, tuples and dicts too)."""
+    """Round the floats of a value, and those in its lists, tuples and dicts."""
     if isinstance(values, dict):
         return {name: rounded(value, digits) for name, value in values.items()}
     if isinstance(values, (list, tuple)):
@@ -96,7 +96,7 @@ def rounded(values: dict, digits: int = 4) -> dict:
 
 
 def rates(lines: list[dict]) -> dict[str, float]:
-    """Steps a second of each stage, the usual ones, from a run's log.
+    """Return steps a second of each stage, the usual ones, from a run's log.
 
     The first line after a start has no rate, and one that spans a compilation a low one.
     """
@@ -117,7 +117,7 @@ def training_seconds(run_dir: Path) -> float | None:
 
 
 def timed(lines: list[dict]) -> list[tuple[float, dict]]:
-    """The lines of a run's log that are of steps, with the seconds that all steps so far took.
+    """Return a log's lines of steps, each with the seconds that all steps so far took.
 
     Times are steps over the stages' usual rates; none for a run too short to have these.
     """
@@ -130,7 +130,7 @@ def timed(lines: list[dict]) -> list[tuple[float, dict]]:
 
 
 def train_command(config: Config, run_dir: Path) -> list[str]:
-    """What a user would type to train with such a config."""
+    """Return the command that a user would type to train with such a config."""
     text = lambda value: ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
     named = {name: text(value) for name, (_, value, _) in options(config).items()}
     settings = [f"--{n}={v}" for n, v in named.items() if n not in ("preset", "data_dir")]
@@ -139,7 +139,7 @@ def train_command(config: Config, run_dir: Path) -> list[str]:
 
 
 def shrunk(config: Config) -> Config:
-    """The same run at its smallest, for `--tiny`: 48 px, 150 Gaussians, two steps a stage."""
+    """Return a run at its smallest, for `--tiny`: 48 px, 150 Gaussians, two steps a stage."""
     return dataclasses.replace(
         config,
         preset="tiny",

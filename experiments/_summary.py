@@ -11,7 +11,7 @@ class Metric(NamedTuple):
 
     label: str
     value: Callable[[dict], float | None]
-    """Of a case; None where it could not be computed."""
+    """The value of a case; None where it could not be computed."""
     digits: int
     better: str
     """"higher" or "lower"."""
@@ -22,12 +22,12 @@ class Spread(NamedTuple):
 
     mean: float
     std: float | None
-    """Of a sample (n - 1); None for a single value."""
+    """Deviation of a sample (n - 1); None for a single value."""
     count: int
 
 
 def mouth_margin(case: dict) -> float | None:
-    """By how much the mouth follows its own sound better than shifted sound."""
+    """Return by how much the mouth follows its own sound better than shifted sound."""
     pair = case["mouth_r"], case["mouth_r_shift_p95"]
     return None if None in pair else pair[0] - pair[1]
 
@@ -43,7 +43,7 @@ QUALITY = (
 
 
 def grouped(cases: Sequence[dict], *names: str) -> dict[tuple, list[dict]]:
-    """Cases by their values of `names`, in the order of their first case."""
+    """Group cases by their values of `names`, in the order of their first case."""
     groups: dict[tuple, list[dict]] = {}
     for case in cases:
         groups.setdefault(tuple(case[name] for name in names), []).append(case)
@@ -51,7 +51,7 @@ def grouped(cases: Sequence[dict], *names: str) -> dict[tuple, list[dict]]:
 
 
 def spread_of(values: Sequence[float | None]) -> Spread | None:
-    """Mean and standard deviation of the values there are; None if there is none."""
+    """Return mean and standard deviation of the values there are; None if there is none."""
     found = [value for value in values if value is not None]
     if not found:
         return None
@@ -60,14 +60,14 @@ def spread_of(values: Sequence[float | None]) -> Spread | None:
 
 
 def paired(cases: Sequence[dict], base: Sequence[dict], metric: Metric) -> Spread | None:
-    """Differences to the base's case of the same seed."""
+    """Return differences to the base's case of the same seed."""
     others = {case["seed"]: metric.value(case) for case in base}
     pairs = [(metric.value(case), others.get(case["seed"])) for case in cases]
     return spread_of([a - b for a, b in pairs if a is not None and b is not None])
 
 
 def shown(spread: Spread | None, digits: int, *, signed: bool = False) -> str:
-    """Text such as "31.74 ± 0.12"; a single value stands alone, none is a dash."""
+    """Write such as "31.74 ± 0.12"; a single value stands alone, none is a dash."""
     if spread is None:
         return "-"
     mean = f"{spread.mean:{'+' if signed else ''}.{digits}f}"
@@ -75,7 +75,7 @@ def shown(spread: Spread | None, digits: int, *, signed: bool = False) -> str:
 
 
 def seconds_to(points: list[tuple[float, float]], psnr: float) -> float | None:
-    """When a course first reaches a PSNR, between its points; None if it never does."""
+    """Find when a course first reaches a PSNR, between its points; None if it never does."""
     for (t0, p0), (t1, p1) in zip(points, points[1:], strict=False):
         if p0 < psnr <= p1:
             return t0 + (t1 - t0) * (psnr - p0) / (p1 - p0)

@@ -127,25 +127,25 @@ def _parser() -> Parser:
 
 
 def base_config(arguments: Any) -> Config:
-    """The config that all variants change (`preset`, `dataset` and `tiny` of `arguments`)."""
+    """Return the config that all variants change, of `preset`, `dataset` and `tiny`."""
     config = preset(arguments.preset, data_dir=str(arguments.dataset.resolve()))
     return shrunk(config) if arguments.tiny else config
 
 
 def configured(name: str, base: Config, seed: int) -> Config:
-    """The config of a variant."""
+    """Return the config of a variant."""
     changes = {"seed": seed} | VARIANTS[name].changes(base)
     return override(base, {setting: str(value) for setting, value in changes.items()})
 
 
 def run_folder(work: Path, config: Config, dataset: Dataset, name: str) -> Path:
-    """Where a variant trains; other presets and videos lie beside it."""
+    """Return the folder where a variant trains; other presets and videos lie beside it."""
     video = dataset.meta["source"]["name"]
     return work / f"{Path(video).stem}-{config.preset}" / f"{name}-{config.seed}"
 
 
 def setting(name: str, config: Config, dataset: Dataset) -> dict[str, Any]:
-    """What makes two cases the same one; the first entries of a case."""
+    """Return the first entries of a case: its variant, seed, steps, size and clip."""
     return {
         "variant": name,
         "seed": config.seed,
@@ -159,7 +159,7 @@ def setting(name: str, config: Config, dataset: Dataset) -> dict[str, Any]:
 
 
 def key(case: dict) -> tuple:
-    """What makes two cases the same one: names may differ, the video's hash may not."""
+    """Return what makes two cases one: names may differ, the hash of the video may not."""
     names = ("variant", "seed", "preset", "static_steps", "deform_steps", "size", "source_sha256")
     return tuple(case[name] for name in names)
 
@@ -178,7 +178,7 @@ def _add(name: str, config: Config, dataset: Dataset, arguments: Any) -> None:
 
 
 def parameters(state: TrainState) -> dict[str, int]:
-    """Trained numbers: of the planes, of the other networks, and of what acts in every frame."""
+    """Count trained numbers: of the planes, the other networks, and what acts in every frame."""
     counts = {"planes": 0, "networks": 0, "per_frame": 0}
     for path, leaf in jax.tree_util.tree_flatten_with_path(state.params["networks"])[0]:
         names = [entry.key for entry in path]

@@ -1,4 +1,4 @@
-"""Where on the head each token acts: sound, eyes, pose, null and lips.
+"""A map of where on the head each token acts: sound, eyes, pose, null and lips.
 
 Claim of the paper: the attention binds sound to the lips' Gaussians and the other tokens to the
 rest. The pictures of the original code show reshaped features, not attention. Three true measures
@@ -44,14 +44,14 @@ AT_ONCE = 8
 
 
 class Acting(NamedTuple):
-    """Of N live Gaussians and T tokens."""
+    """Measures of N live Gaussians and T tokens."""
 
     share: np.ndarray
     """[N,T]."""
     norm: np.ndarray
     """[N,T]."""
     moves: np.ndarray
-    """By group of tokens, world units [N,G]."""
+    """Shift by each group of tokens, world units [N,G]."""
 
 
 def main(argv: list[str] | None = None) -> Path:
@@ -87,12 +87,12 @@ def main(argv: list[str] | None = None) -> Path:
 
 
 def in_float32(avatar: Avatar) -> Avatar:
-    """The same without Triton, whose bfloat16 would hide what a weak token moves."""
+    """Return the avatar without Triton, whose bfloat16 would hide what a weak token moves."""
     return dataclasses.replace(avatar, config=dataclasses.replace(avatar.config, rasterizer="xla"))
 
 
 def token_names(avatar: Avatar) -> list[str]:
-    """What each token says, in their order; sound by its offset to the frame, video frames."""
+    """Name the tokens in their order; sound by its offset to the frame [video frames]."""
     model = avatar.config.model
     middle = model.window_frames // 2
     sound = [f"sound {k - middle:+d}" for k in range(model.window_frames)]
@@ -103,7 +103,7 @@ def token_names(avatar: Avatar) -> list[str]:
 
 
 def token_groups(names: list[str]) -> dict[str, list[int]]:
-    """Places of the tokens of each kind; the null token never changes and moves nothing."""
+    """Return the places of each kind of tokens; the null token never changes, moves nothing."""
     kinds: dict[str, list[int]] = {}
     for place, name in enumerate(names):
         kinds.setdefault(name.split()[0], []).append(place)
@@ -112,7 +112,7 @@ def token_groups(names: list[str]) -> dict[str, list[int]]:
 
 
 def measure(avatar: Avatar, frames: np.ndarray) -> Acting:
-    """Share, norm and moves over the clip's own `frames` (int [B])."""
+    """Measure share, norm and moves over the clip's own `frames` (int [B])."""
     config, kept = avatar.config, avatar.prepared
     listen = jax.jit(prepared.listen, static_argnums=0)
     parts = [
@@ -166,7 +166,7 @@ def _by_region(avatar: Avatar, acting: Acting, regions: np.ndarray) -> dict[str,
 
 
 def draw(avatar: Avatar, acting: Acting, frame: int, path: Path) -> None:
-    """One panel a token (and for `moves` a kind of tokens), as the camera of `frame` sees it."""
+    """Draw a panel a token (for `moves` a kind of tokens), as the camera of `frame` sees it."""
     from matplotlib.colors import PowerNorm  # roots: shares of a dozen tokens are small
 
     names = token_names(avatar)

@@ -36,7 +36,7 @@ from experiments._runs import run_main
 
 
 def film(run_dir: Path, audio: Path) -> dict:
-    """The whole way from a file to an mp4 with sound, then its parts alone."""
+    """Time the whole way from a file to an mp4 with sound, then its parts alone."""
     seconds = {}
 
     def timed(name: str, call: Callable[[], object]) -> object:

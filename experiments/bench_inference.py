@@ -68,7 +68,7 @@ STAGES = {
 
 
 class Scene(NamedTuple):
-    """What is drawn."""
+    """An avatar that is drawn, and what drives it."""
 
     name: str
     gaussians: int
@@ -83,7 +83,7 @@ class Scene(NamedTuple):
 def synthetic(
     n: int, size: int, architecture: str, decoder: str | None = None, **more: int
 ) -> Scene:
-    """The benchmark's head, moved by random networks; None: the architecture's own decoder."""
+    """Make the benchmark's head, moved by random networks; None: the usual decoder."""
     case = head_case(n, size)
     sh = case["colors"]
     logits = np.log(case["opacities"]) - np.log1p(-case["opacities"])
@@ -121,7 +121,7 @@ def synthetic(
 
 
 def trained(run_dir: Path) -> Scene:
-    """A trained avatar with the first frames of its clip."""
+    """Load a trained avatar with the first frames of its clip."""
     avatar = Avatar.load(run_dir)
     window = avatar.config.model.window_frames
     drive = lambda batch: avatar.dataset.drive(np.arange(batch), window)
@@ -132,21 +132,21 @@ def trained(run_dir: Path) -> Scene:
 
 
 def percentiles(milliseconds: list[float], name: str) -> dict[str, float]:
-    """p50, p95, p99 of times, under names."""
+    """Return p50, p95 and p99 of times, under names."""
     return {
         f"{name}_p{q}_ms": round(float(np.percentile(milliseconds, q)), 4) for q in (50, 95, 99)
     }
 
 
 def clocked(call: Callable[[], object]) -> float:
-    """Milliseconds of a call."""
+    """Return the milliseconds of a call."""
     began = time.perf_counter()
     call()
     return (time.perf_counter() - began) * 1e3
 
 
 def walls(scene: Scene, batch: int, calls: int, copies: int) -> dict:
-    """Times of a call by the clock, and memory."""
+    """Time calls by the clock, and tell their memory."""
     host = scene.drive(batch)
     rest = jax.device_put(host.replace(backgrounds=None))
     pictures = jax.device_put(host.backgrounds)
@@ -186,7 +186,7 @@ def walls(scene: Scene, batch: int, calls: int, copies: int) -> dict:
 
 
 def kernels(scene: Scene, batch: int, calls: int) -> dict:
-    """Times of the kernels: by stage, and of whole calls; nothing without a GPU and torch."""
+    """Time the kernels by stage and of whole calls; nothing without a GPU and torch."""
     if jax.default_backend() != "gpu":
         return {}
     import torch
@@ -218,7 +218,7 @@ def kernels(scene: Scene, batch: int, calls: int) -> dict:
 
 @functools.partial(jax.jit, static_argnums=0)
 def forward_pass(config: Config, params: Params, alive: jax.Array, drive: Drive) -> jax.Array:
-    """Pictures by the training's own forward pass."""
+    """Draw pictures by the training's own forward pass."""
     return model.forward(config, params, alive, drive, "deform")[0].rgb
 
 
@@ -229,20 +229,20 @@ COMPARED = 4
 
 @functools.partial(jax.jit, static_argnums=0)
 def in_float32(config: Config, params: Params, alive: jax.Array, drive: Drive) -> jax.Array:
-    """Pictures by the training's forward pass, no matrix product of which is rounded."""
+    """Draw so with no matrix product rounded."""
     with jax.default_matmul_precision("highest"):
         return forward_pass(config, params, alive, drive)
 
 
 def exact(scene: Scene, batch: int) -> tuple:
-    """Arguments of `in_float32`, which has no Triton kernel round anything either."""
+    """Return the arguments of `in_float32`, which has no Triton kernel round anything either."""
     config = dataclasses.replace(scene.config, rasterizer="xla")
     drive = jax.tree.map(lambda v: v[:COMPARED], scene.drive(batch))
     return config, scene.params, scene.alive, drive
 
 
 def before(scene: Scene, batch: int, calls: int) -> dict:
-    """The training's forward pass on the same frames, and the pictures' distance from float32's."""
+    """Time the training's forward pass on the same frames; compare pictures with float32's."""
     drive = jax.device_put(scene.drive(batch))
 
     call = lambda: jax.block_until_ready(
@@ -260,17 +260,17 @@ def before(scene: Scene, batch: int, calls: int) -> dict:
 
 
 def is_originals(scene: Scene) -> bool:
-    """Whether the original's code was measured on such a one."""
+    """Say if the original's code was measured on such an avatar."""
     return (scene.gaussians, scene.size, scene.config.model.decoder) == (50_000, 512, None)
 
 
 def is_main(scene: Scene) -> bool:
-    """Whether it is trained, or such a one on which the original's code was measured."""
+    """Say if an avatar is trained, or one on which the original's code was measured."""
     return is_originals(scene) or not scene.name.startswith(SYNTHETIC)
 
 
 def programs(scene: Scene, batch: int) -> Iterator[tuple[Callable, tuple]]:
-    """What is measured of a scene at a batch, with its arguments."""
+    """Yield what is measured of a scene at a batch, with its arguments."""
     drive = scene.drive(batch)
     rest = drive.replace(backgrounds=None)
     yield infer.draw_program(), (scene.config, scene.kept, rest, drive.backgrounds)
@@ -281,7 +281,7 @@ def programs(scene: Scene, batch: int) -> Iterator[tuple[Callable, tuple]]:
 
 
 def compile_all(pairs: list[tuple[Scene, int]]) -> float:
-    """Seconds until every program ran once, several being compiled at a time."""
+    """Run every program once, compiling several at a time; returns the seconds."""
 
     def first(call: tuple[Callable, tuple]) -> None:
         program, arguments = call
@@ -296,7 +296,7 @@ def compile_all(pairs: list[tuple[Scene, int]]) -> float:
 
 
 def measured(scene: Scene, batch: int, calls: int, fewer: int) -> dict:
-    """A scene at a batch by the clock."""
+    """Measure a scene at a batch by the clock."""
     case = dict(name=scene.name, gaussians=scene.gaussians, size=scene.size, batch=batch)
     case |= walls(scene, batch, calls, fewer)
     if is_main(scene) or calls < 10:

@@ -60,7 +60,7 @@ FLOORS_US = {1: ([70, 100], [150, 200]), 8: ([40, 50], [105, 125])}
 
 
 def wall_us(calls: list[Callable], waits: list[Callable]) -> list[list[float]]:
-    """Median, least and most time of each call over repeats, which take turns.
+    """Return median, least and most time of each call over repeats, which take turns.
 
     A repeat is as many calls as take about `REPEAT_SECONDS`, synchronised after the last.
     """
@@ -83,7 +83,7 @@ def wall_us(calls: list[Callable], waits: list[Callable]) -> list[list[float]]:
 
 
 def kernel_us(call: Callable, wait: Callable, n: int = 10) -> dict[str, float] | None:
-    """Sum of the kernels' own times per call, by stage; None without torch."""
+    """Return sum of the kernels' own times per call, by stage; None without torch."""
     try:
         import torch
     except ImportError:
@@ -112,12 +112,12 @@ class Contender(NamedTuple):
     facts: dict  # versions, instances and memory
 
     def calls(self) -> dict[str, Callable]:
-        """Calls by their name in the record."""
+        """Return calls by their name in the record."""
         return {"fwd": self.forward, "fwd_bwd": self.step}
 
 
 def wall_times(contenders: list[Contender], batch: int) -> list[dict]:
-    """Wall times of each, microseconds per frame."""
+    """Return wall times of each [microseconds per frame]."""
     found = [{} for _ in contenders]
     waits = [contender.wait for contender in contenders]
     for name in contenders[0].calls():
@@ -129,7 +129,7 @@ def wall_times(contenders: list[Contender], batch: int) -> list[dict]:
 
 
 def kernel_times(contender: Contender, batch: int) -> dict:
-    """Kernel times, microseconds per frame; nothing without torch."""
+    """Return kernel times [microseconds per frame]; nothing without torch."""
     case = {}
     for name, call in contender.calls().items():
         stages = kernel_us(call, contender.wait)
@@ -140,7 +140,7 @@ def kernel_times(contender: Contender, batch: int) -> dict:
 
 
 def pixels_off(image: np.ndarray, wanted: np.ndarray) -> float:
-    """Share of the pixels that differ visibly to a program.
+    """Return share of the pixels that differ visibly to a program.
 
     Raises:
       RuntimeError: if they are many.
@@ -152,7 +152,7 @@ def pixels_off(image: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def inputs(n: int, size: int, px: float, batch: int) -> tuple[dict, dict, np.ndarray]:
-    """Shared parameters, the frames' arrays, and a target image per frame."""
+    """Return shared parameters, the frames' arrays, and a target image per frame."""
     case = head_case(n, size, px=px)
     frames = {k: np.stack([case[k]] * batch) for k in ("viewmats", "Ks")}
     rng = np.random.default_rng(1)
@@ -162,7 +162,7 @@ def inputs(n: int, size: int, px: float, batch: int) -> tuple[dict, dict, np.nda
 
 
 def ours(params: dict, frames: dict, target: np.ndarray, implementation: str) -> Contender:
-    """Ours on a scene."""
+    """Prepare our calls on a scene."""
     params, frames, target = jax.device_put((params, frames, target))
     size = target.shape[1]
 
@@ -193,7 +193,7 @@ def ours(params: dict, frames: dict, target: np.ndarray, implementation: str) ->
 
 
 def theirs(params: dict, frames: dict, target: np.ndarray) -> Contender:
-    """The peer on the same scene."""
+    """Prepare the peer's calls on the same scene."""
     import torch
     from gsplat import rasterization
 
@@ -234,7 +234,7 @@ def theirs(params: dict, frames: dict, target: np.ndarray) -> Contender:
 
 
 def run(shapes: list[tuple], with_peer: bool, implementation: str) -> list[dict]:
-    """Cases, ours and the peer's in turn. The profiler slows down all that follows: it comes last.
+    """Measure cases, ours and the peer's in turn; the profiler, which slows down all, comes last.
 
     Raises:
       RuntimeError: if the images differ.

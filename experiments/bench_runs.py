@@ -44,7 +44,7 @@ from experiments._runs import (
 
 NAME = "bench_runs"
 POINTS = 20
-"""Of the course of the PSNR: each the mean over so many equal parts of the second stage."""
+"""Points of the course of the PSNR: each the mean over so many equal parts of the second stage."""
 
 
 def main(argv: list[str] | None = None) -> Path:
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> Path:
 
 
 def key(case: dict) -> tuple:
-    """What makes two cases the same one."""
+    """Return what makes two cases the same one."""
     return case["video"], case["preset"], *case["settings"].items(), case["fresh"]
 
 
@@ -105,7 +105,7 @@ def measure(config: Config, folder: Path, repeat: int, fresh: bool) -> dict:
 
 
 def train(command: list[str], compiled: Path, output: Path) -> float:
-    """Seconds of a training that keeps its compiled programs in a folder.
+    """Train in a process that keeps its compiled programs in a folder; returns the seconds.
 
     Raises:
       TrainingError: if it fails.
@@ -126,7 +126,7 @@ def train(command: list[str], compiled: Path, output: Path) -> float:
 
 
 def course(lines: list[dict]) -> list[tuple[float, float]]:
-    """Seconds of all steps so far, and the training PSNR [dB], through the second stage.
+    """Return seconds of all steps so far, and training PSNR [dB], through the second stage.
 
     Compilation and saving are left out; empty for a run too short to have rates.
     """

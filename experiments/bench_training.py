@@ -133,7 +133,7 @@ def measure(config: Config, dataset: Dataset, warm: int, steps: int) -> list[dic
 def run(
     config: Config, batches: Iterator[Batch], state: TrainState, warm: int, steps: int
 ) -> tuple[TrainState, float, list[float], list[float]]:
-    """State after so many steps, seconds of the first and of each later one, by block; losses."""
+    """Train so many steps: state, seconds of the first and of later ones by block, losses."""
 
     def block(state: TrainState, count: int) -> tuple[TrainState, list[jax.Array]]:
         losses = []

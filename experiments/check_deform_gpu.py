@@ -51,7 +51,7 @@ WORKERS = 7
 
 
 def make(network: str, sizes: dict) -> SimpleNamespace:
-    """A case whose canonical attributes are zero, so that changes are all there is."""
+    """Make a case whose canonical attributes are zero, so that changes are all there is."""
     case = make_case(network, **sizes)
     canonical, *others = case.arrays
     case.arrays = (jax.tree.map(np.zeros_like, canonical), *others)
@@ -59,13 +59,13 @@ def make(network: str, sizes: dict) -> SimpleNamespace:
 
 
 def run(case: SimpleNamespace) -> Deformed:
-    """The kernel's attributes, in NumPy."""
+    """Return the kernel's attributes, in NumPy."""
     call = jax.jit(partial(deform_tiles, tile_of(case.network)))
     return jax.tree.map(np.asarray, call(*case.arrays, pack(case, jnp.bfloat16)))
 
 
 def error(got: Deformed, want: Deformed) -> float:
-    """Largest difference before activation, as a share of each attribute's largest change."""
+    """Return the largest difference before activation, as a share of each largest change."""
     worst = 0.0
     for name, value, expected in zip(got._fields, got, want, strict=True):
         a, b = (UNDO.get(name, np.asarray)(v) for v in (value, expected))
@@ -75,7 +75,7 @@ def error(got: Deformed, want: Deformed) -> float:
 
 
 def check_case(name: str) -> list[Result]:
-    """One network and size against the JAX implementation of either type."""
+    """Check one network and size against the JAX implementation of either type."""
     network, sizes = name.split()
     case = make(network, SIZES[sizes])
     got = run(case)
@@ -90,7 +90,7 @@ def check_case(name: str) -> list[Result]:
 
 
 def check_repeats(report: Report, network: str) -> None:
-    """The same bits every time."""
+    """Check that the bits are the same every time."""
     case = make(network, SIZES["paper"])
     weights = pack(case, jnp.bfloat16)
     call = jax.jit(partial(deform_tiles, tile_of(network)))
@@ -100,7 +100,7 @@ def check_repeats(report: Report, network: str) -> None:
 
 
 def check_neighbours(report: Report, network: str) -> None:
-    """Gaussians that are not finite leave the bits of all others as they are."""
+    """Check that Gaussians that are not finite leave the bits of all others as they are."""
     case = make(network, SIZES["paper"])
     clean = run(case)
     canonical, features, static, *others = jax.tree.map(np.copy, case.arrays)
@@ -115,7 +115,7 @@ def check_neighbours(report: Report, network: str) -> None:
 
 
 def check_tokens(report: Report, frames: int) -> None:
-    """The tokens' kernel against the modules in full float32, for untrained default networks."""
+    """Check the tokens' kernel against the modules in full float32, untrained."""
     config = ModelConfig(dropout=0.0)
     nets = model.networks(config)
     params = model.init_networks(config, jax.random.key(0), 384)["tokens"]

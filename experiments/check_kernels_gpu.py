@@ -44,7 +44,7 @@ WORKERS = 7
 
 
 def split(case: dict) -> tuple[dict, dict]:
-    """Arrays to differentiate, and the rest."""
+    """Part a case into arrays to differentiate and the rest."""
     case = dict(case)
     case.setdefault("means2d_offset", np.zeros((len(case["means"]), 2), np.float32))
     if "alive" in case:
@@ -53,13 +53,13 @@ def split(case: dict) -> tuple[dict, dict]:
 
 
 def noise_like(images: tuple) -> tuple:
-    """One fixed random cotangent per image."""
+    """Draw one fixed random cotangent per image."""
     rng = np.random.default_rng(0)
     return tuple(rng.normal(size=image.shape).astype(np.float32) for image in images)
 
 
 class Drawn(NamedTuple):
-    """What one implementation makes of a scene."""
+    """Images and gradients that one implementation makes of a scene."""
 
     images: tuple[np.ndarray, ...]  # colour, alpha, depth
     aux: RasterizeAux
@@ -88,13 +88,13 @@ def draw(arrays: dict, static: dict, implementation: str, jit: bool = True) -> D
 
 
 def differences(got: tuple, want: tuple) -> np.ndarray:
-    """Largest difference of a pixel, of each image as a share of its largest number or of 1."""
+    """Return the largest difference of a pixel, of each image as a share of its largest or 1."""
     off = [np.abs(a - b) / max(1.0, np.max(np.abs(b))) for a, b in zip(got, want, strict=True)]
     return np.max([d.max(axis=-1) if d.ndim > off[1].ndim else d for d in off], axis=0)
 
 
 def gradient_error(got: dict, want: dict) -> float:
-    """Largest difference, relative to the largest number of each gradient."""
+    """Return the largest difference, relative to the largest number of each gradient."""
     worst = 0.0
     for name, b in want.items():
         scale = float(np.max(np.abs(b), initial=0.0))
@@ -104,7 +104,7 @@ def gradient_error(got: dict, want: dict) -> float:
 
 
 def compare(arrays: dict, static: dict, jit: bool = True) -> tuple[bool, str, Drawn, Drawn]:
-    """Triton against XLA: whether they agree, in words, and both.
+    """Compare Triton with XLA: if they agree, in words, and both.
 
     Float32 decides a few pairs at the alpha floor, and a few stops, either way: one pixel in
     10,000 may be off, by not much more than the floor, and is left out of the gradient's loss.
@@ -128,7 +128,7 @@ def compare(arrays: dict, static: dict, jit: bool = True) -> tuple[bool, str, Dr
 
 
 def runs_case() -> dict:
-    """Frames whose one tile has as many instances as a sort takes, and one more or less."""
+    """Make frames whose one tile has as many instances as a sort takes, one more, one less."""
     counts = np.array([1, 255, 256, 257, 511, 512, 513])
     case = random_case(513, 8, 8, seed=4, size=0.5)
     case["opacities"] *= 0.1
@@ -139,7 +139,7 @@ def runs_case() -> dict:
 
 
 def crowd_case() -> dict:
-    """5,000 splats in one tile."""
+    """Make 5,000 splats in one tile."""
     case = random_case(5000, 16, 16, seed=5, size=0.01)
     case["means"][:, :2] *= 0.2
     case["opacities"] *= 0.1
@@ -147,7 +147,7 @@ def crowd_case() -> dict:
 
 
 def shared_case() -> dict:
-    """Three frames of the same Gaussians over one background."""
+    """Make three frames of the same Gaussians over one background."""
     case = make_case("harmonics")
     viewmats = np.stack([case["viewmats"]] * 3)
     viewmats[:, 0, 3] += np.array([-0.1, 0.0, 0.1], np.float32)
@@ -155,7 +155,7 @@ def shared_case() -> dict:
 
 
 def full_hd_case() -> dict:
-    """1920 x 1080 pixels, which is no multiple of a tile."""
+    """Make a scene of 1920 x 1080 pixels, which is no multiple of a tile."""
     case = random_case(3000, 1920, 1080, seed=6, size=0.02)
     case["opacities"] *= 0.3
     return case
@@ -165,7 +165,7 @@ EXTRA = dict(runs=runs_case, crowd=crowd_case, shared=shared_case, full_hd=full_
 
 
 def check_scene(name: str, jit: bool = True) -> list[Result]:
-    """A scene against the XLA implementation; one of them also at full and overfull capacity."""
+    """Check a scene against XLA; one of them also at full and overfull capacity."""
     arrays, static = split(EXTRA[name]() if name in EXTRA else make_case(name))
     passes, detail, got, _ = compare(arrays, static, jit)
     results = [Result(f"xla {name}", passes, detail)]
@@ -179,7 +179,7 @@ def check_scene(name: str, jit: bool = True) -> list[Result]:
 
 
 def check_oracle(name: str) -> list[Result]:
-    """A small scene against the dense oracle in float64, away from thresholds."""
+    """Check a small scene against the dense oracle in float64, away from thresholds."""
     arrays, static = split(make_case(name))
     alive = static.pop("alive", jnp.ones(len(arrays["means"]), bool))
     size = (static["height"], static["width"])
@@ -212,7 +212,7 @@ def check_oracle(name: str) -> list[Result]:
 
 
 def head_frames(n_frames: int) -> tuple[dict, dict, dict]:
-    """Shared Gaussians, cameras of frames that turn, static arguments."""
+    """Make shared Gaussians, cameras of frames that turn, and static arguments."""
     arrays, static = split(head_case(20_000, 512))
     shared = {name: arrays[name] for name in SHARED}
     frames = {name: jnp.stack([arrays[name]] * n_frames) for name in ARRAYS[5:8]}
@@ -222,7 +222,7 @@ def head_frames(n_frames: int) -> tuple[dict, dict, dict]:
 
 
 def check_repeats(report: Report) -> None:
-    """The same bits every time."""
+    """Check that the bits are the same every time."""
     shared, frames, static = head_frames(4)
 
     @jax.jit
@@ -247,7 +247,7 @@ def check_repeats(report: Report) -> None:
 
 
 def check_bytes(report: Report) -> None:
-    """What is shown, over bytes, is what is drawn, rounded."""
+    """Check that what is shown, over bytes, is what is drawn, rounded."""
     shared, frames, static = head_frames(4)
     behind = np.random.default_rng(2).integers(0, 256, frames["backgrounds"].shape, np.uint8)
     draw = jax.jit(
@@ -264,7 +264,7 @@ def check_bytes(report: Report) -> None:
 
 
 def check_compilations(report: Report) -> None:
-    """Scenes of one shape and very different counts: after the first one, XLA compiles nothing."""
+    """Check that scenes of one shape and very different counts compile nothing anew."""
     shared, frames, static = head_frames(2)
     scales, compiled = np.asarray(shared["scales"]), []
     jax.monitoring.register_event_duration_secs_listener(
@@ -308,7 +308,7 @@ def check_compilations(report: Report) -> None:
 
 
 def check_two_gpus(report: Report) -> None:
-    """Frames split over two GPUs by `shard_map`: the same loss and gradient as on one."""
+    """Check that frames split over two GPUs by `shard_map` have the loss and gradient of one."""
     if len(jax.devices()) < 2:
         print("skip two GPUs: this machine has one", flush=True)
         return
@@ -330,7 +330,7 @@ def check_two_gpus(report: Report) -> None:
 
 
 def check_gsplat(report: Report) -> None:
-    """The head scene against gsplat at its own clamp: image, and gradients of all parameters."""
+    """Check the head scene against gsplat at its own clamp: image and all gradients."""
     try:
         import gsplat
         import torch

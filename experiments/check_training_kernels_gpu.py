@@ -59,7 +59,7 @@ HEADS_ERROR = 0.01  # of each gradient's length
 
 
 def check_ssim(report: Report) -> None:
-    """`mean_ssim`: value, gradient, bits, and images of one colour."""
+    """Check `mean_ssim`: value, gradient, bits, and images of one color."""
     run = lambda name: jax.jit(jax.value_and_grad(partial(mean_ssim, implementation=name)))
     in_xla, in_triton = map(run, IMPLEMENTATIONS)
     for shape in SSIM_SHAPES:
@@ -92,7 +92,7 @@ def _ssim_in_float64(a: jax.Array, b: jax.Array) -> float:
 
 
 def time_ssim() -> list[dict]:
-    """Times of `mean_ssim` forward and both ways, 8 images; the implementations take turns."""
+    """Time `mean_ssim` forward and both ways, 8 images; the implementations take turns."""
     cases = []
     for side in (450, 512):
         a, b = map(jnp.asarray, make_pair((8, side, side, 3), noise=0.1))
@@ -106,7 +106,7 @@ def time_ssim() -> list[dict]:
 
 
 def planes_gradient(case: SimpleNamespace, implementation: str) -> Callable[..., jax.Array]:
-    """The gradient of the tables as a jitted function of tables, points and cotangents."""
+    """Return the gradient of the tables, jitted, of tables, points and cotangents."""
 
     def gradient(tables: jax.Array, points: jax.Array, cotangents: jax.Array) -> jax.Array:
         read = partial(
@@ -118,12 +118,12 @@ def planes_gradient(case: SimpleNamespace, implementation: str) -> Callable[...,
 
 
 def arrays_of(case: SimpleNamespace) -> tuple[jax.Array, ...]:
-    """Tables, points and cotangents."""
+    """Return tables, points and cotangents."""
     return tuple(map(jnp.asarray, (case.tables, case.points, case.cotangents)))
 
 
 def check_planes(report: Report) -> None:
-    """Against JAX on a CPU, repeats, another order of the points, numbers that are not finite."""
+    """Check against JAX on a CPU, repeats, other orders of points, numbers not finite."""
     for name, sizes in PLANES.items():
         case = planes_cases.make_case(**sizes)
         gradient, arrays = planes_gradient(case, "triton"), arrays_of(case)
@@ -146,7 +146,7 @@ def check_planes(report: Report) -> None:
 
 
 def time_planes() -> list[dict]:
-    """Times of the gradient of the tables; also with half of the Gaussians dead, at one place."""
+    """Time the gradient of the tables; also with half of the Gaussians dead, at one place."""
     cases = {name: planes_cases.make_case(**PLANES[name]) for name in ("hash", "dense")}
     cases["hash, half dead"] = dead = planes_cases.make_case(**PLANES["hash"])
     half = dead.points.shape[2] // 2
@@ -159,7 +159,7 @@ def time_planes() -> list[dict]:
 
 
 def heads_case(network: str, rows: int, sizes: dict) -> tuple[HeadWeights, tuple[jax.Array, ...]]:
-    """Weights, rows, and cotangents of both outputs."""
+    """Make weights, rows, and cotangents of both outputs."""
     weights = deform_cases.pack(deform_cases.make_case(network, **sizes)).heads
     keys = jax.random.split(jax.random.key(0), 3)
     columns = weights.hidden.kernel.shape[1], weights.geometry.bias.size, weights.color.bias.size
@@ -168,7 +168,7 @@ def heads_case(network: str, rows: int, sizes: dict) -> tuple[HeadWeights, tuple
 
 
 def heads_both_ways(implementation: str) -> Callable[..., tuple]:
-    """Outputs, and the gradients of x and all weights; operands are bfloat16 either way."""
+    """Return outputs and gradients of x and all weights; operands are bfloat16 either way."""
 
     def both_ways(weights: HeadWeights, x: jax.Array, *cotangents: jax.Array) -> tuple:
         def decode(x: jax.Array, weights: HeadWeights) -> tuple:
@@ -182,7 +182,7 @@ def heads_both_ways(implementation: str) -> Callable[..., tuple]:
 
 
 def check_heads(report: Report) -> None:
-    """Outputs and gradients, each by its length, and repeats."""
+    """Check outputs and gradients, each by its length, and repeats."""
     in_xla, in_triton = map(heads_both_ways, IMPLEMENTATIONS)
     for network in ("taylor", "mlp"):
         for name, (rows, sizes) in HEADS.items():
@@ -203,7 +203,7 @@ def check_heads(report: Report) -> None:
 
 
 def time_heads() -> list[dict]:
-    """Times of both ways for 8 frames of 50,000 Gaussians, XLA in float32 as before."""
+    """Time both ways for 8 frames of 50,000 Gaussians, XLA in float32 as before."""
     times = []
     for network in ("taylor", "mlp"):
         weights, arrays = heads_case(network, *HEADS["paper"])
@@ -218,7 +218,7 @@ def time_heads() -> list[dict]:
 
 
 def take_turns(name: str, functions: dict[str, Callable], *arrays: Any) -> list[dict]:
-    """Seconds a call of each function, synchronised after CALLS; one case a function."""
+    """Time each function, synchronised after CALLS, in turns; one case a function."""
     seconds = {key: [] for key in functions}
     for turn in range(ROUNDS + 1):
         for key, function in functions.items():

@@ -59,7 +59,7 @@ LPIPS_FRAMES = 24
 SHEET = 8
 """Frames of a case on the contact sheet."""
 Driving = Callable[[np.ndarray], Drive]
-"""What drives frames (int [B]) of a speech."""
+"""A function that gives what drives frames (int [B]) of a speech."""
 
 
 class Spoken(NamedTuple):
@@ -157,18 +157,18 @@ def driving_of(avatar: Avatar, rows: np.ndarray, other: Dataset | None) -> Drivi
 
 
 def silenced(avatar: Avatar, driving: Driving) -> Driving:
-    """The same poses and blinks under digital silence."""
+    """Keep poses and blinks, and hear digital silence."""
     hush = lambda n: avatar.dataset.silence(n, avatar.config.model.window_frames)
     return lambda frames: driving(frames).replace(audio_windows=hush(len(frames)))
 
 
 def calmest(viewmats: np.ndarray) -> int:
-    """The frame whose pose [T,4,4] is nearest the mean one."""
+    """Find the frame whose pose [T,4,4] is nearest the mean one."""
     return int(np.argmin(np.square(viewmats - viewmats.mean(axis=0)).sum(axis=(1, 2))))
 
 
 def borrowed(rest: np.ndarray, viewmats: np.ndarray) -> np.ndarray:
-    """Another head's motion about its calmest frame, laid onto the own pose `rest` [4,4].
+    """Lay another head's motion about its calmest frame onto the own pose `rest` [4,4].
 
     A head's world is the same in every dataset (origin in the head, +-0.8 from chin to crown), so
     motion in it can be lent: view = rest (calm^-1 view_other).
@@ -207,7 +207,7 @@ def speak(
 def figures_of(
     avatar: Avatar, spoken: Spoken, hush: Spoken, samples: np.ndarray
 ) -> dict[str, Figure]:
-    """Every figure of a case (see the top of the file)."""
+    """Return every figure of a case (see the top of the file)."""
     opening = mouth_opening(spoken.landmarks)
     energy = metrics.sound_energy(samples, SAMPLE_RATE, len(opening), float(FPS))
     lag, confidence = metrics.sync_lag(opening, energy)
@@ -235,7 +235,7 @@ def figures_of(
 
 
 def true_mouth(dataset: Dataset) -> tuple[Figure, Figure]:
-    """Lag of the clip's true mouth behind its sound's energy, and their correlation there."""
+    """Find the lag of the clip's true mouth behind the sound, and their correlation there."""
     opening = np.float64(dataset.arrays["mouth_opening"])
     sound = read_audio(dataset.folder / "audio.wav")
     energy = metrics.sound_energy(sound, SAMPLE_RATE, len(opening), dataset.fps)
@@ -244,7 +244,7 @@ def true_mouth(dataset: Dataset) -> tuple[Figure, Figure]:
 
 
 def jitter(spoken: Spoken) -> Figure:
-    """`jitter_rms` of the renders as one body."""
+    """Return `jitter_rms` of the renders as one body."""
     valid = np.isfinite(spoken.landmarks).all(axis=(1, 2))
     if not np.any(valid[1:] & valid[:-1]):
         return Figure(None, "no two consecutive renders show a face")
@@ -253,7 +253,7 @@ def jitter(spoken: Spoken) -> Figure:
 
 
 def likeness(avatar: Avatar, spoken: Spoken) -> dict[str, Figure]:
-    """LPIPS of renders, and of true held-out frames, to their nearest training frames."""
+    """Return LPIPS of renders, and of true held-out frames, to their nearest training frames."""
     data = avatar.dataset
     nearest, alexnet = NearestFrame(data), load_perceptual("alexnet")
     start, stop = data.splits["val"]
@@ -274,7 +274,7 @@ def likeness(avatar: Avatar, spoken: Spoken) -> dict[str, Figure]:
 
 
 def contact_sheet(rows: list[tuple[str, np.ndarray]], path: Path) -> None:
-    """A row a case, its frames evenly spread over the speech."""
+    """Draw a row a case, its frames evenly spread over the speech."""
     with figure(path, len(rows), SHEET, (1.5 * SHEET, 1.65 * len(rows))) as axes:
         for line, (title, images) in zip(axes, rows, strict=True):
             for axis, k in zip(line, np.linspace(0, len(images) - 1, SHEET), strict=True):

@@ -31,7 +31,7 @@ from experiments._runs import parsed, run_main, train_command
 
 
 def small(dataset: Path) -> Config:
-    """A run of seconds that goes through everything: both stages, density control, many saves."""
+    """Return a run of seconds that goes through everything: both stages, density, many saves."""
     return Config(
         preset="tiny", data_dir=str(dataset), size=48,
         model=ModelConfig(width=16, agents_count=20, sh_degree=1, hash_levels=4),
@@ -63,7 +63,7 @@ def train(line: list[str], work: Path, seconds: float | None = None) -> int | No
 
 
 def newest(run_dir: Path) -> int:
-    """Step of the newest complete checkpoint; 0 if there is none."""
+    """Return the step of the newest complete checkpoint; 0 if there is none."""
     folder = run_dir / FOLDER
     names = [path.name for path in folder.iterdir()] if folder.exists() else []
     return max((int(name) for name in names if name.isdigit()), default=0)

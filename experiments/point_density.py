@@ -1,4 +1,4 @@
-"""Where the Gaussians are, with the static stage and without (the paper's Fig. 5).
+"""Places of the Gaussians, with the static stage and without (the paper's Fig. 5).
 
 Claim of the paper: the static initialisation puts points where the face needs them, and what
 follows learns faster. Its figure shows clouds of points without numbers; here are counts per
@@ -35,7 +35,7 @@ NAME = "point_density"
 ARMS = ("paper", "no_static")
 PERCENTILES = (5, 25, 50, 75, 95)
 BINS = 24
-"""Of the curve over steps."""
+"""Points of the curve over steps."""
 MAP_SIDE = 48
 """Cells of a side of the map of points, over +-1 world units."""
 
@@ -77,7 +77,7 @@ def run_case(arm: str, config: Config, dataset: Dataset, work: Path) -> dict[str
 
 
 def cloud_figures(state: TrainState, mean_shape: np.ndarray) -> dict[str, Any]:
-    """Count, per region too; percentiles of size and spacing, world units; a map from the front."""
+    """Count Gaussians, per region too; percentiles of size and spacing; a map from the front."""
     live = np.flatnonzero(state.alive)
     free = state.params["gaussians"]
     means = np.asarray(free.means)[live]
@@ -100,7 +100,7 @@ def _percentiles(values: np.ndarray) -> dict[str, float]:
 
 
 def curve(run_dir: Path) -> dict[str, list[float]]:
-    """Training loss and PSNR by step: means over equal stretches of the run's logged lines.
+    """Return training loss and PSNR by step: means over equal stretches of the run's logged lines.
 
     PSNR is that of the composite on the batch just seen. The stages' losses have other terms, so
     only the PSNR compares them.

@@ -14,10 +14,10 @@ A CLIP is a video, preprocessed once, or a dataset folder. About 15 minutes a vi
 two CPU cores. Stop it at any time: what is finished is kept, and the run in hand goes on from its
 checkpoint. `--jobs 6` has as many processes share the GPU, each with its part of the memory; their
 times then say little. Every finished run becomes a case of `results/self_reconstruction.json`, in
-the place of an earlier one of the same video, preset and seed; `--collect` does only that, with
-runs made anywhere, of whose folders eval.json, config.json, metrics.jsonl and environment.json are
-needed. A case says whether its clip is one that settings were chosen on (`_clips`). `--tiny` trains
-a few steps (tests).
+the place of an earlier one of the same video, preset, seed and split; `--collect` does only that,
+with runs made anywhere, of whose folders eval.json, config.json, metrics.jsonl and environment.json
+are needed. A case says whether its clip is one that settings were chosen on (`_clips`). `--tiny`
+trains a few steps (tests).
 """
 
 import argparse
@@ -195,7 +195,7 @@ def case_of(run_dir: Path) -> dict:
 
 
 def _key(case: dict) -> tuple:
-    return case["video"], case["preset"], case["seed"]
+    return case["video"], case["preset"], case["seed"], case["seconds_held_out"]
 
 
 if __name__ == "__main__":

@@ -37,19 +37,19 @@ PER_MINUTE = 60 * SAMPLE_RATE // CHUNK
 
 
 def chunks(speech: np.ndarray, seconds: float) -> Iterator[np.ndarray]:
-    """So many seconds of a speech that repeats, in chunks of 20 ms."""
+    """Yield so many seconds of a speech that repeats, in chunks of 20 ms."""
     parts = [speech[at : at + CHUNK] for at in range(0, len(speech) - CHUNK + 1, CHUNK)]
     return itertools.islice(itertools.cycle(parts), round(seconds * SAMPLE_RATE / CHUNK))
 
 
 def resident_mb() -> float:
-    """Memory of this process that is in use now, MiB (Linux)."""
+    """Return memory of this process that is in use now, MiB (Linux)."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096 / 2**20
 
 
 def same_bits(avatar: Avatar, live: Stream, speech: np.ndarray) -> int:
-    """How many frames a speech has, all with the same bits in chunks and whole; compiles, too.
+    """Return how many frames a speech has, all of the same bits in chunks and whole.
 
     Raises:
       RuntimeError: if some differ.

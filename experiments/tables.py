@@ -7,6 +7,7 @@
 from collections.abc import Callable
 
 from experiments import tables_speed
+from experiments._clips import labelled
 from experiments._markdown import markdown, number
 from experiments._peers import peer
 from experiments._regions import REGIONS
@@ -17,8 +18,9 @@ BASE = "paper"
 
 
 def reconstruction(cases: list[dict]) -> str:
-    """Mean and deviation over the seeds of each clip and preset; report clips last."""
-    rows = grouped(sorted(cases, key=lambda c: c["set"]), "video", "preset", "width", "commit")
+    """Show mean and deviation over the seeds of each clip and preset; report clips last."""
+    alike = ("video", "preset", "width", "seconds_held_out", "commit")
+    rows = grouped(sorted(cases, key=lambda c: c["set"]), *alike)
     return markdown(_reconstruction_columns(), list(rows.values()))
 
 
@@ -79,7 +81,7 @@ PEER_METRICS = {
     "mouth_gain": ("mouth gain (1 is the true mouth's)", 2),
     "blink_r": ("blink r (an input's echo)", 2),
 }
-"""Of the comparison with the original's code: label and digits."""
+"""Figures of the comparison with the original's code: label and digits."""
 
 
 def beside_the_original(cases: list[dict]) -> list[dict]:
@@ -90,7 +92,7 @@ def beside_the_original(cases: list[dict]) -> list[dict]:
 
 
 def peers(cases: list[dict]) -> str:
-    """Ours beside the original's code, trained on the very same dataset folder."""
+    """Lay ours beside the original's code, trained on the very same dataset folder."""
     theirs, ours = peer("quality"), beside_the_original(cases)
     best = {"psnr_head": max(theirs["psnr_head_by_deformation_step"].values())}
     columns = {
@@ -101,7 +103,7 @@ def peers(cases: list[dict]) -> str:
         "the original's code, at its best step": lambda name: number(best.get(name)),
         "at its end": lambda name: number(theirs["at_the_end"][name], PEER_METRICS[name][1]),
     }
-    note = f"The original's code: measured apart, {theirs['measured']}. {theirs['conditions']}."
+    note = f"The original's code, measured apart ({theirs['measured']}): {theirs['conditions']}."
     return markdown(columns, list(PEER_METRICS)) + "\n\n" + note
 
 
@@ -110,7 +112,7 @@ def _settings(cases: list[dict]) -> list[tuple[str, list[dict], list[dict]]]:
     rows = []
     for (dataset, preset, size), group in grouped(cases, "dataset", "preset", "size").items():
         variants = {name: found for (name,), found in grouped(group, "variant").items()}
-        where = f"{dataset}, {preset}, {size} px"
+        where = f"{labelled(dataset)}, {preset}, {size} px"
         rows += [(where, found, variants.get(BASE, [])) for found in variants.values()]
     return rows
 
@@ -158,7 +160,9 @@ def _ablation_costs(cases: list[dict]) -> str:
 
 def _cross_driven(cases: list[dict]) -> str:
     columns = {
-        "head": lambda c: f"{c['video']}, {c['preset']}, {c['width']} px, seed {c['seed']}",
+        "head": lambda c: (
+            f"{labelled(c['video'])}, {c['preset']}, {c['width']} px, seed {c['seed']}"
+        ),
         "speech": lambda c: c["speech"],
         "poses": lambda c: c["poses"],
         "frames": lambda c: str(c["frames"]),
@@ -182,7 +186,7 @@ def _cross_driven(cases: list[dict]) -> str:
 def _point_density(cases: list[dict]) -> str:
     median = lambda where, name: lambda c: f"{1000 * c[where][name]['p50']:.1f}"
     columns = {
-        "video, preset, seed": lambda c: f"{c['dataset']}, {c['preset']}, {c['seed']}",
+        "video, preset, seed": lambda c: f"{labelled(c['dataset'])}, {c['preset']}, {c['seed']}",
         "static stage": lambda c: "yes" if c["static_steps"] else "no",
         "Gaussians, start and end": lambda c: (
             f"{c['start']['gaussians']:,}, {c['end']['gaussians']:,}"
@@ -221,7 +225,9 @@ def _attention_map(cases: list[dict]) -> str:
         return show
 
     columns = {
-        "video, preset, seed": lambda r: f"{r[0]['video']}, {r[0]['preset']}, {r[0]['seed']}",
+        "video, preset, seed": lambda r: (
+            f"{labelled(r[0]['video'])}, {r[0]['preset']}, {r[0]['seed']}"
+        ),
         "token": lambda r: r[1],
     } | {f"{region}: share, moves": cell(region) for region in REGIONS}
     return markdown(columns, rows)
@@ -250,7 +256,7 @@ TABLES: dict[str, tuple[str, Maker]] = {
     "attention_map": ("attention_map", _attention_map),
     "kill_training": ("kill_training", _kill_training),
 } | tables_speed.TABLES
-"""By name: the file of its cases, and what makes the table of them."""
+"""Tables by name: the file of its cases, and what makes the table of them."""
 
 
 def table(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from experiments._clips import labelled
 from experiments._markdown import markdown, number
 from experiments._peers import original_ms, peer
 from experiments._runs import cases_of
@@ -52,7 +53,7 @@ def _training_kernels(cases: list[dict]) -> str:
 
 
 def step_ms(case: dict) -> str:
-    """Median and spread of a training step's time."""
+    """Write median and spread of a training step's time."""
     return f"{case['median_ms']:.1f} ({case['p10_ms']:.1f}-{case['p90_ms']:.1f})"
 
 
@@ -95,7 +96,7 @@ def _whole_runs(cases: list[dict]) -> str:
 
     rate = lambda stage: lambda c: number(c["images_per_second"].get(stage), 0)
     columns = {
-        "video": lambda c: c["video"],
+        "video": lambda c: labelled(c["video"]),
         "preset, px, settings": lambda c: ", ".join(
             [c["preset"], str(c["width"]), *(f"{k} {v}" for k, v in c["settings"].items())]
         ),
@@ -165,7 +166,7 @@ def _rasterizer(cases: list[dict]) -> str:
 
 
 def _stages(cases: list[dict]) -> str:
-    """Where the time goes, most first, and how far it is from the floors."""
+    """Show where the time goes, most first, and how far it is from the floors."""
     shown = [c for c in _pairs(cases) if (c["n"], c["size"], c["px"]) == (50_000, 512, 1.6)]
     sides = {}
     for case in shown:
@@ -271,4 +272,4 @@ TABLES = {
     "stages": ("bench_rasterizer", _stages),
     "checks": (CHECKS[0], _checks),
 }
-"""By name: the file of its cases, and what makes the table of them."""
+"""Tables by name: the file of its cases, and what makes the table of them."""

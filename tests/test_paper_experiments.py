@@ -143,9 +143,11 @@ def test_cross_driven_measures_every_speech_and_pose(series, painted, tmp_path):
 def finished_run(place, painted, seed=0):
     """A run folder such as training and measuring on the painted clip leave it."""
     config = shrunk(preset("tiny", data_dir=str(painted.resolve()), seed=seed))
-    measured = {"source": {"name": "painted.mp4", "sha256": "0" * 64}, "seconds_trained": 0.8,
-                "given": ["pose"], "mouth_r": None, "mouth_r_shift_p95": None, "psnr_head": 30.0,
-                "baseline_mean_frame": 20.0, "baseline_nearest_frame": 25.123456}  # fmt: skip
+    measured = {
+        "source": {"name": "painted.mp4", "sha256": "0" * 64}, "seconds_trained": 0.8,
+        "seconds_held_out": 0.16, "given": ["pose"], "mouth_r": None, "mouth_r_shift_p95": None,
+        "psnr_head": 30.0, "baseline_mean_frame": 20.0, "baseline_nearest_frame": 25.123456,
+    }  # fmt: skip
     lines = [{"step": n, "stage": stage, "steps_per_second": 2.0}
              for n, stage in ((2, "static"), (4, "deform"))]  # fmt: skip
     files = {
@@ -169,7 +171,7 @@ def test_self_reconstruction_draws_what_was_measured(painted, tmp_path):
     [case] = cases_of(tmp_path, "self_reconstruction")
     assert case == dict(
         video="painted", source_sha256="0" * 64, set="dev", preset="tiny", seed=0,
-        train_seconds=2.0, seconds_trained=0.8, given=["pose"], mouth_r=None,
+        train_seconds=2.0, seconds_trained=0.8, seconds_held_out=0.16, given=["pose"], mouth_r=None,
         mouth_r_shift_p95=None, psnr_head=30.0, baseline_mean_frame=20.0,
         baseline_nearest_frame=25.1235, versions={"jax": "0.11.2"}, commit="c" * 40,
     )  # fmt: skip

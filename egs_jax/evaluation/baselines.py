@@ -2,13 +2,14 @@
 
 import cv2
 import numpy as np
+from jaxtyping import Float, Int
 
 from egs_jax.data.dataset import Dataset
 from egs_jax.evaluation.metrics import Figure, mean_figure, psnr_masked
 
 
-def baseline_figures(dataset: Dataset, frames: np.ndarray) -> dict[str, Figure]:
-    """Return the `psnr_head` of both baselines, means over the clip's `frames` (int [T])."""
+def baseline_figures(dataset: Dataset, frames: Int[np.ndarray, " T"]) -> dict[str, Figure]:
+    """Return the `psnr_head` of both baselines, means over the clip's `frames`."""
     guesses = {
         "baseline_mean_frame": MeanFrame(dataset),
         "baseline_nearest_frame": NearestFrame(dataset),
@@ -33,8 +34,8 @@ class MeanFrame:
             total += dataset.target(i)
         self._mean = (total / (stop - start) / 255).astype(np.float32)
 
-    def __call__(self, i: int) -> np.ndarray:
-        """Guess frame i, float32 [H,W,3]."""
+    def __call__(self, i: int) -> Float[np.ndarray, "H Wd 3"]:
+        """Guess frame i."""
         return self._mean
 
 
@@ -48,12 +49,12 @@ class NearestFrame:
         self._centers = points.mean(1)
         self._shapes = points - self._centers[:, None]
 
-    def __call__(self, i: int) -> np.ndarray:
-        """Guess frame i, float32 [H,W,3]."""
+    def __call__(self, i: int) -> Float[np.ndarray, "H Wd 3"]:
+        """Guess frame i."""
         return self.guess(self._dataset.landmarks(i))
 
-    def guess(self, landmarks: np.ndarray) -> np.ndarray:
-        """Guess the frame with these landmarks (pixels [478,3]), float32 [H,W,3]."""
+    def guess(self, landmarks: Float[np.ndarray, "478 3"]) -> Float[np.ndarray, "H Wd 3"]:
+        """Guess the frame with these landmarks [pixels]."""
         data, points = self._dataset, landmarks[:, :2]
         center = points.mean(0)
         distance = np.linalg.norm(self._shapes - (points - center)[None], axis=-1).mean(1)

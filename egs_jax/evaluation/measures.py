@@ -1,4 +1,4 @@
-"""What is measured on every frame of a split: image figures, landmarks, a row and a column.
+"""Measures of every frame of a split: image figures, landmarks, a row and a column.
 
 Each render is compared with the true composite (`Dataset.target`), and a landmark network looks at
 both.
@@ -22,24 +22,26 @@ from egs_jax.training.perceptual import PerceptualParams, load_perceptual, lpips
 
 @dataclass
 class Measured:
-    """What was measured on every frame of a split, on the render and on the true composite."""
+    """Measures of every frame of a split, on the render and on the true composite."""
 
     frames: Int[np.ndarray, " T"]
     """Indices in the clip."""
     images: dict[str, Float[np.ndarray, " T"]]
     """Image figures by name; head_fraction too."""
     landmarks: Float[np.ndarray, "T 478 3"]
-    """Of the renders [pixels], NaN where no face was seen."""
+    """Points of the renders [pixels], NaN where no face was seen."""
     true_landmarks: Float[np.ndarray, "T 478 3"]
-    """Of the true composites, likewise."""
+    """Points of the true composites, likewise."""
     rows: UInt8[np.ndarray, "2 T Wd 3"]
     """A row of pixels through the eyes, of the true composite and of the render."""
     columns: UInt8[np.ndarray, "2 T H 3"]
     """A column through the mouth, likewise."""
 
 
-def measure_split(avatar: Avatar, frames: np.ndarray, landmarker: FaceLandmarker) -> Measured:
-    """Render the clip's `frames` (int [T]) and measure every one."""
+def measure_split(
+    avatar: Avatar, frames: Int[np.ndarray, " T"], landmarker: FaceLandmarker
+) -> Measured:
+    """Render the clip's `frames` and measure every one."""
     data, alexnet = avatar.dataset, load_perceptual("alexnet")
     points = np.empty((len(frames), 478, 3), np.float32)
     true = np.empty_like(points)
@@ -64,9 +66,9 @@ def measure_split(avatar: Avatar, frames: np.ndarray, landmarker: FaceLandmarker
 
 
 def image_figures(
-    data: Dataset, i: int, image: np.ndarray, alexnet: PerceptualParams
+    data: Dataset, i: int, image: Float[np.ndarray, "H Wd 3"], alexnet: PerceptualParams
 ) -> dict[str, float]:
-    """Return all image figures of one render of frame i, float32 [H,W,3]."""
+    """Return all image figures of one render of frame i."""
     image = np.clip(image, 0, 1)[None]
     mask, rect = data.head_mask(i)[None], data.lips_rect(i)[None]
     target = (data.target(i)[None] / 255).astype(np.float32)
@@ -83,14 +85,14 @@ def image_figures(
 
 
 def landmarks_near(
-    landmarker: FaceLandmarker, image: np.ndarray, near: np.ndarray
+    landmarker: FaceLandmarker, image: UInt8[np.ndarray, "H Wd 3"], near: Float[np.ndarray, "478 3"]
 ) -> Float[np.ndarray, "478 3"]:
     """Find the landmarks of the face that lies about where `near` does; NaN if there is none.
 
     Args:
       landmarker: The networks.
-      image: Picture, uint8 [H,W,3].
-      near: Landmarks of a face at about the same place [pixels], float32 [478,3].
+      image: Picture.
+      near: Landmarks of a face at about the same place [pixels].
     """
     face = landmarker.landmark(image, roi_of_landmarks(near))
     return face.landmarks if face.score >= MIN_PRESENCE else np.full_like(near, np.nan)

@@ -41,7 +41,7 @@ class Figure(NamedTuple):
     note: str | None = None
 
 
-def mean_figure(values: np.ndarray, what: str) -> Figure:
+def mean_figure(values: PerFrame, what: str) -> Figure:
     """Average the finite entries.
 
     Args:
@@ -217,7 +217,7 @@ def _pearson(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.clip(a @ b / math.sqrt((a @ a) * (b @ b)), -1.0, 1.0))
 
 
-def shift_offsets(num_frames: int, fps: float, *, count: int = SHIFT_RUNS) -> np.ndarray:
+def shift_offsets(num_frames: int, fps: float, *, count: int = SHIFT_RUNS) -> Int[np.ndarray, " R"]:
     """Choose by how much to roll the audio of a clip for runs that must not fit the picture.
 
     Args:
@@ -323,9 +323,3 @@ def sync_lag(opening: Signal, energy: Signal, *, max_lag: int = MAX_LAG) -> tupl
         curve.append(figure.value)
     best = int(np.argmax(curve))
     return Figure(float(best - max_lag)), Figure(float(curve[best] - np.median(curve)))
-
-
-@typechecked
-def head_fraction(head_masks: Bool[np.ndarray, "T H Wd"]) -> float:
-    """Return the share of head pixels over all frames."""
-    return float(head_masks.mean())

@@ -39,7 +39,7 @@ def worst_frames(
 
 def slices_through_time(
     rows: UInt8[np.ndarray, "2 T Wd 3"], columns: UInt8[np.ndarray, "2 T H 3"]
-) -> list[tuple[str, np.ndarray]]:
+) -> list[tuple[str, UInt8[np.ndarray, "H Wd 3"]]]:
     """Lay one line of every frame side by side: a whole video at a glance.
 
     What moves is a curve there; jitter is a curve that trembles, a stiff mouth one too straight.

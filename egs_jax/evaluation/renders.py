@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import infer_step, pad_batch
@@ -19,14 +20,16 @@ GIVEN = ("pose", "eyes", "background")
 
 
 def rendered_frames(
-    avatar: Avatar, frames: np.ndarray, heard: np.ndarray | None = None
-) -> Iterator[np.ndarray]:
-    """Yield renders of the clip's own `frames` (float32 [H,W,3] each), by one compiled program.
+    avatar: Avatar,
+    frames: Int[np.ndarray, " T"],
+    heard: Int[np.ndarray, " T"] | Float[np.ndarray, "T W 16 F"] | None = None,
+) -> Iterator[Float[np.ndarray, "H Wd 3"]]:
+    """Yield renders of the clip's own `frames`, by one compiled program.
 
     Args:
       avatar: The avatar.
-      frames: Indices in the clip, int [T]; pose, eyes and background are those of the frame.
-      heard: Frames whose sound is heard instead, int [T], or audio windows [T,W,16,F].
+      frames: Indices in the clip; pose, eyes and background are those of the frame.
+      heard: Frames whose sound is heard instead, or audio windows.
     """
     data, window_frames = avatar.dataset, avatar.config.model.window_frames
     for at in range(0, len(frames), MICRO_BATCH):
@@ -41,7 +44,7 @@ def rendered_frames(
         yield from np.asarray(drawn)[: len(drive.eyes)]
 
 
-def frames_per_second(avatar: Avatar, frames: np.ndarray, repeats: int = 5) -> float:
+def frames_per_second(avatar: Avatar, frames: Int[np.ndarray, " T"], repeats: int = 5) -> float:
     """Time a stream whose sound features are given, until the pictures are on the host; median."""
     drawn = frames[np.arange(MICRO_BATCH) % len(frames)]
     batch = MicroBatch(drawn, 0, avatar.dataset.drive(drawn, avatar.config.model.window_frames))

@@ -153,12 +153,6 @@ def test_sync_confidence_of_strangers_is_low_and_short_clips_are_null():
     assert lag == (None, "the mouth signal does not vary")
 
 
-def test_head_fraction():
-    masks = np.zeros((2, 4, 5), bool)
-    masks[0, :2] = True
-    assert metrics.head_fraction(masks) == 0.25
-
-
 def test_mean_figure_says_what_it_left_out():
     values = np.array([20.0, np.inf, 30.0, np.nan])
     figure = metrics.mean_figure(values, "no head")
