@@ -208,7 +208,8 @@ def _train(arguments: argparse.Namespace) -> None:
     dataset = Dataset.open(arguments.data_dir)
     if arguments.hosts is None:  # several tune a program together: none may find it kept
         keep_programs()
-    told = to_json(dataclasses.replace(config, data_dir="")) + json.dumps(dataset.meta)
+    settings = to_json(dataclasses.replace(config, data_dir=""))
+    told = {"command": settings, "dataset": json.dumps(dataset.meta)}
     with joined(arguments.hosts, told):
         fit(config, dataset, run_dir=arguments.run_dir)
 

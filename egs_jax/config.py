@@ -7,6 +7,7 @@ The text under a field is its help on the command line (`config_text` reads and 
 """
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -47,9 +48,9 @@ class ModelConfig:
     encoder: Literal["hash", "dense"] | None = None
     """Spatial encoder: three 2-D hash grids, or dense multi-resolution planes."""
     decoder: Literal["taylor", "bspline", "mlp"] | None = None
-    """Per-Gaussian heads: a KAN with this basis, or a plain MLP."""
+    """Per-Gaussian heads: a KAN with this basis, or a plain MLP (in `parity` the original's)."""
     token_kan: Literal["taylor", "bspline", "mlp"] = "taylor"
-    """What encodes the condition tokens: KANs with this basis, or plain MLPs."""
+    """Encoders of the condition tokens: KANs with this basis, or plain MLPs."""
     attention: Literal["esaa", "cross"] = "esaa"
     """How tokens reach a Gaussian: through a few agents, or all of them directly (dearer)."""
     agents: Literal["strided", "first"] | None = None
@@ -94,7 +95,7 @@ class ModelConfig:
 
     @property
     def resolved(self) -> "ModelConfig":
-        """The same with every None replaced by what `architecture` says."""
+        """This config with every None replaced by what `architecture` says."""
         parity = self.architecture == "parity"
         defaults = {
             "encoder": "dense" if parity else "hash",
@@ -298,7 +299,7 @@ class Config:
 
     @property
     def hears(self) -> bool:
-        """Whether lips are read from the sound alone, as a task of its own (`loss.hearing`)."""
+        """True if lips are read from the sound alone, as a task of its own (`loss.hearing`)."""
         return self.loss.hearing > 0 and self.model.architecture != "parity"
 
     @property
@@ -310,15 +311,22 @@ class Config:
 
     @property
     def splits_large(self) -> bool:
-        """Whether Gaussians too large are split, not removed (`densify.split_large`)."""
+        """True if Gaussians too large are split, not removed (`densify.split_large`)."""
         return self.densify.split_large and self.model.architecture != "parity"
 
-    @property
+    @functools.cached_property
     def program(self) -> "Config":
-        """The same without what no compiled program depends on: equal ones never retrace."""
+        """This config without what no compiled program depends on: equal ones never retrace."""
         return dataclasses.replace(
             self, preset="paper", data_dir="", seed=0, frames_on=None, parallel="shard_map"
         )
+
+    def sh_degree(self, step: Any) -> Any:
+        """Return the degree of spherical harmonics of `step`, a number or an array.
+
+        Harmonics above it are zero in that step; it may be beyond the highest that there is.
+        """
+        return step // self.schedule.sh_interval
 
     def has_perceptual(self, step: int) -> bool:
         """Return whether the loss of `step` has its perceptual term."""

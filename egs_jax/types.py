@@ -52,7 +52,7 @@ class Batch(flax.struct.PyTreeNode):
     lips_rects: Int[Array, "B 4"]
     """row_min, row_max, col_min, col_max; maxima exclusive."""
     eyes_rects: Int[Array, "B 4"]
-    """The same around both eyes."""
+    """Likewise around both eyes."""
     entries: Float[Array, "M R F"]
     """Sound around single other frames, without a picture."""
     entry_noise: Float[Array, " F"]
@@ -61,7 +61,7 @@ class Batch(flax.struct.PyTreeNode):
     """Their lips (`Dataset.lip_shapes`)."""
     stage: Stage = flax.struct.field(pytree_node=False)
     perceptual: bool = flax.struct.field(pytree_node=False)
-    """Whether this step's loss has its perceptual term."""
+    """True where this step's loss has its perceptual term."""
 
 
 class RenderOutput(flax.struct.PyTreeNode):

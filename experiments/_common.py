@@ -2,9 +2,7 @@
 
 import json
 import multiprocessing
-import os
 import platform
-import subprocess
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -13,9 +11,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from egs_jax.runtime import provenance
 from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.files import write_atomically
-from egs_jax.training.run_folder import environment
 from kernels import dispatch
 
 RESULTS = Path(__file__).parent / "results"
@@ -24,12 +22,11 @@ RESULTS = Path(__file__).parent / "results"
 def record(name: str, cases: list[dict], folder: Path = RESULTS) -> Path:
     """Write `folder/name.json` with commit, device, versions and cases; returns the file."""
     folder.mkdir(parents=True, exist_ok=True)
-    versions = environment()
     result = {
         "commit": commit(),
-        "device": versions.pop("device"),
+        "device": provenance.device(),
         "host": f"{platform.machine()}, {len(jax.devices())} device(s)",
-        "versions": versions,
+        "versions": {"python": platform.python_version(), **provenance.package_versions()},
         "cases": cases,
     }
     path = folder / f"{name}.json"
@@ -38,20 +35,8 @@ def record(name: str, cases: list[dict], folder: Path = RESULTS) -> Path:
 
 
 def commit() -> str:
-    """The commit of the working tree, with "+" if it has changes; "unknown" outside a checkout.
-
-    A copy without history (on a borrowed GPU machine, say) names its commit in `EGS_COMMIT`.
-    """
-    if "EGS_COMMIT" in os.environ:
-        return os.environ["EGS_COMMIT"]
-    here = Path(__file__).parent
-    git = lambda *words: subprocess.run(
-        ["git", "-C", str(here), *words], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+    """Return the commit of the code, with "+" if it has changes; "unknown" outside a checkout."""
+    return provenance.commit()[0] or "unknown"
 
 
 def spread(seconds: list[float]) -> dict[str, float]:

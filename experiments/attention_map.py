@@ -30,13 +30,12 @@ import numpy as np
 from egs_jax.__main__ import Parser
 from egs_jax.avatar import precomputed as prepared
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.model.attention import shares
 from egs_jax.runtime.errors import InputError
 from egs_jax.types import Drive
 from experiments._regions import REGIONS, region_means, regions_of
 from experiments._runs import add_case, figure, parsed, rounded, run_main
 from kernels import rasterize
-from kernels.deform import deform
+from kernels.deform import deform, token_shares
 
 NAME = "attention_map"
 MEASURES = ("share", "norm", "moves")
@@ -122,9 +121,9 @@ def measure(avatar: Avatar, frames: np.ndarray) -> Acting:
     ]
     tokens, mixes = (jnp.concatenate(part) for part in zip(*parts, strict=True))
     static = None if kept.static_mix is None else kept.static_mix.astype(jnp.float32)
+    listened = ((t, token_shares(static, g[None])[0]) for t, g in zip(tokens, mixes, strict=True))
     share, norm = (sum(part) / len(frames) for part in zip(*(
-        (one[0], one[0] * jnp.linalg.norm(token, axis=-1)[None])
-        for token, one in ((t, shares(static, g[None])) for t, g in zip(tokens, mixes, strict=True))
+        (one, one * jnp.linalg.norm(token, axis=-1)[None]) for token, one in listened
     ), strict=True))  # fmt: skip
     groups = token_groups(token_names(avatar)).values()
     moves = np.stack([_moves(avatar, tokens, mixes, group) for group in groups], axis=1)

@@ -24,6 +24,7 @@ rasterizing 40-50 us in batches, 70-100 alone; of the tokens under 10 MFLOP, a f
 
 import collections
 import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator
@@ -114,7 +115,7 @@ def synthetic(
             backgrounds=rng.integers(0, 256, (batch, size, size, 3), np.uint8),
         )
 
-    kept = prepared.prepare(config, params, alive)
+    kept = prepared.prepare(config, params, alive, config.model.sh_degree)
     name = ", ".join(filter(None, [SYNTHETIC, architecture, decoder]))
     return Scene(name, n, size, config, params, alive, kept, drive)
 
@@ -215,18 +216,18 @@ def kernels(scene: Scene, batch: int, calls: int) -> dict:
     }
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnums=0)
 def forward_pass(config: Config, params: Params, alive: jax.Array, drive: Drive) -> jax.Array:
     """Draw pictures by the training's own forward pass."""
     return model.forward(config, params, alive, drive, "deform")[0].rgb
 
 
-exact_pictures = jax.jit(prepared.render)
+exact_pictures = jax.jit(prepared.render, static_argnums=0)
 COMPARED = 4
 """Frames of a batch that are compared with float32's."""
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnums=0)
 def in_float32(config: Config, params: Params, alive: jax.Array, drive: Drive) -> jax.Array:
     """Draw so with no matrix product rounded."""
     with jax.default_matmul_precision("highest"):

@@ -31,7 +31,7 @@ from egs_jax.data.dataset import Dataset
 from egs_jax.training import parallel
 from egs_jax.training import step as train
 from egs_jax.training.frames_on_device import batch_source
-from egs_jax.training.loop import prefetch
+from egs_jax.training.loop import batches_from
 from egs_jax.training.state import TrainState
 from egs_jax.types import Batch
 from experiments._common import record, spread
@@ -101,7 +101,7 @@ def measure(config: Config, dataset: Dataset, warm: int, steps: int) -> list[dic
     for stage, settings in (("static", config), ("deform", config), ("deform", plain)):
         if stage == "deform" and not bool(state.deforming):
             state = train.hand_over(config, state)
-        batches = prefetch(settings, source, int(state.step))
+        batches = batches_from(settings, source, int(state.step))
         state, first, seconds, losses = run(settings, batches, state, warm, steps)
         stats = jax.local_devices()[0].memory_stats() or {}
         third = max(1, len(losses) // 3)

@@ -20,12 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from egs_jax.avatar import precomputed as prepared
 from egs_jax.avatar.token_kernels.frame_tokens import frame_tokens
+from egs_jax.avatar.token_kernels.weights import token_weights
 from egs_jax.config import ModelConfig
 from egs_jax.model import forward as model
 from egs_jax.model.attention import dynamic_mix
-from egs_jax.model.kan import fold
 from egs_jax.types import Drive
 from experiments._common import RESULTS, Report, Result, require_triton
 from experiments._runs import run_main
@@ -128,7 +127,7 @@ def check_tokens(report: Report, frames: int) -> None:
     with jax.default_matmul_precision("highest"):
         want, bias = jax.jit(model.condition, static_argnums=0)(config, params, drive)
         mix = dynamic_mix(agents, want, nets.attention.temperature, bias)
-    weights = prepared.token_weights(config, fold(params))
+    weights = token_weights(config, params)
     call = jax.jit(
         partial(
             frame_tokens, distance=nets.tokens.pose_distance,

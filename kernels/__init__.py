@@ -1,19 +1,17 @@
 """Kernels usable alone: `rasterize`, a differentiable Gaussian splatting rasterizer, and others.
 
-op -> implementations -> status:
-  * `rasterize` -> "xla" (plain JAX; CPU, GPU, TPU; the oracle of the others); "triton" (Triton
-    kernels through jax-triton; NVIDIA GPUs, and anywhere, slowly, in Triton's interpreter).
-  * `deform` (attention, normalised layers and heads that move every Gaussian in every frame) ->
-    "xla"; "triton", forward only.
-  * `decode_heads` of `kernels.deform` (the last part of it, for training) -> "xla"; "triton",
-    forward and back.
-  * `tokens.frame_tokens` (small networks that condition a frame, in one launch) -> "triton" only,
-    forward only; its twin is the modules whose weights it takes.
-  * `mean_ssim` (how alike images are, as a loss) -> "xla"; "triton", forward and back.
-  * `sample_planes` (bilinear reads of dense or hashed planes) -> "xla"; "triton": the same values,
-    and a gradient of the tables that, by construction, repeats bit for bit on a GPU.
+Each has an implementation "xla", plain JAX for any machine, and one "triton", for NVIDIA GPUs (and
+anywhere, slowly, in Triton's interpreter):
+  * `rasterize`: Gaussians to images;
+  * `deform`: attention, normalized layers and heads that move every Gaussian in every frame;
+    "triton" goes forward only;
+  * `decode_heads` of `kernels.deform`: the last part of it, for training;
+  * `mean_ssim`: how alike images are, as a loss;
+  * `sample_planes`: bilinear reads of dense or hashed planes; with "triton" the gradient of the
+    tables repeats bit for bit on a GPU.
 
-`compile_kernels` has the Triton kernels of a whole program compiled side by side.
+`implementations` tells which one each of them had, and `compile_kernels` compiles the Triton
+kernels of a whole program side by side. README.md here says how the folders are laid out.
 
 Nothing here knows of talking heads, and nothing here imports `egs_jax`.
 """

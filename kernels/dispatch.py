@@ -19,12 +19,12 @@ KERNELS = ("decode_heads", "deform", "mean_ssim", "rasterize", "sample_planes")
 INSTALL = "pip install 'jax[cuda12]<0.12' jax-triton 'triton>=3.6,<3.9'"
 GPU_PLATFORMS = ("gpu", "cuda", "rocm")
 LEAST_CAPABILITY = (7, 0)
-"""What all kernels need: atomics with `.relaxed` do not assemble for older cards."""
+"""Compute capability that all kernels need: `.relaxed` atomics do not assemble for older cards."""
 INTERPRETED = "Triton's interpreter runs kernels that are named, for tests"
 LOGGER = logging.getLogger("kernels")
 
 _choices: dict[str, list[str]] = {}
-"""What was picked in this process, by kernel, in order and without repetition."""
+"""Choices made in this process, by kernel, in order and without repetition."""
 _told: set[str] = set()
 _lock = threading.Lock()
 

@@ -29,7 +29,7 @@ INTERPRETER = threading.Lock()
 
 
 def is_interpreting() -> bool:
-    """Whether kernels run in Triton's interpreter, on the CPU."""
+    """Tell whether kernels run in Triton's interpreter, on the CPU."""
     return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
 
 
@@ -99,41 +99,6 @@ def jax_triton() -> tuple[Any, str]:
     return call, "out_type" if "out_type" in names else "out_shape"
 
 
-class _Pointer:
-    """A NumPy array in the form that Triton's interpreter takes: the few methods of a tensor."""
-
-    def __init__(self, array: np.ndarray):
-        self.array = array
-        self.dtype = array.dtype.name
-
-    def data_ptr(self) -> int:
-        return self.array.ctypes.data
-
-    def untyped_storage(self) -> "_Pointer":
-        return self
-
-    def cpu(self) -> "_Pointer":
-        return self
-
-    def copy_(self, _other: "_Pointer") -> "_Pointer":
-        return self
-
-    def new_empty(self, *_sizes: int, **_options: Any) -> "_Pointer":
-        return self
-
-    def set_(self, *_storage: Any) -> "_Pointer":
-        return self
-
-    def storage_offset(self) -> int:
-        return 0
-
-    def size(self) -> tuple[int, ...]:
-        return self.array.shape
-
-    def stride(self) -> tuple[int, ...]:
-        return self.array.strides
-
-
 def _interpret(
     kernel: Any, outputs: tuple, grid: int, zeroed: tuple, constants: dict, *arrays: Array
 ) -> tuple[np.ndarray, ...]:
@@ -141,7 +106,7 @@ def _interpret(
     results = tuple(map(_uninitialised, outputs))
     for place in zeroed:
         results[place][...] = 0
-    pointers = [_Pointer(value) for value in (*inputs, *results)]
+    pointers = map(_pointer_to, (*inputs, *results))
     # Triton's interpreter patches its own module while it runs; XLA calls from several threads.
     with INTERPRETER, np.errstate(all="ignore"):
         kernel[(grid,)](*pointers, **constants)
@@ -151,3 +116,13 @@ def _interpret(
 def _uninitialised(output: ShapeDtypeStruct) -> np.ndarray:
     is_float = jax.dtypes.issubdtype(output.dtype, np.floating)  # bfloat16 as well
     return np.full(output.shape, np.nan if is_float else np.iinfo(output.dtype).max, output.dtype)
+
+
+def _pointer_to(array: np.ndarray) -> Any:
+    """Make the pointer that Triton's interpreter makes of a tensor's address."""
+    import triton.language as tl
+    from triton.runtime.interpreter import TensorHandle
+
+    name = array.dtype.name
+    kind = tl.pointer_type(tl.int1 if name == "bool" else getattr(tl, name))
+    return tl.tensor(TensorHandle(np.array([array.ctypes.data], np.uint64), kind), kind)

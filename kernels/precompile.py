@@ -41,7 +41,7 @@ def _shapes(call: JaxprEqn) -> list[ShapeDtypeStruct]:
 
 
 def _equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
-    """All equations of a traced program, those of the programs in it too."""
+    """Yield all equations of a traced program, those of the programs in it too."""
     for equation in jaxpr.eqns:
         yield equation
         for part in jax.tree.leaves(list(equation.params.values())):

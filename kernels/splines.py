@@ -36,7 +36,7 @@ def bspline_basis(
 
 
 class SplineTable(NamedTuple):
-    """What evaluates the four cubic splines that are not zero at an input; of K knots.
+    """Table to evaluate the four cubic splines that are not zero at an input; of K knots.
 
     Interval i lies behind i knots: 0 before all of them, K beyond the last. For an input x in it,
     each of six ratios x a + b says how much of a support lies before x: of splines of degree 1 that

@@ -105,6 +105,8 @@ def python(*arguments: str) -> tuple[list[str], dict[str, str]]:
         "PYTHONPATH": str(ROOT),
         "JAX_COMPILATION_CACHE_DIR": str(COMPILED),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        # As many as here: their number decides that of threads, which decides the last bits.
+        "JAX_NUM_CPU_DEVICES": str(len(jax.devices())),
         "TERM": "dumb",
     }
     return [sys.executable, *arguments], environment

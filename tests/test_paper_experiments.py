@@ -18,7 +18,6 @@ from egs_jax.config_text import options, to_json
 from egs_jax.data.dataset import Dataset
 from egs_jax.media.audio_file import write_wav
 from egs_jax.media.clock import SAMPLE_RATE
-from egs_jax.model.attention import mix
 from egs_jax.runtime.errors import InputError, TrainingError
 from experiments import (
     _plots,
@@ -38,6 +37,7 @@ from experiments._regions import REGIONS, region_means, regions_of, spacing
 from experiments._runs import shrunk
 from experiments._summary import QUALITY, Spread, grouped, paired, seconds_to, shown, spread_of
 from kernels import dispatch
+from kernels.deform import product, token_shares
 
 PNG = b"\x89PNG"
 
@@ -108,7 +108,7 @@ def test_only_tokens_that_change_move_anything(trained_run):
     kept, drive = avatar.prepared, avatar.dataset.drive(np.array([5, 5]), 8)
     tokens, dynamic = jax.jit(prepared.listen, static_argnums=0)(avatar.config, kept, drive)
     acting = attention_map.measure(avatar, np.array([5, 5]))
-    heard = mix(kept.static_mix, dynamic, tokens)[0]
+    heard = product(token_shares(kept.static_mix, dynamic), tokens)[0]
     np.testing.assert_allclose(acting.share @ np.asarray(tokens[0]), heard, atol=1e-4)
     lengths = np.linalg.norm(tokens[0], axis=-1)
     np.testing.assert_allclose(acting.norm, acting.share * lengths, rtol=1e-4)

@@ -1,6 +1,6 @@
 """A trained avatar, loaded from its run folder.
 
-Before: `loop` (which writes the checkpoints); after: `infer`, `stream`, `render`.
+Before: `training.loop` (which writes the checkpoints); after: `draw`, `stream`, `film`.
 """
 
 import functools
@@ -16,6 +16,7 @@ from egs_jax.runtime.errors import InputError
 from egs_jax.training import step as train
 from egs_jax.training.checkpoint import FOLDER, Checkpoints
 from egs_jax.training.run_folder import load_config
+from egs_jax.training.state import TrainState
 from egs_jax.types import Params
 
 
@@ -26,7 +27,15 @@ class Avatar:
     config: Config
     params: Params
     alive: Bool[Array, " N"]
+    sh_degree: int
+    """Degree of spherical harmonics that training had reached: more is not drawn."""
     dataset: Dataset
+
+    @classmethod
+    def of_state(cls, config: Config, state: TrainState, dataset: Dataset) -> "Avatar":
+        """Return the avatar that a state of training is, drawn as its last step drew it."""
+        degree = config.sh_degree(max(int(state.step) - 1, 0))
+        return cls(config, state.params, state.alive, degree, dataset)
 
     @classmethod
     def load(cls, run_dir: str | Path) -> "Avatar":
@@ -49,14 +58,14 @@ class Avatar:
                 f"{run_dir}: its newest checkpoint (step {int(state.step)}) has not learned any "
                 f"speech yet, which starts at step {config.schedule.static_steps + 1}; train on"
             )
-        return cls(config, state.params, state.alive, dataset)
+        return cls.of_state(config, state, dataset)
 
     @functools.cached_property
     def prepared(self) -> Prepared:
-        """All that no frame changes, computed when it is first asked for."""
-        return prepare(self.config, self.params, self.alive)
+        """The part of a frame's work that no frame changes, done when it is first asked for."""
+        return prepare(self.config, self.params, self.alive, self.sh_degree)
 
     @property
     def feature_kind(self) -> str:
-        """Kind of the sound features it hears (`audio.FeatureKind`)."""
+        """Kind of the sound features it hears (`speech.features`)."""
         return self.dataset.meta["audio_features"]["kind"]

@@ -1,6 +1,6 @@
 """An avatar and what drives it -> pictures, a batch of frames in one jitted call.
 
-(12) of the data's way. Before: `avatar`, `drive`; after: `stream` and `render`, which feed it with
+Before: `avatar`, `drive`; after: `stream` and `film`, which feed it with
 sound of any length.
 """
 

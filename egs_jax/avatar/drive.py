@@ -23,7 +23,7 @@ BLINK_SHAPE = np.array([0.25, 0.8, 1.0, 0.9, 0.6, 0.3, 0.1], np.float32)
 
 @functools.lru_cache(maxsize=8)
 def back_and_forth(start: int, stop: int) -> np.ndarray:
-    """One cycle through frames [start, stop) and back with eased turns, int [cycle]."""
+    """Return one cycle through frames [start, stop) and back with eased turns, int [cycle]."""
     length = stop - start
     if length == 1:
         return np.array([start])
@@ -38,7 +38,7 @@ def back_and_forth(start: int, stop: int) -> np.ndarray:
 
 
 def blinks(seed: int, frames: np.ndarray) -> np.ndarray:
-    """Blink in [0,1] of each frame (int [B]): one blink at a random place of every block."""
+    """Draw the blink in [0,1] of each frame (int [B]): one at a random place of every block."""
     values = np.zeros(len(frames), np.float32)
     for block in np.unique(frames // BLINK_BLOCK):
         rng = np.random.default_rng([seed, 2, int(block)])
@@ -50,7 +50,7 @@ def blinks(seed: int, frames: np.ndarray) -> np.ndarray:
 
 
 class SpeechDrive:
-    """What drives every video frame of one speech; `frames(start, stop)` gives a piece of it."""
+    """A speech as a drive of every video frame; `frames(start, stop)` gives a piece of it."""
 
     def __init__(self, dataset: Dataset, rows: np.ndarray, num_frames: int, window_frames: int,
                  seed: int):  # fmt: skip
@@ -58,7 +58,7 @@ class SpeechDrive:
         self.window_frames, self.seed = window_frames, seed
 
     def frames(self, start: int, stop: int) -> Drive:
-        """Drive of the frames [start, stop).
+        """Return the drive of the frames [start, stop).
 
         Raises:
           IndexError: if the speech has no such frames.
@@ -74,7 +74,16 @@ def compose(
     dataset: Dataset, rows: np.ndarray, first_row: int, frames: np.ndarray, window_frames: int,
     seed: int,
 ) -> Drive:  # fmt: skip
-    """Drive of `frames` (int [B]) from 50 Hz feature rows that begin at row `first_row` (even)."""
+    """Compose the drive of `frames` (int [B]) from the clip and 50 Hz rows of sound features.
+
+    Args:
+      dataset: Lends pose and background, back and forth.
+      rows: Sound features [R, F] from row `first_row` on.
+      first_row: Number of the first of `rows` in the speech, even.
+      frames: Video frames of the speech.
+      window_frames: Video frames whose sound a frame hears.
+      seed: Decides the blinks.
+    """
     cycle = back_and_forth(*dataset.splits["train"])
     silence = dataset.arrays["silence_features"]
     windows = feature_windows(rows, silence, frames, window_frames, first_row)

@@ -22,7 +22,7 @@ from egs_jax.media.encoder_process import EncoderProcess
 from egs_jax.media.video_writer import feed
 from egs_jax.runtime.consent import CONSENT
 from egs_jax.runtime.errors import InputError
-from egs_jax.runtime.prefetch import ahead
+from egs_jax.runtime.prefetch import prefetch
 from egs_jax.runtime.progress import progress
 
 
@@ -32,7 +32,7 @@ def draw_speech(avatar: Avatar, audio_path: str | Path) -> Iterator[UInt8[np.nda
     Raises:
       InputError: if the file cannot be read as sound.
     """
-    batches = ahead(speech_batches(avatar, stream_audio(audio_path)), IN_FLIGHT)
+    batches = prefetch(speech_batches(avatar, stream_audio(audio_path)), IN_FLIGHT)
     pool = concurrent.futures.ThreadPoolExecutor(1)
     with contextlib.closing(batches):
         try:

@@ -191,9 +191,9 @@ class FaceLandmarker:
         crop = _crop(rgb, roi, LANDMARK_SIZE)
         outputs = self._landmarker(crop / 255.0)
         raw = outputs["Identity"].reshape(NUM_LANDMARKS, 3) / LANDMARK_SIZE
-        affine = roi.to_image()
+        image_from_crop = roi.to_image()
         landmarks = np.empty((NUM_LANDMARKS, 3), np.float32)
-        landmarks[:, :2] = raw[:, :2] @ affine[:, :2].T + affine[:, 2][None, :]
+        landmarks[:, :2] = raw[:, :2] @ image_from_crop[:, :2].T + image_from_crop[:, 2][None, :]
         landmarks[:, 2] = raw[:, 2] * roi.size
         score = float(_sigmoid(outputs["Identity_1"].reshape(())))
         return Face(landmarks, score, roi)
@@ -211,10 +211,10 @@ def roi_of_landmarks(landmarks: Float[np.ndarray, "478 3"]) -> Roi:
     """Return the region for the next frame: the bounding square upright by the eyes, widened."""
     angle = _angle(landmarks[263, :2] - landmarks[33, :2])
     cos, sin = math.cos(angle), math.sin(angle)
-    upright = np.array([[cos, sin], [-sin, cos]])  # image -> face axes
-    points = landmarks[:, :2] @ upright.T
+    face_from_image = np.array([[cos, sin], [-sin, cos]])
+    points = landmarks[:, :2] @ face_from_image.T
     low, high = points.min(0), points.max(0)
-    center = upright.T @ ((low + high) / 2)
+    center = face_from_image.T @ ((low + high) / 2)
     return Roi(float(center[0]), float(center[1]), float(ROI_MARGIN * np.max(high - low)), angle)
 
 

@@ -8,9 +8,10 @@ import os
 import struct
 import tempfile
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
@@ -19,6 +20,9 @@ from egs_jax.media.clock import SAMPLE_RATE
 from egs_jax.runtime.errors import MAY_NOT_READ, InputError
 from kernels._checks import require
 
+if TYPE_CHECKING:
+    import av
+
 _TIME_TOLERANCE = 0.02  # s: half a video frame; Matroska and FLV round their timestamps to 1 ms
 _LARGEST_GAP = 3600.0  # s: a longer jump is a broken clock, not a pause
 LARGEST_PEAK = 8.0  # decoded lossy sound overshoots 1 a little; a factor of 8 is a wrong scale
@@ -26,7 +30,7 @@ RATES = (8_000, 192_000)  # Hz: what is taken for a rate of sound
 _EXACT_ENDS = {"mov", "wav", "flac", "aiff", "w64"}  # formats whose header knows the duration
 
 
-def _to_mono(frame) -> np.ndarray:
+def _to_mono(frame: "av.AudioFrame") -> np.ndarray:
     """Return the mean of a decoded frame's channels, float32, full scale 1."""
     samples = frame.to_ndarray()  # planar: [channels, n]; packed: [1, n * channels]
     if not frame.format.is_planar:
@@ -38,7 +42,9 @@ def _to_mono(frame) -> np.ndarray:
     return samples.mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
-def _on_clock(frames, start: Fraction, path: Path) -> Iterator[tuple[np.ndarray, int]]:
+def _on_clock(
+    frames: Iterable["av.AudioFrame"], start: Fraction, path: Path
+) -> Iterator[tuple[np.ndarray, int]]:
     """Yield (mono samples, their rate) of decoded frames, without holes, the first at `start`."""
     position, rate, is_first = 0, 0, True
     for frame in frames:
@@ -67,7 +73,7 @@ def _on_clock(frames, start: Fraction, path: Path) -> Iterator[tuple[np.ndarray,
         yield samples, rate
 
 
-def open_media(path: Path):
+def open_media(path: Path) -> "av.container.InputContainer":
     """Open a sound or video file for reading: a PyAV container.
 
     An absolute path can be neither an option nor a URL; the white list keeps play lists from

@@ -67,22 +67,20 @@ class EncoderProcess:
         # Made here, so that a folder that cannot be written is known at once, and so that it can be
         # removed if the other process is killed.
         self._settings["temporary"] = temporary_beside(self._path)
-        try:
-            self._start()
-        except BaseException:
-            self._remove_temporary()
-            raise
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._remove_temporary)
+            self._connection, theirs = Pipe()
+            with theirs, _shared_file() as file:
+                self._slots = _slots(file.fileno(), *self._size)
+                shared = [file.fileno(), theirs.fileno()]
+                command = [sys.executable, "-m", __name__, *map(str, shared)]
+                # In a group of its own: Ctrl-C and a terminal that closes are for who draws.
+                self._process = subprocess.Popen(command, pass_fds=shared, process_group=0)
+            undo.callback(self._process.wait)
+            undo.callback(self._connection.close)  # without an end before it: no film
+            self._send(self._settings)
+            self._undo = undo.pop_all()
         return self
-
-    def _start(self) -> None:
-        self._connection, theirs = Pipe()
-        with theirs, _shared_file() as file:
-            self._slots = _slots(file.fileno(), *self._size)
-            shared = [file.fileno(), theirs.fileno()]
-            command = [sys.executable, "-m", __name__, *map(str, shared)]
-            # In a group of its own: Ctrl-C and a terminal that closes are for who draws.
-            self._process = subprocess.Popen(command, pass_fds=shared, process_group=0)
-        self._send(self._settings)
 
     def _remove_temporary(self) -> None:
         with contextlib.suppress(FileNotFoundError):  # as it is unless the encoder was killed
@@ -130,14 +128,10 @@ class EncoderProcess:
         raise OSError(number, text, str(self._path))
 
     def __exit__(self, kind, error, trace) -> None:
-        try:
+        with self._undo:
             if kind is None:
                 self._send("end")
                 self._finish()
-        finally:
-            self._connection.close()  # without an end before it: no film
-            self._process.wait()
-            self._remove_temporary()
 
 
 def _shared_file() -> BinaryIO:

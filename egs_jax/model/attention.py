@@ -1,6 +1,7 @@
-"""Efficient spatial-audio attention (ESAA): agents carry tokens to all Gaussians (7 of 12).
+"""Efficient spatial-audio attention (ESAA): agents carry tokens to all Gaussians.
 
-Before: `triplane` and `tokens`; after: `decoders`.
+Before: `triplane` and `tokens`; after: `decoders`. Here are agents, mixes and parameters; `forward`
+applies them, with the parts of `kernels.deform`.
 
 Letters: `f_v` [N, D] features of Gaussians (queries), S [B, T, D] tokens of B frames (keys and
 values), A [A, D] agents, tau = sqrt(D / heads). There are no projections of queries, keys or values
@@ -19,6 +20,7 @@ ones; it takes N * D products a token more.
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn
@@ -29,8 +31,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from egs_jax.model.kan import Block, Linear
 from kernels._checks import require, typechecked
 
-AgentChoice = Literal["first", "strided", "pooled"]
+AgentChoice = Literal["first", "strided"]
 Mixing = Literal["esaa", "cross"]
+DROPOUTS = 3
+"""Places where the layer drops out: after attention, inside the FFN and after it."""
 
 
 @typechecked
@@ -39,21 +43,18 @@ def select_agents(
     count: int,
     choice: AgentChoice = "strided",
     alive: Bool[Array, " N"] | None = None,
-    agent_index: Int[Array, " A"] | None = None,
 ) -> Float[Array, "A D"]:
     """Choose the features that become agents; dead Gaussians are never among them.
 
     "first" takes the first `count` live Gaussians in storage order (the original's code: an
-    arbitrary patch of the mesh); "strided" takes equally spaced ones over all live Gaussians;
-    "pooled" takes means over `count` equal runs of live Gaussians (on a GPU a sum in any order).
-    With fewer live Gaussians than agents some are taken more than once.
+    arbitrary patch of the mesh); "strided" takes equally spaced ones over all live Gaussians. With
+    fewer live Gaussians than agents some are taken more than once.
 
     Args:
       features: `f_v`.
       count: Agents wanted; no more than N are made.
-      choice: "first", "strided" or "pooled".
+      choice: "first" or "strided".
       alive: Which Gaussians are in use; None: all.
-      agent_index: Gaussians chosen by the caller (say by `farthest_points`); wins over `choice`.
 
     Returns:
       Features of the agents.
@@ -61,23 +62,13 @@ def select_agents(
     Raises:
       ValueError: if `choice` is unknown or `count` is not positive.
     """
-    require(choice in ("first", "strided", "pooled"), f"agents: unknown choice {choice!r}")
+    require(choice in ("first", "strided"), f"agents: unknown choice {choice!r}")
     require(count > 0, f"agents_count: expected a positive number, got {count}; raise it")
-    if agent_index is not None:
-        return _take_rows(features, agent_index)
     size = features.shape[0]
     count = min(count, size)
     alive = jnp.ones(size, bool) if alive is None else alive
     through = jnp.cumsum(alive.astype(jnp.int32))  # live Gaussians up to and including each
     total = jnp.maximum(through[-1], 1)
-    if choice == "pooled":
-        # The product stays under 2^31 for up to 2^31 / count Gaussians.
-        segment = jnp.where(alive, (through - 1) * count // total, count)
-        sums = jax.ops.segment_sum(features, segment, num_segments=count + 1)[:count]
-        members = jax.ops.segment_sum(jnp.ones(size), segment, num_segments=count + 1)[:count]
-        # A run is empty only if agents outnumber live Gaussians: it repeats the run before it.
-        filled = jax.lax.cummax(jnp.where(members > 0, jnp.arange(count), 0))
-        return _take_rows(sums / jnp.maximum(members, 1.0)[:, None], filled)
     steps = jnp.arange(count)
     rank = steps % total if choice == "first" else steps * total // count
     return _take_rows(features, jnp.minimum(jnp.searchsorted(through, rank + 1), size - 1))
@@ -96,37 +87,6 @@ def _take_rows(features: Float[Array, "N D"], index: Int[Array, " A"]) -> Float[
     once = jnp.where(first == agents, index, features.shape[0] + agents)
     rows = features.at[once].get(mode="fill", fill_value=0, unique_indices=True)
     return jnp.matmul(jax.nn.one_hot(first, index.shape[0]), rows, precision="highest")
-
-
-@typechecked
-def farthest_points(
-    means: Float[Array, "N 3"], count: int, alive: Bool[Array, " N"] | None = None
-) -> Int[Array, " A"]:
-    """Choose Gaussians spread evenly in space, whatever their storage order (farthest first).
-
-    Args:
-      means: Centers.
-      count: How many; no more than N are chosen.
-      alive: Which Gaussians are in use; None: all. With fewer of these than `count` some repeat.
-
-    Returns:
-      Indices; the first is the one farthest from the centroid.
-    """
-    count = min(count, means.shape[0])
-    alive = jnp.ones(means.shape[0], bool) if alive is None else alive
-    points = jnp.where(alive[:, None], means, 0.0)
-    centroid = points.sum(axis=0) / jnp.maximum(alive.sum(), 1)
-
-    def square_distance(center):
-        return jnp.where(alive, ((points - center[None, :]) ** 2).sum(axis=1), -1.0)
-
-    def step(distance, _):
-        index = jnp.argmax(distance)
-        return jnp.minimum(distance, square_distance(points[index])), index
-
-    first = jnp.argmax(square_distance(centroid))
-    _, rest = jax.lax.scan(step, square_distance(points[first]), length=count - 1)
-    return jnp.concatenate([first[None], rest]).astype(jnp.int32)
 
 
 @typechecked
@@ -160,34 +120,6 @@ def dynamic_mix(
 
 
 @typechecked
-def shares(
-    static: Float[Array, "N A"] | None, dynamic: Float[Array, "B A T"]
-) -> Float[Array, "B N T"]:
-    """Return P G, how much each Gaussian listens to each token; rows sum to one.
-
-    Args:
-      static: P; None: the identity, every Gaussian is its own agent.
-      dynamic: G.
-    """
-    if static is None:
-        return dynamic
-    frames, agents, count = dynamic.shape
-    # One product for all frames: [N, A] x [A, B * T].
-    weights = static @ dynamic.transpose(1, 0, 2).reshape(agents, frames * count)
-    return weights.reshape(-1, frames, count).transpose(1, 0, 2)
-
-
-@typechecked
-def mix(
-    static: Float[Array, "N A"] | None,
-    dynamic: Float[Array, "B A T"],
-    tokens: Float[Array, "B T D"],
-) -> Float[Array, "B N D"]:
-    """Return (P G) V, a convex combination of the frame's tokens for each Gaussian."""
-    return jnp.einsum("bnt,btd->bnd", shares(static, dynamic), tokens)
-
-
-@typechecked
 def drop_out(
     key: Key[Array, ""], values: Float[Array, "*shape"], share: float
 ) -> Float[Array, "*shape"]:
@@ -206,8 +138,8 @@ def drop_out(
 class SpatialAudioAttention(nn.Module):
     """One attention layer: x1 = LN(f_v + gain * attention), x2 = LN(x1 + FFN(x1)).
 
-    `__call__` trains; `prepare` and `apply_frames` split it into what an avatar keeps and what each
-    frame costs.
+    The module has its parameters, agents and dropout; `forward` computes x2 with the former laid
+    out for `kernels.deform`.
 
     Attributes:
       d_model: Size of features and tokens.
@@ -218,7 +150,7 @@ class SpatialAudioAttention(nn.Module):
         agents.
       heads: Sets the temperature sqrt(d_model / heads) only.
       ffn_dim: Hidden size of the feed-forward network.
-      norm_epsilon: Added to the variance in both normalisations. The code's 1e-12 vanishes in
+      norm_epsilon: Added to the variance in both normalizations. The code's 1e-12 vanishes in
         float32 and leaves the gradient of a constant feature unbounded; 1e-6 changes no live
         feature noticeably.
       gain: Weight of what is attended. A convex combination of a dozen tokens varies little from
@@ -255,67 +187,24 @@ class SpatialAudioAttention(nn.Module):
         self.norm2 = nn.LayerNorm(epsilon=self.norm_epsilon, use_fast_variance=False)
 
     @typechecked
-    def agent_tokens(
-        self,
-        features: Float[Array, "N D"],
-        alive: Bool[Array, " N"] | None = None,
-        agent_index: Int[Array, " A"] | None = None,
-    ) -> Float[Array, "A D"]:
-        """Return the agents made from `f_v`; arguments as `select_agents`."""
-        return self.agent(
-            select_agents(features, self.agents_count, self.agents, alive, agent_index)
-        )
-
-    @typechecked
     def prepare(
-        self,
-        features: Float[Array, "N D"],
-        alive: Bool[Array, " N"] | None = None,
-        agent_index: Int[Array, " A"] | None = None,
+        self, features: Float[Array, "N D"], alive: Bool[Array, " N"] | None = None
     ) -> tuple[Float[Array, "A D"], Float[Array, "N A"] | None]:
         """Return what no frame changes: agents A and the static mix P (None: the identity)."""
         if self.mixing == "cross":
             return self.agent(features), None
-        agents = self.agent_tokens(features, alive, agent_index)
+        agents = self.agent(select_agents(features, self.agents_count, self.agents, alive))
         return agents, static_mix(features, agents, self.temperature)
 
-    @typechecked
-    def apply_frames(
-        self,
-        features: Float[Array, "N D"],
-        agents: Float[Array, "A D"],
-        static: Float[Array, "N A"] | None,
-        tokens: Float[Array, "B T D"],
-        bias: Float[Array, " T"] | None = None,
-        *,
-        deterministic: bool = True,
-    ) -> Float[Array, "B N D"]:
-        """Return x2 for each frame from what `prepare` gave; dropout takes the rng "dropout"."""
-        dynamic = dynamic_mix(agents, tokens, self.temperature, bias)
-
-        def drop(values: Array) -> Array:
-            if deterministic or not self.dropout:
-                return values
-            return drop_out(self.make_rng("dropout"), values, self.dropout)
-
-        attended = drop(mix(static, dynamic, tokens))
-        x1 = self.norm1(features[None] + self.gain * attended)
-        hidden = drop(nn.relu(self.ffn_in(x1)))
-        return self.norm2(x1 + drop(self.ffn_out(hidden)))
+    def dropouts(self) -> Callable[[Array], Array]:
+        """Return a function that drops out, with another key at every call; takes "dropout"."""
+        if not self.dropout:
+            return lambda values: values
+        keys = iter([self.make_rng("dropout") for _ in range(DROPOUTS)])
+        return lambda values: drop_out(next(keys), values, self.dropout)
 
     @typechecked
-    def __call__(
-        self,
-        features: Float[Array, "N D"],
-        tokens: Float[Array, "B T D"],
-        bias: Float[Array, " T"] | None = None,
-        alive: Bool[Array, " N"] | None = None,
-        agent_index: Int[Array, " A"] | None = None,
-        *,
-        deterministic: bool = True,
-    ) -> Float[Array, "B N D"]:
-        """Return x2 [B, N, D]: each Gaussian's feature under each frame's tokens."""
-        agents, static = self.prepare(features, alive, agent_index)
-        return self.apply_frames(
-            features, agents, static, tokens, bias, deterministic=deterministic
-        )
+    def __call__(self, features: Float[Array, "N D"]) -> Float[Array, "N D"]:
+        """Apply all layers but attention itself: `init` needs no more to make the parameters."""
+        x = self.norm1(features + 0 * self.agent(features))
+        return self.norm2(x + self.ffn_out(nn.relu(self.ffn_in(x))))

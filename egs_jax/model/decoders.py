@@ -1,4 +1,4 @@
-"""From spatial features to Gaussians: encoder and two decoders (5 and 7 of 12).
+"""From spatial features to Gaussians: encoder and two decoders.
 
 Before: `triplane`, `attention`; after: `gaussians` and rendering. Letters: N Gaussians, B frames, D
 feature size.
@@ -16,10 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from egs_jax.model.kan import Basis, Block, Linear, Network, Start, make_layer
+from egs_jax.model.kan import (
+    Basis,
+    Block,
+    Linear,
+    Network,
+    Start,
+    layer_columns,
+    make_layer,
+)
 from egs_jax.model.triplane import make_triplane
 from kernels._checks import require, typechecked
-from kernels.deform import HEADS, Affine, HeadWeights, Knots, decode_heads, pack_heads
+from kernels.deform import HEADS, Affine, HeadWeights, Knots, pack_heads
 
 SH_COUNT = 16
 STATIC_HEADS = (
@@ -32,7 +40,7 @@ DEFORM_HEADS = (("means", 3), *STATIC_HEADS)
 
 
 class StaticAttributes(flax.struct.PyTreeNode):
-    """What the static decoder says of each Gaussian.
+    """Attributes of each Gaussian by the static decoder.
 
     Attributes:
       logit_opacities: [N], before the sigmoid.
@@ -48,31 +56,13 @@ class StaticAttributes(flax.struct.PyTreeNode):
 
 
 class DeltaGains(NamedTuple):
-    """Size of a delta where its head says 1: what a face can do, in the units of `Deltas`."""
+    """Size of a delta where its head says 1: what a face can do, before activation."""
 
     means: float = 1.0
     log_scales: float = 1.0
     quats: float = 1.0
     logit_opacities: float = 1.0
     sh_coeffs: float = 1.0
-
-
-class Deltas(flax.struct.PyTreeNode):
-    """What the deformation decoder adds to each Gaussian in each frame, all before activation.
-
-    Attributes:
-      d_means: [B, N, 3] world units.
-      d_log_scales: [B, N, 3].
-      d_quats: [B, N, 4], added to the raw quaternion.
-      d_logit_opacities: [B, N].
-      d_sh_coeffs: [B, N, 16, 3].
-    """
-
-    d_means: Float[Array, "B N 3"]
-    d_log_scales: Float[Array, "B N 3"]
-    d_quats: Float[Array, "B N 4"]
-    d_logit_opacities: Float[Array, "B N"]
-    d_sh_coeffs: Float[Array, "B N 16 3"]
 
 
 class HeadBank(nn.Module):
@@ -169,14 +159,15 @@ class SpatialEncoder(nn.Module):
 class StaticDecoder(nn.Module):
     """Canonical appearance from `f_v`: opacity, color, corrections of scale and rotation.
 
-    "kan" (the paper's): a head bank whose last layers start at zero, so every Gaussian starts with
-    `initial_opacity`, no colour of its own (spherical harmonics 0) and no correction. "mlp" (the
-    code's): a trunk of two layers, then heads with last layers of gain 0.1.
+    A head bank whose last layers start at zero, so every Gaussian starts with `initial_opacity`, no
+    color of its own (spherical harmonics 0) and no correction. `as_original` (the code's MLP): a
+    trunk of two layers, then heads that begin with a ReLU, with last layers of gain 0.1.
 
     Attributes:
       network: "kan" or "mlp".
       basis: Basis of KAN layers.
       width: Hidden size, of each head and of the trunk.
+      as_original: See above; for "mlp" only.
       initial_opacity: Opacity where the head says 0.
       offsets: Whether scale and rotation are corrected. The original's code has these two heads but
         does not use them: with False the corrections are zero (the heads stay, for parity of
@@ -188,6 +179,7 @@ class StaticDecoder(nn.Module):
     width: int = 128
     initial_opacity: float = 0.5
     offsets: bool = True
+    as_original: bool = False
 
     @nn.compact
     @typechecked
@@ -197,8 +189,7 @@ class StaticDecoder(nn.Module):
             0 < self.initial_opacity < 1,
             f"initial_opacity: expected a number in (0, 1), got {self.initial_opacity}",
         )
-        mlp = self.network == "mlp"
-        if mlp:
+        if self.as_original:
             hidden = nn.relu(Linear(self.width, name="trunk_in")(features))
             features = Linear(self.width, name="trunk_out")(hidden)
         bank = HeadBank(
@@ -206,8 +197,8 @@ class StaticDecoder(nn.Module):
             self.width,
             self.network,
             self.basis,
-            start="small" if mlp else "zero",
-            relu_input=mlp,
+            start="small" if self.as_original else "zero",
+            relu_input=self.as_original,
             name="heads",
         )
         out = bank(features)
@@ -222,65 +213,36 @@ class StaticDecoder(nn.Module):
 
 
 class DeformationDecoder(nn.Module):
-    """Deltas of every Gaussian in every frame from the attended features.
+    """Heads that move every Gaussian in every frame, from the attended features.
+
+    The module makes the parameters; `forward` computes with them laid out by `head_weights`.
 
     Attributes:
-      network: "kan" (the paper's; deltas start exactly at zero) or "mlp" (the code's: ReLU first,
-        last layers of gain 0.1).
+      network: "kan" or "mlp"; deltas start exactly at zero.
       basis: Basis of KAN layers.
       width: Hidden size of each head.
       gains: Multiply what each head says. Adam moves every weight by about its rate, whatever the
         gradient: with over a hundred inputs in step, the first updates of an unscaled head throw
         Gaussians pixels away, and the attention learns to look at the constant tokens instead
         (measured: the share of the pose token rises to 0.99 within 10 steps). The original has 1.
+      as_original: The code's MLP: a ReLU first, last layers of gain 0.1; for "mlp" only.
     """
 
     network: Network = "kan"
     basis: Basis = "taylor"
     width: int = 128
     gains: DeltaGains = DeltaGains()
+    as_original: bool = False
 
     @nn.compact
     @typechecked
-    def __call__(self, x: Float[Array, "B N D"]) -> Deltas:
-        """Decode attended features."""
-        mlp = self.network == "mlp"
-        start: Start = "small" if mlp else "zero"
-        out = HeadBank(
-            DEFORM_HEADS, self.width, self.network, self.basis, start, relu_input=mlp, name="heads"
-        )(x)
-        return Deltas(
-            d_means=self.gains.means * out["means"],
-            d_log_scales=self.gains.log_scales * out["log_scales"],
-            d_quats=self.gains.quats * out["quats"],
-            d_logit_opacities=self.gains.logit_opacities * out["logit_opacities"][..., 0],
-            d_sh_coeffs=self.gains.sh_coeffs * out["sh_coeffs"].reshape(*x.shape[:-1], SH_COUNT, 3),
-        )
-
-
-def decode_deltas(
-    decoder: DeformationDecoder,
-    params: Mapping[str, Any],
-    x: Float[Array, "B N D"],
-    implementation: str | None = None,
-) -> Deltas:
-    """What `decoder` says of attended features, computed by `kernels.deform.decode_heads`.
-
-    Args:
-      decoder: Whose `__call__` this equals.
-      params: Its Flax parameters.
-      x: Attended features.
-      implementation: See `decode_heads`.
-    """
-    weights = head_weights(decoder, params["heads"])
-    geometry, color = decode_heads(x, weights, implementation=implementation)
-    return Deltas(
-        d_means=geometry[..., 0:3],
-        d_log_scales=geometry[..., 3:6],
-        d_quats=geometry[..., 6:10],
-        d_logit_opacities=geometry[..., 10],
-        d_sh_coeffs=color[..., : 3 * SH_COUNT].reshape(*x.shape[:-1], SH_COUNT, 3),
-    )
+    def __call__(self, x: Float[Array, "*rows D"]) -> dict[str, Float[Array, "*rows _"]]:
+        """Return what each head says, by name, before its gain."""
+        start: Start = "small" if self.as_original else "zero"
+        return HeadBank(
+            DEFORM_HEADS, self.width, self.network, self.basis, start,
+            relu_input=self.as_original, name="heads",
+        )(x)  # fmt: skip
 
 
 def head_weights(
@@ -289,20 +251,22 @@ def head_weights(
     """Lay the parameters of a deformation decoder's heads out for `kernels.deform`.
 
     Args:
-      decoder: What they belong to.
+      decoder: Module that they belong to.
       params: Flax parameters of its "heads".
-      n_harmonics: Harmonics a colour that are wanted.
+      n_harmonics: Harmonics a color that are wanted.
     """
-    network = "mlp" if decoder.network == "mlp" else decoder.basis
+    network = decoder.basis
+    if decoder.network == "mlp":
+        network = "mlp" if decoder.as_original else "plain_mlp"
     seconds, knots = {}, []
     for name, source in zip(HEADS, DeltaGains._fields, strict=True):
         gain, layer = getattr(decoder.gains, source), params[source]
-        affine = _columns(network, layer)
+        affine = layer_columns(network, layer)
         seconds[name] = Affine(gain * affine.kernel, gain * affine.bias)
         knots.append(layer.get("knots"))
     return pack_heads(
         network,
-        hidden=_columns(network, params["hidden"]),
+        hidden=layer_columns(network, params["hidden"]),
         heads=seconds,
         knots=(
             Knots(params["hidden"]["knots"], jnp.concatenate(knots))
@@ -310,15 +274,3 @@ def head_weights(
         ),
         n_harmonics=n_harmonics,
     )  # fmt: skip
-
-
-def _columns(network: str, layer: Mapping[str, Any]) -> Affine:
-    """One matrix a column of the layer's expansion (`kan.KANLayer`, `kan.Linear`)."""
-    if network == "mlp":
-        return Affine(layer["kernel"][None], layer["bias"])
-    if network == "taylor":
-        powers = layer["powers"]
-        kernel = jnp.stack([layer["base"], powers[1], powers[2]])
-        return Affine(kernel, layer["bias"] + powers[0].sum(axis=0))
-    splines = layer["scaler"][None] * layer["spline"]
-    return Affine(jnp.concatenate([layer["base"][None], splines]), layer["bias"])

@@ -1,12 +1,15 @@
 """The whole forward pass on one page: (means) -> features -> Gaussians -> moved by speech -> image.
 
-Before: dataset, after: train and infer. Static stage: the decoder gives opacity, color and small
-corrections of shape. `bake` turns them into free parameters at the hand-over; from then on the
+Before: `data`, after: training and the avatar. Static stage: the decoder gives opacity, color and
+small corrections of shape. The hand-over turns them into free parameters; from then on the
 deformation network adds deltas per frame.
+
+The Flax modules make the parameters and encode positions and tokens. The rest is functions of
+`DeformWeights`, one layout of weights for training, avatar and kernels.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,19 +17,30 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from egs_jax.config import Config, ModelConfig, Stage
-from egs_jax.model import gaussians as cloud
-from egs_jax.model.attention import SpatialAudioAttention
+from egs_jax.model.attention import SpatialAudioAttention, dynamic_mix
 from egs_jax.model.decoders import (
     DeformationDecoder,
     DeltaGains,
     SpatialEncoder,
     StaticDecoder,
-    decode_deltas,
+    head_weights,
 )
-from egs_jax.model.gaussians import Gaussians
+from egs_jax.model.gaussians import Gaussians, activate, active_harmonics
 from egs_jax.model.tokens import SpeechTokens, period_bias, pose_vector
 from egs_jax.types import Drive, Params, RenderOutput
 from kernels import RasterizeAux, rasterize
+from kernels.deform import (
+    Affine,
+    Deformed,
+    DeformInputs,
+    DeformWeights,
+    Norm,
+    decode_heads,
+    move,
+    normalized_layers,
+    product,
+    token_shares,
+)
 
 ATTENTION_GAIN = 4.0
 FACE_GAINS = DeltaGains(means=0.02, log_scales=0.2, quats=0.1, logit_opacities=1.0, sh_coeffs=0.1)
@@ -65,7 +79,13 @@ def networks(config: ModelConfig) -> Networks:
             basis=basis,
             plane_fields=() if dense else hash_fields,
         ),
-        static=StaticDecoder(network=kind, basis=basis, width=config.width, offsets=not parity),
+        static=StaticDecoder(
+            network=kind,
+            basis=basis,
+            width=config.width,
+            offsets=not parity,
+            as_original=parity and kind == "mlp",
+        ),
         tokens=SpeechTokens(
             d_model=config.d_model,
             ppe=config.ppe,
@@ -95,42 +115,42 @@ def networks(config: ModelConfig) -> Networks:
             basis=basis,
             width=config.width,
             gains=DeltaGains() if parity else FACE_GAINS,
+            as_original=parity and kind == "mlp",
         ),
     )
 
 
 def kernel_choice(config: Config) -> str | None:
-    """Implementation of everything beside the rasterizer: with "xla" there, Triton nowhere."""
+    """Return the implementation beside the rasterizer: with "xla" there, Triton nowhere."""
     return "xla" if config.rasterizer == "xla" else None
 
 
 def init_networks(config: ModelConfig, key: Key[Array, ""], audio_dim: int) -> dict[str, Any]:
-    """Fresh parameters of all networks: {module name: parameters}."""
+    """Make fresh parameters of all networks: {module name: parameters}."""
     nets = networks(config)
     keys = dict(zip(Networks._fields, jax.random.split(key, len(nets)), strict=True))
     means, frame = jnp.zeros((2, 3)), jnp.zeros((1, 12))
     features = jnp.zeros((2, config.d_model))
     window = jnp.zeros((1, config.window_frames, 16, audio_dim))
-    tokens, _ = nets.tokens.init_with_output(keys["tokens"], window, frame[:, 0], frame)
     inputs = {
         "spatial": (means,),
         "static": (features,),
         "tokens": (window, frame[:, 0], frame),
-        "attention": (features, tokens),
-        "deform": (features[None],),
+        "attention": (features,),
+        "deform": (features,),
     }
     return {name: getattr(nets, name).init(keys[name], *inputs[name])["params"] for name in inputs}
 
 
 def spatial_features(config: Config, params: Params) -> Float[Array, "N D"]:
-    """Features `f_v` of all Gaussians."""
+    """Return the features `f_v` of all Gaussians."""
     spatial = networks(config.model).spatial.clone(implementation=kernel_choice(config))
     means = params["gaussians"].means
     return spatial.apply({"params": params["networks"]["spatial"]}, means)
 
 
 def static_gaussians(config: Config, params: Params) -> Gaussians:
-    """The canonical cloud of the static stage: free shape, network opacity and color.
+    """Return the canonical cloud of the static stage: free shape, network opacity and color.
 
     The initial colors stay as a constant below the network's (their gradient is cut, so that
     in this stage appearance comes from the network alone, as in the paper).
@@ -165,40 +185,95 @@ def condition(
     return tokens, period_bias(config.window_frames, config.ppe_period, others)
 
 
+def deform_weights(nets: Networks, weights: Mapping[str, Any], n_harmonics: int) -> DeformWeights:
+    """Lay the attention's and the heads' Flax parameters out for `kernels.deform`.
+
+    Args:
+      nets: Modules that they belong to.
+      weights: Parameters of all networks, {module name: parameters}.
+      n_harmonics: Harmonics a color that are drawn.
+    """
+    attention = weights["attention"]
+    linear = lambda layer: Affine(layer["kernel"], layer["bias"])
+    norm = lambda layer: Norm(layer["scale"], layer["bias"])
+    return DeformWeights(
+        gain=nets.attention.gain,
+        epsilon=nets.attention.norm_epsilon,
+        norm1=norm(attention["norm1"]),
+        ffn_in=linear(attention["ffn_in"]),
+        ffn_out=linear(attention["ffn_out"]),
+        norm2=norm(attention["norm2"]),
+        heads=head_weights(nets.deform, weights["deform"]["heads"], n_harmonics),
+    )
+
+
+def harmonics(config: ModelConfig) -> int:
+    """Return how many spherical harmonics are drawn."""
+    return (config.sh_degree + 1) ** 2
+
+
+def canonical(config: ModelConfig, free: Gaussians) -> DeformInputs:
+    """Return the cloud that the deformation network moves, with the harmonics that are drawn."""
+    sh = jnp.concatenate([free.sh0, free.shN], axis=1)[:, : harmonics(config)]
+    return DeformInputs(free.means, free.log_scales, free.quats, free.logit_opacities, sh)
+
+
+def attend(
+    features: Float[Array, "N D"],
+    static_mix: Float[Array, "N A"] | None,
+    mix: Float[Array, "B A T"],
+    tokens: Float[Array, "B T D"],
+    layers: DeformWeights,
+    drop: Callable[[Array], Array] = lambda values: values,
+) -> Float[Array, "B N D"]:
+    """Return x2, each Gaussian's features under each frame's tokens (see `attention`).
+
+    Args:
+      features: f_v.
+      static_mix: P; None: the identity.
+      mix: G.
+      tokens: S.
+      layers: See `deform_weights`.
+      drop: Dropout, called `attention.DROPOUTS` times.
+    """
+    attended = drop(product(token_shares(static_mix, mix), tokens))
+    return normalized_layers(features[None] + layers.gain * attended, layers, drop)
+
+
 def deformed_gaussians(
     config: Config, params: Params, alive: Bool[Array, " N"], drive: Drive,
     dropout_key: Key[Array, ""] | None,
-) -> Gaussians:  # fmt: skip
-    """The cloud in every frame of `drive`: leaves gain a leading axis B."""
-    nets, weights, free = networks(config.model), params["networks"], params["gaussians"]
+) -> Deformed:  # fmt: skip
+    """Return the cloud in every frame of `drive`, activated.
+
+    An avatar computes the same by `kernels.deform.deform`, of which these are the parts.
+    """
+    nets, weights = networks(config.model), params["networks"]
     rngs = {} if dropout_key is None else {"dropout": dropout_key}
-    settings = {"deterministic": dropout_key is None, "rngs": rngs}
+    attention = functools.partial(nets.attention.apply, {"params": weights["attention"]}, rngs=rngs)
+    drop = (lambda values: values) if dropout_key is None else attention(method="dropouts")
     features = spatial_features(config, params)
-    tokens, bias = condition(config.model, weights["tokens"], drive, **settings)
-    attended = nets.attention.apply(
-        {"params": weights["attention"]}, features, tokens, bias, alive, **settings
+    tokens, bias = condition(
+        config.model, weights["tokens"], drive, deterministic=dropout_key is None, rngs=rngs
     )
-    deltas = decode_deltas(nets.deform, weights["deform"], attended, kernel_choice(config))
-    return Gaussians(
-        means=free.means[None] + deltas.d_means,
-        log_scales=free.log_scales[None] + deltas.d_log_scales,
-        quats=free.quats[None] + deltas.d_quats,
-        logit_opacities=free.logit_opacities[None] + deltas.d_logit_opacities,
-        sh0=free.sh0[None] + deltas.d_sh_coeffs[:, :, :1],
-        shN=free.shN[None] + deltas.d_sh_coeffs[:, :, 1:],
-    )
+    agents, static_mix = attention(features, alive, method="prepare")
+    mix = dynamic_mix(agents, tokens, nets.attention.temperature, bias)
+    layers = deform_weights(nets, weights, harmonics(config.model))
+    x = attend(features, static_mix, mix, tokens, layers, drop)
+    said = decode_heads(x, layers.heads, implementation=kernel_choice(config))
+    return move(canonical(config.model, params["gaussians"]), *said)
 
 
 def lip_shapes(
     config: ModelConfig, params: Params, entries: Float[Array, "M 16 F"]
 ) -> Float[Array, "M 2"]:
-    """What the sound alone says of the lips at single frames (units: `Dataset.lip_shapes`)."""
+    """Read the lips at single frames from the sound alone (units: `Dataset.lip_shapes`)."""
     nets, weights = networks(config), params["networks"]
     return nets.tokens.apply({"params": weights["tokens"]}, entries, method="read_lips")
 
 
 def render(
-    config: Config, gaussians: Gaussians, alive: Bool[Array, " N"], drive: Drive,
+    config: Config, cloud: Deformed, alive: Bool[Array, " N"], drive: Drive,
     sh_degree: Int[Array, ""] | None, means2d_offset: Float[Array, "B N 2"] | None,
 ) -> tuple[RenderOutput, RasterizeAux]:  # fmt: skip
     """Draw a cloud (one for all frames, or one per frame) over the frames' backgrounds.
@@ -206,16 +281,13 @@ def render(
     Returns:
       The images, and what the rasterizer says of them.
     """
-    scales, opacities, sh = cloud.activate(gaussians)
-    top = config.model.sh_degree
-    sh = sh[..., : (top + 1) ** 2, :]
+    sh = cloud.sh
     if sh_degree is not None:  # masked, not cut, so that a rising degree never recompiles
-        active = jnp.arange(sh.shape[-2]) < (sh_degree + 1) ** 2
-        sh = jnp.where(active[:, None], sh, 0)
+        sh = jnp.where(active_harmonics(sh.shape[-2], sh_degree)[:, None], sh, 0)
     height, width = drive.backgrounds.shape[1:3]
     out = rasterize(
-        gaussians.means, gaussians.quats, scales, opacities, sh, drive.viewmats, drive.Ks,
-        width, height, sh_degree=top, backgrounds=drive.backgrounds,
+        cloud.means, cloud.quats, cloud.scales, cloud.opacities, sh, drive.viewmats, drive.Ks,
+        width, height, sh_degree=config.model.sh_degree, backgrounds=drive.backgrounds,
         means2d_offset=means2d_offset, alive=alive, implementation=config.rasterizer,
     )  # fmt: skip
     return RenderOutput(rgb=out.rgb, alpha=out.alpha, depth=out.depth), out.aux
@@ -233,7 +305,11 @@ def forward(
       The images, and what the rasterizer says of them.
     """
     if stage == "static":
-        gaussians = static_gaussians(config, params)
+        still = static_gaussians(config, params)
+        scales, opacities, sh = activate(still)
+        cloud = Deformed(
+            still.means, still.quats, scales, opacities, sh[:, : harmonics(config.model)]
+        )
     else:
-        gaussians = deformed_gaussians(config, params, alive, drive, dropout_key)
-    return render(config, gaussians, alive, drive, sh_degree, means2d_offset)
+        cloud = deformed_gaussians(config, params, alive, drive, dropout_key)
+    return render(config, cloud, alive, drive, sh_degree, means2d_offset)

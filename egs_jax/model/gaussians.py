@@ -4,14 +4,14 @@ Stored values are free of constraints (log-scales, opacity logits, quaternions o
 drawn ones follow by `activate`. Arrays have a fixed length, the capacity; a boolean `alive` beside
 them marks the slots in use. Axis letters: N capacity, P points.
 
-Place in the pipeline: after `preprocess` (points), before `density`, `deformation` and `render`.
+Before: `preprocess` (points); after: density control and `forward`.
 """
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 from scipy.spatial import cKDTree
 
 from kernels._checks import require, typechecked
@@ -20,7 +20,7 @@ C0 = 0.28209479177387814
 """Value of the constant spherical harmonic, 1 / (2 sqrt(pi)): color = C0 * sh0 + 0.5."""
 INITIAL_OPACITY = 0.1
 """Opacity of every Gaussian at the start."""
-NEIGHBOURS = 3
+NEIGHBORS = 3
 """Nearest points that set a Gaussian's initial size."""
 LEAST_SQUARED_DISTANCE = 1e-7
 """Floor of the mean squared distance to them, world units^2 (coinciding points)."""
@@ -34,7 +34,7 @@ class Gaussians(flax.struct.PyTreeNode):
     log_scales: Float[Array, "N 3"]
     """Logarithms of the standard deviations along the own axes, world units."""
     quats: Float[Array, "N 4"]
-    """Rotations (w, x, y, z), of any length; normalised where used."""
+    """Rotations (w, x, y, z), of any length; normalized where used."""
     logit_opacities: Float[Array, " N"]
     """Opacities before the sigmoid."""
     sh0: Float[Array, "N 1 3"]
@@ -72,10 +72,10 @@ def init_gaussians(
     *,
     sh_degree: int = 3,
 ) -> tuple[Gaussians, Bool[Array, " {capacity}"]]:
-    """Place one isotropic Gaussian on every point (host code: a k-d tree finds the neighbours).
+    """Place one isotropic Gaussian on every point (host code: a k-d tree finds the neighbors).
 
     Its scale is the root of the mean squared distance to the 3 nearest other points, its opacity
-    0.1, its color the point's (`reference`: the initialisation of 3D Gaussian Splatting).
+    0.1, its color the point's (`reference`: the start of 3D Gaussian Splatting).
 
     Args:
       points: Positions [world units], at least 4.
@@ -90,15 +90,13 @@ def init_gaussians(
       ValueError: if there are fewer than 4 points, more than slots, or a point is not finite.
     """
     count = points.shape[0]
-    require(
-        count > NEIGHBOURS, f"points: expected at least {NEIGHBOURS + 1}, got {count}; add some"
-    )
+    require(count > NEIGHBORS, f"points: expected at least {NEIGHBORS + 1}, got {count}; add some")
     require(
         count <= capacity,
         f"points: expected at most capacity={capacity}, got {count}; take fewer or raise capacity",
     )
     require(bool(np.isfinite(points).all()), "points: expected finite values, got NaN or Inf")
-    distances, _ = cKDTree(points).query(points, k=NEIGHBOURS + 1)
+    distances, _ = cKDTree(points).query(points, k=NEIGHBORS + 1)
     squared = np.mean(np.square(distances[:, 1:]), axis=1)  # the first is the point itself
     log_scales = 0.5 * np.log(np.maximum(squared, LEAST_SQUARED_DISTANCE))
     logit = np.log(INITIAL_OPACITY / (1.0 - INITIAL_OPACITY))
@@ -111,6 +109,11 @@ def init_gaussians(
         sh0=fill(empty.sh0, (colors[:, None, :] / 255.0 - 0.5) / C0),
     )
     return cloud, jnp.arange(capacity) < count
+
+
+def active_harmonics(count: int, degree: int | Int[Array, ""]) -> Bool[Array, " {count}"]:
+    """Say which of `count` spherical harmonics are of a degree up to `degree`."""
+    return jnp.arange(count) < (degree + 1) ** 2
 
 
 @typechecked

@@ -1,6 +1,6 @@
 """KAN layers, with a Taylor or a B-spline basis, and the MLP they replace.
 
-Part of (5)-(7) of 12: token encoders, spatial encoder and decoders are built from these blocks.
+Token encoders, spatial encoder and decoders are built from these blocks.
 
 A layer computes y_o = sum_i phi_oi(x_i) + b_o. The functions phi are linear in a fixed set of basis
 values of x, so a layer is an expansion [..., in] -> [..., columns * in] followed by one matrix
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kernels._checks import require, typechecked
+from kernels.deform import Affine, expanded_layer
 from kernels.splines import bspline_basis
 
 Basis = Literal["taylor", "bspline"]
@@ -26,9 +27,6 @@ Start = Literal["random", "small", "zero"]
 
 INPUTS = "kan_inputs"
 """Collection that takes the inputs of B-spline layers when it is mutable (`update_all_grids`)."""
-
-FOLDED = "folded"
-"""Name of what `fold` leaves of a Taylor layer's parameters."""
 
 _GAIN = {"random": 1.0, "small": 0.1, "zero": 0.0}
 
@@ -113,18 +111,14 @@ class KANLayer(nn.Module):
         return uniform_init(_GAIN[self.start] * fan_in**-0.5)
 
     def _taylor(self, x: Float[Array, "*batch fan_in"]) -> Float[Array, "*batch features"]:
-        columns = jnp.concatenate([nn.silu(x), x, x * x], axis=-1)
-        if self.has_variable("params", FOLDED):
-            folded = self.get_variable("params", FOLDED)
-            return add_bias(columns @ folded["kernel"], folded["bias"])
         fan_in, gain = x.shape[-1], _GAIN[self.start]
         base = self.param("base", self._uniform(fan_in), (fan_in, self.features))
         normal = nn.initializers.normal(gain / (fan_in * 3**0.5))
         powers = self.param("powers", normal, (3, fan_in, self.features))
         bias_init = self._uniform(fan_in) if self.start == "random" else nn.initializers.zeros
         bias = self.param("bias", bias_init, (self.features,))
-        folded = _folded(dict(base=base, powers=powers, bias=bias))
-        return add_bias(columns @ folded["kernel"], folded["bias"])
+        layer = layer_columns("taylor", dict(base=base, powers=powers, bias=bias))
+        return expanded_layer(x, layer, "taylor")
 
     def _bspline(self, x: Float[Array, "*batch fan_in"]) -> Float[Array, "*batch features"]:
         fan_in, shape = x.shape[-1], (x.shape[-1], self.features)
@@ -141,31 +135,25 @@ class KANLayer(nn.Module):
         spline = self.param("spline", noise, (count, *shape))
         scaler = self.param("scaler", self._uniform(fan_in), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        values = bspline_basis(x, knots, self.spline_order)
-        columns = jnp.concatenate([nn.silu(x), values.reshape(*x.shape[:-1], -1)], axis=-1)
-        kernel = jnp.concatenate([base, (spline * scaler[None]).reshape(-1, self.features)])
-        return add_bias(columns @ kernel, bias)
+        params = dict(base=base, spline=spline, scaler=scaler, bias=bias)
+        return expanded_layer(x, layer_columns("bspline", params), "bspline", knots)
 
 
-def fold(params: Mapping) -> dict:
-    """Put the parameters of every Taylor layer of a model into the form in which they are used.
+def layer_columns(network: str, params: Mapping) -> Affine:
+    """Lay a layer's parameters out with one matrix a column of its expansion, [C, in, out].
 
-    The model's `apply` takes the result in their place; it cannot be trained any further.
+    Args:
+      network: "taylor" or "bspline" for those of a `KANLayer`; else those of a `Linear`.
+      params: The layer's parameters.
     """
-    if set(params) == {"base", "powers", "bias"}:
-        return {FOLDED: _folded(params)}
-    return {
-        name: fold(value) if isinstance(value, Mapping) else value for name, value in params.items()
-    }
-
-
-def _folded(params: Mapping) -> dict:
-    """One matrix for the columns [SiLU(x), x, x^2], and the constants as part of the bias."""
-    base, powers = params["base"], params["powers"]
-    return {
-        "kernel": jnp.concatenate([base, powers[1], powers[2]]),
-        "bias": params["bias"] + powers[0].sum(axis=0),
-    }
+    if network == "taylor":
+        powers = params["powers"]
+        kernel = jnp.stack([params["base"], powers[1], powers[2]])
+        return Affine(kernel, params["bias"] + powers[0].sum(axis=0))
+    if network == "bspline":
+        splines = params["spline"] * params["scaler"][None]
+        return Affine(jnp.concatenate([params["base"][None], splines]), params["bias"])
+    return Affine(params["kernel"][None], params["bias"])
 
 
 class Block(nn.Module):

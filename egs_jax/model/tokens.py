@@ -1,6 +1,6 @@
-"""Condition tokens of a frame: speech, eyes, head pose, null and lips (7 of 12).
+"""Condition tokens of a frame: speech, eyes, head pose, null and lips.
 
-Before: `audio` features and the drive of a frame; after: `attention` (the tokens are its keys and
+Before: `speech` features and the drive of a frame; after: `attention` (the tokens are its keys and
 values).
 
 Letters: B frames, W audio window [frames at 25 Hz], F audio feature, T tokens, D model size. A
@@ -122,7 +122,10 @@ def pose_vector(viewmats: Float[Array, "B 4 4"]) -> Float[Array, "B 12"]:
 
 
 def periodic_encoding(steps: int, dim: int, period: int) -> Float[Array, "steps dim"]:
-    """PPE, periodic positional encoding: sin, cos of (t mod period) * 10000^(-2i/dim) in turn."""
+    """Return the PPE: sin and cos of (t mod period) * 10000^(-2i/dim) in turn.
+
+    The periodic positional encoding of FaceFormer (arXiv:2112.05329, Sec. 3.3).
+    """
     time = (jnp.arange(steps) % period).astype(jnp.float32)
     rate = jnp.exp(jnp.arange(0, dim, 2) * (-math.log(10000.0) / dim))
     phase = time[:, None] * rate[None, :]
@@ -195,7 +198,7 @@ class SpeechTokens(nn.Module):
     dropout: float = 0.0
 
     def setup(self):
-        """Make one encoder and one normalisation a kind of token."""
+        """Make one encoder and one normalization a kind of token."""
         require(self.ppe in ("temporal", "token", "off"), f"ppe: unknown choice {self.ppe!r}")
         self.audio_net = AudioNet(math.sqrt(6.0) if self.normalize else 1.0)
         if self.ppe == "token":

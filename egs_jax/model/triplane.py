@@ -1,4 +1,4 @@
-"""Spatial features of canonical positions: three 2-D planes, hashed or dense (5 of 12).
+"""Spatial features of canonical positions: three 2-D planes, hashed or dense.
 
 Before: `gaussians` (positions). After: `decoders.SpatialEncoder` (features `f_v` of each Gaussian).
 
@@ -70,7 +70,7 @@ class HashTriplane(nn.Module):
       table_size: Most entries of a level, a power of two.
       features_per_level: Features of a level.
       table_scale: Entries start uniform in +-`table_scale`. The customary 1e-4 is small beside one
-        optimiser step of 1.6e-3, so the start is smooth in space and soon forgotten.
+        optimizer step of 1.6e-3, so the start is smooth in space and soon forgotten.
       implementation: Of `kernels.sample_planes`.
     """
 

@@ -4,6 +4,7 @@ Lengths are centimeters in the axes of the canonical face, as in `head`.
 """
 
 import numpy as np
+from jaxtyping import Float
 
 SKIN, EYE, TEETH, MOUTH, TONGUE, HAIR, CLOTH = range(7)
 EYE_CENTERS = np.array([[-3.15, 2.64, 2.3], [3.15, 2.64, 2.3]])
@@ -12,21 +13,23 @@ SKULL_CENTER = np.array([0.0, 3.4, -3.6])
 SKULL_RADII = np.array([7.75, 8.9, 9.4])
 
 
-def smoothstep(low: float, high: float, x: np.ndarray) -> np.ndarray:
+def smoothstep(low: float, high: float, x: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
     """Return 0 below `low`, 1 above `high`, a cubic in between (either order of the two)."""
     t = np.clip((x - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
-def skull_path(border: np.ndarray, t: np.ndarray) -> np.ndarray:
+def skull_path(
+    border: Float[np.ndarray, "n 3"], t: Float[np.ndarray, " m"]
+) -> Float[np.ndarray, "m n 3"]:
     """Return points on the way from the face's border to the back of the head.
 
     Args:
-      border: Points on the face's oval [n, 3] cm.
-      t: Share of the way [m], 0 on the border, 1 at the back.
+      border: Points on the face's oval [cm].
+      t: Share of the way, 0 on the border, 1 at the back.
 
     Returns:
-      Points [m, n, 3] cm: directions turn evenly about the skull's middle while the distance goes
+      Points [cm]: directions turn evenly about the skull's middle while the distance goes
       over from the border's to that of the skull's ellipsoid.
     """
     arm = border - SKULL_CENTER

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 import scipy.sparse as sp
+from jaxtyping import Float
 
 from egs_jax.face.mesh import canonical_face_mesh
 from egs_jax.performer.anatomy import (
@@ -166,8 +167,8 @@ def _build_face(
     return np.concatenate(points), np.concatenate(faces), np.concatenate(kinds)
 
 
-def jaw_share(points: np.ndarray) -> np.ndarray:
-    """Return the share of the jaw's rotation [Vb] of the neutral base mesh: 1 below the lips."""
+def jaw_share(points: Float[np.ndarray, "Vb 3"]) -> Float[np.ndarray, " Vb"]:
+    """Return the share of the jaw's rotation that each point of the neutral base mesh takes."""
     half = 0.05 + 0.55 * np.clip((np.abs(points[:, 0]) - 1.5) / 1.5, 0, 3.2)
     share = smoothstep(-4.26 + half, -4.26 - half, points[:, 1])
     share[LIPS_INNER_UP[1:-1]], share[LIPS_INNER_LOW] = 0.0, 1.0
@@ -189,16 +190,18 @@ def _rotate_jaw(points: np.ndarray, share: np.ndarray, opening: float) -> np.nda
     return turned
 
 
-def deform_face(base: np.ndarray, jaw: np.ndarray, expression: Expression) -> np.ndarray:
+def deform_face(
+    base: Float[np.ndarray, "Vb 3"], jaw: Float[np.ndarray, " Vb"], expression: Expression
+) -> Float[np.ndarray, "Vb 3"]:
     """Move the base mesh of the face (before subdivision): jaw, lips, lids, brows.
 
     Args:
-      base: Neutral vertices [Vb, 3] cm.
-      jaw: Their `jaw_share` [Vb].
-      expression: What to do.
+      base: Neutral vertices [cm].
+      jaw: Their `jaw_share`.
+      expression: The expression to make.
 
     Returns:
-      Moved vertices [Vb, 3] cm.
+      Moved vertices [cm].
     """
     points = _rotate_jaw(base, jaw, expression.opening)
     x, y, z = base.T
@@ -236,22 +239,22 @@ def _keep_off_eyes(points: np.ndarray, base: np.ndarray) -> np.ndarray:
     return points
 
 
-def pose_face(model: HeadModel, expression: Expression) -> np.ndarray:
-    """Return the surface of face and skull [Vf, 3] in cm; the first 468 are the landmarks' own."""
+def pose_face(model: HeadModel, expression: Expression) -> Float[np.ndarray, "Vf 3"]:
+    """Return the surface of face and skull in cm; the first 468 are the landmarks' own."""
     face = model.subdivide @ deform_face(model.face_base, model.face_jaw, expression)
     return _keep_off_eyes(face, model.rest[: len(face)])
 
 
-def pose_vertices(model: HeadModel, expression: Expression) -> np.ndarray:
-    """Return all vertices [V, 3] in cm for one expression; those of `pose_face` come first."""
+def pose_vertices(model: HeadModel, expression: Expression) -> Float[np.ndarray, "V 3"]:
+    """Return all vertices in cm for one expression; those of `pose_face` come first."""
     points = _rotate_jaw(model.rest, model.jaw_weight, expression.opening)
     face = pose_face(model, expression)
     points[: len(face)] = face
     return points
 
 
-def to_world(points: np.ndarray) -> np.ndarray:
-    """Map centimeters [..., 3] to the world: OpenCV axes, the head spans about +-0.8."""
+def to_world(points: Float[np.ndarray, "*N 3"]) -> Float[np.ndarray, "*N 3"]:
+    """Map points in centimeters to the world: OpenCV axes, the head spans about +-0.8."""
     return (points - ORIGIN_CM) * np.array([1.0, -1.0, -1.0]) * UNITS_PER_CM
 
 

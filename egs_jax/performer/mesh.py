@@ -8,22 +8,25 @@ state.
 
 import numpy as np
 import scipy.sparse as sp
+from jaxtyping import Float, Int
 
 _NOTHING = np.iinfo(np.int64).max  # what the z-buffer holds where there is no triangle
 
 
-def loop_subdivision(triangles: np.ndarray, num_vertices: int) -> tuple[sp.csr_matrix, np.ndarray]:
+def loop_subdivision(
+    triangles: Int[np.ndarray, "F 3"], num_vertices: int
+) -> tuple[sp.csr_matrix, Int[np.ndarray, "F_new 3"]]:
     """Return one step of Loop's subdivision as a matrix: it costs one product per frame.
 
     Weights of Loop (1987) with Warren's beta and the cubic B-spline rule on borders. The first
     `num_vertices` rows are the old vertices, the rest the middles of edges.
 
     Args:
-      triangles: Vertex indices [F, 3] of a manifold mesh, borders allowed.
+      triangles: Vertex indices of a manifold mesh, borders allowed.
       num_vertices: V, number of old vertices.
 
     Returns:
-      The matrix [V + E, V] and the new triangles [4F, 3].
+      The matrix [V + E, V] and the new triangles.
     """
     corners = triangles[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
     opposite = triangles[:, [2, 0, 1]].reshape(-1)
@@ -61,8 +64,13 @@ def loop_subdivision(triangles: np.ndarray, num_vertices: int) -> tuple[sp.csr_m
     return matrix, np.concatenate([np.stack(part, axis=1) for part in parts])
 
 
-def strip(ring_a: np.ndarray, ring_b: np.ndarray, *, closed: bool = True) -> np.ndarray:
-    """Return triangles [2n, 3] between two rows of ids; they face left of `ring_a`."""
+def strip(
+    ring_a: Int[np.ndarray, " n"] | list[int],
+    ring_b: Int[np.ndarray, " n"] | list[int],
+    *,
+    closed: bool = True,
+) -> Int[np.ndarray, "F 3"]:
+    """Return 2 n triangles between two rows of ids; they face left of `ring_a`."""
     a, b = np.asarray(ring_a), np.asarray(ring_b)
     a2, b2 = np.roll(a, -1), np.roll(b, -1)
     if not closed:
@@ -70,18 +78,20 @@ def strip(ring_a: np.ndarray, ring_b: np.ndarray, *, closed: bool = True) -> np.
     return np.concatenate([np.stack([a, a2, b2], 1), np.stack([a, b2, b], 1)])
 
 
-def grid_triangles(rows: int, columns: int, *, closed: bool) -> np.ndarray:
+def grid_triangles(rows: int, columns: int, *, closed: bool) -> Int[np.ndarray, "F 3"]:
     """Return triangles of a [rows, columns] grid; `closed` joins the last column to the first."""
     ids = np.arange(rows * columns).reshape(rows, columns)
     return np.concatenate([strip(ids[i], ids[i + 1], closed=closed) for i in range(rows - 1)])
 
 
-def vertex_normals(points: np.ndarray, triangles: np.ndarray, gather: sp.csr_matrix) -> np.ndarray:
-    """Return area-weighted unit normals [V, 3].
+def vertex_normals(
+    points: Float[np.ndarray, "V 3"], triangles: Int[np.ndarray, "F 3"], gather: sp.csr_matrix
+) -> Float[np.ndarray, "V 3"]:
+    """Return area-weighted unit normals.
 
     Args:
-      points: Vertices [V, 3].
-      triangles: Vertex indices [F, 3].
+      points: Vertices.
+      triangles: Vertex indices.
       gather: Incidence matrix [V, F] of `incidence`.
     """
     corners = points[triangles]
@@ -90,13 +100,13 @@ def vertex_normals(points: np.ndarray, triangles: np.ndarray, gather: sp.csr_mat
     return normalize(gather @ np.stack(cross, axis=1))
 
 
-def normalize(vectors: np.ndarray) -> np.ndarray:
-    """Return unit vectors [n, 3]; zero stays zero."""
+def normalize(vectors: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+    """Return unit vectors; zero stays zero."""
     length = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
     return vectors / np.maximum(length, 1e-12)[:, None]
 
 
-def incidence(triangles: np.ndarray, num_vertices: int) -> sp.csr_matrix:
+def incidence(triangles: Int[np.ndarray, "F 3"], num_vertices: int) -> sp.csr_matrix:
     """Return the matrix [V, F] that is 1 where a triangle touches a vertex."""
     faces = np.repeat(np.arange(len(triangles)), 3)
     ones = np.ones(len(faces), np.float32)
@@ -112,22 +122,26 @@ def _ragged(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rasterize_triangles(
-    points2d: np.ndarray, depths: np.ndarray, triangles: np.ndarray, width: int, height: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    points2d: Float[np.ndarray, "V 2"],
+    depths: Float[np.ndarray, " V"],
+    triangles: Int[np.ndarray, "F 3"],
+    width: int,
+    height: int,
+) -> tuple[Int[np.ndarray, " P"], Int[np.ndarray, " P"], Float[np.ndarray, "P 3"]]:
     """Find the visible triangle at every pixel center, by scanlines and a 64-bit z-buffer.
 
     Every triangle is cut into rows, every row into pixels, and one `minimum.at` over
     (depth, triangle) packed in an integer settles visibility: the result does not depend on order.
 
     Args:
-      points2d: Projected vertices [V, 2] [pixels].
-      depths: Camera depth of the vertices [V], positive.
-      triangles: Vertex indices [F, 3]; those that face away are culled.
+      points2d: Projected vertices [pixels].
+      depths: Camera depth of the vertices, positive.
+      triangles: Vertex indices; those that face away are culled.
       width: Image width [pixels].
       height: Image height [pixels].
 
     Returns:
-      Flat indices of covered pixels [P], their triangle [P] and barycentric weights [P, 3]
+      Flat indices of covered pixels, their triangles and barycentric weights
       (linear in the image: triangles of a few pixels need no perspective correction).
     """
     x, y, z = (column[triangles].T for column in (points2d[:, 0], points2d[:, 1], depths))  # [3, F]

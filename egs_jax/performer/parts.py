@@ -7,6 +7,7 @@ wound so that it faces outwards.
 from dataclasses import dataclass, field
 
 import numpy as np
+from jaxtyping import Float
 from scipy.interpolate import CubicSpline
 
 from egs_jax.performer import anatomy
@@ -25,7 +26,7 @@ class Part:
     jaw_weight: np.ndarray = field(default=None)
     shade: np.ndarray = field(default=None)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in (("torso_weight", 0.0), ("jaw_weight", 0.0), ("shade", 1.0)):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, np.full(len(self.points), value))
@@ -33,7 +34,7 @@ class Part:
 
 def _tube(
     y: np.ndarray, radius_x: np.ndarray, radius_z: np.ndarray, z: np.ndarray, power: float, n: int
-):
+) -> tuple[np.ndarray, np.ndarray]:
     """Make a stack of super-ellipses from top to bottom: points [rows * n, 3] and triangles."""
     angle = np.linspace(0, 2 * np.pi, n, endpoint=False)
     round_ = lambda v: np.sign(v) * np.abs(v) ** power
@@ -135,7 +136,7 @@ def _ear(side: float) -> Part:
     return Part(points, triangles, anatomy.SKIN, coords, shade=shade)
 
 
-def smooth(low: float, high: float, x: np.ndarray) -> np.ndarray:
+def smooth(low: float, high: float, x: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
     """Return `anatomy.smoothstep`, shorter for the formulas here."""
     return anatomy.smoothstep(low, high, x)
 
@@ -333,8 +334,8 @@ def _clothes() -> list[Part]:
     return [body, Part(collar, faces, anatomy.CLOTH, ribs, torso_weight=np.ones(len(collar)))]
 
 
-def build_parts(oval: np.ndarray) -> list[Part]:
-    """Build all parts but the face; `oval` [36, 3] is its border, where the hair begins."""
+def build_parts(oval: Float[np.ndarray, "36 3"]) -> list[Part]:
+    """Build all parts but the face; `oval` is its border, where the hair begins."""
     eyes = [_eyeball(center) for center in anatomy.EYE_CENTERS]
     mouth = [_teeth(upper=True), _teeth(upper=False), _tongue()]
     locks = [

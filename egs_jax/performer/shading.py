@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
+from jaxtyping import Float, UInt8
 
 from egs_jax.performer import anatomy, head
 from egs_jax.performer.mesh import normalize, rasterize_triangles, vertex_normals
@@ -221,7 +222,9 @@ def _tooth_albedo(coords: np.ndarray) -> np.ndarray:
     return enamel * (1 - gum) + gum * np.array([0.42, 0.14, 0.13])
 
 
-def _surface(coords: np.ndarray, material: np.ndarray, gaze: tuple[float, float]):
+def _surface(
+    coords: np.ndarray, material: np.ndarray, gaze: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return albedo [P, 3], gloss, specular power and normal jitter [P] of all visible pixels."""
     count = len(material)
     albedo, gloss = np.empty((count, 3), np.float32), np.empty(count, np.float32)
@@ -278,7 +281,10 @@ def _soft_shadow(pixels: np.ndarray, depth: np.ndarray, size: int, scale: float)
     return total.reshape(-1)[pixels].clip(0, 1)
 
 
-def _light(normal, view, surface, shade, material, shadow) -> np.ndarray:
+def _light(
+    normal: np.ndarray, view: np.ndarray, surface: tuple[np.ndarray, ...], shade: np.ndarray,
+    material: np.ndarray, shadow: np.ndarray,
+) -> np.ndarray:  # fmt: skip
     """Return the linear RGB [P, 3] of lit pixels."""
     albedo, gloss, power, jitter = surface
     kinds = np.arange(anatomy.CLOTH + 1)
@@ -332,22 +338,22 @@ def _encode(linear: np.ndarray) -> np.ndarray:
 
 def draw_pose(
     expression: head.Expression,
-    viewmat: np.ndarray,
-    torso_viewmat: np.ndarray,
-    K: np.ndarray,
+    viewmat: Float[np.ndarray, "4 4"],
+    torso_viewmat: Float[np.ndarray, "4 4"],
+    K: Float[np.ndarray, "3 3"],
     size: int,
-) -> np.ndarray:
+) -> UInt8[np.ndarray, "size size 3"]:
     """Draw the performer.
 
     Args:
-      expression: What the face does.
-      viewmat: World to camera [4, 4] of the head.
+      expression: The face's expression.
+      viewmat: World to camera of the head.
       torso_viewmat: The same for neck and shoulders; vertices in between are blended.
-      K: Intrinsics [3, 3] [pixels of the wanted picture].
+      K: Intrinsics [pixels of the wanted picture].
       size: Width and height of the picture [pixels].
 
     Returns:
-      uint8 [size, size, 3] RGB.
+      The picture, RGB.
     """
     model = head.build_head()
     large = size * SUPERSAMPLE

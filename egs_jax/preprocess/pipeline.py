@@ -12,6 +12,7 @@ from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
+from jaxtyping import Float
 
 from egs_jax.data.folder import ARRAYS, FORMAT_VERSION
 from egs_jax.face.mesh import canonical_face_mesh, eye_openness, mouth_opening
@@ -26,7 +27,7 @@ from egs_jax.preprocess.masks import BackgroundModel, HeadMasker, lips_rect, pai
 from egs_jax.preprocess.pose_refinement import refine_poses
 from egs_jax.preprocess.track_report import jitter_rms
 from egs_jax.preprocess.tracking import HeadTrack, reprojection_rms, track_head
-from egs_jax.runtime.assets import file_sha256
+from egs_jax.runtime.assets import ASSETS, file_sha256
 from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.progress import progress
 from egs_jax.speech.features import AUDIO_FEATURES, extract_features, silence_features
@@ -87,6 +88,7 @@ def preprocess(
     work = _work_folder(dataset_dir)
     try:
         meta = _fill(work, video, info, samples, faces, size, audio_features, parser, max_seconds)
+        meta["models"] = _models(audio_features, face_parser)
         meta["splits"] = {"train": [0, start], "val": [start, len(faces.valid)]}
         (work / "meta.json").write_text(json.dumps(meta, indent=2))
         _replace_folder(work, dataset_dir)
@@ -145,7 +147,20 @@ def _fill(
     }
 
 
-def align_sound(samples: np.ndarray, lag: float | None) -> tuple[np.ndarray, int]:
+def _models(audio_features: str, face_parser: str | Path | None) -> dict[str, str]:
+    """Return the SHA-256 of every network of others that made a dataset, by name."""
+    names = ["face_landmarker", "person_segmenter"]
+    if audio_features == "whisper":
+        names.append("whisper_tiny_en")
+    models = {name: ASSETS[name].sha256 for name in names}
+    if face_parser is not None:
+        models["face_parser"] = file_sha256(face_parser)
+    return models
+
+
+def align_sound(
+    samples: Float[np.ndarray, " S"], lag: float | None
+) -> tuple[Float[np.ndarray, " S2"], int]:
     """Undo a recording's own delay between lips and sound, so that the avatar does not learn it.
 
     Args:
@@ -252,8 +267,8 @@ def _cloud(work: Path, frames: np.ndarray, track: HeadTrack) -> None:
     np.save(work / "point_colors.npy", colors)
 
 
-def blink_signal(openness: np.ndarray) -> np.ndarray:
-    """Return blink in [0, 1] from eye openness [T]: 0 the clip's own open eye, 1 its shut one.
+def blink_signal(openness: Float[np.ndarray, " T"]) -> Float[np.ndarray, " T"]:
+    """Return blink in [0, 1] from eye openness: 0 the clip's own open eye, 1 its shut one.
 
     A clip without a blink has no shut eye; a lid gap of 0.35 of the open one stands in for it.
     """

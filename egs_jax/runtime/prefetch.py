@@ -1,4 +1,4 @@
-"""Work ahead of the consumer: an iterator that runs in a thread of its own."""
+"""Items made in a thread while their consumer uses those before them."""
 
 import collections
 import concurrent.futures
@@ -9,11 +9,14 @@ Item = TypeVar("Item")
 _END = object()
 
 
-def ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
-    """Iterate over `items` in a thread, at most `depth` ahead of who takes them.
+def prefetch(items: Iterable[Item], depth: int) -> Iterator[Item]:
+    """Iterate over `items` in a thread, at most `depth` of them before they are asked for.
 
     An error of `items` is raised where its item would have come. Whoever stops early waits for the
     item in hand, not for more.
+
+    No library that is installed anyway does this: `Executor.map` takes all items at once (until
+    Python 3.14), Flax's `prefetch_to_device` copies to devices without a thread.
     """
     iterator = iter(items)
     pool = concurrent.futures.ThreadPoolExecutor(1)

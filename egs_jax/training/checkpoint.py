@@ -5,9 +5,12 @@ tells a damaged one from one that cannot be read for another reason.
 """
 
 import concurrent.futures
+import contextlib
 import hashlib
+import logging
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,16 +42,19 @@ class Checkpoints:
         if several:  # host 0 alone writes, and Orbax is not to wait for the others
             self.folder.mkdir(parents=True, exist_ok=True)
             way = ocp.options.MultiprocessingOptions(active_processes={0})
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else keep,
-            create=not (read_only or several),
-            cleanup_tmp_directories=not read_only,
-            enable_async_checkpointing=False,
-            read_only=read_only,
-            multiprocessing_options=way,
-        )
-        handler = ocp.StandardCheckpointHandler(multiprocessing_options=way)
-        self._manager = ocp.CheckpointManager(self.folder, item_handlers=handler, options=options)
+        with _unlogged():  # that a reader saves nothing
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=None if read_only else keep,
+                create=not (read_only or several),
+                cleanup_tmp_directories=not read_only,
+                enable_async_checkpointing=False,
+                read_only=read_only,
+                multiprocessing_options=way,
+            )
+            handler = ocp.StandardCheckpointHandler(multiprocessing_options=way)
+            self._manager = ocp.CheckpointManager(
+                self.folder, item_handlers=handler, options=options
+            )
 
     def save(self, step: int, state: Any) -> None:
         """Copy `state` to the host and write it in the background, after the save before it.
@@ -170,6 +176,17 @@ class NoCheckpoints:
 
     def close(self) -> None:
         """Do nothing."""
+
+
+@contextlib.contextmanager
+def _unlogged() -> Iterator[None]:
+    """Leave out what Orbax logs meanwhile."""
+    logger, nothing = logging.getLogger("absl"), lambda record: False
+    logger.addFilter(nothing)
+    try:
+        yield
+    finally:
+        logger.removeFilter(nothing)
 
 
 def _write_sums(folder: Path) -> None:

@@ -3,13 +3,13 @@
 Where the image asks for detail (a large screen-space gradient), small Gaussians are cloned and
 large ones split; faint or oversized ones are removed (3D Gaussian Splatting, Sec. 5.2, with the
 thresholds of the original code). New Gaussians are written into dead slots, which prefix sums
-number; optimiser moments stay with their Gaussian and are zero for every new one. Thresholds are
+number; optimizer moments stay with their Gaussian and are zero for every new one. Thresholds are
 traced values, so a schedule that changes them never recompiles; infinity switches a rule off.
 
 Differs from the original: removal is decided before growth, so that the freed slots serve at once;
 and the screen-radius rule acts at every call (there, growing in the same step erased its record).
 
-Place in the pipeline: after `gaussians` and the gradients of `train`, static stage only.
+Place in the pipeline: after `gaussians` and the gradients of `step`, static stage only.
 """
 
 from typing import Any, NamedTuple
@@ -24,19 +24,21 @@ from kernels._checks import typechecked
 
 SPLIT_SHRINK = 1.6
 """A split divides the scales by this."""
+RADIUS_WIDTH = 512
+"""Width of the image in whose pixels screen radii are compared [pixels], whatever is drawn."""
 
 Scalar = float | int | Real[Array, ""]
 
 
 class DensityStats(flax.struct.PyTreeNode):
-    """What was seen of every Gaussian since the last change of the cloud."""
+    """Statistics of every Gaussian since the last change of the cloud."""
 
     grad_sum: Float[Array, " N"]
     """Sum over views of the norm of the screen-space gradient (pixel gradient times W/2, H/2)."""
     count: Int[Array, " N"]
     """Views in which it was visible."""
     max_radii: Float[Array, " N"]
-    """Largest screen radius, pixels."""
+    """Largest screen radius, pixels of an image `RADIUS_WIDTH` wide."""
 
 
 class DensifyResult(flax.struct.PyTreeNode):
@@ -51,7 +53,7 @@ class DensifyResult(flax.struct.PyTreeNode):
 
 
 class Plan(NamedTuple):
-    """Which Gaussian does what, before anything is written."""
+    """Decisions for all Gaussians, before anything is written."""
 
     clone: Bool[Array, " N"]
     split: Bool[Array, " N"]
@@ -104,7 +106,7 @@ def accumulate(
         jnp.sum(jnp.where(visible, norms, 0.0), axis=0),
         jnp.sum(visible, axis=0, dtype=jnp.int32),
     )
-    largest = jnp.max(radii, axis=0).astype(jnp.float32)
+    largest = jnp.max(radii, axis=0).astype(jnp.float32) * (RADIUS_WIDTH / width)
     if axis is not None:
         sums, largest = jax.lax.psum(sums, axis), jax.lax.pmax(largest, axis)
     return DensityStats(
@@ -152,10 +154,11 @@ def densify(
       grad_threshold: Mean gradient, pixel gradient times half the image; `inf` switches growth off.
       clone_scale: Border between cloning and splitting, share of `extent`.
       prune_opacity: Opacity; 0 switches this rule off.
-      prune_radius: Screen radius [pixels]; `inf` switches this rule off.
+      prune_radius: Screen radius [pixels of an image `RADIUS_WIDTH` wide]; `inf` switches this
+        rule off.
       prune_scale: Scale, share of `extent`; `inf` switches this rule off.
       split_oversized: Split what is too wide, even if its gradient is small, and keep it where no
-        slot is free. Where it is removed, its neighbours grow into the hole and are next.
+        slot is free. Where it is removed, its neighbors grow into the hole and are next.
       drawn: The cloud as it is drawn, where networks add to the stored values: sizes, rotations
         and opacities are then judged and sampled from it. None: the stored cloud.
 

@@ -3,11 +3,11 @@
 Images are [B, H, W, 3] in [0, 1]; every term is a mean over the whole batch, so a loss does not
 depend on how many frames a step sees. All shapes are static: rectangles become masks.
 
-Both training stages minimise the same sum (weights in `LossConfig`):
-0.8 L1 + 0.2 (1 - SSIM) + 0.01 VGG + 0.4 L1_lips + 0.2 L1_eyes + 0.4 |alpha - head mask|.
+Both training stages minimise the same sum, with the weights of `LossConfig`:
+a L1 + b (1 - SSIM) + c VGG + d L1_lips + e L1_eyes + f |alpha - head mask|.
 The eyes are ours: a blink is rare and moves one pixel in two hundred.
 
-Place in the pipeline: after `render`, before `train`; needs `perceptual`.
+Before: `model`, `perceptual`; after: `step`.
 """
 
 import jax.numpy as jnp

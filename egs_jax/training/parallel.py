@@ -56,12 +56,7 @@ def mesh_of(count: int) -> Mesh:
             f"devices: got {count}, expected a multiple of {processes}: --devices counts those of "
             "all hosts"
         )
-    own = [[d for d in devices if d.process_index == host] for host in range(processes)]
-    if len({len(each) for each in own}) > 1:
-        raise InputError(
-            f"devices: the hosts have {', '.join(str(len(each)) for each in own)}; hide some (by "
-            "CUDA_VISIBLE_DEVICES) until all have as many"
-        )
+    own = hosts.devices_by_host()
     return Mesh(np.array([each[: count // processes] for each in own]).reshape(-1), (AXIS,))
 
 
@@ -204,12 +199,21 @@ def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
 
 def compile_kernels(config: Config, state: TrainState, batch: Batch) -> None:
     """Have the Triton kernels of `train_step` (not by pmap) compiled faster than its first call."""
+    if config.devices == 1 or config.parallel == "shard_map":
+        program, arguments = step_program(config, state, batch)
+        kernels.compile_kernels(program, *arguments)
+
+
+def step_program(
+    config: Config, state: TrainState, batch: Batch
+) -> tuple[Callable[..., tuple[TrainState, Metrics]], tuple[Any, ...]]:
+    """Return the jitted program that `train_step` calls (not by pmap), and its arguments.
+
+    The state may be one of shapes: they are enough to compile the program.
+    """
     if config.devices == 1:
-        arguments = train.step_arguments(config, state, batch)
-        kernels.compile_kernels(train.jitted_step, *arguments)
-    elif config.parallel == "shard_map":
-        arguments = step_arguments(config, state, batch)
-        kernels.compile_kernels(_mapped(config.devices), *arguments)
+        return train.jitted_step, train.step_arguments(config, state, batch)
+    return _mapped(config.devices), step_arguments(config, state, batch)
 
 
 def step_arguments(config: Config, state: TrainState, batch: Batch) -> tuple[Any, ...]:

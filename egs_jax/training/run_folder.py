@@ -1,27 +1,36 @@
-"""A run's records: config.json, metrics.jsonl, TensorBoard events."""
+"""A run's records: config.json, environment.json, metrics.jsonl, TensorBoard events."""
 
 import contextlib
 import json
 import math
-import platform
-from importlib.metadata import version
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-import jax
-
+import kernels
 from egs_jax.config import Config, Stage
 from egs_jax.config_text import from_json, to_json
+from egs_jax.runtime.assets import ASSETS
 from egs_jax.runtime.errors import MAY_NOT_READ, InputError
 from egs_jax.runtime.files import write_atomically
+from egs_jax.runtime.provenance import provenance
 
 PLACES = ("devices", "parallel", "frames_on")
 """Settings that say where a run is computed, not what: it may go on elsewhere, as long as a step
 has as many frames there."""
+ENVIRONMENT = "environment.json"
+"""Name of the record of what computed a run."""
 
 
-def start_run(run_dir: Path, config: Config) -> None:
-    """Make the run folder, or check that it belongs to the same config.
+def start_run(
+    run_dir: Path, config: Config, dataset_models: Mapping[str, str] | None = None
+) -> None:
+    """Make the run folder, or check that it belongs to the same config; record the environment.
+
+    Args:
+      run_dir: The folder.
+      config: Settings of the run.
+      dataset_models: SHA-256 of the networks that made the dataset, by name; None: not known.
 
     Raises:
       InputError: if the folder holds a run with other settings, or cannot be made.
@@ -46,17 +55,17 @@ def start_run(run_dir: Path, config: Config) -> None:
                     f"{stage} stage, {run_dir} has {stored.frames(stage)}; resume it with "
                     f"--devices {stored.devices}, or name a new --run-dir"
                 )
-        return
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, to_json(config))
-        write_atomically(run_dir / "environment.json", json.dumps(environment(), indent=2))
+        if not path.exists():
+            write_atomically(path, to_json(config))
+        _record_environment(run_dir / ENVIRONMENT, config, dataset_models)
     except OSError as error:
         raise InputError(f"{run_dir}: cannot write there ({error}); name another folder") from None
 
 
 def load_config(run_dir: Path) -> Config:
-    """The config of a run folder.
+    """Read the config of a run folder.
 
     Raises:
       InputError: if it is not one.
@@ -73,15 +82,41 @@ def load_config(run_dir: Path) -> Config:
         ) from None
 
 
-def environment() -> dict[str, str]:
-    """Versions and devices that a result depends on."""
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    device = jax.devices()[0]
-    return {
-        "python": platform.python_version(),
-        "device": f"{device.platform}: {device.device_kind}",
-        **{name: version(name) for name in packages},
-    }
+def _record_environment(
+    path: Path, config: Config, dataset_models: Mapping[str, str] | None
+) -> None:
+    """Write what computes the run from now on; what computed it before stays under `earlier`.
+
+    `kernels` are known once a step has been compiled: `RunLog` adds them.
+    """
+    now = provenance()
+    now["models"] = dict(dataset_models or {})
+    if dataset_models is None:
+        now["notes"]["models"] = "the dataset does not say which networks made it"
+    if config.loss.perceptual > 0:
+        now["models"]["lpips_vgg16"] = ASSETS["lpips_vgg16"].sha256
+    now["kernels"] = None
+    now["notes"]["kernels"] = "no step has been logged yet"
+    before = _read_object(path)
+    earlier = before.pop("earlier", [])
+    known = now.keys() - {"kernels", "notes"}
+    if before and any(before.get(name) != now[name] for name in known):
+        earlier = [*earlier, before]
+    write_atomically(path, json.dumps({**now, "earlier": earlier}, indent=2) + "\n")
+
+
+def kernel_implementations() -> dict[str, Any] | None:
+    """Return what each kernel of this process runs on and why not on Triton; None: not recorded."""
+    recorded = getattr(kernels, "implementations", None)
+    return recorded() if recorded else None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object; nothing if there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(path.read_bytes())
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 class RunLog:
@@ -90,6 +125,7 @@ class RunLog:
     def __init__(self, run_dir: Path, step: int):
         """Open the log to go on at `step` (see `rewind`)."""
         self.path, self._board = run_dir / "metrics.jsonl", None
+        self._kernels: dict[str, Any] | None = None
         self.rewind(step)
 
     def rewind(self, step: int) -> None:
@@ -104,7 +140,11 @@ class RunLog:
         self._board = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=step + 1)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append one record; non-finite numbers become null."""
+        """Append one record; non-finite numbers become null.
+
+        By then steps have been compiled: what their kernels run on goes to `environment.json`.
+        """
+        self._record_kernels()
         clean = {k: None if _non_finite(v) else v for k, v in record.items()}
         with self.path.open("a") as file:
             file.write(json.dumps(clean) + "\n")
@@ -116,9 +156,30 @@ class RunLog:
         """Flush everything."""
         self._board.close()
 
+    def _record_kernels(self) -> None:
+        found, path = kernel_implementations(), self.path.parent / ENVIRONMENT
+        record = _read_object(path) if found != self._kernels else {}
+        if record:
+            record["kernels"] = self._kernels = found
+            record["notes"].pop("kernels", None)
+            write_atomically(path, json.dumps(record, indent=2) + "\n")
+
+
+class NoLog:
+    """The log of a host that keeps none: nothing is written."""
+
+    def rewind(self, step: int) -> None:
+        """Do nothing."""
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`, without one that a crash cut off; none if it is missing."""
+    """Read the lines of a `metrics.jsonl`, but for one that a crash cut off; none if missing."""
     if not path.exists():
         return []
     lines = []

@@ -1,4 +1,4 @@
-"""What a training step changes."""
+"""The state of training: everything that a step changes."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from egs_jax.types import Params
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """All that a step changes; nothing else is remembered."""
+    """Everything that a step changes; nothing else is remembered."""
 
     step: Int[Array, ""]
     params: Params
@@ -19,7 +19,7 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: Any
     stats: DensityStats
     deforming: Bool[Array, ""]
-    """Whether the static stage has been handed over."""
+    """True after the static stage has been handed over."""
     rate_scale: Float[Array, ""]
     """Multiplies every learning rate; halved when a run had to go back to a checkpoint."""
     bad_streak: Int[Array, ""]

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +29,7 @@ from kernels import RasterizeAux
 # Sub-streams of the seed's and the step's keys.
 INIT_KEY, DROPOUT_KEY, DENSITY_KEY, NOISE_KEY = range(4)
 
-# One program instead of hundreds, and since it runs once, not worth optimising: 4 times faster.
+# One program instead of hundreds, and since it runs once, not worth optimizing: 4 times faster.
 _init_networks = jax.jit(
     model.init_networks,
     static_argnums=(0, 2),
@@ -88,7 +89,7 @@ def abstract_state(config: Config, audio_dim: int) -> TrainState:
 
 
 def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    """Do one optimisation step, jitted; the given state must not be used afterwards.
+    """Do one optimization step, jitted; the given state must not be used afterwards.
 
     A step whose loss or gradient is not finite changes no parameter: it only counts, in
     `bad_streak`.
@@ -166,10 +167,11 @@ def step(
         (state.params, state.opt_state, state.stats),
     )
     bad_streak = jnp.where(finite, 0, state.bad_streak + 1)
-    state = state.replace(
+    after = state.replace(
         step=state.step + 1, params=params, opt_state=opt_state, stats=stats, bad_streak=bad_streak
     )
-    return state, {**metrics, "bad_streak": bad_streak.astype(jnp.float32)}
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, after)  # else it would compile again
+    return after, {**metrics, "bad_streak": bad_streak.astype(jnp.float32)}
 
 
 jitted_step = jax.jit(step, static_argnames=("config", "axis"), donate_argnames="state")
@@ -205,7 +207,6 @@ def jitted_densify(config: Config, seed: UInt32[Array, ""], state: TrainState) -
     key = jax.random.fold_in(jax.random.key(seed), step)
     later = lambda start, value: jnp.where(step > start, value, jnp.inf)
     moments = state.opt_state["gaussians"]
-    image = config.size or 512
     result = density.densify(
         jax.random.fold_in(key, DENSITY_KEY),
         state.params["gaussians"],
@@ -216,7 +217,7 @@ def jitted_densify(config: Config, seed: UInt32[Array, ""], state: TrainState) -
         grad_threshold=later(settings.start, config.grad_threshold),
         clone_scale=settings.clone_scale,
         prune_opacity=jnp.where(step > settings.prune_from, settings.prune_opacity, 0.0),
-        prune_radius=later(settings.prune_large_from, settings.prune_radius * image / 512),
+        prune_radius=later(settings.prune_large_from, settings.prune_radius),
         prune_scale=later(settings.prune_large_from, settings.prune_scale),
         split_oversized=config.splits_large,
         drawn=model.static_gaussians(config, state.params),
@@ -241,11 +242,12 @@ def hand_over(config: Config, state: TrainState) -> TrainState:
 
     Jitted; the given state must not be used afterwards.
     """
-    return _hand_over(config.program, state)
+    return jitted_hand_over(config.program, state)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def _hand_over(config: Config, state: TrainState) -> TrainState:
+def jitted_hand_over(config: Config, state: TrainState) -> TrainState:
+    """Do what `hand_over` does; the config as in `step`."""
     baked = model.static_gaussians(config, state.params)
     params = {**state.params, "gaussians": baked}
     return state.replace(params=params, opt_state=optimizer.init(params), deforming=jnp.bool_(True))
@@ -283,7 +285,7 @@ def _loss(
         state.alive,
         batch.drive,
         batch.stage,
-        sh_degree=state.step // config.schedule.sh_interval,
+        sh_degree=config.sh_degree(state.step),
         means2d_offset=means2d_offset,
         dropout_key=jax.random.fold_in(key, DROPOUT_KEY),
     )

@@ -15,6 +15,7 @@ of what lies between x and the outputs.
 """
 
 from functools import partial
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ from kernels.deform.types import (
     DeformInputs,
     DeformWeights,
     HeadWeights,
+    Network,
     color_columns,
 )
 from kernels.deform.xla.deform import deform_xla, heads_xla
@@ -147,7 +149,7 @@ def _check(canonical: DeformInputs, features: Array, weights: DeformWeights, n_f
     columns = color_columns(n_harmonics)
     require(
         weights.heads.color.kernel.shape[-1] == columns,
-        f"weights: expected {columns} columns of colour for {n_harmonics} harmonics, got "
+        f"weights: expected {columns} columns of color for {n_harmonics} harmonics, got "
         f"{weights.heads.color.kernel.shape[-1]}; pass the same n_harmonics to pack_heads",
     )
 
@@ -163,7 +165,7 @@ def _check_mixes(count: int, static_mix: Array | None, dynamic_mix: Array) -> No
 def _picks(
     implementation: str | None, weights: DeformWeights, *, own_agents: bool = False
 ) -> bool:  # fmt: skip
-    """Whether the Triton kernel runs."""
+    """Decide whether the Triton kernel runs."""
     return dispatch.uses_triton("deform", implementation, _why_not_deform(weights, own_agents))
 
 
@@ -188,9 +190,10 @@ def _check_heads(d_model: int, weights: HeadWeights) -> None:
     Raises:
       ValueError: if the weights are of an unknown network, or for features of another size.
     """
+    known = get_args(Network)
     require(
-        weights.network in NETWORKS,
-        f"weights.network: expected one of {NETWORKS}, got {weights.network!r}",
+        weights.network in known,
+        f"weights.network: expected one of {known}, got {weights.network!r}",
     )
     width = weights.hidden.kernel.shape[1]
     require(
@@ -213,6 +216,8 @@ def _why_not_weights(weights: HeadWeights) -> str | None:
     """One line that says why the kernels do not take these weights here; None if they do."""
     if reason := dispatch.device_lacks(capability=(8, 0), shared_memory=SHARED_MEMORY):
         return reason
+    if weights.network not in NETWORKS:
+        return "its kernels begin an MLP with a ReLU"
     d_model, width = weights.hidden.kernel.shape[1], weights.color.kernel.shape[1]
     powers = all(size >= 16 and size & (size - 1) == 0 for size in (d_model, width))
     if not powers or d_model > 64:

@@ -1,15 +1,16 @@
-"""What `deform` takes and gives, and how its weights are laid out.
+"""Arguments and results of `deform`, and the layout of its weights.
 
 Letters: N Gaussians, B frames, A agents, T tokens, D features, F units between the two layers of
 the feed-forward network, U hidden units of a head, C columns of a layer's expansion, K spherical
-harmonics a colour.
+harmonics a color.
 
 A layer of the heads expands every input into C columns and is linear in them:
   * "taylor": SiLU(x), x, x^2 (C = 3; the constant term is part of the bias);
   * "bspline": SiLU(x), B_0(x), B_1(x), ... on the input's own knots;
-  * "mlp": max(x, 0) (C = 1).
+  * "mlp": max(x, 0) (C = 1);
+  * "plain_mlp": x for the first layer, max(x, 0) for the second (C = 1); no Triton kernel has it.
 A kernel [C, in, out] has one matrix a column. Four heads that move and shape a Gaussian, together
-11 numbers, share one matrix, so that they share its products; that of colour has its own.
+11 numbers, share one matrix, so that they share its products; that of color has its own.
 """
 
 from collections.abc import Mapping
@@ -18,12 +19,13 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from kernels._checks import require, typechecked
 
-Network = Literal["taylor", "bspline", "mlp"]
+Network = Literal["taylor", "bspline", "mlp", "plain_mlp"]
 NETWORKS = ("taylor", "bspline", "mlp")
+"""Networks that have a Triton kernel."""
 HEADS = ("means", "log_scales", "quats", "logit_opacities", "sh")
 SIZES = dict(means=3, log_scales=3, quats=4, logit_opacities=1)
 GEOMETRY = 16
@@ -45,7 +47,7 @@ class Deformed(NamedTuple):
     """Gaussians of every frame, as `rasterize` takes them."""
 
     means: Float[Array, "B N 3"]  # [scene units]
-    quats: Float[Array, "B N 4"]  # not normalised: `rasterize` does that
+    quats: Float[Array, "B N 4"]  # not normalized: `rasterize` does that
     scales: Float[Array, "B N 3"]  # [scene units]
     opacities: Float[Array, "B N"]
     sh: Float[Array, "B N K 3"]
@@ -59,7 +61,7 @@ class Affine(NamedTuple):
 
 
 class Norm(NamedTuple):
-    """Scale and shift after a normalisation to mean 0 and variance 1."""
+    """Scale and shift after a normalization to mean 0 and variance 1."""
 
     scale: Float[Array, " D"]
     bias: Float[Array, " D"]
@@ -94,9 +96,16 @@ class HeadWeights:
     knots: Knots | None
 
     def astype(self, dtype: jnp.dtype | type) -> "HeadWeights":
-        """The same with matrices of another type; what is added stays float32."""
+        """Return them with matrices of another type; what is added stays float32."""
         layers = ("hidden", "geometry", "color")
         return replace(self, **{name: _cast(getattr(self, name), dtype) for name in layers})
+
+    def with_harmonics(self, active: Bool[Array, " K"]) -> "HeadWeights":
+        """Return weights that say nothing of harmonics that are not `active`."""
+        columns = jnp.repeat(active, 3, total_repeat_length=3 * active.shape[0])
+        columns = jnp.pad(columns, (0, self.color.bias.size - columns.size))
+        kernel = jnp.where(columns[None, None, :], self.color.kernel, 0)
+        return replace(self, color=Affine(kernel, jnp.where(columns, self.color.bias, 0)))
 
 
 @jax.tree_util.register_dataclass
@@ -106,7 +115,7 @@ class DeformWeights:
 
     Attributes:
       gain: Weight of what is attended beside a Gaussian's own features.
-      epsilon: Added to the variance in both normalisations.
+      epsilon: Added to the variance in both normalizations.
       norm1: After attention.
       ffn_in: D -> F, then ReLU.
       ffn_out: F -> D.
@@ -123,7 +132,7 @@ class DeformWeights:
     heads: HeadWeights
 
     def astype(self, dtype: jnp.dtype | type) -> "DeformWeights":
-        """The same with matrices of another type; what is added stays float32."""
+        """Return them with matrices of another type; what is added stays float32."""
         layers = {name: _cast(getattr(self, name), dtype) for name in ("ffn_in", "ffn_out")}
         return replace(self, heads=self.heads.astype(dtype), **layers)
 
@@ -185,7 +194,7 @@ def pack_heads(
 
 
 def color_columns(n_harmonics: int) -> int:
-    """Columns of the colours' matrix: 3 K, rounded up to a power of two and to 16."""
+    """Return the columns of the colors' matrix: 3 K, rounded up to a power of two and to 16."""
     return max(16, 1 << (3 * n_harmonics - 1).bit_length())
 
 
@@ -205,7 +214,7 @@ def _check_heads(
             f"knots: expected the same number, more than the {n_columns} columns, for each of "
             f"{d_model} features and {n_hidden} hidden units, got {shapes}",
         )
-    fixed = dict(taylor=3, mlp=1).get(network, n_columns)
+    fixed = dict(taylor=3, mlp=1, plain_mlp=1).get(network, n_columns)
     width = n_hidden // len(HEADS)
     for name, layer in heads.items():
         size = SIZES.get(name, n_color)
@@ -219,7 +228,7 @@ def _check_heads(
 
 
 class Tile(NamedTuple):
-    """How a program of the Triton kernels works."""
+    """Size of a program of the Triton kernels."""
 
     rows: int  # Gaussians of one frame, at a time; all of them read the weights once
     units: int  # hidden units at a time

@@ -5,8 +5,8 @@ floor(R x), j = floor(R y). With wx = R x - i, wy = R y - j it reads, from entri
 
     (1 - wy) ((1 - wx) T[i, j] + wx T[i + 1, j]) + wy ((1 - wx) T[i, j + 1] + wx T[i + 1, j + 1]).
 
-Two implementations: `xla_path`, and on an NVIDIA GPU `triton_path`, which gives the same values and
-sums the gradient of the tables in fixed point, so that it repeats bit for bit.
+Two implementations: `xla`, and on an NVIDIA GPU `triton`, which gives the same values and sums the
+gradient of the tables in fixed point, so that it repeats bit for bit.
 """
 
 from functools import partial

@@ -1,4 +1,4 @@
-"""How the entries of a plane are laid out: levels of rising resolution, dense or hashed."""
+"""Layout of the entries of a plane: levels of rising resolution, dense or hashed."""
 
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ def spatial_hash(
 
 
 class Layout(NamedTuple):
-    """Where the levels of a plane are."""
+    """Places of the levels of a plane."""
 
     cells: np.ndarray  # [L], along an axis
     starts: np.ndarray  # [L], first entry

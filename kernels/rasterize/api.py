@@ -1,12 +1,11 @@
-"""`rasterize`: 3-D Gaussians to colour, alpha and depth images, differentiable in every array.
+"""`rasterize`: 3-D Gaussians to color, alpha and depth images, differentiable in every array.
 
 Math (3DGS, arXiv:2308.04079, eq. 5, 6 and 3): the 2-D covariance is J W S S^T W^T J^T + eps2d I; a
-pixel at d from the centre gets alpha = min(alpha_max, opacity exp(-d^T cov^-1 d / 2)); splats are
+pixel at d from the center gets alpha = min(alpha_max, opacity exp(-d^T cov^-1 d / 2)); splats are
 composited front to back with weight alpha * T.
 
-The pipeline, each stage a module: `projection` -> `binning` -> `blend_xla`, joined by `xla_path`.
-On an NVIDIA GPU `projection_triton` -> `binning_triton` -> `blend_triton`, joined by `triton_path`,
-whose modules are imported when they are used.
+The pipeline, each stage a module of `xla` and of `triton`: `projection` -> `binning` -> `blend`,
+joined by `rasterize`. Modules of `triton` are imported when they are used.
 """
 
 import math
@@ -66,15 +65,15 @@ def rasterize(
     """Rasterize 3-D Gaussians.
 
     Leading axes broadcast: one set of Gaussians under many cameras, or one set per frame. Pixel
-    centres lie at integer + 0.5: a Gaussian on the optical axis with cx = W/2 lands on the corner
+    centers lie at integer + 0.5: a Gaussian on the optical axis with cx = W/2 lands on the corner
     between the four middle pixels. Already jitted; works under `jit`, `grad`, `vmap` (which folds
     into the frames) and `shard_map`. Shapes are static: other data never recompile.
 
     A Gaussian is culled, drawing nothing and with zero gradient, when it is not `alive`, nearer
     than `near_plane`, less opaque than `alpha_min`, or when any of its numbers is not finite (a
-    zero quaternion too); its neighbours are unharmed. There is no cut at three standard deviations.
+    zero quaternion too); its neighbors are unharmed. There is no cut at three standard deviations.
 
-    Gradients are the true derivatives, zero where alpha is clamped and in a clamped colour, for
+    Gradients are the true derivatives, zero where alpha is clamped and in a clamped color, for
     every array, backgrounds and cameras included; the clamped x/z of the Jacobian counts as
     constant. Skew `Ks[0, 1]` is not read. Sums run in a fixed order, so results repeat bit for bit
     on one device.
@@ -83,20 +82,20 @@ def rasterize(
     the lists. 20,000 Gaussians at 512 px need 22 MiB of working memory on a CPU, 41 with gradients.
 
     Args:
-      means: Centres [scene units, world].
-      quats: Rotations (w, x, y, z), normalised here.
+      means: Centers [scene units, world].
+      quats: Rotations (w, x, y, z), normalized here.
       scales: Standard deviations > 0 [scene units].
       opacities: In [0, 1].
       colors: [..., N, D], any D; with `sh_degree` [..., N, K, D] spherical harmonics, K at least
-        (sh_degree + 1)^2, colour = max(0, 0.5 + sum).
+        (sh_degree + 1)^2, color = max(0, 0.5 + sum).
       viewmats: World -> camera, rigid, OpenCV axes.
       Ks: Intrinsics [pixels].
       width: Of the image [pixels].
       height: Of the image [pixels].
-      sh_degree: 0 to 3, or None for plain colours.
+      sh_degree: 0 to 3, or None for plain colors.
       backgrounds: Per pixel if the last three axes are (height, width, D), else [..., D]; black if
         None. Bytes count 255 as one, and have no gradient.
-      means2d_offset: Added to the projected centres [pixels]. Pass zeros: the cotangent is the
+      means2d_offset: Added to the projected centers [pixels]. Pass zeros: the cotangent is the
         screen-space gradient.
       alive: False draws nothing.
       near_plane: Least camera z [scene units].
@@ -104,7 +103,7 @@ def rasterize(
       alpha_max: Alpha is clamped here.
       alpha_min: A (Gaussian, pixel) pair under it is skipped.
       transmittance_min: Compositing stops before the pair that would bring the transmittance under
-        this (relative slack 2^-16, see `blend_xla`).
+        this (relative slack 2^-16, see `xla/blend.py`).
       capacity: Most (Gaussian, 16-px tile) instances per frame. None picks min(N T, 4 N + 64 T)
         for T tiles. What exceeds it is dropped, farthest first, and reported as `aux.overflow`.
       implementation: "xla"; "triton"; None picks "triton" on an NVIDIA GPU where it can run, else
@@ -170,7 +169,7 @@ def rasterize(
 def _unfolded(
     images: Images | Bytes, lead: tuple[int, ...], n_gaussians: int, capacity: int, dtype: jnp.dtype
 ) -> RasterizeOutput:
-    """What `rasterize` returns, with the leading axes of its arguments."""
+    """Give the images the leading axes of the arguments, and count what was dropped."""
     unfold = lambda value: value.reshape(*lead, *value.shape[1:])
     aux = RasterizeAux(
         n_instances=unfold(images.n_instances),

@@ -92,7 +92,7 @@ def check_colors(colors: Array, n_gaussians: int, sh_degree: int | None) -> None
     require(
         fits and colors.shape[-1] >= 1,
         f"colors: expected {wanted} with N = {n_gaussians}, got {colors.shape}; sh_degree=None "
-        "takes plain colours, a degree takes spherical harmonics",
+        "takes plain colors, a degree takes spherical harmonics",
     )
 
 

@@ -107,7 +107,7 @@ def head_512() -> Case:
 
 @_case
 def harmonics() -> Case:
-    """Colours from spherical harmonics, some clamped at zero."""
+    """Colors from spherical harmonics, some clamped at zero."""
     case = tiny()
     rng = np.random.default_rng(1)
     return case | dict(colors=rng.normal(size=(40, 16, 3)).astype(np.float32) * 0.4, sh_degree=3)
@@ -115,7 +115,7 @@ def harmonics() -> Case:
 
 @_case
 def off_center() -> Case:
-    """Principal point far off the centre and beyond some Gaussians: the ratio clamp is at work."""
+    """Principal point far off the center and beyond some Gaussians: the ratio clamp is at work."""
     case = random_case(40, 40, 24, seed=2)
     case["Ks"][:2, 2] = (31.0, 4.0)
     case["means"][:8, 0] += 1.2

@@ -1,4 +1,4 @@
-"""What `rasterize` gives; what `xla_path` and `triton_path` take and give."""
+"""Arguments and results of `rasterize` and of its two implementations."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ Background = (
     Float[Array, "B H Wd D"] | UInt8[Array, "B H Wd D"] | Float[Array, "B D"] | UInt8[Array, "B D"]
     | None
 )  # fmt: skip
-"""Colours per pixel or per frame, of bytes 255 times as large; black if None."""
+"""Colors per pixel or per frame, of bytes 255 times as large; black if None."""
 
 
 class Settings(NamedTuple):
@@ -49,7 +49,7 @@ class Bytes(NamedTuple):
 
 
 class RasterizeAux(NamedTuple):
-    """What `rasterize` knows besides the images; no gradient flows through it."""
+    """Counts and sizes beside the images; no gradient flows through them."""
 
     n_instances: Int[Array, "*lead"]  # (Gaussian, 16-px tile) pairs wanted
     overflow: Int[Array, "*lead"]  # pairs dropped because they exceed the capacity

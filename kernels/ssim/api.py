@@ -7,7 +7,7 @@ biased variances, as in 3D Gaussian Splatting):
     SSIM = (2 E[a] E[b] + C1) / (E[a]^2 + E[b]^2 + C1)
          * (2 E[a b] - 2 E[a] E[b] + C2) / (E[a a + b b] - E[a]^2 - E[b]^2 + C2).
 
-Two implementations: `xla_path`, and on an NVIDIA GPU two Triton kernels, `triton_path`.
+Two implementations: `xla`, and on an NVIDIA GPU `triton`: one kernel forward and one back.
 """
 
 from functools import partial

@@ -45,7 +45,7 @@ def _window_mean(images: Float[Array, "B H Wd C"]) -> Float[Array, "B H Wd C"]:
 
 
 def _weights(size: int) -> np.ndarray:
-    """How much each pixel [size] of a row hears of each other [size]."""
+    """Return the share [size, size] of every other pixel of a row in the mean of each."""
     steps = np.arange(size)[None] - np.arange(size)[:, None] + WINDOW // 2
     inside = (steps >= 0) & (steps < WINDOW)
     return np.where(inside, gaussian_window()[np.clip(steps, 0, WINDOW - 1)], 0.0)

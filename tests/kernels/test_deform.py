@@ -85,7 +85,7 @@ def test_what_makes_no_sense_is_refused():
         run(implementation="cuda")
     with pytest.raises(ValueError, match="canonical: expected shapes"):
         run((case.arrays[0]._replace(quats=case.arrays[0].means), *case.arrays[1:]))
-    with pytest.raises(ValueError, match="16 columns of colour for 1 harmonics, got 32"):
+    with pytest.raises(ValueError, match="16 columns of color for 1 harmonics, got 32"):
         case.k = 9
         few = case.arrays[0]._replace(sh=case.arrays[0].sh[:, :1])
         run((few, *case.arrays[1:]), pack(case))

@@ -5,16 +5,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from egs_jax.model.decoders import DeformationDecoder, DeltaGains, decode_deltas
+from egs_jax.model.decoders import DeformationDecoder, DeltaGains, head_weights
 from kernels.deform import decode_heads
 from kernels.deform.cases import make_case, pack
 
 GAINS = DeltaGains(means=0.5, log_scales=2.0, quats=0.1, logit_opacities=3.0, sh_coeffs=0.2)
 
 
-@pytest.mark.parametrize(("network", "basis"), [("kan", "taylor"), ("kan", "bspline"), ("mlp", "")])
+@pytest.mark.parametrize(
+    ("network", "basis"), [("kan", "taylor"), ("kan", "bspline"), ("mlp", ""), ("mlp", "original")]
+)
 def test_packed_heads_say_what_the_module_says(network, basis):
-    decoder = DeformationDecoder(network, basis or "taylor", width=16, gains=GAINS)
+    decoder = DeformationDecoder(
+        network, basis if network == "kan" else "taylor", width=16, gains=GAINS,
+        as_original=basis == "original",
+    )  # fmt: skip
     x = jax.random.normal(jax.random.key(0), (2, 5, 16))
     params = decoder.init(jax.random.key(1), x)["params"]
     leaves, tree = jax.tree.flatten(params)
@@ -27,9 +32,16 @@ def test_packed_heads_say_what_the_module_says(network, basis):
             layer["knots"] = before["heads"][name]["knots"]
     want = decoder.apply({"params": params}, x)
 
-    got = jax.jit(lambda x, p: decode_deltas(decoder, p, x, "xla"))(x, params)
-    for name, value in vars(want).items():
-        np.testing.assert_allclose(getattr(got, name), value, rtol=2e-5, atol=2e-5, err_msg=name)
+    pack_and_decode = lambda x, p: decode_heads(
+        x, head_weights(decoder, p["heads"]), implementation="xla"
+    )
+    geometry, color = jax.jit(pack_and_decode)(x, params)
+    columns = dict(means=slice(3), log_scales=slice(3, 6), quats=slice(6, 10),
+                   logit_opacities=slice(10, 11))  # fmt: skip
+    for name, value in want.items():
+        got = geometry[..., columns[name]] if name in columns else color[..., :48]
+        said = getattr(GAINS, name) * value
+        np.testing.assert_allclose(got, said, rtol=2e-5, atol=2e-5, err_msg=name)
 
 
 def test_what_makes_no_sense_is_refused():

@@ -1,11 +1,6 @@
 """The sums of `sample_planes`' Triton kernels, in Triton's interpreter: exact and repeatable."""
 
 import importlib.util
-import json
-import os
-import pathlib
-import subprocess
-import sys
 from functools import partial
 
 import jax
@@ -19,7 +14,6 @@ from kernels.planes import Levels
 from kernels.planes.cases import SMALL, make_case
 from kernels.planes.reference import contributions, table_gradient_reference
 
-ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed (Linux only)"
 )
@@ -183,20 +177,3 @@ def test_what_cannot_run_is_said(monkeypatch):
         monkeypatch.delenv("TRITON_INTERPRET")
         with pytest.raises(NotImplementedError, match="NVIDIA GPU.*pass 'xla' or None"):
             sample_planes(case.tables, case.points[:, :, :1], case.levels, implementation="triton")
-
-
-def test_machine_code_for_hopper_stays_within_its_budget():
-    """Compiled without a GPU: atomics that nothing waits for, nothing spilt, few instructions."""
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment |= dict(PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu")
-    script = pathlib.Path(__file__).parent / "planes_gate.py"
-    result = subprocess.run(
-        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True
-    )
-    costs = json.loads(result.stdout)
-    for name, cost in costs.items():
-        assert cost["spilt"] == 0 and cost["shared"] == 0 and cost["flushing"] == 0, name
-        assert cost["registers"] <= 32, name  # as many threads as a multiprocessor can hold
-        assert cost["additions"] == (4 if name.startswith("scatter") else 0), name
-        assert cost["returning"] == 0, name
-        assert cost["instructions"] <= (150 if name.startswith("scatter") else 100), name

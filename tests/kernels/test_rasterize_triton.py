@@ -1,11 +1,6 @@
 """The Triton kernels, run by Triton's interpreter on the CPU, against the XLA implementation."""
 
 import importlib.util
-import json
-import os
-import pathlib
-import subprocess
-import sys
 from functools import partial
 
 import jax
@@ -17,11 +12,8 @@ from jax.sharding import Mesh, PartitionSpec
 from kernels import rasterize
 from kernels.rasterize.cases import make_case, random_case
 
-ROOT = pathlib.Path(__file__).parents[2]
 NAMES = ("means", "quats", "scales", "opacities", "colors", "viewmats", "Ks", "backgrounds")
 SHARED = NAMES[:5]
-# Most registers of a kernel where it is not 64, with which 32 programs fit on a multiprocessor.
-REGISTERS = dict(sort=128, project_back=128, project_8=128, project_back_8=255)
 # The scenes are small: compiling takes far longer than running, so compile in a hurry.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 needs_triton = pytest.mark.skipif(
@@ -76,20 +68,39 @@ def stack(cases):
     }
 
 
+def cut_out(case, width, height):
+    """The middle of a scene's image, with few tiles."""
+    left, top = (case["width"] - width) // 2, (case["height"] - height) // 2
+    K = case["Ks"] - np.array([[0, 0, left], [0, 0, top], [0, 0, 0]], np.float32)
+    backgrounds = case["backgrounds"][top : top + height, left : left + width]
+    return case | dict(Ks=K, backgrounds=backgrounds, width=width, height=height)
+
+
 @needs_triton
-def test_frames_of_different_scenes_equal_the_xla_implementation():
-    names = ("off_center", "huge_splat", "opaque", "degenerate", "non_finite", "all_culled", "dead")
-    cases = [dict(alive=np.ones(40, bool)) | make_case(name) for name in names]
+@pytest.mark.parametrize(
+    ("names", "size"),
+    [
+        (("opaque", "non_finite", "all_culled", "dead"), (17, 9)),
+        pytest.param(
+            ("off_center", "huge_splat", "degenerate", "non_finite", "all_culled", "dead"),
+            (40, 24), marks=pytest.mark.slow,
+        ),
+    ],
+)  # fmt: skip
+def test_frames_of_different_scenes_equal_the_xla_implementation(names, size):
+    cases = [cut_out(dict(alive=np.ones(40, bool)) | make_case(name), *size) for name in names]
     aux = assert_equal_implementations(stack(cases))
-    assert aux.n_instances.shape == (len(names),) and int(aux.n_instances[5]) == 0
+    assert aux.n_instances.shape == (len(names),) and int(aux.n_instances[-2]) == 0
     assert not np.any(aux.radii[-1][~cases[-1]["alive"]]) and np.any(aux.radii[-1])
 
 
+@pytest.mark.slow
 @needs_triton
 def test_no_gaussians():
     assert_equal_implementations(make_case("empty"))
 
 
+@pytest.mark.slow
 @needs_triton
 def test_lengths_around_every_block_and_equal_depths():
     """Groups of 4, sorts of 8, runs of 16 (also six of them), warps of 32.
@@ -120,6 +131,7 @@ def test_what_exceeds_the_capacity_is_dropped_farthest_first_in_each_frame():
     assert int(aux.n_instances[1]) == total
 
 
+@pytest.mark.slow
 @needs_triton
 def test_black_background_and_more_channels_than_one_launch_takes():
     case = random_case(12, 17, 9, seed=7, size=0.2, channels=17)
@@ -137,6 +149,7 @@ def test_frames_that_share_gaussians_and_a_background():
     assert_equal_implementations(case)
 
 
+@pytest.mark.slow
 @needs_triton
 def test_no_offset_is_an_offset_of_zero_without_gradient(monkeypatch):
     """And if all arrays with a gradient are per frame, no program walks over several frames."""
@@ -160,7 +173,7 @@ def test_no_offset_is_an_offset_of_zero_without_gradient(monkeypatch):
 
 
 @pytest.mark.parametrize("implementation", ["xla", pytest.param("triton", marks=needs_triton)])
-@pytest.mark.parametrize("channels", [3, 17])  # 17: by two launches
+@pytest.mark.parametrize("channels", [3, pytest.param(17, marks=pytest.mark.slow)])  # two launches
 def test_bytes_are_the_rounded_images(implementation, channels):
     """Over backgrounds of bytes per pixel, per frame, and none; wider than 0 ... 1 before."""
     case = random_case(15, 21, 13, seed=3, size=0.3, channels=channels)
@@ -188,6 +201,7 @@ def test_bytes_are_the_rounded_images(implementation, channels):
             assert off.max() <= 1 and np.mean(off) < 1e-3
 
 
+@pytest.mark.slow
 @needs_triton
 def test_gradients_over_bytes_are_those_over_floats():
     case = random_case(10, 16, 9, seed=5, size=0.2)
@@ -238,22 +252,3 @@ def test_vmap_and_shard_map_equal_the_xla_implementation():
         got = jit(jax.grad(function, argnums=(0, 1)))(shared, frames)
         for part, expected in zip(got, want, strict=True):
             assert_gradients_close(part, expected)
-
-
-@needs_triton
-def test_machine_code_for_hopper_stays_within_its_budget():
-    """Registers, spills, barriers and instructions per list entry, compiled without a GPU."""
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment |= dict(PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu")
-    script = pathlib.Path(__file__).parent / "compile_gate.py"
-    result = subprocess.run(
-        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True
-    )
-    costs = json.loads(result.stdout)
-    for name, cost in costs.items():
-        assert cost["spilt"] == 0, name
-        assert cost["barriers_in_loop"] == 0, name
-        assert cost["registers"] <= REGISTERS.get(name, 64), name
-    assert costs["forward"]["instructions_per_entry"] <= 42
-    assert costs["backward"]["instructions_per_entry"] <= 112
-    assert costs["backward_depth"]["instructions_per_entry"] <= 120

@@ -1,11 +1,6 @@
 """The Triton kernels of `mean_ssim`, in Triton's interpreter, against its definition."""
 
 import importlib.util
-import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +12,6 @@ from kernels import dispatch, mean_ssim
 from kernels.ssim.cases import make_pair
 from kernels.ssim.reference import mean_ssim_reference
 
-ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed (Linux only)"
 )
@@ -96,22 +90,3 @@ def test_programs_run_at_once_and_margins_do_not_prevail():
     for images, side, rows in [(8, 450, 50), (8, 512, 64), (1, 450, 16), (64, 1024, 1024)]:
         assert pick_tile(images, side, side, 3).rows == rows
     assert 8 * -(-450 * 3 // 32) * -(-450 // 50) <= PROGRAMS
-
-
-def test_machine_code_for_hopper_stays_within_its_budget():
-    """Compiled without a GPU: no spills, 24 warps a multiprocessor, few instructions a row."""
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment |= dict(PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu")
-    script = pathlib.Path(__file__).parent / "ssim_gate.py"
-    result = subprocess.run(
-        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True
-    )
-    costs = json.loads(result.stdout)
-    most = dict(forward=225, value=205, backward=150)  # instructions of a row
-    arrays = dict(forward=22, value=22, backward=3 * 11 + 2)
-    for name, cost in costs.items():
-        assert cost["spilt"] == cost["barriers"] == cost["atomics"] == 0, name
-        assert cost["registers"] <= 80, name
-        assert cost["instructions"] <= most[name], name
-        assert cost["loads"] == arrays[name], name
-        assert cost["addresses"] <= 5, name  # eleven loads from one address each

@@ -5,8 +5,8 @@ KAN; a blink, a camera and what the sound says of the lips through a Taylor KAN 
 
     mix = softmax_tokens(agents tokens^T / temperature).
 
-In plain JAX that is 85 operations, most of them smaller than a launch takes. Its twin there is the
-module it takes its weights from.
+In plain JAX that is 85 operations, most of them smaller than a launch takes; its definition there
+is `reference`.
 """
 
 import math
@@ -25,15 +25,15 @@ LARGEST_EYE_RATE = 4 * math.pi
 WIDTH = 64
 """Size of a token, and of what lies between a token's layers."""
 SHARED_MEMORY = 64
-"""What a program takes [KiB]."""
+"""Shared memory of a program [KiB]."""
 WARPS, BLOCK = 8, 64
-"""Of a program that makes a token: warps, and rows of the first weights at a time."""
+"""Warps of a program that makes a token, and rows of the first weights at a time."""
 MIX_WARPS, MIX_BLOCK = 4, 32
-"""Of a program that weighs tokens: warps, and agents."""
+"""Warps and agents of a program that weighs tokens."""
 
 
 def sizes(window: int, features: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of the parts of the vector of weights, in order.
+    """Return the shapes of the parts of the vector of weights, in order.
 
     Args:
       window: Frames of a window.

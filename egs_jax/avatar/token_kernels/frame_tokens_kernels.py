@@ -96,7 +96,7 @@ def _kan(x, layer):
 
 @triton.jit
 def _token(x, weights, fan_in, D: tl.constexpr):
-    """Two folded Taylor layers by way of D units, and a normalisation: [D].
+    """Two folded Taylor layers by way of D units, and a normalization: [D].
 
     x [BLOCK] is zero beyond fan_in. All weights are asked for before any is needed.
     """
@@ -132,7 +132,7 @@ def _first_convolution(sound, step, weights, F: tl.constexpr, OUT: tl.constexpr,
 
 @triton.jit
 def _sound_vector(sound, weights, F: tl.constexpr, BLOCK: tl.constexpr):
-    """What the audio network makes of an entry of the window, [32].
+    """Apply the audio network to an entry of the window, [32].
 
     A step reads steps -1, 0, 1 from twice its own. So that these lie side by side in registers,
     row 16 u + 4 v + t of the first convolution is what tap t of the second reads for what tap v of
@@ -184,7 +184,7 @@ def _pose_vector(viewmat, DISTANCE: tl.constexpr):
 
 @triton.jit
 def _lips_vector(token, weights, D: tl.constexpr):
-    """What the lips are told from the sound's own token; then zeros: [WIDEST]."""
+    """Read the lips from the sound's own token; then zeros: [WIDEST]."""
     i, o = tl.arange(0, D)[:, None], tl.arange(0, WIDEST)[None, :]
     matrix = tl.load(weights + i * LIPS + o, mask=(o < LIPS) & (i < D), other=0.0)
     bias = tl.load(weights + D * LIPS + o, mask=o < LIPS, other=0.0)

@@ -56,7 +56,7 @@ def deform_triton(
 
 
 def tile_of(network: str) -> Tile:
-    """How the kernel works for such heads."""
+    """Return the size of a program for heads of such a network."""
     return SPLINE_TILE if network == "bspline" else TILE
 
 

@@ -1,4 +1,4 @@
-"""Triton kernel of `triton_path`: all that happens to Gaussians between inputs and attributes.
+"""Triton kernel of `deform`: all that happens to Gaussians between inputs and attributes.
 
 A row is a Gaussian in a frame. Operands of products are rounded to bfloat16, sums and all else are
 float32. Hidden units come UNITS at a time: their values never leave the registers, only their
@@ -110,7 +110,7 @@ def deform_kernel(
 ):  # fmt: skip
     """Deform ROWS Gaussians in one frame.
 
-    Programs of the same Gaussians are neighbours: what all frames share comes from the cache.
+    Programs of the same Gaussians are neighbors: what all frames share comes from the cache.
 
     Args (pointers, float32 unless stated):
       means, log_scales, quats, logit_opacities, sh: [N, 3 | 3 | 4 | 1 | COLORS], canonical.

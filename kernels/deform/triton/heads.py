@@ -22,7 +22,7 @@ HEADS = Tile(rows=128, units=32, warps=8, stages=2)
 INPUTS = Tile(rows=64, units=32, warps=4, stages=3)
 WEIGHTS = Tile(rows=32, units=64, warps=4, stages=3)
 PROGRAMS = 264
-"""Of the weights' kernel: two at once for each multiprocessor of an H100 or H200."""
+"""Programs of the weights' kernel: two at once for each multiprocessor of an H100 or H200."""
 
 Outputs = tuple[Float[Array, "R 16"], Float[Array, "R S"]]
 
@@ -103,7 +103,7 @@ def _weights(
 
 
 def _constants(tile: Tile, x: Array, weights: HeadWeights) -> dict:
-    """What all kernels take."""
+    """Return the constants that all kernels take."""
     width = weights.color.kernel.shape[1]
     return dict(
         num_warps=tile.warps, TOTAL=x.shape[0], D=x.shape[1],

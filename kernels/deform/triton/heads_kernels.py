@@ -1,4 +1,4 @@
-"""Triton kernels of `heads_triton`: the heads of `deform` for training, and their adjoint.
+"""Triton kernels of `heads`: the heads of `deform` for training, and their adjoint.
 
 Letters: c_i the columns that a layer makes of its inputs (`layer_kernels.expand`), A_i and B_i the
 matrices of the inner and the outer layer, g the cotangent of the outputs:

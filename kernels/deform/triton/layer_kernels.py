@@ -22,7 +22,7 @@ RATIOS = tl.constexpr(
 
 
 def _place_one(i: int) -> str:
-    """PTX: words u0 to u3, two columns each, of one neighbour of two; v0 to v3 of the other."""
+    """PTX: words u0 to u3, two columns each, of one neighbor of two; v0 to v3 of the other."""
     # The complement of 0x76543210, which takes the four values in turn; all ones take the sign.
     words = "uv"[i]
     b = [f"${8 + 2 * m + i}" for m in range(4)]
@@ -138,7 +138,7 @@ def _splines(x, splines, feature, COUNT: tl.constexpr, FAN_IN: tl.constexpr, ASM
 
 @triton.jit
 def _read_ratios(x, entry, ASM: tl.constexpr):
-    """How far x is into the supports of the splines that begin before it: six numbers of [0, 1].
+    """Tell how far x is into the supports of splines that begin before it: six numbers of [0, 1].
 
     In assembly, so that every thread fetches what its own numbers need: Triton would hand them
     over to other threads and back.

@@ -1,9 +1,9 @@
 """`sample_planes` on an NVIDIA GPU: the gradient of the tables by Triton, all else by XLA.
 
-A contribution to an entry is a cotangent times a corner's weight in float32, as in `xla_path` (but
-for what a compiler contracts to one rounding). Float atomics would add them in another order in
-every run. So, with N points and e the integer that puts the largest magnitude of a cotangent into
-[2^(e-1), 2^e),
+A contribution to an entry is a cotangent times a corner's weight in float32, as in `xla/planes.py`
+(but for what a compiler contracts to one rounding). Float atomics would add them in another order
+in every run. So, with N points and e the integer that puts the largest magnitude of a cotangent
+into [2^(e-1), 2^e),
 
     unit = 2^(e - b),   b = 62 - bit_length(N),
     sum of an entry = unit * (sum of the contributions' whole units, 64-bit integers).

@@ -1,11 +1,11 @@
 """Triton kernels of `sample_planes`' reverse pass: sums of corner contributions in fixed point.
 
-Integers add up to the same bits in any order, so atomics may come as they like. `triton_path` tells
+Integers add up to the same bits in any order, so atomics may come as they like. `planes.py` tells
 what a unit is and why 63 bits suffice.
 
 Conventions: P planes, L levels, N points, F features; a program of `scatter_kernel` has BLOCK
 points of one level of one plane. It reads 8 bytes a point and 4 a feature, and adds 8 bytes at four
-places for each. Neighbouring programs have different levels, so that those which run together
+places for each. Neighboring programs have different levels, so that those which run together
 seldom add to the same entry.
 """
 
@@ -19,7 +19,7 @@ PRIME = tl.constexpr(types.HASH_PRIME)
 
 @triton.jit
 def _corner(points, mask, cells):
-    """First vertex along an axis, and the weight of the next: the arithmetic of `xla_path`."""
+    """First vertex along an axis, and the weight of the next: the arithmetic of `xla/planes.py`."""
     scaled = tl.load(points, mask=mask, other=0.0) * cells.to(tl.float32)
     # Clipped as integers: a point that is not finite must not add outside the table.
     vertex = tl.minimum(tl.maximum(tl.floor(scaled).to(tl.int32), 0), cells - 1)

@@ -10,8 +10,7 @@ the lists. Places are handed out by an integer counter in whatever order the GPU
 not depend on it. No sort spans the tiles: XLA's radix sorts of depths and of tiles took most of the
 time. Memory: 72 bytes per instance of capacity.
 
-Place in the pipeline: (2) of 3, instead of `binning`; before: `projection_triton`; after:
-`blend_triton`.
+Place in the pipeline: (2) of 3; before: `projection`; after: `blend`.
 """
 
 import math
@@ -28,7 +27,7 @@ from kernels.rasterize.xla.binning import tile_grid
 
 QUARTERS = 4  # of a tile
 MAX_INSTANCES = 2**27  # per frame, and Gaussians: a number and four bits share 31
-CHUNK = 32  # Gaussians per program, as in `projection_triton`
+CHUNK = 32  # Gaussians per program, as in `projection`
 SCAN_BLOCK, SCAN_WARPS = 1024, 8
 GATHER_BLOCK = 128
 # Instances of a tile in a run; few in Triton's interpreter, which takes long.

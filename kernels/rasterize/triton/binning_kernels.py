@@ -1,4 +1,4 @@
-"""Triton kernels of `binning_triton` that find the tiles of every Gaussian: scan, emit.
+"""Triton kernels of `binning` that find the tiles of every Gaussian: scan, emit.
 
 The geometry is that of `binning`, which explains it. Conventions: index of a Gaussian within its
 frame; results repeat bit for bit, but for places within a tile, which `list_kernels` puts in order.
@@ -56,7 +56,7 @@ def _extent(xx, xy, yy, det, level, low, high):
 
 @triton.jit
 def _cell_range(low, high, SIZE: tl.constexpr, CELL: tl.constexpr):
-    """Cells of CELL pixels whose pixel centres span some of [low, high], and whether any does."""
+    """Cells of CELL pixels whose pixel centers span some of [low, high], and whether any does."""
     low = low - SLACK
     high = high + SLACK
     inside = (low <= SIZE - 0.5) & (high >= 0.5)
@@ -106,7 +106,7 @@ def count_tiles(
     x, y, xx, xy, yy, det, level,
     WIDTH: tl.constexpr, HEIGHT: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """How many tiles each of a block of ellipses meets; 0 for a level of -1."""
+    """Count the tiles that each of a block of ellipses meets; 0 for a level of -1."""
     row, n_rows = _tile_rows(x, y, xx, xy, yy, det, level, WIDTH, HEIGHT)
     count = n_rows * 0
     tallest = tl.max(n_rows, axis=0)
@@ -225,7 +225,7 @@ def _emit_tiles(
     tile_counts, instances, slot, gradient_row,
     n, tile, owner, left, upper, upper_end, lower, lower_end, ASM: tl.constexpr,
 ):  # fmt: skip
-    """Write n neighbouring tiles of each Gaussian to slots; the next slot and gradient row.
+    """Write n neighboring tiles of each Gaussian to slots; the next slot and gradient row.
 
     AT_ONCE at a time: it takes long until a place comes back.
     """

@@ -1,22 +1,22 @@
 """Alpha compositing on a GPU by Triton kernels, with its own reverse walk and fixed orders of sums.
 
-Equations and the stop's slack: see `blend_xla`, whose results these equal. One warp composites one
-quarter of a tile (8 x 8 pixels), with the background of each pixel added at the end. Backward, the
-warp writes the summed gradient of each list entry to the entry's own row; the rows of one Gaussian
+Equations and the stop's slack: see `xla/blend.py`, whose results these equal. One warp composites
+a quarter of a tile (8 x 8 pixels), with the background of each pixel added at the end. Backward, it
+writes the summed gradient of each list entry to the entry's own row; the rows of one Gaussian
 lie side by side and a second kernel adds them up in order. No float atomics: the same call gives
 the same bits.
 
 A splat is STRIDE float32: x, y [pixels], p log2(e), s, q log2(e) (p, s, q: see `projection`),
-log2(opacity), D colours, depth, zeros up to a multiple of four. Each frame has one more splat, of
+log2(opacity), D colors, depth, zeros up to a multiple of four. Each frame has one more splat, of
 opacity zero: lists are filled up with it to whole groups of four entries.
 
 A gradient row is ROW float32: with g the cotangent of log alpha, a and c the two linear forms of
 the power p a^2 + q c^2, summed over pixels: g, g a, g c, g a a, g a c, g c c, then the gradients of
-the colours, then of the depth if its image has a cotangent.
+the colors, then of the depth if its image has a cotangent.
 
 Memory of the gradient: 4 (6 + features) numbers per instance of capacity.
 
-Place in the pipeline: (3) of 3, instead of `blend_xla`; before: `binning_triton`.
+Place in the pipeline: (3) of 3; before: `binning`.
 """
 
 import jax.numpy as jnp
@@ -47,22 +47,22 @@ def blend_forward(
     *,
     as_bytes: bool = False,
 ) -> tuple[Array, ...]:
-    """Composite colours and depths front to back over a background.
+    """Composite colors and depths front to back over a background.
 
     Args:
       spec: Sizes and thresholds.
       splats: As above, float32.
-      background: Colours per pixel or per frame, float32 or bytes; black if None.
-      lists: From `binning_triton.build_quarter_lists`.
+      background: Colors per pixel or per frame, float32 or bytes; black if None.
+      lists: From `binning.build_quarter_lists`.
       n_colors: D, at most MAX_COLORS.
       as_bytes: What is shown, and nothing for a way back.
 
     Returns:
-      Colours with the background, summed depth, what light is left, and the number of list entries
-      before the stop, per pixel. As bytes: colours and opacity.
+      Colors with the background, summed depth, what light is left, and the number of list entries
+      before the stop, per pixel. As bytes: colors and opacity.
 
     Raises:
-      ValueError: if there are more colours than one launch takes, or an image has more numbers than
+      ValueError: if there are more colors than one launch takes, or an image has more numbers than
         32 bits can count.
     """
     constants = _constants(spec, splats, background, lists, n_colors)
@@ -102,7 +102,7 @@ def blend_backward(
       lists: Likewise.
       left: Light that is left.
       stops: List entries before the stop.
-      grad_rgb: Cotangent of the colours, float32.
+      grad_rgb: Cotangent of the colors, float32.
       grad_depth: Of the summed depth; if None, rows have no column for the depth.
       grad_left: Of the light that is left; zero if None.
       n_colors: D.

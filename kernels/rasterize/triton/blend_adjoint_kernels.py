@@ -1,4 +1,4 @@
-"""Triton kernels of `blend_triton` backward: walk back through a quarter's list, add up the rows.
+"""Triton kernels of `blend` backward: walk back through a quarter's list, add up the rows.
 
 Conventions: see `blend_kernels`. Every gradient row is written by exactly one program, but for the
 dump row, which nobody reads, and every sum has one fixed order.

@@ -1,9 +1,9 @@
-"""Triton kernel of `blend_triton` that composites a quarter; what the walk back shares with it.
+"""Triton kernel of `blend` that composites a quarter, and what the walk back shares with it.
 
 One warp blends one quarter of a tile, 8 x 8 pixels: programs that small never wait for each other,
 so no loop here holds a barrier. A lane has two pixels of one column, four rows apart: what depends
-on the column is computed once for both. Equations in `blend_xla`; the exponential is to the base 2.
-Formats of splats, lists and gradient rows: see `blend_triton`.
+on the column is computed once for both. Equations in `xla/blend.py`; the exponential is to the
+base 2. Formats of splats, lists and gradient rows: see `blend`.
 
 Everything is written by exactly one program and every sum has one fixed order.
 """
@@ -140,7 +140,7 @@ def _after(alpha, light, ALPHA_MAX: tl.constexpr):
 
 @triton.jit
 def from_bytes(colors):
-    """Colours of either type as floats."""
+    """Colors of either type as floats."""
     if colors.dtype == tl.uint8:
         return colors.to(tl.float32) / 255.0
     else:
@@ -158,7 +158,7 @@ def _store_pixel(
     background, rgb, depth, left, stops, total, light, stop, frame, pixel, on_image,
     COLORS: tl.constexpr, BACKGROUND: tl.constexpr, BYTES: tl.constexpr,
 ):  # fmt: skip
-    """Store a pixel's results; its colours over the background that shines through."""
+    """Store a pixel's results; its colors over the background that shines through."""
     for f in tl.static_range(COLORS):
         value = total[f]
         if BACKGROUND == 2:

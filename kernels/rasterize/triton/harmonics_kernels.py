@@ -70,7 +70,7 @@ def basis_adjoint(direction, t, DEGREE: tl.constexpr):
 
 @triton.jit
 def color_of(basis, coefficients, CHANNELS: tl.constexpr):
-    """Colours before they are clamped; coefficient of basis k and channel d at k CHANNELS + d."""
+    """Colors before they are clamped; coefficient of basis k and channel d at k CHANNELS + d."""
     color = ()
     for d in tl.static_range(CHANNELS):
         value = coefficients[d] * basis[0] + 0.5

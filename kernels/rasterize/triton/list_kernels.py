@@ -1,4 +1,4 @@
-"""Triton kernels of `binning_triton` that make the lists: bounds, gather, sort, deal.
+"""Triton kernels of `binning` that make the lists: bounds, gather, sort, deal.
 
 Conventions as in `binning_kernels`. The instances of a tile arrive in no order and are sorted by
 depth and then by slot, so that no two are equal and the result is always the same. Tiles are cut
@@ -158,7 +158,7 @@ def _add(listed, upper, lower):
 
 @triton.jit
 def _rank(run, length, order, SIZE: tl.constexpr):
-    """How many of a sorted run come before each of `order`, by binary search."""
+    """Count how many of a sorted run come before each of `order`, by binary search."""
     rank = (order & 0).to(tl.int32)
     step = SIZE
     while step > 0:

@@ -4,7 +4,7 @@ Same mathematics, culling and gradients as `projection`, in float32; one differe
 harmonics beyond the degree are not read, not even to see that they are finite. The adjoint computes
 the projection again from the inputs, which is cheaper than to keep it.
 
-Place in the pipeline: (1) of 3, instead of `projection`; after: `binning_triton`.
+Place in the pipeline: (1) of 3; after: `binning`.
 """
 
 from typing import NamedTuple
@@ -49,13 +49,13 @@ def project_triton(
     sh_degree: int | None,
     alpha_min: float,
 ) -> Projected:
-    """Project Gaussians, evaluate their colours, and count what they touch.
+    """Project Gaussians, evaluate their colors, and count what they touch.
 
     Args:
       gaussians: Float32; axis 0 of each array has the frames, or one that all frames share.
       alive: False draws nothing.
       camera: Cameras, one per frame.
-      sh_degree: Degree of the harmonics in `gaussians.colors`, or None for plain colours.
+      sh_degree: Degree of the harmonics in `gaussians.colors`, or None for plain colors.
       alpha_min: Least opacity that draws.
 
     Returns:
@@ -108,7 +108,7 @@ def project_backward(
       alive: See above.
       camera: See above.
       sums: Per Gaussian, with g the cotangent of ln alpha and a, c the two linear forms of its
-        power, sums over pixels of g, g a, g c, g a a, g a c, g c c; then cotangents of the colours
+        power, sums over pixels of g, g a, g c, g a a, g a c, g c c; then cotangents of the colors
         and, with `depth_gradient`, of the depth.
       sh_degree: See above.
       alpha_min: See above.

@@ -1,4 +1,4 @@
-"""Triton kernel of `projection_triton`'s adjoint: gradients of all that is projected.
+"""Triton kernel of `projection`'s adjoint: gradients of all that is projected.
 
 Computes the projection again from the inputs: cheaper than to keep it. As in `projection_kernels`,
 one warp walks over the frames and sums the gradients of shared arrays in registers, in the order of
@@ -126,7 +126,7 @@ def _axes_adjoint(grad, quat, scale):
 
 @triton.jit
 def _center_adjoint(grad_x, grad_y, grad_row_x, grad_row_y, grad_depth, projected, camera):
-    """Gradient of t, the centre in camera space, and of the focal lengths.
+    """Gradient of t, the center in camera space, and of the focal lengths.
 
     J = (focal / tz) (W_x - k W_z): the factor gets <grad J, W_x - k W_z>, which is <grad J, J> over
     the factor; k gets -(focal / tz) <grad J, W_z>, and nothing where it is clamped.
@@ -167,7 +167,7 @@ def _keep_positive(values, grads):
 
 @triton.jit
 def _view_adjoint(direction, inverse, grad, coefficients, DEGREE: tl.constexpr):
-    """Gradient of the vector from the camera centre to the Gaussian, through its direction."""
+    """Gradient of the vector from the camera center to the Gaussian, through its direction."""
     t = ()
     for k in tl.static_range((DEGREE + 1) * (DEGREE + 1)):
         value = coefficients[k * len(grad)] * grad[0]
@@ -280,7 +280,7 @@ def project_backward_kernel(
     Args (pointers, float32):
       means ... Ks: as above.
       sums: [B, N, ROW]: with g the cotangent of ln alpha, sums of g, g a, g c, g a a, g a c, g c c
-        for the two linear forms a, c of a splat; cotangents of the colours, and of depth if DEPTH.
+        for the two linear forms a, c of a splat; cotangents of the colors, and of depth if DEPTH.
       grad_means ... grad_offsets: of the inputs' shapes, out; the last only with OFFSET_GRADIENT.
       partials: [B, CHUNKS, 16] out, only with CAMERA_GRADIENT.
     """

@@ -1,4 +1,4 @@
-"""Triton kernel of `projection_triton`: project every Gaussian into every frame.
+"""Triton kernel of `projection`: project every Gaussian into every frame.
 
 One warp has a Gaussian per lane and walks over frames, so that what all frames share is loaded
 once. For each array a flag (MEANS, QUATS, ...) is 0 if all frames share it, else 1. Mathematics and
@@ -68,7 +68,7 @@ def project_kernel(
       colors: [B, N, LENGTH], of which the first USED are read.
       alive: [B, N] bool.
       viewmats, Ks: [B, 4, 4], [B, 3, 3].
-      splats: [B, N + 1, STRIDE] out: x, y, p log2(e), s, q log2(e), log2(opacity), colours, depth,
+      splats: [B, N + 1, STRIDE] out: x, y, p log2(e), s, q log2(e), log2(opacity), colors, depth,
         zeros; row N, like the row of a culled Gaussian, is zero with an opacity of zero.
       ellipses: [B, N, 8] out: x, y, a, b, c, det, level (-1: culled), depth.
       keys: [B, N] uint32 out: order of depth.

@@ -4,7 +4,7 @@ Mathematics of `projection`. One Gaussian per lane; a vector is a tuple of numbe
 scalars where it belongs to the camera.
 
 Notation: W, w rotation and translation of the camera; M = R S the Gaussian's axes times their
-standard deviations, M[j, k] at 3 j + k; t = W m + w the centre in camera space; r = (tx, ty) / tz,
+standard deviations, M[j, k] at 3 j + k; t = W m + w the center in camera space; r = (tx, ty) / tz,
 and k the same clamped near the image; u, v the rows of a square root of the 2-D covariance:
 
     J_x = fx / tz (W_x - k_x W_z),   u = J_x M,   a = u.u + eps,   b = u.v
@@ -206,7 +206,7 @@ def _times_axes(row, axes):
 
 @triton.jit
 def project(mean, axes, camera, WIDTH: tl.constexpr, HEIGHT: tl.constexpr, EPS: tl.constexpr):
-    """Centre; whether its ratios are inside; J_x, J_y; u, v, n; a, b, c, det; clamped ratios."""
+    """Center; whether its ratios are inside; J_x, J_y; u, v, n; a, b, c, det; clamped ratios."""
     along_x, along_y, along_z, _, focals = camera
     center = _center(mean, camera)
     ratio_x, inside_x = _clamp(center[0], focals[0], focals[2], WIDTH)
@@ -237,7 +237,7 @@ def place(center, camera, offset):
 
 @triton.jit
 def _are_bounded(numbers):
-    """Whether all are finite and of some use; false for NaN."""
+    """Tell whether all are finite and of some use; false for NaN."""
     bounded = tl.abs(numbers[0]) < NUMBER
     for i in tl.static_range(1, len(numbers)):
         bounded = bounded & (tl.abs(numbers[i]) < NUMBER)
@@ -249,7 +249,7 @@ def is_visible(
     gaussian, x, y, depth, covariance,
     NEAR: tl.constexpr, ALPHA_MIN: tl.constexpr,
 ):  # fmt: skip
-    """What `projection.project` draws. Covariance and determinant are finite if a and c are."""
+    """Tell which Gaussians are drawn. Covariance and determinant are finite if a and c are."""
     mean, quat, scale, opacity, coefficients, offset, is_alive = gaussian
     visible = is_alive & (opacity >= ALPHA_MIN) & (opacity < NUMBER)
     visible = visible & _are_bounded(mean) & _are_bounded(quat) & _are_bounded(scale)
@@ -274,7 +274,7 @@ def to_world(a, camera):
 
 @triton.jit
 def direction_to(mean, camera):
-    """Unit vector from the camera centre -W^T w to the Gaussian, and the inverse distance."""
+    """Unit vector from the camera center -W^T w to the Gaussian, and the inverse distance."""
     x, y, z = add(mean, to_world(camera[3], camera))
     inverse = tl.rsqrt(x * x + y * y + z * z)
     return (x * inverse, y * inverse, z * inverse), inverse

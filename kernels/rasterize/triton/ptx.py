@@ -11,7 +11,7 @@ import triton.language as tl
 
 @triton.jit
 def load4(pointer, ASM: tl.constexpr):
-    """Four neighbouring 4-byte numbers, floats or integers by the pointer's type.
+    """Four neighboring 4-byte numbers, floats or integers by the pointer's type.
 
     The array must not be written by the same kernel: the load may be cached as read-only.
 
@@ -36,7 +36,7 @@ def load4(pointer, ASM: tl.constexpr):
 
 @triton.jit
 def store4(pointer, v0, v1, v2, v3, mask, ASM: tl.constexpr):
-    """Store four neighbouring values where `mask` is true: floats or integers, by the pointer.
+    """Store four neighboring values where `mask` is true: floats or integers, by the pointer.
 
     Args:
       pointer: tensor of pointers to the first of the four.

@@ -1,6 +1,6 @@
 """Rendering on an NVIDIA GPU: projection, lists and blending by Triton kernels, and the way back.
 
-`projection_triton` -> `binning_triton` -> `blend_triton`, then the same kernels' adjoints in one
+`projection` -> `binning` -> `blend`, then the same kernels' adjoints in one
 pullback, so that what passes between the stages needs to suit only them. Every sum has a fixed
 order: the same call gives the same bits. Computes in float32.
 
@@ -54,7 +54,7 @@ def render(
       alive: False draws nothing.
       viewmats: World -> camera, per frame.
       Ks: Intrinsics, per frame [pixels].
-      background: Colours per pixel or per frame; black if None.
+      background: Colors per pixel or per frame; black if None.
 
     Returns:
       Images of every frame. More channels than a launch takes are drawn by several.
@@ -73,7 +73,7 @@ def render_bytes(settings: Settings, *arrays: Any) -> Bytes:
 
 
 def _in_launches(settings: Settings, draw: Callable[[_Inputs], Any], inputs: _Inputs) -> Any:
-    """What `draw` makes of each launch's channels, with all of them side by side."""
+    """Draw the channels of each launch, and put them side by side."""
     images = [draw(part) for part in _launches(settings, inputs)]
     if len(images) == 1:
         return images[0]
@@ -81,7 +81,7 @@ def _in_launches(settings: Settings, draw: Callable[[_Inputs], Any], inputs: _In
 
 
 def _launches(settings: Settings, inputs: _Inputs) -> list[_Inputs]:
-    """What each launch draws: all Gaussians, and as many channels as it takes."""
+    """Split the channels into launches, each with all Gaussians and as many as it takes."""
     inputs = match_varying(inputs)
     inputs = jax.tree.map(_in_float32, inputs)
     colors, background = inputs.gaussians.colors, inputs.background
@@ -156,7 +156,7 @@ def _show(settings: Settings, inputs: _Inputs) -> Bytes:
 
 
 def _arranged(settings: Settings, inputs: _Inputs) -> tuple[Projected, QuarterLists, int]:
-    """Splats, which of them each quarter of a tile meets, and how many colours they have."""
+    """Splats, which of them each quarter of a tile meets, and how many colors they have."""
     spec = settings.spec
     projected = project_triton(
         inputs.gaussians, inputs.alive, settings.camera(inputs.viewmats, inputs.Ks),

@@ -10,7 +10,7 @@ then tile column. The first `capacity` are kept, so the farthest go. Nothing her
 Words: `slot` = place of an instance in that order; `rank` = place of a Gaussian in depth order.
 Tiles are numbered row * columns + column; all numbers are local to their frame.
 
-Place in the pipeline: (2) of 3; before: `projection`, after: `blend_xla`.
+Place in the pipeline: (2) of 3; before: `projection`, after: `blend`.
 """
 
 from typing import NamedTuple
@@ -173,7 +173,7 @@ def _footprints(splats: Splats, width: int, height: int, alpha_min: float) -> _F
     level = jnp.where(splats.visible, jnp.maximum(level, 0.0), 0.0)
     x, y = splats.means2d[..., 0], splats.means2d[..., 1]
     ellipse = (splats.cov_xx, splats.cov_xy, splats.cov_yy, splats.cov_det, level)
-    # The part of the ellipse between the first and the last column of pixel centres.
+    # The part of the ellipse between the first and the last column of pixel centers.
     low, high, meets = _extent(*ellipse, 0.5 - x, width - 0.5 - x)
     first, last, inside = _tile_range(y + low, y + high, height)
     n_rows = jnp.where(splats.visible & meets & inside, last - first + 1, 0)
@@ -185,7 +185,7 @@ def _footprints(splats: Splats, width: int, height: int, alpha_min: float) -> _F
 def _extent(
     xx: Array, xy: Array, yy: Array, det: Array, level: Array, low: Array, high: Array
 ) -> tuple[Array, Array, Array]:
-    """Range of y, relative to the centre, of an ellipse cut to x in [low, high].
+    """Range of y, relative to the center, of an ellipse cut to x in [low, high].
 
     At offset x the ellipse spans xy/xx * x +- sqrt((level - x^2/xx) det/xx). The upper end is
     concave in x with its top at x = xy sqrt(level/yy), so the top of the cut is at that x, clamped;
@@ -208,7 +208,7 @@ def _extent(
 
 
 def _tile_range(low: Array, high: Array, size: int) -> tuple[Array, Array, Array]:
-    """Tiles whose pixel centres span some of [low, high] (pixels), and whether any does."""
+    """Tiles whose pixel centers span some of [low, high] (pixels), and whether any does."""
     low, high = low - SLACK_PIXELS, high + SLACK_PIXELS
     inside = (low <= size - 0.5) & (high >= 0.5)
     low, high = jnp.clip(low, 0.5, size - 0.5), jnp.clip(high, 0.5, size - 0.5)
@@ -222,7 +222,7 @@ def _columns(
 ) -> tuple[Int[Array, "B M"], Int[Array, "B M"]]:
     """First tile column and number of columns that an ellipse meets in a tile row; at least one.
 
-    A sliver between two columns of pixel centres counts as one: then every (Gaussian, row) has an
+    A sliver between two columns of pixel centers counts as one: then every (Gaussian, row) has an
     instance, and the list of rows fits wherever the list of instances does.
     """
     low = row * TILE + 0.5 - footprints.y

@@ -21,7 +21,7 @@ Equations, for the k-th splat of a pixel (arXiv:2308.04079, eq. 3), with f_k its
 The stop has a relative slack of 2^-16: two splats clamped at 0.99 leave exactly 1e-4, which is not
 under 1e-4 in real numbers but is in float32.
 
-Place in the pipeline: (3) of 3; before: `binning`. The reverse walk: `blend_adjoint_xla`.
+Place in the pipeline: (3) of 3; before: `binning`. The reverse walk: `blend_adjoint`.
 """
 
 from functools import partial
@@ -57,7 +57,7 @@ DEVICE_LAYOUT = (256, 32)
 
 
 class _Walked(NamedTuple):
-    """What the forward walk knows of every pixel; the last two for a gradient only, else None."""
+    """Results of the forward walk a pixel; the last two for a gradient only, else None."""
 
     features: Float[Array, "*n F 256"]
     left: Float[Array, "*n 256"]  # light

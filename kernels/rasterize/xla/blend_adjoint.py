@@ -1,4 +1,4 @@
-"""The reverse walk of `blend_xla`: from a block's last chunk to its first, gradients of each splat.
+"""The reverse walk of `blend`: from a block's last chunk to its first, gradients of each splat.
 
 The light in front of a splat is what was left at the end over what all splats behind it kept. Sums
 along a chunk are products with a triangular matrix of ones: on a CPU 0.9 ns a pair, against 8 for
@@ -49,7 +49,7 @@ def walk_back(
       layout: Tiles in a block, splats in a chunk.
       by_slot: Whether rows go to slots of their own and are added up pairwise, or are added in
         place, in whatever order the device's scatter has.
-      shapes: As for `blend_xla.blend`.
+      shapes: As for `blend.blend`.
       features: Likewise.
       lists: Likewise.
       log_left: Logarithm of the light left in every pixel, [B, T, 256].

@@ -1,4 +1,4 @@
-"""Blocks of tiles and chunks of their lists: what both walks of `blend_xla` are made of.
+"""Blocks of tiles and chunks of their lists: of which both walks of `blend` are made.
 
 A block is U tiles with nearly equal lists; a chunk is C splats of each of them.
 """
@@ -26,7 +26,7 @@ class BlendSpec(NamedTuple):
 
 
 class Splat(NamedTuple):
-    """The shape of splats of a chunk, each [U, C, 1], relative to the centre of the tile."""
+    """The shape of splats of a chunk, each [U, C, 1], relative to the center of the tile."""
 
     x: Array
     y: Array
@@ -37,7 +37,7 @@ class Splat(NamedTuple):
 
 
 class Block(NamedTuple):
-    """U tiles: where their lists lie in the lists of all frames, and their centres [pixels]."""
+    """U tiles: where their lists lie in the lists of all frames, and their centers [pixels]."""
 
     starts: Int[Array, "*n U"]
     lengths: Int[Array, "*n U"]
@@ -69,7 +69,7 @@ def make_blocks(spec: BlendSpec, lists: TileLists, n_units: int, dtype: jnp.dtyp
 
 
 def pixel_offsets(dtype: jnp.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Give x and y of a tile's pixel centres from its centre, row by row: each [1, 1, 256]."""
+    """Give x and y of a tile's pixel centers from its center, row by row: each [1, 1, 256]."""
     y, x = np.divmod(np.arange(PIXELS), TILE)
     shift = (TILE - 1) / 2
     return (x - shift).astype(dtype)[None, None], (y - shift).astype(dtype)[None, None]

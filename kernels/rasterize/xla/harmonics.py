@@ -46,7 +46,7 @@ def spherical_harmonics(
       coefficients: One row of channels per basis function.
 
     Returns:
-      The sum, without the +0.5 of the colour convention.
+      The sum, without the +0.5 of the color convention.
     """
     picks, combine = _matrices(degree)
     n_basis, n_channels = combine.shape[1], coefficients.shape[-1]

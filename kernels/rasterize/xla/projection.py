@@ -1,7 +1,7 @@
-"""Projection of 3-D Gaussians to image splats, and colour from spherical harmonics.
+"""Projection of 3-D Gaussians to image splats, and color from spherical harmonics.
 
 Conventions: world -> camera `viewmats` with OpenCV axes (+x right, +y down, +z forward); pixels
-with centres at integer + 0.5. Everything is plain differentiable JAX, written out component by
+with centers at integer + 0.5. Everything is plain differentiable JAX, written out component by
 component except where a product keeps XLA's fusions small (see `_rotations`).
 
 A splat is kept in factored form instead of a conic, because a sum of squares cannot cancel:
@@ -10,7 +10,7 @@ A splat is kept in factored form instead of a conic, because a sum of squares ca
 
 for the 2-D covariance [[a, b], [b, c]].
 
-Place in the pipeline: (1) of 3; after: `binning`, `blend_xla`.
+Place in the pipeline: (1) of 3; after: `binning`, `blend`.
 """
 
 from typing import NamedTuple
@@ -88,7 +88,7 @@ def project(
     sh_degree: int | None,
     alpha_min: float,
 ) -> Splats:
-    """Project Gaussians and evaluate their colours, with culled ones made harmless.
+    """Project Gaussians and evaluate their colors, with culled ones made harmless.
 
     A Gaussian is culled when it is dead, in front of the near plane, too faint to reach `alpha_min`
     anywhere, or when any number that belongs to it is not finite. A culled Gaussian is replaced by
@@ -99,7 +99,7 @@ def project(
       gaussians: Sets of Gaussians, one per frame.
       alive: False draws nothing.
       camera: Cameras, one per frame.
-      sh_degree: Degree of the harmonics in `gaussians.colors`, or None for plain colours.
+      sh_degree: Degree of the harmonics in `gaussians.colors`, or None for plain colors.
       alpha_min: Least opacity that draws.
 
     Returns:
@@ -242,7 +242,7 @@ def _rotations(quats: Float[Array, "B N 4"]) -> list[list[Array]]:
 
 
 def _view_directions(means: Float[Array, "B N 3"], viewmats: Float[Array, "B 4 4"]) -> Array:
-    """Unit vectors from the camera centre -R^T t to the Gaussians."""
+    """Unit vectors from the camera center -R^T t to the Gaussians."""
     rotation, translation = viewmats[:, :3, :3], viewmats[:, :3, 3]
     center = -jnp.sum(rotation * translation[:, :, None], axis=1)  # [B, 3]
     # By component: XLA on a CPU takes 100 times as long for the gradient of a sum over three.

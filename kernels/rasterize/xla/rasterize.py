@@ -1,4 +1,4 @@
-"""Rendering on any machine: `projection` -> `binning` -> `blend_xla`, differentiated by JAX."""
+"""`rasterize` in plain JAX: projection -> binning -> blending, differentiated by JAX."""
 
 from functools import partial
 from typing import Any
@@ -23,7 +23,7 @@ def render(
     Ks: Float[Array, "B 3 3"],
     background: Background,
 ) -> Images:
-    """Draw Gaussians with XLA operations; same arguments and results as `triton_path.render`."""
+    """Draw Gaussians with XLA operations; arguments and results as of Triton's `render`."""
     spec = settings.spec
     n_frames = viewmats.shape[0]
     spread = lambda v: jnp.broadcast_to(v, (n_frames, *v.shape[1:]))
@@ -61,7 +61,7 @@ def render_bytes(*arguments: Any) -> Bytes:
 
 
 def _splat_shapes(splats: Splats) -> Float[Array, "B N 6"]:
-    """What blending needs of a splat's shape: x, y, p, s, q, log opacity."""
+    """Collect the numbers of a splat's shape for blending: x, y, p, s, q, log opacity."""
     safe_variance = splats.cov_xx
     return jnp.stack(
         [

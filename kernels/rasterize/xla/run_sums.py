@@ -1,4 +1,4 @@
-"""Sums over runs of neighbouring rows, in a fixed order on every device.
+"""Sums over runs of neighboring rows, in a fixed order on every device.
 
 A scatter adds in an order that an accelerator does not fix; these sums repeat bit for bit.
 """

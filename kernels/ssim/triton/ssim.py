@@ -31,7 +31,7 @@ LEAST_ROWS = 16  # a program walks down ten more rows than it makes
 
 
 class Tile(NamedTuple):
-    """What a program, one warp, makes."""
+    """Rows and columns that a program, one warp, makes."""
 
     rows: int
     lanes: int = 32  # numbers of a row: a pixel has one a channel; a power of two

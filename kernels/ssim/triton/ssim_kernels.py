@@ -2,7 +2,7 @@
 
 A row of an image is LENGTH = WIDTH x CHANNELS numbers side by side; the next pixel's number of the
 same channel is CHANNELS further on. A program walks down a strip of LANES columns of such numbers
-and makes ROWS rows of results. Of every row it loads eleven neighbours of each of its numbers (the
+and makes ROWS rows of results. Of every row it loads eleven neighbors of each of its numbers (the
 first time from memory, ten times from the first-level cache), blurs them across, and adds the
 result to the ten sums down the column that are under way: `sums[k]` lacks the next k + 1 rows. So
 nothing but the results is written, and what a program loads twice are margins of five.
@@ -25,10 +25,10 @@ def _strip(
     HEIGHT: tl.constexpr, LENGTH: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr,
     LANES: tl.constexpr,
 ):  # fmt: skip
-    """What a program works on: image, first row, last row + 1, columns, and whether all are amid.
+    """Place a program: its image, first row, last row + 1, columns, and whether all are amid.
 
     Columns are amid if the row has five pixels on either side of each. Programs of the same rows
-    are neighbours: what they share comes from the second-level cache.
+    are neighbors: what they share comes from the second-level cache.
     """
     strips: tl.constexpr = (LENGTH + LANES - 1) // LANES
     chunks: tl.constexpr = (HEIGHT + ROWS - 1) // ROWS
@@ -67,7 +67,7 @@ def _neighbours(row, column, inside, amid, LENGTH: tl.constexpr, CHANNELS: tl.co
 
 @triton.jit
 def _pairs(near):
-    """What has the same weight, added up: from the outermost neighbours to the pixel itself."""
+    """Add up what has the same weight: from the outermost neighbors to the pixel itself."""
     pairs = ()
     for k in tl.static_range(RADIUS):
         pairs = pairs + (near[k] + near[WINDOW - 1 - k],)
@@ -89,7 +89,7 @@ def _pairs_of_products(a, b):
 
 @triton.jit
 def _across(pairs):
-    """Mean of the neighbours by the window."""
+    """Mean of the neighbors by the window."""
     total = WEIGHTS[0] * pairs[0]
     for k in tl.static_range(1, RADIUS + 1):
         total += WEIGHTS[k] * pairs[k]

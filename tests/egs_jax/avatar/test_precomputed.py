@@ -11,7 +11,7 @@ from egs_jax.avatar import precomputed as prepared
 from egs_jax.config import Config, ModelConfig
 from egs_jax.data.dataset import Dataset
 from egs_jax.model import forward as model
-from egs_jax.model.gaussians import activate, init_gaussians
+from egs_jax.model.gaussians import init_gaussians
 
 FAST = {"xla_backend_optimization_level": 0}  # these programs run once
 SMALL = {"width": 16, "agents_count": 20, "hash_levels": 4, "d_model": 32}
@@ -47,14 +47,11 @@ def test_gaussians_are_those_of_the_forward_pass(scene, name):
     config = ModelConfig(**(SMALL | CHOICES[name]))
     params = random_params(config, free)
     whole = Config(model=config)
-    kept = prepared.prepare(whole, params, alive)
+    kept = prepared.prepare(whole, params, alive, config.sh_degree)
     got = jax.jit(functools.partial(prepared.move, whole), compiler_options=FAST)(kept, drive)
     forward = lambda *a: model.deformed_gaussians(whole, *a, dropout_key=None)
     want = jax.jit(forward, compiler_options=FAST)(params, alive, drive)
-    scales, opacities, sh = activate(want)
-    sh = sh[:, :, : (config.sh_degree + 1) ** 2]
-    for mine, theirs in ((got.means, want.means), (got.quats, want.quats), (got.scales, scales),
-                         (got.opacities, opacities), (got.sh, sh)):  # fmt: skip
+    for mine, theirs in zip(got, want, strict=True):
         live = np.asarray(theirs)[:, np.asarray(alive)]
         assert mine.shape == live.shape == (3, POINTS, *live.shape[2:])
         np.testing.assert_allclose(mine, live, rtol=1e-4, atol=1e-4)
@@ -65,6 +62,6 @@ def test_an_avatar_without_a_live_gaussian_keeps_one_that_draws_nothing(scene):
     _, free, alive = scene
     config = ModelConfig(**SMALL, sh_degree=0)
     params = random_params(config, free)
-    kept = prepared.prepare(Config(model=config), params, np.zeros_like(alive))
+    kept = prepared.prepare(Config(model=config), params, np.zeros_like(alive), 0)
     assert kept.features.shape[0] == 1
     assert np.isfinite(kept.static_mix).all() and np.isneginf(kept.canonical.logit_opacities)

@@ -1,5 +1,7 @@
 """ESAA: the cheap form equals the direct one; agents are live; frames do not mix."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,15 +9,15 @@ import pytest
 from helpers import fill
 
 from egs_jax.model.attention import (
+    DROPOUTS,
     SpatialAudioAttention,
     drop_out,
     dynamic_mix,
-    farthest_points,
-    mix,
     select_agents,
-    shares,
     static_mix,
 )
+from egs_jax.model.forward import attend
+from kernels.deform import Affine, DeformWeights, Norm, product, token_shares
 
 N, A, B, T, D = 40, 7, 2, 5, 8
 LAYER = SpatialAudioAttention(d_model=D, agents_count=A, heads=2, ffn_dim=16, gain=3.0)
@@ -35,7 +37,7 @@ def softmax(x):
 @jax.jit
 def cheap(features, agents, tokens, bias):
     mixed = static_mix(features, agents, 2.0), dynamic_mix(agents, tokens, 2.0, bias)
-    return mix(*mixed, tokens), *mixed
+    return product(token_shares(*mixed), tokens), *mixed
 
 
 def direct(features, agents, tokens, bias):
@@ -83,16 +85,12 @@ def test_choices_of_agents():
     pick = lambda count, choice, alive=None: select_agents(rows, count, choice, alive)[:, 0]
     np.testing.assert_array_equal(pick(4, "first"), [0, 1, 2, 3])
     np.testing.assert_array_equal(pick(4, "strided"), [0, 3, 6, 9])
-    np.testing.assert_array_equal(pick(3, "pooled"), [1.5, 5.5, 9.5])
     np.testing.assert_array_equal(pick(3, "first", alive), [1, 3, 5])
     np.testing.assert_array_equal(pick(3, "strided", alive), [1, 5, 9])
-    np.testing.assert_array_equal(pick(3, "pooled", alive), [2, 6, 10])
     assert pick(200, "strided").shape == (12,)
     two_live = jnp.arange(12) > 9
-    for choice in ("first", "strided", "pooled"):  # fewer live Gaussians than agents: repeats
+    for choice in ("first", "strided"):  # fewer live Gaussians than agents: repeats
         assert set(pick(6, choice, two_live).tolist()) == {10.0, 11.0}
-    chosen = select_agents(rows, 3, "first", alive, jnp.array([8, 2]))
-    np.testing.assert_array_equal(chosen[:, 0], [8, 2])
     with pytest.raises(ValueError, match="agents_count"):
         pick(0, "first")
 
@@ -115,34 +113,40 @@ def test_rows_of_agents_are_scattered_once_each_on_the_way_back(choice, live):
     assert program.count("scatter-add") == program.count("unique_indices=True") == 1
 
 
-def test_farthest_points_spread_whatever_the_order():
-    rng = np.random.default_rng(0)
-    means = rng.normal(size=(60, 3)).astype(np.float32)
-    means[50:] *= 100.0  # dead ones far away must not attract
-    alive = np.arange(60) < 50
-    choose = jax.jit(farthest_points, static_argnums=1)
-    index = np.asarray(choose(means, 10, alive))
-    assert len(set(index)) == 10 and (index < 50).all()
-    order = rng.permutation(60)
-    again = np.asarray(choose(means[order], 10, alive[order]))
-    np.testing.assert_array_equal(order[again], index)
-    line = jnp.array([[0.0, 0, 0], [1, 0, 0], [2, 0, 0], [10, 0, 0]])
-    np.testing.assert_array_equal(choose(line, 3), [3, 0, 2])
-
-
 def layer_and_inputs():
     features, tokens = arrays((N, D), (B, T, D))
     alive = jnp.arange(N) % 3 > 0
-    params = fill(LAYER, features, tokens)
+    params = fill(LAYER, features)
     return params, features, tokens, alive
 
 
-def test_layer_equals_numpy_and_its_cached_split():
+def weights_of(layer, params):
+    """The layer's parameters as `forward` lays them out; without heads."""
+    params = params["params"]
+    affine = lambda name: Affine(params[name]["kernel"], params[name]["bias"])
+    norm = lambda name: Norm(params[name]["scale"], params[name]["bias"])
+    return DeformWeights(
+        layer.gain, layer.norm_epsilon, norm("norm1"), affine("ffn_in"), affine("ffn_out"),
+        norm("norm2"), heads=None,
+    )  # fmt: skip
+
+
+def apply(layer, params, features, tokens, bias=None, alive=None, key=None):
+    """x2 as `forward` computes it."""
+    agents, static = layer.apply(params, features, alive, method="prepare")
+    dynamic = dynamic_mix(agents, tokens, layer.temperature, bias)
+    args = features, static, dynamic, tokens, weights_of(layer, params)
+    if key is None:
+        return attend(*args)
+    return attend(*args, layer.apply(params, rngs={"dropout": key}, method="dropouts"))
+
+
+apply = jax.jit(apply, static_argnums=0)
+
+
+def test_layer_equals_numpy():
     params, features, tokens, alive = layer_and_inputs()
-    got = jax.jit(LAYER.apply)(params, features, tokens, alive=alive)
-    prepared = jax.jit(lambda *a: LAYER.apply(*a, method="prepare"))(params, features, alive)
-    apply_frames = jax.jit(lambda *a: LAYER.apply(*a, method="apply_frames"))
-    np.testing.assert_allclose(apply_frames(params, features, *prepared, tokens), got, atol=1e-6)
+    got = apply(LAYER, params, features, tokens, alive=alive)
     p = jax.tree.map(lambda v: np.asarray(v, np.float64), params["params"])
     f, s = np.asarray(features, np.float64), np.asarray(tokens, np.float64)
     linear = lambda x, q: x @ q["kernel"] + q["bias"]
@@ -163,12 +167,12 @@ def test_layer_equals_numpy_and_its_cached_split():
 def test_cross_attention_is_a_softmax_over_the_tokens_of_every_gaussian():
     params, features, tokens, alive = layer_and_inputs()
     bias = jnp.linspace(-1.0, 0.0, T)
-    got = jax.jit(CROSS.apply)(params, features, tokens, bias, alive)
+    got = apply(CROSS, params, features, tokens, bias, alive)
     queries, static = CROSS.apply(params, features, alive, method="prepare")
     assert static is None and queries.shape == features.shape
     rows = np.flatnonzero(alive)  # an avatar keeps live rows alone
-    kept = CROSS.apply(params, features[rows], queries[rows], None, tokens, bias,
-                       method="apply_frames")  # fmt: skip
+    dynamic = dynamic_mix(queries[rows], tokens, CROSS.temperature, bias)
+    kept = attend(features[rows], None, dynamic, tokens, weights_of(CROSS, params))
     np.testing.assert_allclose(kept, got[:, rows], atol=1e-6)
     p = jax.tree.map(lambda v: np.asarray(v, np.float64), params["params"])
     f, s = np.asarray(features, np.float64), np.asarray(tokens, np.float64)
@@ -177,20 +181,18 @@ def test_cross_attention_is_a_softmax_over_the_tokens_of_every_gaussian():
     for b in range(B):
         weights = softmax(q @ s[b].T / CROSS.temperature + np.asarray(bias))
         dynamic = dynamic_mix(queries, tokens, CROSS.temperature, bias)
-        np.testing.assert_allclose(shares(None, dynamic)[b], weights, atol=1e-5)
-        np.testing.assert_allclose(mix(None, dynamic, tokens)[b], weights @ s[b], atol=1e-5)
-    esaa = jax.tree.map(jnp.shape, fill(LAYER, features, tokens))
-    assert jax.tree.map(jnp.shape, fill(CROSS, features, tokens)) == esaa  # nothing to excuse
+        np.testing.assert_allclose(token_shares(None, dynamic)[b], weights, atol=1e-5)
+    esaa = jax.tree.map(jnp.shape, fill(LAYER, features))
+    assert jax.tree.map(jnp.shape, fill(CROSS, features)) == esaa  # nothing to excuse
 
 
 @pytest.mark.parametrize("layer", [LAYER, CROSS], ids=["esaa", "cross"])
 def test_dead_gaussians_do_not_touch_live_ones(layer):
     params, features, tokens, alive = layer_and_inputs()
-    apply = jax.jit(layer.apply)
     spoiled = jnp.where(alive[:, None], features, 1e3)
-    before, after = (apply(params, f, tokens, alive=alive) for f in (features, spoiled))
+    before, after = (apply(layer, params, f, tokens, alive=alive) for f in (features, spoiled))
     np.testing.assert_array_equal(after[:, alive], before[:, alive])
-    repeated = apply(params, features, jnp.concatenate([tokens, tokens]), alive=alive)
+    repeated = apply(layer, params, features, jnp.concatenate([tokens, tokens]), alive=alive)
     np.testing.assert_allclose(repeated[B:], before, atol=1e-6)  # frames do not mix
 
 
@@ -199,7 +201,7 @@ def test_gradients_finite_and_equal_to_differences(epsilon):
     params, features, tokens, _ = layer_and_inputs()
     layer = LAYER.clone(norm_epsilon=epsilon)
     (probe,) = arrays((B, N, D), seed=3)
-    loss = jax.jit(lambda *a: jnp.sum(layer.apply(*a) * probe))
+    loss = jax.jit(lambda *a: jnp.sum(apply(layer, *a) * probe))
     args = (params, features, tokens)
     grads = jax.jit(jax.grad(loss, (0, 1, 2)))(*args)
     rng = np.random.default_rng(1)
@@ -213,9 +215,7 @@ def test_gradients_finite_and_equal_to_differences(epsilon):
 
 def test_parity_counts_and_temperature():
     layer = SpatialAudioAttention(agents="first", agent_network="linear", norm_epsilon=1e-12)
-    shapes = jax.eval_shape(
-        layer.init, jax.random.key(0), jnp.zeros((300, 64)), jnp.zeros((1, 4, 64))
-    )
+    shapes = jax.eval_shape(layer.init, jax.random.key(0), jnp.zeros((300, 64)))
     count = lambda *names: sum(
         leaf.size for n in names for leaf in jax.tree.leaves(shapes["params"][n])
     )
@@ -228,13 +228,15 @@ def test_parity_counts_and_temperature():
 def test_dropout_needs_its_key_and_repeats():
     params, features, tokens, _ = layer_and_inputs()
     layer = LAYER.clone(dropout=0.5)
-    run = jax.jit(
-        lambda key: layer.apply(
-            params, features, tokens, deterministic=False, rngs={"dropout": key}
-        )
-    )
+    run = lambda key: apply(layer, params, features, tokens, key=key)
     np.testing.assert_array_equal(run(jax.random.key(1)), run(jax.random.key(1)))
     assert (run(jax.random.key(1)) != run(jax.random.key(2))).any()
+    assert (run(jax.random.key(1)) != apply(layer, params, features, tokens)).any()
+    drop = layer.apply(params, rngs={"dropout": jax.random.key(1)}, method="dropouts")
+    dropped = [np.asarray(drop(jnp.ones(1000)) == 0) for _ in range(DROPOUTS)]
+    assert all((a != b).any() for a, b in itertools.combinations(dropped, 2))
+    none = layer.clone(dropout=0.0).apply(params, method="dropouts")
+    assert none(features) is features
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.999])

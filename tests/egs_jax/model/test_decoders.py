@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from helpers import fill
 
-from egs_jax.model.attention import SpatialAudioAttention
+from egs_jax.model import forward as model
+from egs_jax.model.attention import SpatialAudioAttention, dynamic_mix
 from egs_jax.model.decoders import (
     DEFORM_HEADS,
     DeformationDecoder,
@@ -16,6 +17,7 @@ from egs_jax.model.decoders import (
 )
 from egs_jax.model.kan import KANLayer, Linear
 from egs_jax.model.tokens import SpeechTokens
+from kernels.deform import decode_heads
 
 SIZES = dict(DEFORM_HEADS)
 
@@ -40,7 +42,9 @@ def head_counts(bank):
 
 
 def test_parity_counts_of_both_decoders():
-    shapes = jax.eval_shape(StaticDecoder("mlp").init, jax.random.key(0), draw(1, 64))["params"]
+    shapes = jax.eval_shape(
+        StaticDecoder("mlp", as_original=True).init, jax.random.key(0), draw(1, 64)
+    )["params"]
     assert count(shapes["trunk_in"]) + count(shapes["trunk_out"]) == 24_832
     assert head_counts(shapes["heads"]) == {
         "log_scales": 16_899,
@@ -48,7 +52,9 @@ def test_parity_counts_of_both_decoders():
         "logit_opacities": 16_641,
         "sh_coeffs": 22_704,
     }
-    shapes = jax.eval_shape(DeformationDecoder("mlp").init, jax.random.key(0), draw(1, 1, 64))
+    shapes = jax.eval_shape(
+        DeformationDecoder("mlp", as_original=True).init, jax.random.key(0), draw(1, 64)
+    )
     assert head_counts(shapes["params"]["heads"]) == {
         "means": 8_707,
         "log_scales": 8_707,
@@ -101,9 +107,9 @@ def test_paper_decoders_start_at_nothing_and_learn():
     x = draw(2, 7, 16)
     variables = start(deform, x)
     deltas = jax.jit(deform.apply)(variables, x)
-    assert [leaf.shape for leaf in jax.tree.leaves(deltas)] == [
-        (2, 7, 3), (2, 7, 3), (2, 7, 4), (2, 7), (2, 7, 16, 3),
-    ]  # fmt: skip
+    assert {name: leaf.shape for name, leaf in deltas.items()} == {
+        name: (2, 7, size) for name, size in SIZES.items()
+    }
     assert not any(leaf.any() for leaf in jax.tree.leaves(deltas))
     total = lambda v: sum(jnp.sum(leaf) for leaf in jax.tree.leaves(deform.apply(v, x)))
     grads = jax.jit(jax.grad(total))(variables)["params"]["heads"]
@@ -114,17 +120,40 @@ def test_paper_decoders_start_at_nothing_and_learn():
 
 def test_parity_decoders_start_small_and_offsets_can_be_off():
     features = draw(50, 64)
-    static = StaticDecoder("mlp", offsets=False)
+    static = StaticDecoder("mlp", offsets=False, as_original=True)
     variables = start(static, features)
     out = jax.jit(static.apply)(variables, features)
     assert not out.d_log_scales.any() and not out.d_quats.any()
     assert 0 < float(jnp.abs(out.sh_coeffs).max()) < 0.5
     offset = jax.jit(static.clone(offsets=True).apply)(variables, features).d_quats
     assert 0 < float(jnp.abs(offset).max()) < 0.5
-    deform = DeformationDecoder("mlp")
+    deform = DeformationDecoder("mlp", as_original=True)
     deltas = jax.jit(deform.apply)(start(deform, features[None]), features[None])
     sizes = [float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(deltas)]
     assert 0 < min(sizes) and max(sizes) < 0.5
+
+
+@pytest.mark.parametrize("make", [StaticDecoder, DeformationDecoder])
+def test_a_plain_mlp_differs_from_the_kan_in_its_layers_alone(make):
+    x = draw(7, 16)
+    kan, mlp = (start(make(network, width=8), x)["params"]["heads"] for network in ("kan", "mlp"))
+    assert set(kan) == set(mlp)  # no trunk
+    for name, layer in kan.items():
+        assert layer["base"].shape == mlp[name]["kernel"].shape
+        parts = layer["base"], mlp[name]["kernel"], layer["bias"], mlp[name]["bias"]
+        assert [not part.any() for part in parts] == [name != "hidden"] * 4
+    module = make("mlp", width=8)
+    total = lambda p, x: sum(
+        jnp.sum(leaf) for leaf in jax.tree.leaves(module.apply({"params": {"heads": p}}, x))
+    )
+    gradient = jax.jit(jax.grad(total, argnums=(0, 1)))
+    grads, _ = gradient(mlp, x)
+    for name in set(mlp) - {"hidden"}:
+        units = jnp.abs(grads[name]["kernel"]).sum(axis=1)
+        assert grads[name]["bias"].all() and jnp.mean(units > 0) > 0.7  # few units are dead
+    moved = jax.tree.map(lambda p, g: p + 0.01 * g, mlp, grads)
+    grads, at_inputs = gradient(moved, x)
+    assert grads["hidden"]["kernel"].any() and at_inputs[x < 0].any()  # no ReLU before the first
 
 
 def test_encoder_of_each_architecture():
@@ -155,21 +184,25 @@ def chain(architecture):
         agents="strided" if paper else "first",
         agent_network="mlp" if paper else "linear",
     )
-    decoder = DeformationDecoder(network, width=8)
+    decoder = DeformationDecoder(network, width=8, as_original=not paper)
+    nets = model.Networks(encoder, None, tokens, attention, decoder)
 
     def apply(params, means, windows, eye, pose):
         features = encoder.apply(params["encoder"], means)
-        attended = attention.apply(
-            params["attention"], features, tokens.apply(params["tokens"], windows, eye, pose)
-        )
-        return decoder.apply(params["decoder"], attended)
+        spoken = tokens.apply(params["tokens"], windows, eye, pose)
+        agents, static = attention.apply(params["attention"], features, method="prepare")
+        mix = dynamic_mix(agents, spoken, attention.temperature)
+        weights = {name: params[name]["params"] for name in ("attention", "deform")}
+        layers = model.deform_weights(nets, weights, 16)
+        attended = model.attend(features, static, mix, spoken, layers)
+        return decode_heads(attended, layers.heads, implementation="xla")
 
     args = 0.3 * draw(10, 3), draw(2, 8, 16, 5), jnp.array([0.2, 0.8]), draw(2, 12)
     params = {
         "encoder": fill(encoder, args[0]),
         "tokens": fill(tokens, *args[1:]),
-        "attention": fill(attention, draw(10, 64), draw(2, 4, 64)),
-        "decoder": fill(decoder, draw(2, 10, 64)),
+        "attention": fill(attention, draw(10, 64)),
+        "deform": fill(decoder, draw(10, 64)),
     }
     return apply, params, args
 

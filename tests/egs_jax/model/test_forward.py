@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -71,8 +72,7 @@ def test_every_choice_has_both_steps_on_every_platform(painted, fields):
     for step in (0, 1):
         arguments = train.step_arguments(config, state, data.batch(config, step))
         traced = train.jitted_step.trace(*arguments)
-        shapes = jax.tree.map(lambda x: (x.shape, x.dtype), (traced.out_info[0], state))
-        assert shapes[0] == shapes[1]
+        chex.assert_trees_all_equal_shapes_and_dtypes(traced.out_info[0], state)
         assert "stablehlo" in traced.lower(lowering_platforms=("cpu", "tpu")).as_text()[:100_000]
 
 
@@ -99,6 +99,6 @@ def test_sound_moves_the_head_only_after_training(painted, trained_run):
     hush = drive.replace(audio_windows=data.silence(4, config.model.window_frames))
     fresh = train.hand_over(config, train.init_state(config, data))
     for state, moves in ((trained_run.state, True), (fresh, False)):
-        avatar = Avatar(config, state.params, state.alive, data)
+        avatar = Avatar.of_state(config, state, data)
         heard, unheard = (infer_step(avatar, d).rgb for d in (drive, hush))
         assert np.any(heard != unheard) == moves

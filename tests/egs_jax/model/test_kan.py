@@ -13,7 +13,6 @@ from egs_jax.model.kan import (
     KANLayer,
     Linear,
     bspline_basis,
-    fold,
     make_layer,
     uniform_knots,
     update_all_grids,
@@ -255,15 +254,3 @@ def test_mlp_takes_the_kans_place(getkey):
     assert 0.98 < float(jnp.abs(merged).max()) / (6 / 192) ** 0.5 <= 1.0
     with pytest.raises(ValueError, match="network"):
         make_layer("tree", 3)
-
-
-@pytest.mark.parametrize("basis", ["taylor", "bspline"])
-def test_folded_parameters_do_the_same(basis):
-    block = Block(5, 3, basis=basis)
-    x = jax.random.normal(jax.random.key(0), (4, 6))
-    params = block.init(jax.random.key(1), x)["params"]
-    folded = fold(params)
-    assert (set(folded["hidden"]) == {"folded"}) == (basis == "taylor")
-    np.testing.assert_array_equal(
-        block.apply({"params": folded}, x), block.apply({"params": params}, x)
-    )

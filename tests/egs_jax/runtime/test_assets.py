@@ -6,11 +6,13 @@ import importlib.util
 import io
 import os
 import pickle
+import re
 import tarfile
 import zipfile
 
 import numpy as np
 import pytest
+from helpers import ROOT
 
 from egs_jax.runtime import assets
 from egs_jax.runtime.errors import InputError
@@ -191,6 +193,17 @@ def test_rows_are_complete():
         assert row.version in row.archive
         assert row.archive.startswith(row.package.replace("-", "_") + "-")
     assert len({row.file for row in assets.ASSETS.values()}) == len(assets.ASSETS)
+
+
+def test_no_registry_is_named_in_the_tree():
+    """Where packages come from is the user's to say, by the settings of pip."""
+    hosts = re.compile(r"(py)pi\.org|(python)hosted|(npm)js\.|(crates)\.io|(anaconda)\.org")
+    for folder in ("egs_jax", "kernels", "experiments", "tests"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in {".py", ".md", ".json", ".sh", ".toml"}:
+                assert not hosts.search(path.read_text(encoding="utf-8")), path
+    for name in ("README.md", "Makefile", "pyproject.toml", "requirements.txt"):
+        assert not hosts.search((ROOT / name).read_text(encoding="utf-8")), name
 
 
 def test_restricted_unpickle_reads_arrays(tmp_path):

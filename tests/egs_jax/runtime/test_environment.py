@@ -1,19 +1,11 @@
-"""What a process tells the libraries below."""
+"""Settings that a process gives the libraries below."""
 
-import gc
 import os
 
 import jax
 import pytest
 
-from egs_jax.runtime import environment
-from egs_jax.runtime.environment import (
-    COLLECT_EVERY,
-    XLA_FLAGS,
-    keep_programs,
-    set_environment,
-    usable_cores,
-)
+from egs_jax.runtime.environment import XLA_FLAGS, keep_programs, set_environment, usable_cores
 
 
 @pytest.mark.parametrize(
@@ -24,18 +16,6 @@ def test_flags_come_before_the_users_which_win(monkeypatch, given, wanted):
     monkeypatch.setenv("XLA_FLAGS", given)
     set_environment()
     assert os.environ["XLA_FLAGS"] == wanted
-
-
-def test_garbage_is_looked_for_seldom_unless_the_user_says_how_often(monkeypatch):
-    before = gc.get_threshold()
-    monkeypatch.setattr(environment, "USUAL", (701, 10, 10))
-    try:
-        for given, wanted in ((701, COLLECT_EVERY), (9, 9)):
-            gc.set_threshold(given, 10, 10)
-            set_environment()
-            assert gc.get_threshold()[0] == wanted
-    finally:
-        gc.set_threshold(*before)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no such call here")

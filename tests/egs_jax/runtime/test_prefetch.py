@@ -1,11 +1,11 @@
-"""Working ahead in a thread: order, bounds, errors, early ends."""
+"""Items made ahead in a thread: order, bounds, errors, early ends."""
 
 import threading
 import time
 
 import pytest
 
-from egs_jax.runtime.prefetch import ahead
+from egs_jax.runtime.prefetch import prefetch
 
 
 def test_items_come_in_order_and_at_most_so_many_ahead():
@@ -18,7 +18,7 @@ def test_items_come_in_order_and_at_most_so_many_ahead():
             yield i
 
     taken = []
-    for item in ahead(items(), 3):
+    for item in prefetch(items(), 3):
         time.sleep(0.002)
         taken.append(item)
         assert len(begun) - len(taken) <= 3
@@ -31,7 +31,7 @@ def test_an_error_comes_in_its_place():
         yield 1
         raise OSError("disk")
 
-    source = ahead(items(), 4)
+    source = prefetch(items(), 4)
     assert next(source) == 1
     with pytest.raises(OSError, match="disk"):
         next(source)
@@ -46,11 +46,11 @@ def test_stopping_early_closes_the_source():
         finally:
             closed.append(True)
 
-    source, before = ahead(items(), 2), threading.active_count()
+    source, before = prefetch(items(), 2), threading.active_count()
     assert next(source) == 0
     source.close()
     assert closed and threading.active_count() == before
 
 
 def test_nothing_at_all():
-    assert list(ahead([], 2)) == []
+    assert list(prefetch([], 2)) == []

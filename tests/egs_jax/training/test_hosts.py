@@ -4,7 +4,6 @@ import dataclasses
 import shutil
 import socket
 import subprocess
-import threading
 from typing import NamedTuple
 
 import jax
@@ -52,37 +51,43 @@ def arguments(painted, run_dir):
     return train_arguments(painted, run_dir) + [f"--{text}" for text in (*settings, *more, *plain)]
 
 
-def test_two_hosts_have_the_bits_of_one_and_stop_together(painted, tmp_path):
-    """They go on from its checkpoint at 10; host 1 is told to stop in step 13, 15 is logged."""
-    one, two = tmp_path / "one", tmp_path / "two"
-    command, environment = python("-m", "egs_jax", *arguments(painted, one))
-    done = subprocess.run(
-        command, env=environment | {"JAX_NUM_CPU_DEVICES": "2"}, capture_output=True, text=True,
-        check=False, timeout=100,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    shutil.copytree(one, two)
-    for step in (15, 20):
-        shutil.rmtree(two / "checkpoints" / str(step))
-
-    port, processes = free_port(), []
-    for index, stop in enumerate((0, 3)):
-        mine = [*arguments(painted, two), f"--hosts=localhost:{port},2,{index}"]
-        command, environment = python("-c", STOPPED_IN, str(stop), *mine)
+def texts_of(*commands, timeout=400):
+    """Run processes side by side; returns status, output and errors of each."""
+    processes = []
+    for words in commands:
+        command, environment = python(*words)
         processes.append(
             subprocess.Popen(
                 command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
             )
         )
     try:
-        texts = [process.communicate(timeout=100) for process in processes]
+        texts = [process.communicate(timeout=timeout) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    for process, (_, error) in zip(processes, texts, strict=True):
-        assert process.returncode == 1 and "Traceback" not in error, error
+    return [(process.returncode, *text) for process, text in zip(processes, texts, strict=True)]
+
+
+def test_two_hosts_have_the_bits_of_one_and_stop_together(painted, tmp_path):
+    """They go on from its checkpoint at 10; host 1 is told to stop in step 13, 15 is logged."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert main(arguments(painted, one)) == 0  # on two of this process's devices
+    shutil.copytree(one, two)
+    for step in (15, 20):
+        shutil.rmtree(two / "checkpoints" / str(step))
+
+    port = free_port()
+    results = texts_of(
+        *(
+            ("-c", STOPPED_IN, stop, *arguments(painted, two), f"--hosts=localhost:{port},2,{host}")
+            for host, stop in enumerate("03")
+        )
+    )
+    for status, _, error in results:
+        assert status == 1 and "Traceback" not in error, error
         assert error.splitlines()[-1].startswith("egs-jax: stopped")
-    assert "resuming at step 10" in texts[0][0] and "resuming" not in texts[1][0]
+    assert "resuming at step 10" in results[0][1] and "resuming" not in results[1][1]
     assert (two / "metrics.jsonl").read_text().count("\n") == 3  # of steps 5, 10 and 15, once each
 
     states = []
@@ -129,99 +134,90 @@ def test_a_place_is_read():
     assert hosts.place("[::1]:1234,1,0").address == "[::1]"
 
 
-def words_of(*places, told=("same", "same")):
-    """What every host says when these meet."""
-    words = {}
-
-    def host(number, where):
-        try:
-            hosts.meet(where, told[number])
-            words[number] = "all here"
-        except InputError as error:
-            words[number] = str(error)
-
-    places = [hosts.Place(*place) for place in places]
-    threads = [threading.Thread(target=host, args=item) for item in enumerate(places)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return [words[number] for number in range(len(places))]
+MEET = """
+import os, sys
+from egs_jax.runtime.errors import InputError
+from egs_jax.training import hosts
+hosts.PATIENCE = float(sys.argv[1])
+try:
+    with hosts.joined(sys.argv[2], {"command": sys.argv[3], "dataset": "d"}):
+        print("all here")
+except InputError as error:
+    print(error, flush=True)
+    os._exit(2)  # as the command line ends
+"""
 
 
-@pytest.fixture
-def address(monkeypatch):
-    monkeypatch.setattr(hosts, "PATIENCE", 1)
-    return "localhost", free_port()
+def words_of(*places, told=("same", "same"), patience="60"):
+    """Return what every host says when these meet at one port."""
+    port = free_port()
+    results = texts_of(
+        *(
+            ("-c", MEET, patience, f"localhost:{port},{place}", command)
+            for place, command in zip(places, told, strict=False)
+        )
+    )
+    assert {status for status, _, _ in results} <= {0, 2}, results
+    assert not any("Traceback" in error for _, _, error in results), results
+    return [text.strip().replace(str(port), "PORT") for _, text, _ in results]
 
 
-def test_hosts_that_agree_meet(address):
-    assert words_of((*address, 2, 0), (*address, 2, 1)) == ["all here"] * 2
+def test_hosts_with_other_commands_say_so_alike():
+    first, second = words_of("2,0", "2,1", told=("same", "else"))
+    assert first == second == (
+        "--hosts: host 1 was started with another command than host 0; start all by the same "
+        "command, on the same dataset"
+    )  # fmt: skip
+
+
+def test_a_host_that_waits_in_vain_says_so_in_one_line():
+    [alone] = words_of("3,0", patience="1")
+    assert alone.startswith("--hosts: not all of the 3 hosts met at localhost:PORT within 1.0 s; ")
+
+
+@pytest.mark.slow
+def test_hosts_meet_or_say_why_they_cannot():
+    assert words_of("2,0", "2,1") == ["all here", ""]  # host 0 alone prints
+    first, second = words_of("2,0", "3,1")
+    assert first == second and "another number of hosts than host 0" in first
+    [alone] = words_of("2,1", patience="1")
+    assert alone.startswith("--hosts: not all of the 2 hosts met at localhost:PORT")
+    with socket.create_server(("", 0)) as server:
+        place = f"localhost:{server.getsockname()[1]},2,0"
+        [(status, text, _)] = texts_of(("-c", MEET, "5", place, "same"))
+    assert status == 2 and text.startswith("--hosts: ") and text.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("other", "told", "word"),
+    ("change", "word"),
     [
-        ((3, 2), "same", "host 2 was told of 3 hosts, host 0 of 2"),
-        ((2, 1), "else", "host 1 has other settings or another dataset than host 0"),
+        (lambda all_told: all_told, None),
+        (lambda all_told: {**all_told, (2, 1): 7}, "host 2 .* another dataset than host 0"),
+        (lambda all_told: {**all_told, (1, 0): 7}, "host 1 .* another command than host 0"),
     ],
 )
-def test_hosts_that_do_not_fit_say_so_alike(address, other, told, word):
-    first, second = words_of((*address, 2, 0), (*address, *other), told=("same", told))
-    assert first == second and first.startswith(f"--hosts: {word}")
+def test_which_host_differs_in_what_is_named(monkeypatch, change, word):
+    """Of three hosts; `change` says whose first byte of which hash is another."""
+
+    def gather(own):
+        everywhere = np.stack([own] * 3)
+        for (host, name), value in change({}).items():
+            everywhere[host, name, 0] ^= value
+        return everywhere
+
+    monkeypatch.setattr(hosts.multihost_utils, "process_allgather", gather)
+    told = {"command": "train", "dataset": "clip"}
+    if word is None:
+        hosts.compare(told)
+        return
+    with pytest.raises(InputError, match=f"--hosts: {word}; start all by the same command"):
+        hosts.compare(told)
 
 
-def test_missing_and_double_hosts_are_named(address):
-    [alone] = words_of((*address, 3, 0))
-    assert "no call from host 1, 2 within 1 s" in alone
-    words = words_of((*address, 3, 0), (*address, 3, 1), (*address, 3, 1), told=("same",) * 3)
-    assert words == ["--hosts: two hosts were told that they are host 1"] * 3
-
-
-def test_a_stranger_is_not_heard(address, monkeypatch):
-    monkeypatch.setattr(hosts, "PATIENCE", 20)
-    first = threading.Thread(target=words_of, args=((*address, 2, 0),))
-    first.start()
-    stranger = None
-    while stranger is None:
-        try:
-            stranger = socket.create_connection(address, timeout=5)
-        except OSError:
-            continue
-    stranger.sendall(b"GET / HTTP/1.1\n")
-    assert words_of((*address, 2, 1)) == ["all here"]
-    first.join()
-    stranger.close()
-
-
-def test_another_service_is_not_host_0(address):
-    with socket.create_server(address) as server:
-
-        def serve():
-            call = server.accept()[0]
-            call.recv(1000)
-            call.close()
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        [word] = words_of((*address, 2, 1))
-        thread.join()
-        assert "does not answer as host 0 of a training" in word
-        [word] = words_of((*address, 2, 0))
-        assert f"cannot listen on port {address[1]}" in word
-
-
-@pytest.mark.parametrize(
-    ("place", "word"), [("localhost:{},2,1", "no answer from localhost"), ("so", "got 'so', exp")]
-)
-def test_bad_hosts_on_the_command_line_are_one_line_and_status_2(
-    painted, tmp_path, monkeypatch, capsys, place, word
-):
-    monkeypatch.setattr(hosts, "PATIENCE", 0)
-    more = [f"--hosts={place.format(free_port())}"]
-    assert main(train_arguments(painted, tmp_path / "run") + more) == 2
+def test_bad_hosts_on_the_command_line_are_one_line_and_status_2(painted, tmp_path, capsys):
+    assert main([*train_arguments(painted, tmp_path / "run"), "--hosts=so"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"egs-jax: --hosts: {word}") and error.count("\n") == 1
+    assert error.startswith("egs-jax: --hosts: got 'so', exp") and error.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 

@@ -18,7 +18,7 @@ from egs_jax.runtime.errors import InputError
 from egs_jax.training import parallel
 from egs_jax.training.loop import fit
 
-TESTS = pathlib.Path(__file__).parents[1]
+TESTS = pathlib.Path(__file__).parents[2]
 PROGRAM = '''
 import dataclasses, json, sys
 import jax, jax.numpy as jnp, numpy as np

@@ -1,7 +1,9 @@
 """The records of a run: whole files, the same settings on resuming, lines that a crash lost."""
 
+import inspect
 import json
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -9,24 +11,77 @@ from tensorboardX.event_file_writer import EventFileWriter
 
 from egs_jax.config import preset
 from egs_jax.config_text import override
+from egs_jax.runtime.assets import ASSETS
 from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.files import write_atomically
 from egs_jax.runtime.progress import progress
 from egs_jax.training import run_folder as run_log
-from egs_jax.training.run_folder import RunLog, load_config, start_run
+from egs_jax.training.run_folder import NoLog, RunLog, load_config, start_run
 
 
 def lines_of(folder) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_run_folder_keeps_config_and_versions(tmp_path):
-    config = preset("tiny", data_dir="data/x", seed=4)
-    start_run(tmp_path / "runs" / "ein Lauf", config)
-    assert load_config(tmp_path / "runs" / "ein Lauf") == config
-    facts = json.loads((tmp_path / "runs" / "ein Lauf" / "environment.json").read_text())
-    assert {"python", "device", "jax", "flax", "optax", "orbax-checkpoint", "numpy"} <= set(facts)
-    assert facts["numpy"] == np.__version__
+def environment_of(folder) -> dict:
+    return json.loads((folder / "environment.json").read_text())
+
+
+def test_run_folder_keeps_config_and_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("EGS_COMMIT", "c0ffee")
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "egs_jax", "train", "a b"])
+    config = override(preset("tiny", data_dir="data/x", seed=4), {"loss.perceptual": "0"})
+    folder = tmp_path / "runs" / "ein Lauf"
+    start_run(folder, config, {"whisper_tiny_en": "ab12"})
+    assert load_config(folder) == config
+    facts = environment_of(folder)
+    assert facts["commit"] == "c0ffee" and facts["command"] == "python -m egs_jax train 'a b'"
+    assert facts["packages"]["numpy"] == np.__version__ and facts["device"].startswith("cpu")
+    assert facts["models"] == {"whisper_tiny_en": "ab12"}
+    assert facts["kernels"] is None and facts["notes"].keys() == {"kernels"}
+    assert facts["earlier"] == []
+
+
+def test_networks_in_use_are_recorded_or_said_to_be_unknown(tmp_path):
+    start_run(tmp_path, preset("paper", data_dir="d"))
+    facts = environment_of(tmp_path)
+    assert facts["models"] == {"lpips_vgg16": ASSETS["lpips_vgg16"].sha256}
+    assert "does not say which networks" in facts["notes"]["models"]
+
+
+def test_what_computed_a_run_before_is_kept_once(tmp_path, monkeypatch):
+    for commit in ("a", "a", "b", "b", "c"):
+        monkeypatch.setenv("EGS_COMMIT", commit)
+        start_run(tmp_path, preset("tiny"))
+    facts = environment_of(tmp_path)
+    assert facts["commit"] == "c" and [old["commit"] for old in facts["earlier"]] == ["a", "b"]
+    assert "earlier" not in facts["earlier"][1]
+
+
+def test_kernels_are_recorded_once_steps_were_logged(tmp_path, monkeypatch):
+    found = {"rasterize": {"implementation": "xla", "why_not_triton": "no GPU"}}
+    monkeypatch.setattr(run_log.kernels, "implementations", lambda: dict(found), raising=False)
+    start_run(tmp_path, preset("tiny"))
+    log = RunLog(tmp_path, 0)
+    assert environment_of(tmp_path)["kernels"] is None
+    log.write({"step": 20, "loss": 0.5})
+    assert environment_of(tmp_path)["kernels"] == found
+    assert "kernels" not in environment_of(tmp_path)["notes"]
+    found["deform"] = {"implementation": "triton"}  # that of the second stage
+    log.write({"step": 40, "loss": 0.5})
+    assert environment_of(tmp_path)["kernels"] == found
+    log.close()
+
+
+def test_a_host_without_a_log_has_its_calls_and_writes_nothing():
+    public = lambda kind: {n: f for n, f in vars(kind).items() if n[0] != "_" and callable(f)}
+    for name, function in public(NoLog).items():
+        assert inspect.signature(function) == inspect.signature(public(RunLog)[name])
+    assert public(NoLog).keys() == public(RunLog).keys()
+    log = NoLog()
+    log.write({"step": 1})
+    log.rewind(0)
+    log.close()
 
 
 def test_same_settings_resume_others_are_named(tmp_path):

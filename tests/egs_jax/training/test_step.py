@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -138,8 +139,7 @@ def test_another_seed_is_another_start_and_other_batches(course):
 
 def test_abstract_state_is_shaped_like_the_real_one(course):
     shapes = train.abstract_state(course.config, course.data.audio_dim)
-    shape = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
-    assert shape(shapes) == shape(course.end)
+    chex.assert_trees_all_equal_shapes_and_dtypes(shapes, course.end)
 
 
 def test_hand_over_changes_no_pixel_and_forgets_moments(course):
@@ -151,7 +151,7 @@ def test_hand_over_changes_no_pixel_and_forgets_moments(course):
     )
     pictures = [
         draw(before.params, before.alive, drive)[0].rgb,
-        infer_step(Avatar(config, after.params, after.alive, course.data), drive).rgb,
+        infer_step(Avatar.of_state(config, after, course.data), drive).rgb,
     ]
     np.testing.assert_allclose(*pictures, atol=1e-5)
     assert np.ptp(np.asarray(pictures[0])) > 0.3  # there is something to see

@@ -1,18 +1,17 @@
 """Compiles `deform`'s Triton kernel for sm_90 without a GPU and prints what the code costs.
 
-Run on its own, without TRITON_INTERPRET: `python deform_gate.py` prints one JSON object, by network
+Run on its own, without TRITON_INTERPRET: `python deform.py` prints one JSON object, by network
 registers, spilt bytes, bytes of shared memory, how many products there are on
 Hopper's tensor cores and on the slow path, how many groups of them wait for the one before, and of
 the loops over hidden units the barriers and the instructions per unit.
 """
 
 import json
-import re
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-from compile_gate import assemble, instructions, resources
+from assemble import POINTERS, assemble, count, instructions, resources
 
 from kernels import launch
 from kernels.deform.cases import make_case, pack
@@ -21,7 +20,6 @@ from kernels.deform.types import NETWORKS
 
 GAUSSIANS = 50_000
 PAPER = dict(n=2, agents=200, tokens=12, d=64, units=128, ffn=128, k=16)
-POINTERS = dict(float32="*fp32", bfloat16="*bf16")
 
 
 def launch_of(network):
@@ -62,11 +60,6 @@ def measure(network):
         barriers=max(count(r"\bBAR\.", loop) for loop in loops),
         instructions_per_unit=max(map(len, loops)) / units,
     )
-
-
-def count(pattern, lines):
-    """How many instructions have it."""
-    return sum(bool(re.search(pattern, text)) for text in lines)
 
 
 if __name__ == "__main__":

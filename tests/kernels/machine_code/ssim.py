@@ -1,6 +1,6 @@
 """Compiles the Triton kernels of `mean_ssim` for sm_90 without a GPU and prints what they cost.
 
-Run on its own, without TRITON_INTERPRET: `python ssim_gate.py` prints one JSON object, by kernel:
+Run on its own, without TRITON_INTERPRET: `python ssim.py` prints one JSON object, by kernel:
 registers, spilt bytes, barriers and atomics, and of the loop that makes a row of results, on the
 way that all programs but those at an image's border take: instructions, loads from memory, and from
 how many registers their addresses are made.
@@ -11,7 +11,7 @@ import re
 
 import jax
 import jax.numpy as jnp
-from compile_gate import assemble, instructions, resources
+from assemble import assemble, instructions, resources
 
 from kernels import launch
 from kernels.ssim.triton.ssim import pick_tile, ssim_tiles

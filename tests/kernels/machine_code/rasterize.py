@@ -1,17 +1,12 @@
 """Compiles the Triton kernels for sm_90 without a GPU and prints what the machine code costs.
 
-Run on its own, without TRITON_INTERPRET: `python compile_gate.py` prints one JSON object, by
+Run on its own, without TRITON_INTERPRET: `python rasterize.py` prints one JSON object, by
 kernel: registers, bytes spilt, barriers and instructions per list entry in the loop that blends.
 """
 
 import json
-import re
-import subprocess
-import tempfile
 
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from assemble import assemble, instructions, resources
 
 from kernels.rasterize.triton import (
     binning_kernels,
@@ -66,7 +61,6 @@ INTEGERS = (
     "lengths", "stops", "turns", "radii",
 )  # fmt: skip
 POINTERS = dict.fromkeys(INTEGERS, "*i32") | dict(keys="*u32", alive="*i1")
-INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(.*);")
 
 
 def compile_kernel(name):
@@ -79,39 +73,6 @@ def compile_kernel(name):
         integers |= dict.fromkeys(("background", "rgb", "left"), "*u8")
     pointers = {n: integers.get(n, "*fp32") for n in names if n not in constants}
     return assemble(kernel, pointers, constants, dict(scan=8, bounds=8, deal=4).get(name, 1))[:2]
-
-
-def assemble(kernel, pointers, constants, num_warps, max_registers=None):
-    """SASS text, resource line and bytes of shared memory of a kernel.
-
-    Args:
-      kernel: A `@triton.jit` function.
-      pointers: Type of each array, by name.
-      constants: Compile-time numbers, by name.
-      num_warps: Warps per program.
-      max_registers: Most registers a thread may have.
-    """
-    names = [parameter.name for parameter in kernel.params]
-    source = ASTSource(
-        kernel, signature={n: pointers.get(n, "constexpr") for n in names},
-        constexprs={(names.index(n),): value for n, value in constants.items()},
-        attrs={(names.index(n),): [["tt.divisibility", 16]] for n in pointers},
-    )  # fmt: skip
-    options = dict(num_warps=num_warps, num_stages=1, maxnreg=max_registers)
-    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-
-        def read(tool, flag):
-            command = [tool.path, flag, file.name]
-            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-        return (
-            read(triton.knobs.nvidia.nvdisasm, "-c"),
-            read(triton.knobs.nvidia.cuobjdump, "-res-usage"),
-            compiled.metadata.shared,
-        )
 
 
 def blend_loop(sass):
@@ -128,24 +89,6 @@ def blend_loop(sass):
     return []
 
 
-def instructions(sass):
-    """All instructions, and of those that jump, by their place, where to."""
-    lines, labels = [], {}
-    for line in sass.splitlines():
-        label = re.match(r"\s*(\.L_x_\d+):", line)
-        if label:
-            labels[label[1]] = len(lines)
-        instruction = INSTRUCTION.search(line)
-        if instruction:
-            lines.append(instruction[1])
-    jumps = {
-        i: labels[match[1]]
-        for i, line in enumerate(lines)
-        if (match := re.search(r"BRA.*`\((\.L_x_\d+)\)", line))
-    }
-    return lines, jumps
-
-
 def measure(name):
     """Cost of a kernel's machine code."""
     sass, usage = compile_kernel(name)
@@ -155,12 +98,6 @@ def measure(name):
         barriers_in_loop=sum("BAR." in text for text in loop),
         instructions_per_entry=len(loop) / entries if entries else None,
     )
-
-
-def resources(usage):
-    """Registers and spilt bytes by the resource line."""
-    spilt = [int(re.search(rf"{kind}:(\d+)", usage)[1]) for kind in ("LOCAL", "STACK")]
-    return dict(registers=int(re.search(r"REG:(\d+)", usage)[1]), spilt=sum(spilt))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Compiles the heads' Triton kernels for sm_90 without a GPU and prints what the code costs.
 
-Run on its own, without TRITON_INTERPRET: `python heads_gate.py` prints one JSON object, by network
+Run on its own, without TRITON_INTERPRET: `python heads.py` prints one JSON object, by network
 and kernel: registers, spilt bytes, bytes of shared memory, and how many products there are on
 Hopper's tensor cores and on the slow path.
 """
@@ -9,8 +9,7 @@ import json
 
 import jax
 import jax.numpy as jnp
-from compile_gate import assemble, instructions, resources
-from deform_gate import POINTERS, count
+from assemble import POINTERS, assemble, count, instructions, resources
 
 from kernels import launch
 from kernels.deform.cases import make_case, pack

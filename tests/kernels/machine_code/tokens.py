@@ -1,6 +1,6 @@
 """Compiles the tokens' Triton kernels for sm_90 without a GPU and prints what the code costs.
 
-Run on its own, without TRITON_INTERPRET: `python tokens_gate.py` prints one JSON object, by kernel:
+Run on its own, without TRITON_INTERPRET: `python tokens.py` prints one JSON object, by kernel:
 registers, spilt bytes, bytes of shared memory, instructions, products, and loads to registers of 16
 bytes and of fewer.
 """
@@ -10,8 +10,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from compile_gate import assemble, instructions, resources
-from deform_gate import POINTERS, count
+from assemble import POINTERS, assemble, count, instructions, resources
 
 from egs_jax.avatar.token_kernels.frame_tokens import frame_tokens, sizes
 from kernels import launch

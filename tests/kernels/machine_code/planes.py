@@ -1,6 +1,6 @@
 """Compiles `sample_planes`' Triton kernels for sm_90 without a GPU; prints what the code costs.
 
-Run on its own, without TRITON_INTERPRET: `python planes_gate.py` prints one JSON object, by kernel
+Run on its own, without TRITON_INTERPRET: `python planes.py` prints one JSON object, by kernel
 and case: registers, spilt bytes, bytes of shared memory, all instructions, those per contribution
 of a thread, 64-bit additions in memory that return nothing, and those that return what was there.
 """
@@ -11,7 +11,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from compile_gate import assemble, instructions, resources
+from assemble import POINTERS, assemble, instructions, resources
 
 from kernels import launch
 from kernels.planes import Levels
@@ -20,7 +20,6 @@ from kernels.planes.triton.planes import table_gradient
 GAUSSIANS = 50_000
 HASH = Levels((64, 77, 93, 113, 136, 165, 199, 240, 291, 351, 424, 512), 2**14)
 CASES = dict(hash=(HASH, 1), dense=(Levels((127,)), 32))  # and features
-POINTERS = dict(float32="*fp32", int32="*i32")
 
 
 def launches_of(levels, features):
