@@ -110,9 +110,10 @@ def peers(cases: list[dict]) -> str:
 def _settings(cases: list[dict]) -> list[tuple[str, list[dict], list[dict]]]:
     """Rows of the ablations: video and preset, the variant's cases, and the base's."""
     rows = []
-    for (dataset, preset, size), group in grouped(cases, "dataset", "preset", "size").items():
+    groups = grouped(cases, "dataset", "preset", "size", "series")
+    for (dataset, preset, size, series), group in groups.items():
         variants = {name: found for (name,), found in grouped(group, "variant").items()}
-        where = f"{labelled(dataset)}, {preset}, {size} px"
+        where = f"{labelled(dataset)}, {preset}, {size} px, series {series}"
         rows += [(where, found, variants.get(BASE, [])) for found in variants.values()]
     return rows
 
