@@ -58,7 +58,7 @@ def _reconstruction_columns() -> dict[str, Callable[[list[dict]], str]]:
             f"**{of('psnr_head', 2)(row)}** ({row[0]['baseline_mean_frame']:.2f} / "
             f"{row[0]['baseline_nearest_frame']:.2f})"
         ),
-        "head's share of the picture": of("head_fraction", 2),
+        "head's share of the picture": lambda row: number(row[0]["head_fraction"]),
         "LPIPS": of("lpips", 4),
         "LMD, px": of("lmd", 2),
         "mouth r (shifted p95)": lambda row: (

@@ -332,6 +332,13 @@ def test_a_case_takes_the_place_of_an_earlier_one(tmp_path):
     assert cases == cases_of(tmp_path, "made_up")
     assert [case["name"] for case in cases] == ["a", "b"]
     assert cases[0]["more"] == 1 and cases[0]["commit"] == "known"
+    path = tmp_path / "made_up.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"device": "another"}))
+    _runs.add_case("made_up", {"name": "c", "commit": "known"}, key, tmp_path)
+    assert json.loads(path.read_text())["device"] == "another"  # made elsewhere
+    _runs.add_case("made_up", {"name": "d"}, key, tmp_path)
+    assert json.loads(path.read_text())["device"] == "cpu: cpu"
+    assert len(cases_of(tmp_path, "made_up")) == 4
 
 
 def test_what_is_said_of_the_ablations_is_so():
