@@ -120,7 +120,7 @@ MUTATIONS = [
          f"{DATA}::test_every_epoch_is_a_permutation_of_the_training_frames"),
     edit("the sound's spread is that of the whole clip", "egs_jax/data/statistics.py",
          "audio_features[2 * start : 2 * stop]", "audio_features[2 * start :]",
-         f"{DATA}::test_lips_are_paired_with_the_sound_of_their_frames"),
+         f"{DATA}::test_spread_of_the_sound_is_that_of_the_training_frames"),
     edit("arrays with a NaN are taken", "egs_jax/data/folder.py",
          'return array.dtype.kind != "f" or bool(np.isfinite(array).all())', "return True",
          f"{DATA}::test_every_array_is_needed_and_checked"),
