@@ -27,6 +27,7 @@ DATA, PREPROCESS = "tests/egs_jax/data/test_dataset.py", "tests/egs_jax/preproce
 FOLDER = "tests/egs_jax/training/test_run_folder.py"
 CHECKPOINT = "tests/egs_jax/training/test_checkpoint.py"
 STREAM = "tests/egs_jax/avatar/test_stream.py"
+DISPATCH = "tests/kernels/test_dispatch.py"
 XLA, RASTERIZER = "kernels/rasterize/xla", "tests/kernels/test_rasterize"
 
 
@@ -125,7 +126,7 @@ MUTATIONS = [
          'return array.dtype.kind != "f" or bool(np.isfinite(array).all())', "return True",
          f"{DATA}::test_every_array_is_needed_and_checked"),
     edit("splits beyond the clip are taken", "egs_jax/data/folder.py",
-         "all(0 <= a < b <= sizes[0] for a, b in ranges)", "all(0 <= a < b for a, b in ranges)",
+         "all(0 <= a < b <= frames for a, b in ranges)", "all(0 <= a < b for a, b in ranges)",
          f"{DATA}::test_description_that_makes_no_sense"),
 
     # Speech, drive and stream.
@@ -178,8 +179,13 @@ MUTATIONS = [
          "stats, count * offset_grad, aux.radii", "stats, offset_grad, aux.radii",
          "tests/egs_jax/training/test_parallel.py::test_gradients_and_losses_are_those_of_one_device"),
     edit("a named implementation that cannot run falls back", "kernels/dispatch.py",
-         "    if reason:\n        raise NotImplementedError(", "    if reason and False:\n        raise NotImplementedError(",
-         f"{RASTERIZER}_triton.py::test_a_machine_that_cannot_run_it_is_told_why"),
+         "if reason := why_not() or obstacle:", "if False:",
+         f"{DISPATCH}::test_a_gpu_without_triton_warns_once_for_all_kernels"),
+    edit("a card that lacks shared memory passes", "kernels/dispatch.py",
+         "if shared_memory_of(own) < shared_memory:", "if False:", f"{DISPATCH}::test_shared_memory_of_a_gpu"),
+    edit("a GPU falls to XLA without a word", "kernels/dispatch.py",
+         "        _tell_of_xla(kernel, obstacle_here, obstacle)\n", "",
+         f"{DISPATCH}::test_a_gpu_warns_of_every_kernel_that_has_no_triton"),
     edit("hosts with other settings meet", f"{TRAINING}/hosts.py",
          "elif other != told:", "elif False:",
          "tests/egs_jax/training/test_hosts.py::test_hosts_that_do_not_fit_say_so_alike"),
