@@ -109,7 +109,9 @@ def run_all(arguments: argparse.Namespace) -> tuple[list[Path], list[Path]]:
             evaluate(place)
         return list(runs), []
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        logs = pool.map(lambda item: _job(item[0], *item[1], arguments), waiting.items())
+        logs = pool.map(
+            lambda item: _job(item[0], item[1][0], item[1][1], arguments), waiting.items()
+        )
         failed = dict(zip(waiting, logs, strict=True))
     done = [place for place in runs if failed.get(place) is None]
     return done, list(filter(None, failed.values()))

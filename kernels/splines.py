@@ -70,7 +70,8 @@ def _basis_columns(x: Array, knots: Array, order: int) -> Array:
 
 @_basis_columns.defjvp
 def _basis_columns_jvp(order: int, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    values, slopes = _cox_de_boor(*primals, order)
+    x, knots = primals
+    values, slopes = _cox_de_boor(x, knots, order)
     slopes = [slope * tangents[0] for slope in slopes]
     return jnp.concatenate(values, axis=-1), jnp.concatenate(slopes, axis=-1)
 

@@ -400,6 +400,7 @@ def test_seconds_of_a_run_that_was_stopped(tmp_path):
     assert _runs.training_seconds(tmp_path) is None
 
 
+@pytest.mark.slow
 def test_whole_trainings_have_the_same_bits(performer_dataset, tmp_path):
     where = ["--work", str(tmp_path / "runs"), "--out", str(tmp_path)]
     command = [str(performer_dataset.folder), "--tiny", "--repeat", "2", *where]

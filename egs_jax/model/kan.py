@@ -8,7 +8,7 @@ product. Parameters are plain dicts; `knots` of a B-spline layer live among them
 gradient.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import flax.linen as nn
@@ -31,7 +31,7 @@ INPUTS = "kan_inputs"
 _GAIN = {"random": 1.0, "small": 0.1, "zero": 0.0}
 
 
-def uniform_init(limit: float):
+def uniform_init(limit: float) -> Callable[[Array, tuple[int, ...]], Array]:
     """Return an initializer U(-limit, limit)."""
     return lambda key, shape: jax.random.uniform(key, shape, minval=-limit, maxval=limit)
 
@@ -107,7 +107,7 @@ class KANLayer(nn.Module):
         )
         return self._taylor(x) if self.basis == "taylor" else self._bspline(x)
 
-    def _uniform(self, fan_in: int):
+    def _uniform(self, fan_in: int) -> Callable[[Array, tuple[int, ...]], Array]:
         return uniform_init(_GAIN[self.start] * fan_in**-0.5)
 
     def _taylor(self, x: Float[Array, "*batch fan_in"]) -> Float[Array, "*batch features"]:
