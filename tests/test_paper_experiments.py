@@ -351,7 +351,7 @@ def test_what_is_said_of_the_ablations_is_so():
         assert abs(gap(mlp, "PSNR head, dB")) < 0.1
     assert gap("parity", "PSNR head, dB") < 0 < gap("parity", "LPIPS")
     assert gap("parity", "mouth r less shifted p95") < 0 < gap("parity", "LMD, px")
-    for variant in ("ppe_off", "cross", "dense", "bspline"):
+    for variant in ("ppe_off", "cross", "dense"):
         assert abs(gap(variant, "PSNR head, dB")) < 0.1 and gap(variant, "LPIPS") > -0.0005
         assert gap(variant, "mouth r") == 0 or variant == "cross"
     longer, off = rows["long_window"], rows["long_window_ppe_off"]
