@@ -47,10 +47,10 @@ class ModelConfig:
     """paper: hash tri-plane and KANs everywhere; parity: what the original code computes."""
     encoder: Literal["hash", "dense"] | None = None
     """Spatial encoder: three 2-D hash grids, or dense multi-resolution planes."""
-    decoder: Literal["taylor", "bspline", "mlp"] | None = None
-    """Per-Gaussian heads: a KAN with this basis, or a plain MLP (in `parity` the original's)."""
-    token_kan: Literal["taylor", "bspline", "mlp"] = "taylor"
-    """Encoders of the condition tokens: KANs with this basis, or plain MLPs."""
+    decoder: Literal["taylor", "mlp"] | None = None
+    """Per-Gaussian heads: a Taylor KAN, or a plain MLP (in `parity` the original's)."""
+    token_kan: Literal["taylor", "mlp"] = "taylor"
+    """Encoders of the condition tokens: Taylor KANs, or plain MLPs."""
     attention: Literal["esaa", "cross"] = "esaa"
     """How tokens reach a Gaussian: through a few agents, or all of them directly (dearer)."""
     agents: Literal["strided", "first"] | None = None

@@ -56,7 +56,6 @@ def _peer_numbers() -> Made:
 
 def _drawing_numbers() -> Made:
     """Names such as `call_ms.1`, with the batch."""
-    bspline = "synthetic head, paper, bspline"
     made: Made = {}
     for batch in (1, 16):
         case = partial(_drawn, batch)
@@ -67,8 +66,6 @@ def _drawing_numbers() -> Made:
             f"call_ratio.{batch}": lambda c=case: f"{original_of(c()) / call_ms(c()):.1f}x",
         }
     return made | {
-        "heads_ms.bspline": lambda: number(_deform_us(bspline) / 1e3, 1),
-        "heads_ratio.bspline": lambda: f"{_deform_us(bspline) / _deform_us(MAIN):.0f}",
         "parity.psnr_to_float32": lambda: number(
             _drawn(1, "synthetic head, parity")["psnr_to_float32_db"], 0
         ),
@@ -140,11 +137,6 @@ def _drawn(batch: int, name: str = MAIN) -> dict:
         == (name, 50_000, 512, batch)
     ]
     return case
-
-
-def _deform_us(name: str) -> float:
-    """Time of the heads in a frame of 50,000 Gaussians at 512 px, alone [us]."""
-    return _drawn(1, name)["stages_us_a_frame"]["deform"]
 
 
 def _static_stage_gain(part: str) -> str:

@@ -5,8 +5,8 @@ the static initialisation help. Its tables could not be recovered, so each row s
 `paper` row of the same seed, data and steps, and beside no number of the paper's. What else is not
 comparable: `mlp` has under half of the weights that act in a frame (the heads of `mlp_wide` have as
 many products as those of `paper`), `dense` four times as many table entries; `no_static` takes as
-many steps, but dearer ones, and never clones. On a GPU the heads of `bspline` and `mlp_wide` are
-trained, and `mlp_wide` and `cross` drawn, by XLA in float32, the others by Triton kernels with
+many steps, but dearer ones, and never clones. On a GPU the heads of `mlp` and `mlp_wide` are
+trained, and with those of `cross` drawn, by XLA in float32, the others by Triton kernels with
 operands of bfloat16: do not compare their `render_fps`, and differences of quality there may come
 from that. Parameters and seconds of every row are in the JSON.
 
@@ -82,9 +82,6 @@ VARIANTS = {
     "parity": Variant("what the original code computes", _model(architecture="parity")),
     "mlp": Variant("KAN -> MLP everywhere", _model(decoder="mlp", token_kan="mlp")),
     "mlp_wide": Variant("the same, heads three times as wide", _wide),
-    "bspline": Variant(
-        "Taylor -> B-spline KAN everywhere", _model(decoder="bspline", token_kan="bspline")
-    ),
     "cross": Variant("ESAA -> full cross-attention", _model(attention="cross")),
     "ppe_off": Variant("no PPE", _model(ppe="off")),
     "long_window": Variant(
@@ -186,8 +183,6 @@ def parameters(state: TrainState) -> dict[str, int]:
     counts = {"planes": 0, "networks": 0, "per_frame": 0}
     for path, leaf in jax.tree_util.tree_flatten_with_path(state.params["networks"])[0]:
         names = [entry.key for entry in path]
-        if names[-1] == "knots":  # not trained
-            continue
         counts["planes" if is_plane_parameter(path) else "networks"] += leaf.size
         counts["per_frame"] += leaf.size * (names[0] in ("tokens", "attention", "deform"))
     return counts

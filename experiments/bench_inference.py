@@ -4,7 +4,7 @@ Claim: a call that is waited for is several times as fast as the original's code
 apart in the same way (`results/peers.json`: an NVIDIA H200, 50,000 Gaussians at 512 px, everything
 on the device, each call synchronised). Calls that are not waited for, as in a film, take less yet;
 that has no peer. Cases: the synthetic head (`kernels.rasterize.cases.head_case` under random
-networks; of B-splines too) and, with --run, a trained avatar. Measured: each of `--calls` calls
+networks) and, with --run, a trained avatar. Measured: each of `--calls` calls
 alone, synchronised (p50, p95, p99); the same calls without waiting in between; the calls with
 arguments from the host and pictures back; kernel times by stage and per call (torch's profiler,
 last, because it slows down what follows); memory. Of the original's case and the trained avatar
@@ -327,7 +327,6 @@ def measure_all(run_dir: Path | None, calls: int, tiny: bool, folder: Path) -> N
         scenes, batches, calls = [synthetic(500, 48, "paper", hash_levels=1)], (2,), 3
     else:
         scenes = [synthetic(50_000, 512, name) for name in ("paper", "parity")]
-        scenes.append(synthetic(50_000, 512, "paper", "bspline"))
         shapes = itertools.product((20_000, 50_000, 100_000), (512, 1024))
         scenes += [synthetic(*shape, "paper") for shape in shapes if shape != (50_000, 512)]
         batches = (1, 4, 16)

@@ -4,8 +4,7 @@ Claim: for all networks and sizes from one Gaussian to a ragged 5,000 in several
 it equals the JAX implementation, in float32 up to what operands of bfloat16 leave, and with its
 operands rounded alike up to what the hardware's tanh and the order of sums leave; 100 repeats give
 the same bits; a Gaussian that is not finite changes no bit of the others. And the kernel of
-`frame_tokens` equals the modules in float32 up to operands of TF32. Takes about five minutes, most
-of them to compile B-splines.
+`frame_tokens` equals the modules in float32 up to operands of TF32. Takes some minutes.
 
     python -m experiments.check_deform_gpu
 
@@ -30,7 +29,7 @@ from experiments._common import RESULTS, Report, Result, require_triton
 from experiments._runs import run_main
 from kernels.deform import Deformed
 from kernels.deform.cases import make_case, pack
-from kernels.deform.triton.deform import deform_tiles, tile_of
+from kernels.deform.triton.deform import TILE, deform_tiles
 from kernels.deform.types import NETWORKS
 from kernels.deform.xla.deform import deform_xla
 
@@ -60,7 +59,7 @@ def make(network: str, sizes: dict) -> SimpleNamespace:
 
 def run(case: SimpleNamespace) -> Deformed:
     """Return the kernel's attributes, in NumPy."""
-    call = jax.jit(partial(deform_tiles, tile_of(case.network)))
+    call = jax.jit(partial(deform_tiles, TILE))
     return jax.tree.map(np.asarray, call(*case.arrays, pack(case, jnp.bfloat16)))
 
 
@@ -93,7 +92,7 @@ def check_repeats(report: Report, network: str) -> None:
     """Check that the bits are the same every time."""
     case = make(network, SIZES["paper"])
     weights = pack(case, jnp.bfloat16)
-    call = jax.jit(partial(deform_tiles, tile_of(network)))
+    call = jax.jit(partial(deform_tiles, TILE))
     first = jax.tree.map(np.asarray, call(*case.arrays, weights))
     same = sum(all(map(np.array_equal, first, call(*case.arrays, weights))) for _ in range(REPEATS))
     report.check(f"repeats {network}", same == REPEATS, f"{same} of {REPEATS} bit-identical")

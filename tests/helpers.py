@@ -20,7 +20,6 @@ import numpy as np
 
 from egs_jax.config import Config
 from egs_jax.config_text import options
-from egs_jax.model.kan import uniform_knots
 from experiments._runs import shrunk
 
 ROOT = Path(__file__).parents[1]
@@ -139,8 +138,6 @@ def fill_shapes(shapes):
     rng = np.random.default_rng(7)
 
     def leaf(path, shape):
-        if getattr(path[-1], "key", "") == "knots":
-            return uniform_knots(shape.shape[0], 5, 3, (-1.0, 1.0))
         scale = shape.shape[-2] ** -0.5 if len(shape.shape) > 1 else 0.3
         return jnp.asarray(scale * rng.normal(size=shape.shape), jnp.float32)
 

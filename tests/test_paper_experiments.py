@@ -354,7 +354,7 @@ def test_what_is_said_of_the_ablations_is_so():
     assert gap("no_static", "PSNR head, dB") < 0 < gap("no_static", "LPIPS")
     assert gap("parity", "PSNR head, dB") < 0 < gap("parity", "LPIPS")
     assert gap("parity", "mouth r less shifted p95") < 0 < gap("parity", "LMD, px")
-    for variant in ("ppe_off", "cross", "dense", "bspline"):
+    for variant in ("ppe_off", "cross", "dense"):
         assert abs(gap(variant, "PSNR head, dB")) < 0.1 and abs(gap(variant, "LPIPS")) < 0.0005
         assert abs(gap(variant, "mouth r")) < 0.02
     assert gap("long_window_ppe_off", "mouth r", base="long_window") == 0

@@ -17,7 +17,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from egs_jax.model.kan import (
-    Basis,
     Block,
     Linear,
     Network,
@@ -27,7 +26,7 @@ from egs_jax.model.kan import (
 )
 from egs_jax.model.triplane import make_triplane
 from kernels._checks import require, typechecked
-from kernels.deform import HEADS, Affine, HeadWeights, Knots, pack_heads
+from kernels.deform import HEADS, Affine, HeadWeights, pack_heads
 
 SH_COUNT = 16
 STATIC_HEADS = (
@@ -72,7 +71,6 @@ class HeadBank(nn.Module):
       heads: Name and output size of each head.
       width: Hidden size of each head.
       network: "kan" or "mlp".
-      basis: Basis of KAN layers.
       start: How the last layers start (`kan.Start`).
       relu_input: Whether a ReLU comes first (the original's MLP heads).
     """
@@ -80,7 +78,6 @@ class HeadBank(nn.Module):
     heads: tuple[tuple[str, int], ...]
     width: int
     network: Network
-    basis: Basis
     start: Start
     relu_input: bool = False
 
@@ -92,7 +89,6 @@ class HeadBank(nn.Module):
         wide = make_layer(
             self.network,
             self.width * len(self.heads),
-            self.basis,
             fan_out=self.width,
             name="hidden",
         )
@@ -102,7 +98,7 @@ class HeadBank(nn.Module):
         hidden = wide(x) if self.network == "kan" else nn.relu(wide(x))
         parts = jnp.split(hidden, len(self.heads), axis=-1)
         return {
-            name: make_layer(self.network, size, self.basis, self.start, name=name)(part)
+            name: make_layer(self.network, size, self.start, name=name)(part)
             for (name, size), part in zip(self.heads, parts, strict=True)
         }
 
@@ -116,7 +112,6 @@ class SpatialEncoder(nn.Module):
       d_model: Size of `f_v`.
       network: What follows the planes: "kan", "mlp", or "none" where the planes' features already
         have size `d_model`.
-      basis: Basis of the KAN.
       hidden: Hidden size of what follows.
       plane_fields: Further attributes of the tri-plane, as (name, value) pairs.
       implementation: Of `kernels.sample_planes`.
@@ -126,7 +121,6 @@ class SpatialEncoder(nn.Module):
     planes: Literal["hash", "dense"] = "hash"
     d_model: int = 64
     network: Literal["kan", "mlp", "none"] = "kan"
-    basis: Basis = "taylor"
     hidden: int = 64
     plane_fields: tuple[tuple[str, int | float | tuple[int, ...]], ...] = ()
     implementation: str | None = None
@@ -136,7 +130,7 @@ class SpatialEncoder(nn.Module):
         fields = dict(self.plane_fields) | {"implementation": self.implementation}
         self.triplane = make_triplane(self.planes, self.bound, **fields)
         if self.network != "none":
-            self.project = Block(self.hidden, self.d_model, self.network, self.basis)
+            self.project = Block(self.hidden, self.d_model, self.network)
 
     @typechecked
     def __call__(self, means: Float[Array, "N 3"]) -> Float[Array, "N D"]:
@@ -165,7 +159,6 @@ class StaticDecoder(nn.Module):
 
     Attributes:
       network: "kan" or "mlp".
-      basis: Basis of KAN layers.
       width: Hidden size, of each head and of the trunk.
       as_original: See above; for "mlp" only.
       initial_opacity: Opacity where the head says 0.
@@ -175,7 +168,6 @@ class StaticDecoder(nn.Module):
     """
 
     network: Network = "kan"
-    basis: Basis = "taylor"
     width: int = 128
     initial_opacity: float = 0.5
     offsets: bool = True
@@ -196,7 +188,6 @@ class StaticDecoder(nn.Module):
             STATIC_HEADS,
             self.width,
             self.network,
-            self.basis,
             start="small" if self.as_original else "zero",
             relu_input=self.as_original,
             name="heads",
@@ -219,7 +210,6 @@ class DeformationDecoder(nn.Module):
 
     Attributes:
       network: "kan" or "mlp"; deltas start exactly at zero.
-      basis: Basis of KAN layers.
       width: Hidden size of each head.
       gains: Multiply what each head says. Adam moves every weight by about its rate, whatever the
         gradient: with over a hundred inputs in step, the first updates of an unscaled head throw
@@ -229,7 +219,6 @@ class DeformationDecoder(nn.Module):
     """
 
     network: Network = "kan"
-    basis: Basis = "taylor"
     width: int = 128
     gains: DeltaGains = DeltaGains()
     as_original: bool = False
@@ -240,7 +229,7 @@ class DeformationDecoder(nn.Module):
         """Return what each head says, by name, before its gain."""
         start: Start = "small" if self.as_original else "zero"
         return HeadBank(
-            DEFORM_HEADS, self.width, self.network, self.basis, start,
+            DEFORM_HEADS, self.width, self.network, start,
             relu_input=self.as_original, name="heads",
         )(x)  # fmt: skip
 
@@ -255,22 +244,17 @@ def head_weights(
       params: Flax parameters of its "heads".
       n_harmonics: Harmonics a color that are wanted.
     """
-    network = decoder.basis
+    network = "taylor"
     if decoder.network == "mlp":
         network = "mlp" if decoder.as_original else "plain_mlp"
-    seconds, knots = {}, []
+    seconds = {}
     for name, source in zip(HEADS, DeltaGains._fields, strict=True):
         gain, layer = getattr(decoder.gains, source), params[source]
         affine = layer_columns(network, layer)
         seconds[name] = Affine(gain * affine.kernel, gain * affine.bias)
-        knots.append(layer.get("knots"))
     return pack_heads(
         network,
         hidden=layer_columns(network, params["hidden"]),
         heads=seconds,
-        knots=(
-            Knots(params["hidden"]["knots"], jnp.concatenate(knots))
-            if network == "bspline" else None
-        ),
         n_harmonics=n_harmonics,
     )  # fmt: skip

@@ -62,7 +62,6 @@ def networks(config: ModelConfig) -> Networks:
     config = config.resolved
     parity = config.architecture == "parity"
     kind = "mlp" if config.decoder == "mlp" else "kan"
-    basis = "taylor" if config.decoder == "mlp" else config.decoder
     hash_fields = (
         ("levels", config.hash_levels),
         ("base_resolution", config.hash_base),
@@ -76,12 +75,10 @@ def networks(config: ModelConfig) -> Networks:
             planes=config.encoder,
             d_model=config.d_model,
             network="none" if parity and dense and config.d_model == 64 else kind,
-            basis=basis,
             plane_fields=() if dense else hash_fields,
         ),
         static=StaticDecoder(
             network=kind,
-            basis=basis,
             width=config.width,
             offsets=not parity,
             as_original=parity and kind == "mlp",
@@ -91,7 +88,6 @@ def networks(config: ModelConfig) -> Networks:
             ppe=config.ppe,
             ppe_period=config.ppe_period,
             network="mlp" if config.token_kan == "mlp" else "kan",
-            basis="taylor" if config.token_kan == "mlp" else config.token_kan,
             eye_encoding="code" if parity else "smooth",
             pose_distance=None if parity else 5.0,
             normalize=not parity,
@@ -112,7 +108,6 @@ def networks(config: ModelConfig) -> Networks:
         ),
         deform=DeformationDecoder(
             network=kind,
-            basis=basis,
             width=config.width,
             gains=DeltaGains() if parity else FACE_GAINS,
             as_original=parity and kind == "mlp",

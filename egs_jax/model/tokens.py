@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from egs_jax.model.kan import Basis, Block, Linear, Network, uniform_init
+from egs_jax.model.kan import Block, Linear, Network, uniform_init
 from kernels._checks import require, typechecked
 
 LEAK = 0.02
@@ -171,7 +171,6 @@ class SpeechTokens(nn.Module):
       ppe: See above.
       ppe_period: Period of the PPE [frames].
       network: "kan" or "mlp" token encoders.
-      basis: Basis of KAN encoders.
       eye_encoding: See `encode_eye`.
       pose_distance: See `encode_pose`; None: raw.
       normalize: Bring audio, eye and pose tokens to unit size (LayerNorm), start the audio network
@@ -190,7 +189,6 @@ class SpeechTokens(nn.Module):
     ppe: Literal["temporal", "token", "off"] = "temporal"
     ppe_period: int = 25
     network: Network = "kan"
-    basis: Basis = "taylor"
     eye_encoding: Literal["smooth", "code"] = "smooth"
     pose_distance: float | None = 5.0
     normalize: bool = True
@@ -203,9 +201,7 @@ class SpeechTokens(nn.Module):
         self.audio_net = AudioNet(math.sqrt(6.0) if self.normalize else 1.0)
         if self.ppe == "token":
             self.audio_att_net = AudioAttNet()
-        block = lambda: Block(
-            self.hidden, self.d_model, self.network, self.basis, relu=not self.normalize
-        )
+        block = lambda: Block(self.hidden, self.d_model, self.network, relu=not self.normalize)
         self.audio, self.eye, self.pose = block(), block(), block()
         if self.normalize:
             norm = lambda: nn.LayerNorm(use_fast_variance=False)

@@ -12,7 +12,6 @@ from kernels.deform.types import (
     DeformInputs,
     DeformWeights,
     HeadWeights,
-    Knots,
     Norm,
     pack_heads,
 )
@@ -31,7 +30,6 @@ __all__ = [
     "DeformWeights",
     "Deformed",
     "HeadWeights",
-    "Knots",
     "Norm",
     "decode_heads",
     "deform",

@@ -34,10 +34,6 @@ from kernels.deform.types import (
 )
 from kernels.deform.xla.deform import deform_xla, heads_xla
 
-CUBIC = 3
-"""The one degree of B-splines that the kernel of `deform` has."""
-MAX_COLUMNS = 9
-"""Most columns of an input: more of them take more shared memory than `SHARED_MEMORY`."""
 MAX_ROWS = 2**31 // 256
 """Rows that the kernels of `decode_heads` can count: their indices have 32 bits."""
 SHARED_MEMORY = 105
@@ -70,9 +66,8 @@ def deform(
       tokens: S, of each frame.
       weights: Their type is that of the operands of all products in "xla".
       implementation: "xla": plain JAX, differentiable. "triton": one kernel, products of bfloat16
-        operands with sums in float32, no gradient, no `vmap` (frames are its batch), at most 8
-        B-splines an input, of degree 3. None picks "triton" on an NVIDIA GPU where it can do the
-        work, else "xla".
+        operands with sums in float32, no gradient, no `vmap` (frames are its batch). None
+        picks "triton" on an NVIDIA GPU where it can do the work, else "xla".
 
     Returns:
       Activated attributes, float32.
@@ -173,11 +168,6 @@ def _why_not_deform(weights: DeformWeights, own_agents: bool) -> str | None:
     """One line that says why the kernel does not take this work; None if it does."""
     if own_agents:
         return "its kernel mixes tokens through agents only (a static_mix)"
-    knots, n_columns = weights.heads.knots, weights.heads.hidden.kernel.shape[0]
-    if knots and knots.hidden.shape[1] - n_columns != CUBIC:
-        return f"it takes B-splines of degree {CUBIC} only"
-    if n_columns > MAX_COLUMNS:
-        return f"it takes at most {MAX_COLUMNS - 1} B-splines an input, got {n_columns - 1}"
     ffn_width = weights.ffn_in.kernel.shape[1]
     if ffn_width < 16 or ffn_width & (ffn_width - 1):
         return f"it takes a layer as wide as a power of two from 16 on, got width {ffn_width}"
@@ -207,8 +197,6 @@ def _why_not_heads(x: Array, weights: HeadWeights) -> str | None:
     rows = x.size // x.shape[-1]
     if x.dtype != jnp.float32 or not 0 < rows < MAX_ROWS:
         return f"it takes 1 to {MAX_ROWS - 1} rows of float32, got {rows} of {x.dtype}"
-    if weights.network == "bspline":
-        return "its kernel has no B-splines"
     return _why_not_weights(weights)
 
 

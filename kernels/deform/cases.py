@@ -11,7 +11,6 @@ from kernels.deform.types import (
     Affine,
     DeformInputs,
     DeformWeights,
-    Knots,
     Network,
     Norm,
     pack_heads,
@@ -20,7 +19,7 @@ from kernels.deform.types import (
 
 def make_case(
     network: Network, n: int = 5, frames: int = 2, agents: int = 7, tokens: int = 4, d: int = 8,
-    units: int = 4, ffn: int = 6, k: int = 4, order: int = 3, splines: int = 8, seed: int = 0,
+    units: int = 4, ffn: int = 6, k: int = 4, seed: int = 0,
 ) -> SimpleNamespace:  # fmt: skip
     """Draw inputs and weights, the same on every machine.
 
@@ -34,8 +33,6 @@ def make_case(
       units: Hidden units of a head.
       ffn: Units of the feed-forward network.
       k: Harmonics that are drawn.
-      order: Degree of the B-splines, if there are any.
-      splines: B-splines an input.
       seed: Of the random numbers.
 
     Returns:
@@ -44,21 +41,15 @@ def make_case(
     """
     rng = np.random.default_rng(seed)
     draw = lambda *shape, scale=1.0: (scale * rng.normal(size=shape)).astype(np.float32)
-    columns = dict(taylor=3, mlp=1, bspline=1 + splines)[network]
+    columns = dict(taylor=3, mlp=1)[network]
     layer = lambda *shape, gain=1.0: Affine(
         draw(*shape, scale=gain * (columns * shape[-2]) ** -0.5), draw(shape[-1], scale=0.3)
     )
     norm = lambda: Norm(1 + draw(d, scale=0.2), draw(d, scale=0.2))
     shares = lambda *shape: rng.dirichlet(0.3 * np.ones(shape[-1]), shape[:-1]).astype(np.float32)
-    knots = None
-    if network == "bspline":
-        rows = lambda count: (
-            np.cumsum(rng.uniform(0.2, 0.6, (count, columns + order)), axis=1) - 2.4
-        )
-        knots = Knots(*(rows(count).astype(np.float32) for count in (d, 5 * units)))
     weights = dict(
         gain=1.5, epsilon=1e-6, norm1=norm(), ffn_in=layer(d, ffn), ffn_out=layer(ffn, d),
-        norm2=norm(), hidden=layer(columns, d, 5 * units), knots=knots,
+        norm2=norm(), hidden=layer(columns, d, 5 * units),
         heads={name: layer(columns, units, SIZES.get(name, 48), gain=0.2) for name in HEADS},
     )  # fmt: skip
     canonical = DeformInputs(
@@ -74,6 +65,6 @@ def make_case(
 def pack(case: SimpleNamespace, dtype: type = jnp.float32) -> DeformWeights:
     """Lay the weights of a case out for `deform`, matrices as `dtype`."""
     weights = dict(case.weights)
-    parts = {name: weights.pop(name) for name in ("hidden", "heads", "knots")}
+    parts = {name: weights.pop(name) for name in ("hidden", "heads")}
     heads = pack_heads(case.network, **parts, n_harmonics=case.k)
     return DeformWeights(**weights, heads=heads).astype(dtype)

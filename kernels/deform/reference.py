@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels.deform.types import HEADS, Affine, Deformed, DeformInputs, Knots, Network, Norm
+from kernels.deform.types import HEADS, Affine, Deformed, DeformInputs, Network, Norm
 
 
 def deform_reference(
@@ -28,7 +28,6 @@ def deform_reference(
     norm2: Norm,
     hidden: Affine,
     heads: Mapping[str, Affine],
-    knots: Knots | None,
 ) -> Deformed:
     """Deform canonical Gaussians by the tokens of every frame.
 
@@ -45,32 +44,27 @@ def deform_reference(
       ffn_in: See there.
       ffn_out: See there.
       norm2: See there.
-      hidden: See `pack_heads`; likewise the two after it.
+      hidden: See `pack_heads`; likewise `heads`.
       heads: See there.
-      knots: See there.
 
     Returns:
       Activated attributes.
     """
 
-    def normalise(x: Array, norm: Norm) -> Array:
+    def normalize(x: Array, norm: Norm) -> Array:
         x = x - x.mean()
         return x / jnp.sqrt((x**2).mean() + epsilon) * norm.scale + norm.bias
 
-    def layer(x: Array, weights: Affine, knots: Array | None) -> Array:
-        columns = expand(network, x, knots, len(weights.kernel))
+    def layer(x: Array, weights: Affine) -> Array:
+        columns = expand(network, x)
         return weights.bias + sum(c @ k for c, k in zip(columns, weights.kernel, strict=True))
 
     def one(canonical: DeformInputs, f: Array, p: Array, mix: Array, tokens: Array) -> Deformed:
-        x = normalise(f + gain * (p @ mix @ tokens), norm1)
+        x = normalize(f + gain * (p @ mix @ tokens), norm1)
         x = x + jnp.maximum(x @ ffn_in.kernel + ffn_in.bias, 0) @ ffn_out.kernel + ffn_out.bias
-        x = normalise(x, norm2)
-        units = jnp.split(layer(x, hidden, knots and knots.hidden), len(HEADS))
-        own_knots = [None] * len(HEADS) if knots is None else jnp.split(knots.heads, len(HEADS))
-        delta = {
-            name: layer(part, heads[name], own)
-            for name, part, own in zip(HEADS, units, own_knots, strict=True)
-        }
+        x = normalize(x, norm2)
+        units = jnp.split(layer(x, hidden), len(HEADS))
+        delta = {name: layer(unit, heads[name]) for name, unit in zip(HEADS, units, strict=True)}
         n_colors = canonical.sh.size
         return Deformed(
             means=canonical.means + delta["means"],
@@ -86,20 +80,8 @@ def deform_reference(
     )
 
 
-def expand(network: Network, x: Array, knots: Array | None, n_columns: int) -> list[Array]:
+def expand(network: Network, x: Array) -> list[Array]:
     """Return the columns that a layer of the heads makes of its inputs [in] (see `types`)."""
     if network == "mlp":
         return [jnp.maximum(x, 0)]
-    silu = x / (1 + jnp.exp(-x))
-    if network == "taylor":
-        return [silu, x, x**2]
-    return [silu, *_splines(x, knots.T, order=knots.shape[1] - n_columns)]
-
-
-def _splines(x: Float[Array, " in"], t: Float[Array, "knots in"], order: int) -> Array:
-    """Evaluate the B-splines [count, in] on each input's knots by Cox and de Boor's recursion."""
-    if order == 0:
-        return jnp.where((x >= t[:-1]) & (x < t[1:]), 1.0, 0.0)
-    lower = _splines(x, t, order - 1)
-    share = (x - t[:-order]) / (t[order:] - t[:-order])  # of a lower spline's support, before x
-    return share[:-1] * lower[:-1] + (1 - share[1:]) * lower[1:]
+    return [x / (1 + jnp.exp(-x)), x, x**2]

@@ -6,7 +6,6 @@ harmonics a color.
 
 A layer of the heads expands every input into C columns and is linear in them:
   * "taylor": SiLU(x), x, x^2 (C = 3; the constant term is part of the bias);
-  * "bspline": SiLU(x), B_0(x), B_1(x), ... on the input's own knots;
   * "mlp": max(x, 0) (C = 1);
   * "plain_mlp": x for the first layer, max(x, 0) for the second (C = 1); no Triton kernel has it.
 A kernel [C, in, out] has one matrix a column. Four heads that move and shape a Gaussian, together
@@ -23,8 +22,8 @@ from jaxtyping import Array, Bool, Float
 
 from kernels._checks import require, typechecked
 
-Network = Literal["taylor", "bspline", "mlp", "plain_mlp"]
-NETWORKS = ("taylor", "bspline", "mlp")
+Network = Literal["taylor", "mlp", "plain_mlp"]
+NETWORKS = ("taylor", "mlp")
 """Networks that have a Triton kernel."""
 HEADS = ("means", "log_scales", "quats", "logit_opacities", "sh")
 SIZES = dict(means=3, log_scales=3, quats=4, logit_opacities=1)
@@ -67,13 +66,6 @@ class Norm(NamedTuple):
     bias: Float[Array, " D"]
 
 
-class Knots(NamedTuple):
-    """Knots of B-splines, strictly increasing, one row an input."""
-
-    hidden: Float[Array, "D knots"]
-    heads: Float[Array, "5*U knots"]
-
-
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class HeadWeights:
@@ -86,14 +78,12 @@ class HeadWeights:
         of the others; columns means 0-2, log-scales 3-5, quaternion 6-9, opacity 10.
       color: [C, U, S]: that of the harmonics, column 3 k + channel; S is 3 K, filled with zeros to
         the next power of two, at least 16.
-      knots: Of "bspline"; else None.
     """
 
     network: Network = field(metadata=dict(static=True))
     hidden: Affine
     geometry: Affine
     color: Affine
-    knots: Knots | None
 
     def astype(self, dtype: jnp.dtype | type) -> "HeadWeights":
         """Return them with matrices of another type; what is added stays float32."""
@@ -147,17 +137,15 @@ def pack_heads(
     *,
     hidden: Affine,
     heads: Mapping[str, Affine],
-    knots: Knots | None = None,
     n_harmonics: int = 16,
 ) -> HeadWeights:
     """Lay the heads' weights out for `deform` and `decode_heads`, in float32; differentiable.
 
     Args:
-      network: See `HeadWeights`; likewise `hidden` and `knots`.
+      network: See `HeadWeights`; likewise `hidden`.
       hidden: See above.
       heads: Second layers by the names in `HEADS`, kernels [C, U, 3 | 3 | 4 | 1 | 3 K or more];
         factors of the deltas must be in them.
-      knots: See above.
       n_harmonics: K, the harmonics that are drawn; the kernel's other columns are dropped.
 
     Returns:
@@ -169,7 +157,7 @@ def pack_heads(
     require(
         set(heads) == set(HEADS), f"heads: expected {HEADS}, got {tuple(heads)}; name all of them"
     )
-    _check_heads(network, hidden, heads, knots, 3 * n_harmonics)
+    _check_heads(network, hidden, heads, 3 * n_harmonics)
     sizes = [SIZES[name] for name in HEADS[:-1]]
     firsts = [sum(sizes[:i]) for i in range(len(sizes))]
     kernels = [
@@ -187,9 +175,7 @@ def pack_heads(
     geometry = Affine(
         jnp.concatenate(kernels, axis=1), jnp.pad(geometry_bias, (0, GEOMETRY - sum(sizes)))
     )
-    weights = HeadWeights(
-        network=network, hidden=hidden, geometry=geometry, color=color, knots=knots
-    )
+    weights = HeadWeights(network=network, hidden=hidden, geometry=geometry, color=color)
     return weights.astype(jnp.float32)
 
 
@@ -198,23 +184,9 @@ def color_columns(n_harmonics: int) -> int:
     return max(16, 1 << (3 * n_harmonics - 1).bit_length())
 
 
-def _check_heads(
-    network: str, hidden: Affine, heads: Mapping[str, Affine], knots: Knots | None, n_color: int
-) -> None:
-    require(
-        (network == "bspline") == (knots is not None),
-        f"knots: expected them for bspline alone, got {network} with {'' if knots else 'no '}knots",
-    )
-    n_columns, d_model, n_hidden = hidden.kernel.shape
-    if knots is not None:
-        shapes = knots.hidden.shape, knots.heads.shape
-        n_knots = shapes[0][-1]
-        require(
-            shapes == ((d_model, n_knots), (n_hidden, n_knots)) and n_knots > n_columns > 1,
-            f"knots: expected the same number, more than the {n_columns} columns, for each of "
-            f"{d_model} features and {n_hidden} hidden units, got {shapes}",
-        )
-    fixed = dict(taylor=3, mlp=1, plain_mlp=1).get(network, n_columns)
+def _check_heads(network: str, hidden: Affine, heads: Mapping[str, Affine], n_color: int) -> None:
+    n_columns, _, n_hidden = hidden.kernel.shape
+    fixed = dict(taylor=3, mlp=1, plain_mlp=1)[network]
     width = n_hidden // len(HEADS)
     for name, layer in heads.items():
         size = SIZES.get(name, n_color)

@@ -124,14 +124,14 @@ def test_override_reads_every_kind_of_value():
             "seed": "7",
             "size": "none",
             "rasterizer": "xla",
-            "model.decoder": "bspline",
+            "model.decoder": "mlp",
             "model.dropout": "0",
             "optim.means": "1e-3,1e-5",
             "data_dir": "Ordner mit Ümlaut",
         },
     )
     assert (config.seed, config.size, config.rasterizer) == (7, None, "xla")
-    assert (config.model.decoder, config.model.dropout) == ("bspline", 0.0)
+    assert (config.model.decoder, config.model.dropout) == ("mlp", 0.0)
     assert config.optim.means == (1e-3, 1e-5) and config.data_dir == "Ordner mit Ümlaut"
     assert config.model.width == preset("tiny").model.width
     assert override(config, {"rasterizer": "None"}).rasterizer is None

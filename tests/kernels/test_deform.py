@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels.deform import Knots, deform
+from kernels.deform import deform
 from kernels.deform.cases import make_case, pack
 from kernels.deform.reference import deform_reference
 
@@ -22,7 +22,7 @@ def defined(case):
         return jax.jit(deform_reference, static_argnums=0)(case.network, *arrays, **weights)
 
 
-@pytest.mark.parametrize("network", ["taylor", "mlp", "bspline"])
+@pytest.mark.parametrize("network", ["taylor", "mlp"])
 @pytest.mark.parametrize("k", [1, 9])
 def test_jax_equals_the_definition(network, k):
     case = make_case(network, k=k)
@@ -71,7 +71,7 @@ def test_gradient_of_every_input_and_weight():
         return sum(jnp.sum(jnp.sin(value)) for value in out)
 
     weights = case.weights
-    static = {name: weights.pop(name) for name in ("gain", "epsilon", "knots")}
+    static = {name: weights.pop(name) for name in ("gain", "epsilon")}
     gradient = jax.grad(lambda a, w: loss(a, w | static), argnums=(0, 1))
     for leaf in jax.tree.leaves(gradient(case.arrays, weights)):
         assert np.all(np.isfinite(leaf)) and np.any(leaf)
@@ -91,13 +91,5 @@ def test_what_makes_no_sense_is_refused():
         run((few, *case.arrays[1:]), pack(case))
     with pytest.raises(ValueError, match="heads: expected"):
         pack(SimpleNamespace(**vars(case) | dict(weights=case.weights | dict(heads={}))))
-    with pytest.raises(ValueError, match="knots: expected them for bspline alone"):
-        pack(SimpleNamespace(**vars(case) | dict(network="bspline")))
-    splines = make_case("bspline")
-    hidden, heads = splines.weights["knots"]
-    for knots in ((hidden[1:], heads), (hidden, heads[:, 1:]), (hidden[:, :9], heads[:, :9])):
-        with pytest.raises(ValueError, match="knots: expected the same number, more than the 9"):
-            splines.weights["knots"] = Knots(*knots)
-            pack(splines)
     with pytest.raises(ValueError, match=r"heads\['means'\]: expected a kernel \(1, 4, 3\)"):
         pack(SimpleNamespace(**vars(case) | dict(network="mlp")))

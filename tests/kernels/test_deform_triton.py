@@ -49,8 +49,6 @@ def assert_close(got, case):
         ("taylor", dict(k=4, d=32, units=32, ffn=64, n=64, tokens=20, frames=3)),
         ("mlp", dict(k=9, d=32, units=16, ffn=32, n=40, frames=1, agents=130)),
         pytest.param("mlp", dict(k=1, d=64, units=64, ffn=64, n=31), marks=slow),
-        pytest.param("bspline", dict(k=4, d=32, units=32, ffn=32, n=40), marks=slow),
-        ("bspline", dict(k=1, d=16, units=16, ffn=16, n=20, frames=1, splines=5)),
         ("taylor", dict(k=1, d=16, units=16, ffn=16, n=1, frames=1, agents=1, tokens=1)),
     ],
 )
@@ -71,7 +69,7 @@ def test_api_runs_the_kernel_with_weights_of_either_type():
     jax.tree.map(np.testing.assert_array_equal, got, again)
 
 
-@pytest.mark.parametrize("network", ["taylor", "mlp", pytest.param("bspline", marks=slow)])
+@pytest.mark.parametrize("network", ["taylor", "mlp"])
 def test_a_gaussian_that_is_not_finite_harms_no_other(network):
     case = make_case(network, n=40, d=32, units=32, ffn=32, frames=1)
     clean = run(case)
@@ -90,13 +88,11 @@ def test_a_gaussian_that_is_not_finite_harms_no_other(network):
 
 def test_what_the_kernel_cannot_do_is_said(monkeypatch):
     monkeypatch.setattr(dispatch, "is_default", lambda: True)
-    case = make_case("bspline", n=4, d=16, units=16, ffn=16, order=2)
-    with pytest.raises(NotImplementedError, match="B-splines of degree 3 only; pass 'xla'"):
-        deform(*case.arrays, pack(case), implementation="triton")
-    wide = make_case("bspline", n=4, d=16, units=16, ffn=16, splines=9)
-    with pytest.raises(NotImplementedError, match="at most 8 B-splines an input, got 9"):
-        deform(*wide.arrays, pack(wide), implementation="triton")
-    program = str(jax.make_jaxpr(lambda: deform(*case.arrays, pack(case)))())
+    case = make_case("mlp", n=4, d=16, units=16, ffn=16)
+    plain = pack(SimpleNamespace(**vars(case) | dict(network="plain_mlp")))
+    with pytest.raises(NotImplementedError, match="begin an MLP with a ReLU; pass 'xla'"):
+        deform(*case.arrays, plain, implementation="triton")
+    program = str(jax.make_jaxpr(lambda: deform(*case.arrays, plain))())
     assert "pure_callback" not in program  # None picks what can do it
     fine = make_case("mlp", n=4, d=16, units=16, ffn=16)
     assert "pure_callback" in str(jax.make_jaxpr(lambda: deform(*fine.arrays, pack(fine)))())

@@ -97,8 +97,12 @@ def test_a_row_that_is_not_finite_harms_no_other_and_is_noticed():
 
 def test_what_the_kernels_cannot_do_is_said(monkeypatch):
     monkeypatch.setattr(dispatch, "is_default", lambda: True)
-    for network, d, message in (("bspline", 16, "no B-splines"), ("mlp", 24, "got 24 features")):
-        x, weights = jnp.zeros((3, d)), pack(make_case(network, d=d, units=16)).heads
+    plain = make_case("mlp", d=16, units=16)
+    plain.network = "plain_mlp"
+    cases = (plain, "begin an MLP with a ReLU"), (make_case("mlp", d=24, units=16), "got 24 feat")
+    for case, message in cases:
+        weights = pack(case).heads
+        x = jnp.zeros((3, weights.hidden.kernel.shape[1]))
         with pytest.raises(NotImplementedError, match=f"decode_heads: .*{message}.*; pass 'xla'"):
             decode_heads(x, weights, implementation="triton")
         jaxpr = str(jax.make_jaxpr(decode_heads)(x, weights))

@@ -48,11 +48,10 @@ def test_rasterize(pytestconfig):
 
 
 # With 160 registers three programs run at once. Waits: one matrix after another; with too few
-# registers every sixteen rows of one wait. B-splines have nine columns, of which a little is spilt.
+# registers every sixteen rows of one wait.
 DEFORM = {
     "taylor": dict(registers=160, spilt=0, waits=16, barriers=2, instructions_per_unit=17),
     "mlp": dict(registers=160, spilt=0, waits=16, barriers=2, instructions_per_unit=8),
-    "bspline": dict(registers=255, spilt=384, waits=40, barriers=2, instructions_per_unit=155),
 }
 
 

@@ -7,12 +7,6 @@ further frames of a batch. And every program reads 370 KB of weights from the se
 290 MB with 64 rows a program at about 5.5 TB/s: 53 us. All of these overlap as far as the programs
 of a multiprocessor are at different places, which is worth more than fewer reads: 64 us a frame,
 where 128 or 256 rows a program take 72 to 90.
-
-Cubic B-splines take three times the products, 50 GFLOP and 1.1 MB of weights, and for 704 inputs a
-Gaussian about 120 instructions each: 4 G of them, 0.15 ms a frame on an H200. Measured: 0.58 ms.
-The columns of an input take nine products one after the other, each of which is waited for, and
-with nine columns of 64 features in registers only two programs run at once, which hide little of
-that; with 168 registers three do, in 0.59 ms.
 """
 
 from functools import partial
@@ -27,10 +21,8 @@ from kernels import launch
 from kernels._checks import require
 from kernels.deform.triton import deform_kernels
 from kernels.deform.types import Deformed, DeformInputs, DeformWeights, Tile
-from kernels.splines import spline_table
 
 TILE = Tile(rows=64, units=32, warps=4, stages=2, registers=160)  # three programs at once
-SPLINE_TILE = Tile(rows=64, units=16, warps=4, stages=2, registers=255)  # the fastest tried
 AGENT_BLOCK = 64
 MAX_NUMBERS = 2**31  # the kernel's indices have 32 bits
 
@@ -51,13 +43,7 @@ def deform_triton(
       NotImplementedError: if it is differentiated.
       ValueError: if an array has more numbers than 32 bits can count.
     """
-    tile = tile_of(weights.heads.network)
-    return deform_tiles(tile, canonical, features, static_mix, dynamic_mix, tokens, weights)
-
-
-def tile_of(network: str) -> Tile:
-    """Return the size of a program for heads of such a network."""
-    return SPLINE_TILE if network == "bspline" else TILE
+    return deform_tiles(TILE, canonical, features, static_mix, dynamic_mix, tokens, weights)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -80,8 +66,6 @@ def deform_tiles(
         f"frames: expected arrays of fewer than {MAX_NUMBERS} numbers, got {n_outputs} for "
         f"{n_frames} frames; deform fewer frames at once",
     )
-    knots = weights.heads.knots
-    tables = [spline_table(jnp.asarray(v, jnp.float32)) for v in knots or ()]
     w = jax.tree.map(lambda v: v.astype(jnp.bfloat16 if v.ndim > 1 else jnp.float32), weights)
     arrays = jax.tree.map(lambda v: v.astype(jnp.float32), (*canonical, features))
     mixes = static_mix, *(v.astype(jnp.float32) for v in (dynamic_mix, tokens))
@@ -91,14 +75,12 @@ def deform_tiles(
     outputs = launch.triton_call(
         deform_kernels.deform_kernel, *arrays, *mixes, *w.norm1, *w.ffn_in, *w.ffn_out, *w.norm2,
         *heads.hidden, *heads.geometry, *heads.color,
-        *(jax.tree.leaves(tables) or [heads.hidden.bias] * 4),
         outputs=(shape(3), shape(4), shape(3), shape(), shape(n_harmonics, 3)),
         grid=-(-n_gaussians // tile.rows) * n_frames, num_warps=tile.warps,
         max_registers=tile.registers,
         N=n_gaussians, FRAMES=n_frames, AGENTS=n_agents, TOKENS=n_tokens, D=d_model,
         FFN=ffn_width, WIDTH=width, COLORS=3 * n_harmonics, COLOR_BLOCK=heads.color.bias.size,
         TAYLOR=int(heads.network == "taylor"),
-        SPLINES=heads.hidden.kernel.shape[0] - 1 if knots else 0,
         GAIN=float(w.gain), EPSILON=float(w.epsilon),
         ROWS=tile.rows, UNITS=min(tile.units, width, ffn_width), AGENT_BLOCK=AGENT_BLOCK,
         TOKEN_BLOCK=max(16, 1 << (n_tokens - 1).bit_length()), STAGES=tile.stages,

@@ -8,7 +8,7 @@ weights pass through shared memory, once for all rows of a program.
 import triton
 import triton.language as tl
 
-from kernels.deform.triton.layer_kernels import dot, expand_any, normalise, operand, two_layers
+from kernels.deform.triton.layer_kernels import dot, expand, normalise, operand, two_layers
 from kernels.deform.types import GEOMETRY as GEOMETRY_COLUMNS
 
 GEOMETRY = tl.constexpr(GEOMETRY_COLUMNS)
@@ -99,11 +99,10 @@ def deform_kernel(
     means, log_scales, quats, logit_opacities, sh, features, static_mix, dynamic_mix, tokens,
     norm1_scale, norm1_bias, ffn_in, ffn_in_bias, ffn_out, ffn_out_bias, norm2_scale, norm2_bias,
     hidden, hidden_bias, geometry, geometry_bias, color, color_bias,
-    hidden_knots, hidden_ratios, unit_knots, unit_ratios,
     out_means, out_quats, out_scales, out_opacities, out_sh,
     N: tl.constexpr, FRAMES: tl.constexpr, AGENTS: tl.constexpr, TOKENS: tl.constexpr,
     D: tl.constexpr, FFN: tl.constexpr, WIDTH: tl.constexpr, COLORS: tl.constexpr,
-    COLOR_BLOCK: tl.constexpr, TAYLOR: tl.constexpr, SPLINES: tl.constexpr, GAIN: tl.constexpr,
+    COLOR_BLOCK: tl.constexpr, TAYLOR: tl.constexpr, GAIN: tl.constexpr,
     EPSILON: tl.constexpr,
     ROWS: tl.constexpr, UNITS: tl.constexpr, AGENT_BLOCK: tl.constexpr,
     TOKEN_BLOCK: tl.constexpr, STAGES: tl.constexpr, ASM: tl.constexpr,
@@ -122,8 +121,6 @@ def deform_kernel(
       hidden, hidden_bias: [C, D, 5 WIDTH] bfloat16, [5 WIDTH].
       geometry, geometry_bias: [C, 4 WIDTH, 16] bfloat16, [16].
       color, color_bias: [C, WIDTH, COLOR_BLOCK] bfloat16, [COLOR_BLOCK].
-      hidden_knots, hidden_ratios, unit_knots, unit_ratios: `splines.SplineTable` of the D inputs
-        and of the 5 WIDTH units; not read unless there are SPLINES.
       out_means, out_quats, out_scales, out_opacities, out_sh: [FRAMES, N, 3 | 4 | 3 | 1 | COLORS].
     """
     frame, row, exists = _rows(N, FRAMES, ROWS, ASM)
@@ -135,21 +132,20 @@ def deform_kernel(
     x += tl.load(features + row[:, None] * D + feature[None, :], mask=exists[:, None], other=0.0)
     x = normalise(x, tl.load(norm1_scale + feature), tl.load(norm1_bias + feature), EPSILON)
 
-    splines = (unit_knots, unit_ratios)
     sums = x + tl.load(ffn_out_bias + feature)[None, :]
     x = two_layers(
-        (operand(x, ASM),), sums, ffn_in, ffn_in_bias, ffn_out, splines, feature, feature,
-        0, FFN, FFN, UNITS, False, 0, STAGES, ASM,
+        (operand(x, ASM),), sums, ffn_in, ffn_in_bias, ffn_out, feature, feature,
+        0, FFN, FFN, UNITS, False, STAGES, ASM,
     )  # fmt: skip
     x = normalise(x, tl.load(norm2_scale + feature), tl.load(norm2_bias + feature), EPSILON)
-    columns = expand_any(x, (hidden_knots, hidden_ratios), feature, D, TAYLOR, SPLINES, ASM)
+    columns = expand(x, TAYLOR, ASM)
 
     # These sums begin with what is added to them, for want of registers at the end.
     column = tl.arange(0, COLOR_BLOCK)
     colors = _load_some(sh, row, exists, column, 0, COLORS) + tl.load(color_bias + column)[None, :]
     colors = two_layers(
-        columns, colors, hidden, hidden_bias, color, splines, feature, column,
-        4 * WIDTH, WIDTH, 5 * WIDTH, UNITS, TAYLOR, SPLINES, STAGES, ASM,
+        columns, colors, hidden, hidden_bias, color, feature, column,
+        4 * WIDTH, WIDTH, 5 * WIDTH, UNITS, TAYLOR, STAGES, ASM,
     )  # fmt: skip
     frame, row, exists = _rows(N, FRAMES, ROWS, ASM)
     _store_some(out_sh, colors, frame * N + row, exists, column, 0, COLORS)
@@ -157,8 +153,8 @@ def deform_kernel(
     part = tl.arange(0, GEOMETRY)
     total = tl.zeros([ROWS, GEOMETRY], tl.float32) + tl.load(geometry_bias + part)[None, :]
     total = two_layers(
-        columns, total, hidden, hidden_bias, geometry, splines, feature, part,
-        0, 4 * WIDTH, 5 * WIDTH, UNITS, TAYLOR, SPLINES, STAGES, ASM,
+        columns, total, hidden, hidden_bias, geometry, feature, part,
+        0, 4 * WIDTH, 5 * WIDTH, UNITS, TAYLOR, STAGES, ASM,
     )  # fmt: skip
     frame, row, exists = _rows(N, FRAMES, ROWS, ASM)
     total += _load_geometry(means, log_scales, quats, logit_opacities, row, exists, part)

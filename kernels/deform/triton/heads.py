@@ -69,7 +69,7 @@ def _backward(kept: tuple[Array, HeadWeights], cotangents: Outputs) -> tuple[Arr
     sums = [jnp.sum(value, axis=0) for value in cotangents]
     grads = HeadWeights(
         network=w.network, hidden=hidden, geometry=Affine(geometry, sums[0]),
-        color=Affine(color, sums[1]), knots=None,
+        color=Affine(color, sums[1]),
     )  # fmt: skip
     cast = lambda grad, value: grad.astype(value.dtype)
     return grad_x, jax.tree.map(cast, grads, weights)

@@ -20,7 +20,6 @@ from kernels.deform.types import (
     HeadWeights,
     Norm,
 )
-from kernels.splines import bspline_basis
 
 BLOCK_ROWS = (512, 1024)  # least and most Gaussians in a block
 
@@ -150,19 +149,12 @@ def heads_xla(
 ) -> tuple[Float[Array, "R 16"], Float[Array, "R S"]]:
     """Apply the heads with XLA operations; arguments and results as `decode_heads`."""
     n_geometry = weights.geometry.kernel.shape[1]
-    network, knots = weights.network, weights.knots
-    if network == "plain_mlp":
+    if weights.network == "plain_mlp":
         units = affine(x, Affine(weights.hidden.kernel[0], weights.hidden.bias))
     else:
-        units = expanded_layer(x, weights.hidden, network, knots and knots.hidden)
-    pairs = (
-        (weights.geometry, slice(None, n_geometry)),
-        (weights.color, slice(n_geometry, None)),
-    )
-    geometry, color = (
-        expanded_layer(units[:, part], layer, network, knots and knots.heads[part])
-        for layer, part in pairs
-    )
+        units = expanded_layer(x, weights.hidden, weights.network)
+    geometry = expanded_layer(units[:, :n_geometry], weights.geometry, weights.network)
+    color = expanded_layer(units[:, n_geometry:], weights.color, weights.network)
     return geometry, color
 
 
@@ -172,18 +164,10 @@ def expand(x: Array, network: str) -> tuple[Array, ...]:
 
 
 def expanded_layer(
-    x: Float[Array, "*rows fan_in"],
-    layer: Affine,
-    network: str,
-    knots: Float[Array, "fan_in knots"] | None = None,
+    x: Float[Array, "*rows fan_in"], layer: Affine, network: str
 ) -> Float[Array, "*rows fan_out"]:
     """Apply a layer [C, fan_in, fan_out] as one product with the columns side by side."""
-    if network != "bspline":
-        columns = jnp.concatenate(expand(x, network), axis=-1)
-    else:
-        n_columns = layer.kernel.shape[0]
-        values = bspline_basis(x, knots, knots.shape[1] - n_columns)
-        columns = jnp.concatenate([jax.nn.silu(x), values.reshape(*x.shape[:-1], -1)], axis=-1)
+    columns = jnp.concatenate(expand(x, network), axis=-1)
     return affine(columns, Affine(layer.kernel.reshape(-1, layer.bias.size), layer.bias))
 
 

@@ -17,7 +17,6 @@ FAST = {"xla_backend_optimization_level": 0}  # these programs run once
 SMALL = {"width": 16, "agents_count": 20, "hash_levels": 4, "d_model": 32}
 CHOICES = {
     "taylor": {"sh_degree": 1},
-    "bspline": {"decoder": "bspline", "token_kan": "bspline", "sh_degree": 0},
     "mlp": {"decoder": "mlp", "ppe": "off", "sh_degree": 2},
     "cross": {"attention": "cross", "token_kan": "mlp", "sh_degree": 0},
     "parity": {"architecture": "parity", "sh_degree": 3, "d_model": 64},

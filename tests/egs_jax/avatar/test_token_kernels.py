@@ -102,7 +102,7 @@ def test_avatars_on_a_gpu_keep_weights_for_it(monkeypatch):
     assert has() and has(ppe="off") and has(window_frames=12, ppe_period=12)
     assert has(window_frames=12, ppe_period=5, ppe="off")
     assert not has(window_frames=12, ppe_period=5)  # PPE's bias, which the kernel does not know
-    assert not any((has(architecture="parity"), has(ppe="token"), has(token_kan="bspline"),
+    assert not any((has(architecture="parity"), has(ppe="token"), has(token_kan="mlp"),
                     has(window_frames=13), has(attention="cross")))  # fmt: skip
     assert not uses_token_kernels(Config(rasterizer="xla"))
     why_not = lambda **fields: why_not_networks(ModelConfig(**fields).resolved)

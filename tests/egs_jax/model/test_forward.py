@@ -20,7 +20,7 @@ SMALL = {"width": 16, "agents_count": 20, "sh_degree": 1, "hash_levels": 4}
 CHOICES = [
     {"architecture": "parity"},
     {"architecture": "parity", "decoder": "taylor", "encoder": "hash"},
-    {"decoder": "bspline", "token_kan": "bspline", "ppe": "off"},
+    {"ppe": "off"},
     {"decoder": "mlp", "ppe": "token", "agents": "first", "token_kan": "mlp"},
     {"encoder": "dense", "agents": "strided", "window_frames": 5},
     {"d_model": 32, "heads": 4, "ppe_period": 3, "attention": "cross"},

@@ -15,7 +15,7 @@ from assemble import POINTERS, assemble, count, instructions, resources
 
 from kernels import launch
 from kernels.deform.cases import make_case, pack
-from kernels.deform.triton.deform import deform_tiles, tile_of
+from kernels.deform.triton.deform import TILE, deform_tiles
 from kernels.deform.types import NETWORKS
 
 GAUSSIANS = 50_000
@@ -35,9 +35,7 @@ def launch_of(network):
         return tuple(jnp.zeros(o.shape, o.dtype) for o in outputs)
 
     launch.triton_call = record
-    jax.eval_shape(
-        partial(deform_tiles, tile_of(network)), *arrays, *others, pack(case, jnp.bfloat16)
-    )
+    jax.eval_shape(partial(deform_tiles, TILE), *arrays, *others, pack(case, jnp.bfloat16))
     return seen[0]
 
 
@@ -50,7 +48,7 @@ def measure(network):
     lines, jumps = instructions(sass)
     loops = [lines[first : last + 1] for last, first in jumps.items() if first < last]
     loops = [loop for loop in loops if sum("HGMMA" in text for text in loop) > 4][-2:]
-    tile = tile_of(network)
+    tile = TILE
     units = tile.rows * constants["UNITS"] / (32 * tile.warps)
     return resources(usage) | dict(
         shared=shared,
