@@ -124,7 +124,8 @@ class RunLog:
 
     def __init__(self, run_dir: Path, step: int):
         """Open the log to go on at `step` (see `rewind`)."""
-        self.path, self._board = run_dir / "metrics.jsonl", None
+        self.path = run_dir / "metrics.jsonl"
+        self._board: Any = None
         self._kernels: dict[str, Any] | None = None
         self.rewind(step)
 

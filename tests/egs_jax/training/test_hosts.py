@@ -6,6 +6,7 @@ import socket
 import subprocess
 from typing import NamedTuple
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -118,7 +119,7 @@ def test_the_parts_of_two_hosts_are_the_batch(painted, monkeypatch):
     joined = jax.tree.map(
         lambda *leaves: np.concatenate(leaves), *(p.replace(entry_noise=None) for p in parts)
     )
-    jax.tree.map(np.testing.assert_array_equal, joined, whole.replace(entry_noise=None))
+    chex.assert_trees_all_equal(joined, whole.replace(entry_noise=None))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import subprocess
 import time
 from unittest import mock
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -157,7 +158,7 @@ def test_two_bad_steps_are_skipped_and_named(painted, trained_run, tmp_path, mon
     error = capsys.readouterr().err
     assert f"step 32 (frames {frames[0]}, {frames[1]}): loss or gradient not finite" in error
     assert "2 in a row" in error and "3 in a row" not in error
-    assert all(np.isfinite(leaf).all() for leaf in np_leaves(state.params))
+    chex.assert_tree_all_finite(state.params)
 
 
 def back_at_30(trained_run, run_dir):
@@ -165,10 +166,6 @@ def back_at_30(trained_run, run_dir):
     shutil.copytree(trained_run.folder, run_dir)
     shutil.rmtree(run_dir / "checkpoints" / "40")
     return run_dir
-
-
-def np_leaves(tree):
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 
 
 @pytest.mark.parametrize("in_flight", [1, 4])
@@ -216,7 +213,8 @@ def test_lasting_nans_end_the_run_in_one_line(painted, trained_run, tmp_path, mo
     checkpoints = Checkpoints(run_dir)
     state = checkpoints.load(train.abstract_state(micro_config(painted), 80))
     checkpoints.close()
-    assert int(state.step) == 30 and all(np.isfinite(v).all() for v in np_leaves(state.params))
+    assert int(state.step) == 30
+    chex.assert_tree_all_finite(state.params)
     with pytest.raises(TrainingError):  # it is still there: the same once more
         fit(micro_config(painted), Dataset.open(painted), run_dir=run_dir)
 
