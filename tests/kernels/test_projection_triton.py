@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kernels.rasterize.types import Camera, Gaussians
 from kernels.rasterize.xla.binning import SLACK_POWER
-from kernels.rasterize.xla.projection import Camera, Gaussians, project, radii_of
+from kernels.rasterize.xla.projection import project, radii_of
 
 WIDTH, HEIGHT = 44, 40
 ALPHA_MIN = 1 / 255

@@ -253,3 +253,10 @@ def test_vmap_and_shard_map_equal_the_xla_implementation():
         got = jit(jax.grad(function, argnums=(0, 1)))(shared, frames)
         for part, expected in zip(got, want, strict=True):
             assert_gradients_close(part, expected)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="here it can run")
+def test_a_machine_that_cannot_run_it_is_told_why(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET")
+    with pytest.raises(NotImplementedError, match=r"rasterize: .* here: .*; pass 'xla' or None"):
+        rasterize(**make_case("tiny"), capacity=77, implementation="triton")
