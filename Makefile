@@ -22,6 +22,7 @@ test-all: lint
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check egs_jax kernels experiments tests
 	$(VENV)/bin/ruff format --check egs_jax kernels experiments tests
+	$(VENV)/bin/mypy
 
 $(VENV)/installed: requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 2; }

@@ -111,9 +111,10 @@ def _parse(name: str, kind: Any, text: str) -> Any:
 @functools.cache
 def _field_docs(cls: type) -> dict[str, str]:
     """Return the string under each field of a dataclass, read from its source."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
+    [definition] = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    body = definition.body  # type: ignore[attr-defined]
     docs = {}
     for item, after in zip(body, body[1:], strict=False):
         if isinstance(item, ast.AnnAssign) and isinstance(after, ast.Expr):
-            docs[item.target.id] = after.value.value
+            docs[ast.unparse(item.target)] = ast.literal_eval(after.value)
     return docs

@@ -68,7 +68,7 @@ class Result(NamedTuple):
 class Report:
     """Prints every check and remembers it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.results: list[Result] = []
 
     def check(self, name: str, passes: bool, detail: str) -> None:

@@ -12,10 +12,9 @@ from experiments._clips import CLIPS
 from experiments._markdown import number
 from experiments._peers import peer
 from experiments._runs import cases_of
-from experiments._summary import shown, spread_of
+from experiments._summary import grouped, shown, spread_of
 from experiments.tables_speed import call_ms, original_of
 
-OBAMA = "obama_bp_450_25fps_20s"
 MAIN = "synthetic head, paper"
 """The benchmark's avatar on which the original's code was measured as well."""
 
@@ -29,15 +28,15 @@ def numbers() -> Made:
 
 
 def _quality_numbers() -> Made:
-    """Names such as `obama.paper.psnr_head`, `ablation.mlp.lmd`, `static_stage_gain.eyes`."""
+    """Names such as `obama.paper.psnr_head`, `ablation.2.mlp.lmd`, `static_stage_gain.eyes`."""
     made: Made = {}
     for clip, preset, metric in itertools.product(CLIP_NAMES, ("fast", "paper"), METRICS):
         name = f"{clip.split('_')[0]}.{preset}.{metric}"
         made[name] = partial(_quality, clip, preset, metric, METRICS[metric])
-    variants = dict.fromkeys(case["variant"] for case in cases_of("ablations"))
-    for variant, metric in itertools.product(variants, ABLATION_METRICS):
-        name = f"ablation.{variant}.{metric}"
-        made[name] = partial(_ablation, variant, metric, ABLATION_METRICS[metric])
+    rows = grouped(cases_of("ablations"), "dataset", "preset", "series", "variant")
+    for (_, _, series, variant), found in rows.items():
+        for metric, digits in ABLATION_METRICS.items():
+            made[f"ablation.{series}.{variant}.{metric}"] = partial(_mean, found, metric, digits)
     for part in ("eyes", "mouth"):
         made[f"static_stage_gain.{part}"] = partial(_static_stage_gain, part)
     return made
@@ -121,15 +120,6 @@ def _quality(clip: str, preset: str, metric: str, digits: int) -> str:
 
 ABLATION_METRICS = {"psnr_head": 2, "lpips": 4, "lmd": 2, "mouth_r": 2}
 """Figures of `ablations.json` (Obama, `fast`), means over seeds; with their digits."""
-
-
-def _ablation(variant: str, metric: str, digits: int) -> str:
-    found = [
-        case
-        for case in cases_of("ablations")
-        if (case["variant"], case["dataset"], case["preset"]) == (variant, OBAMA, "fast")
-    ]
-    return _mean(found, metric, digits)
 
 
 def _mean(cases: list[dict], metric: str, digits: int) -> str:

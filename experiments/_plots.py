@@ -15,7 +15,7 @@ BASE_COLOR, OTHER_COLOR = "tab:orange", "tab:blue"
 
 def ablations(cases: Sequence[dict], path: Path) -> None:
     """Draw every seed as a dot, every mean as a bar; columns are metrics, rows datasets."""
-    settings = grouped(cases, "dataset", "preset", "size")
+    settings = grouped(cases, "dataset", "preset", "size", "series")
     rows = max(len(grouped(group, "variant")) for group in settings.values())
     height = len(settings) * (1.2 + 0.28 * rows)
     with figure(path, len(settings), len(QUALITY), (2.3 * len(QUALITY), height)) as axes:
@@ -24,8 +24,8 @@ def ablations(cases: Sequence[dict], path: Path) -> None:
             for metric, axis in zip(QUALITY, line, strict=True):
                 _dots(axis, variants, metric)
             line[0].set_yticks(range(len(variants)), [variant for (variant,) in variants])
-            dataset, preset, size = name
-            line[0].set_ylabel(f"{dataset}\n{preset}, {size} px", fontsize=8)
+            dataset, preset, size, series = name
+            line[0].set_ylabel(f"{dataset}\n{preset}, {size} px, series {series}", fontsize=8)
 
 
 def _dots(axis: Any, variants: dict[tuple, list[dict]], metric: Metric) -> None:

@@ -16,6 +16,7 @@ from egs_jax.__main__ import Parser
 from egs_jax.config import PRESETS, Config, DensifyConfig, LossConfig, ModelConfig, ScheduleConfig
 from egs_jax.config_text import options
 from egs_jax.runtime.errors import InputError, TrainingError
+from egs_jax.runtime.files import write_atomically
 from egs_jax.training.run_folder import read_metrics
 from experiments._common import RESULTS, commit, record
 
@@ -76,13 +77,18 @@ def add_case(
     """Record one more case, in the place of one with the same `key`; returns all cases.
 
     Series grow over days, machines and commits, so each case also says its own commit: this one,
-    unless it knows better.
+    unless it knows better. It was made elsewhere then, and what the file says of its machine stays.
     """
-    case = {**case, "commit": case.get("commit") or commit()}
+    elsewhere, path = case.get("commit"), folder / f"{name}.json"
+    case = {**case, "commit": elsewhere or commit()}
     cases = earlier(name, folder)
     same = [place for place, other in enumerate(cases) if key(other) == key(case)]
     cases[slice(same[0], same[0] + 1) if same else slice(len(cases), None)] = [case]
-    record(name, cases, folder)
+    if elsewhere and path.exists():
+        found = json.loads(path.read_text()) | {"cases": cases}
+        write_atomically(path, json.dumps(found, indent=2) + "\n")
+    else:
+        record(name, cases, folder)
     return cases
 
 

@@ -47,6 +47,9 @@ from experiments._runs import (
 
 NAME = "ablations"
 BASE = "paper"
+SERIES = 2
+"""Raised whenever training changes so that rows do not compare with those before: each row stands
+beside the base of its own series."""
 LONG_WINDOW = 32
 """Frames of a window longer than the period of the PPE (25)."""
 
@@ -146,6 +149,7 @@ def setting(name: str, config: Config, dataset: Dataset) -> dict[str, Any]:
     return {
         "variant": name,
         "seed": config.seed,
+        "series": SERIES,
         "preset": config.preset,
         "static_steps": config.schedule.static_steps,
         "deform_steps": config.schedule.deform_steps,
@@ -157,8 +161,8 @@ def setting(name: str, config: Config, dataset: Dataset) -> dict[str, Any]:
 
 def key(case: dict) -> tuple:
     """Return what makes two cases one: names may differ, the hash of the video may not."""
-    names = ("variant", "seed", "preset", "static_steps", "deform_steps", "size", "source_sha256")
-    return tuple(case[name] for name in names)
+    names = ("variant", "seed", "series", "preset", "static_steps", "deform_steps", "size")
+    return *(case[name] for name in names), case["source_sha256"]
 
 
 def _add(name: str, config: Config, dataset: Dataset, arguments: Any) -> None:

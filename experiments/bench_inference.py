@@ -173,8 +173,8 @@ def walls(scene: Scene, batch: int, calls: int, copies: int) -> dict:
     streaming = (time.perf_counter() - began) / calls * 1e3
     whole()
     to_host = [clocked(whole) for _ in range(copies)]
-    memory = infer.draw_program().lower(scene.config, scene.kept, rest, pictures).compile()
-    memory = memory.memory_analysis()
+    compiled = infer.draw_program().lower(scene.config, scene.kept, rest, pictures).compile()
+    memory = compiled.memory_analysis()
     kept = sum(leaf.nbytes for leaf in jax.tree.leaves(scene.kept))
     return {
         **percentiles(alone, "call"),

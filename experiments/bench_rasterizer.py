@@ -189,7 +189,7 @@ def ours(params: dict, frames: dict, target: np.ndarray, implementation: str) ->
         calls.append(partial(compiled, params))
     rgb, n_instances, overflow = map(np.asarray, calls[0]())
     facts |= dict(instances_per_frame=int(n_instances[0]), overflow=int(overflow.max()))
-    return Contender("ours", *calls, jax.block_until_ready, rgb, facts)
+    return Contender("ours", calls[0], calls[1], jax.block_until_ready, rgb, facts)
 
 
 def theirs(params: dict, frames: dict, target: np.ndarray) -> Contender:
@@ -229,7 +229,7 @@ def theirs(params: dict, frames: dict, target: np.ndarray) -> Contender:
         call()
         peak = torch.cuda.max_memory_allocated() - before
         facts[f"{name}_memory_mb"] = round(peak / 2**20, 1)
-    image = forward().cpu().numpy()
+    image = forward().cpu().numpy()  # type: ignore[attr-defined]
     return Contender("gsplat", forward, step, lambda _: torch.cuda.synchronize(), image, facts)
 
 

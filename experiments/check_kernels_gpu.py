@@ -84,7 +84,8 @@ def draw(arrays: dict, static: dict, implementation: str, jit: bool = True) -> D
         with jax.default_device(device), jax.disable_jit(not jit):
             return jax.tree.map(np.asarray, pullback(jax.device_put(cotangents, device))[0])
 
-    return Drawn(*jax.tree.map(np.asarray, (images_, aux)), pull)
+    images_, aux = jax.tree.map(np.asarray, (images_, aux))
+    return Drawn(images_, aux, pull)
 
 
 def differences(got: tuple, want: tuple) -> np.ndarray:

@@ -109,7 +109,9 @@ def run_all(arguments: argparse.Namespace) -> tuple[list[Path], list[Path]]:
             evaluate(place)
         return list(runs), []
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        logs = pool.map(lambda item: _job(item[0], *item[1], arguments), waiting.items())
+        logs = pool.map(
+            lambda item: _job(item[0], item[1][0], item[1][1], arguments), waiting.items()
+        )
         failed = dict(zip(waiting, logs, strict=True))
     done = [place for place in runs if failed.get(place) is None]
     return done, list(filter(None, failed.values()))
@@ -189,9 +191,9 @@ def case_of(run_dir: Path) -> dict:
         "seed": config.seed,
         "train_seconds": seconds,
     }
-    environment = json.loads((run_dir / "environment.json").read_text())
-    made = {"versions": environment, "commit": environment.pop("commit", None)}
-    return rounded(about | result) | made
+    made = json.loads((run_dir / "environment.json").read_text())
+    commit = made.pop("commit", None)  # runs of 69b6e4b and before: versions alone
+    return rounded(about | result) | {"versions": made.get("packages", made), "commit": commit}
 
 
 def _key(case: dict) -> tuple:

@@ -58,7 +58,7 @@ def _reconstruction_columns() -> dict[str, Callable[[list[dict]], str]]:
             f"**{of('psnr_head', 2)(row)}** ({row[0]['baseline_mean_frame']:.2f} / "
             f"{row[0]['baseline_nearest_frame']:.2f})"
         ),
-        "head's share of the picture": of("head_fraction", 2),
+        "head's share of the picture": lambda row: number(row[0]["head_fraction"]),
         "LPIPS": of("lpips", 4),
         "LMD, px": of("lmd", 2),
         "mouth r (shifted p95)": lambda row: (
@@ -110,9 +110,10 @@ def peers(cases: list[dict]) -> str:
 def _settings(cases: list[dict]) -> list[tuple[str, list[dict], list[dict]]]:
     """Rows of the ablations: video and preset, the variant's cases, and the base's."""
     rows = []
-    for (dataset, preset, size), group in grouped(cases, "dataset", "preset", "size").items():
+    groups = grouped(cases, "dataset", "preset", "size", "series")
+    for (dataset, preset, size, series), group in groups.items():
         variants = {name: found for (name,), found in grouped(group, "variant").items()}
-        where = f"{labelled(dataset)}, {preset}, {size} px"
+        where = f"{labelled(dataset)}, {preset}, {size} px, series {series}"
         rows += [(where, found, variants.get(BASE, [])) for found in variants.values()]
     return rows
 

@@ -142,7 +142,7 @@ def _capability() -> tuple[int, int]:
 
 
 def _device() -> jax.Device:
-    device = jax.config.jax_default_device
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]
     if isinstance(device, str):
         return jax.devices(device)[0]
     return device or jax.devices()[0]

@@ -1,6 +1,6 @@
 """Compilation of all Triton kernels of a program side by side."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,7 +14,7 @@ KERNEL_CALL = "triton_kernel_call"
 """Name of jax-triton's primitive; under another, `compile_kernels` would find nothing to do."""
 
 
-def compile_kernels(program: Callable, *arguments: Any) -> None:
+def compile_kernels(program: jax.stages.Wrapped, *arguments: Any) -> None:
     """Compile the Triton kernels of a jitted `program` side by side, for its first call with these.
 
     JAX would compile one after the other while it lowers the program: on a machine with 16 cores
@@ -22,7 +22,7 @@ def compile_kernels(program: Callable, *arguments: Any) -> None:
     """
     if not dispatch.is_default():
         return
-    calls = {}
+    calls: dict[str, JaxprEqn] = {}
     for equation in _equations(program.trace(*arguments).jaxpr.jaxpr):
         if equation.primitive.name == KERNEL_CALL:
             calls.setdefault(str((equation.params, _shapes(equation))), equation)
@@ -37,7 +37,8 @@ def _compile_kernel(call: JaxprEqn) -> None:
 
 
 def _shapes(call: JaxprEqn) -> list[ShapeDtypeStruct]:
-    return [ShapeDtypeStruct(value.aval.shape, value.aval.dtype) for value in call.invars]
+    avals: list[Any] = [value.aval for value in call.invars]
+    return [ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
 
 
 def _equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:

@@ -182,6 +182,7 @@ def test_a_stream_is_measured(trained_run, tmp_path, monkeypatch):
     assert 0 < case["ready_p50_ms"] <= case["ready_p99_ms"] and case["times_real_time"] > 0
 
 
+@pytest.mark.slow
 def test_the_way_to_a_film_is_measured(trained_run, tmp_path):
     speech = tmp_path / "speech.wav"
     write_wav(speech, voice(1.2), SAMPLE_RATE)
@@ -192,6 +193,7 @@ def test_the_way_to_a_film_is_measured(trained_run, tmp_path):
     assert case["render_command_s"] > 0.1 and case["encoder"] == "libx264"
 
 
+@pytest.mark.slow
 def test_inference_is_measured_on_any_machine(tmp_path):
     folders = ["--out", str(tmp_path), "--figures", str(tmp_path / "figures")]
     figure = bench_inference.main(["--tiny", *folders])

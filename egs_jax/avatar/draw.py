@@ -5,7 +5,6 @@ sound of any length.
 """
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
 
 import flax.struct
@@ -66,7 +65,7 @@ def _draw(config: Config, kept: Prepared, drive: Drive, backgrounds: Array) -> P
 
 
 @functools.cache
-def draw_program() -> Callable[[Config, Prepared, Drive, Array], Pictures]:
+def draw_program() -> jax.stages.Wrapped:
     """`draw`, jitted, of an avatar's parts; the backgrounds are the last argument and donated."""
     # XLA takes half the width of AVX-512 unless it is told (measured: 83 instead of 100 ms of one
     # core for a frame of the `fast` preset).

@@ -67,6 +67,7 @@ def _open_array(path: Path) -> np.ndarray:
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: damaged ({error}); preprocess the video again") from None
     if not isinstance(array, np.ndarray):
+        array.close()
         raise InputError(f"{path}: not one array; preprocess the video again")
     return array
 
@@ -74,11 +75,11 @@ def _open_array(path: Path) -> np.ndarray:
 def _check(folder: Path, meta: dict, arrays: dict[str, np.ndarray]) -> None:
     """Refuse a folder whose description or arrays do not fit together."""
     try:
-        sizes = tuple(int(meta[name]) for name in ("num_frames", "height", "width"))
+        frames, height, width = (int(meta[name]) for name in ("num_frames", "height", "width"))
         ranges = [(int(start), int(stop)) for start, stop in map(meta["splits"].get, SPLITS)]
         fps, kind = float(meta["fps"]), str(meta["audio_features"]["kind"])
-        if not (fps > 0 and all(0 <= a < b <= sizes[0] for a, b in ranges)):
-            raise ValueError(f"splits {ranges} of {sizes[0]} frames at {fps} fps")
+        if not (fps > 0 and all(0 <= a < b <= frames for a, b in ranges)):
+            raise ValueError(f"splits {ranges} of {frames} frames at {fps} fps")
         if kind not in AUDIO_FEATURES:
             raise ValueError(f"sound features of kind {kind!r}")
         features = AUDIO_FEATURES[kind].feature_dim
@@ -87,7 +88,7 @@ def _check(folder: Path, meta: dict, arrays: dict[str, np.ndarray]) -> None:
         raise InputError(
             f"{folder}/meta.json: damaged ({reason}); preprocess the video again"
         ) from None
-    for name, (dtype, shape) in _expected(*sizes, features, arrays).items():
+    for name, (dtype, shape) in _expected(frames, height, width, features, arrays).items():
         array = arrays[name]
         if array.dtype != dtype or array.shape != shape or not _finite(array):
             got = f"{array.dtype} {list(array.shape)}"

@@ -197,7 +197,7 @@ class VideoWriter:
             os.chmod(self._temporary, 0o666 & ~_umask())
             os.replace(self._temporary, self._path)
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
                 self._finish()

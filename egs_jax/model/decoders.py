@@ -125,7 +125,7 @@ class SpatialEncoder(nn.Module):
     plane_fields: tuple[tuple[str, int | float | tuple[int, ...]], ...] = ()
     implementation: str | None = None
 
-    def setup(self):
+    def setup(self) -> None:
         """Make the planes and what follows them."""
         fields = dict(self.plane_fields) | {"implementation": self.implementation}
         self.triplane = make_triplane(self.planes, self.bound, **fields)

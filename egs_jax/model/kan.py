@@ -7,7 +7,7 @@ values of x, so a layer is an expansion [..., in] -> [..., columns * in] followe
 product. Parameters are plain dicts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import flax.linen as nn
@@ -25,7 +25,7 @@ Start = Literal["random", "small", "zero"]
 _GAIN = {"random": 1.0, "small": 0.1, "zero": 0.0}
 
 
-def uniform_init(limit: float):
+def uniform_init(limit: float) -> Callable[[Array, tuple[int, ...]], Array]:
     """Return an initializer U(-limit, limit)."""
     return lambda key, shape: jax.random.uniform(key, shape, minval=-limit, maxval=limit)
 

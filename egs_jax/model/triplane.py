@@ -13,7 +13,7 @@ fixed order, and by construction on an NVIDIA GPU with Triton, where they are su
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -100,7 +100,7 @@ class HashTriplane(nn.Module):
     def __call__(self, means: Float[Array, "N 3"]) -> Float[Array, "N out_dim"]:
         """Read the features at `means` [world units]."""
 
-        def init(key, shape):
+        def init(key: Array, shape: tuple[int, ...]) -> Array:
             return jax.random.uniform(key, shape, minval=-self.table_scale, maxval=self.table_scale)
 
         entries = self.grids.layout().entries
@@ -141,7 +141,7 @@ class DenseTriplane(nn.Module):
     def __call__(self, means: Float[Array, "N 3"]) -> Float[Array, "N out_dim"]:
         """Read the features at `means` [world units]."""
 
-        def init(key, shape):
+        def init(key: Array, shape: tuple[int, ...]) -> Array:
             return jax.random.uniform(key, shape, minval=0.1, maxval=0.5)
 
         points = 1.0 - _unit_planes(means, self.bound, DENSE_AXES)  # flipped
@@ -157,7 +157,7 @@ class DenseTriplane(nn.Module):
 
 
 def make_triplane(
-    kind: Literal["hash", "dense"], bound: float, **fields
+    kind: Literal["hash", "dense"], bound: float, **fields: Any
 ) -> HashTriplane | DenseTriplane:
     """Make a tri-plane encoder: a module `means [N, 3] -> [N, out_dim]` with `out_dim`.
 

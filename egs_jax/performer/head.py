@@ -122,17 +122,19 @@ def _build_face(
     canonical: np.ndarray, triangles: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Build the base mesh of face and skull: points [Vb, 3], triangles [F, 3], material [F]."""
-    points = _neutral_face(canonical)
     mouth = LIPS_INNER_UP + LIPS_INNER_LOW
     eyes = [up + low for up, low in zip(EYE_UP, EYE_LOW, strict=True)]
     for loop in (mouth, *eyes):
         triangles = triangles[~np.isin(triangles, loop).all(axis=1)]
-    points, faces, kinds = [points], [triangles], [np.full(len(triangles), SKIN)]
+    points, faces, kinds = (
+        [_neutral_face(canonical)], [triangles], [np.full(len(triangles), SKIN)],
+    )  # fmt: skip
     total = NUM_FACE
 
     def append(new_points: np.ndarray, new_faces: np.ndarray, kind: int) -> None:
         nonlocal total
-        points.append(new_points), faces.append(new_faces)
+        points.append(new_points)
+        faces.append(new_faces)
         kinds.append(np.full(len(new_faces), kind))
         total += len(new_points)
 

@@ -49,9 +49,12 @@ def loop_subdivision(
     for a, b in ((0, 1), (1, 0)):
         here, other = edges[:, a], edges[:, b]
         smooth = np.where(on_border[here], np.where(border, 0.125, 0.0), beta[here])
-        rows.append(here), cols.append(other), vals.append(smooth)
+        rows.append(here)
+        cols.append(other)
+        vals.append(smooth)
     everyone = np.arange(num_vertices)
-    rows.append(everyone), cols.append(everyone)
+    rows.append(everyone)
+    cols.append(everyone)
     vals.append(np.where(on_border, 0.75, 1 - degree * beta))
 
     matrix = sp.coo_matrix(

@@ -106,7 +106,7 @@ def _pose_normals(poses: Array, scene: Scene, seen: Observations) -> tuple[Array
 def _descend(poses: Array, scene: Scene, seen: Observations, steps: Array) -> tuple[Array, ...]:
     """Take damped Gauss-Newton steps of every pose on its own; add its normal equations."""
 
-    def step(_, poses):
+    def step(_: Array, poses: Array) -> Array:
         normal, gradient, _ = _pose_normals(poses, scene, seen)
         diagonal = jnp.diagonal(normal, axis1=1, axis2=2)[:, None]
         damped = normal + jnp.eye(6)[None] * (1e-4 * diagonal + 1e-3)

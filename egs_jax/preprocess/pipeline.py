@@ -298,7 +298,7 @@ def _fit_length(samples: np.ndarray, frames: int) -> np.ndarray:
     return np.pad(samples[:wanted], (0, max(0, wanted - len(samples))))
 
 
-def _create(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+def _create(path: Path, shape: tuple[int, ...]) -> np.memmap:
     return np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
 
 

@@ -13,6 +13,7 @@ surface points.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -163,7 +164,7 @@ def align(
     first_points = ba.project(first_pose[None], scene)[0][0] + center[None]
     levels = first.layout.shape[0]
 
-    def step(_, state, level, template, usable):
+    def step(_: Array, state: tuple, level: Array, template: Array, usable: Array) -> tuple:
         pose, light, scale, _ = state
         projected, d_pose, _ = ba.project_with_jacobian(pose[None], scene)
         sample, inside = _sample(second, level, projected[0] + center[None])
@@ -181,7 +182,7 @@ def align(
         information = (normal[:6, :6] - coupling) / scale**2
         return pose - change[:6], light - change[6:], jnp.sqrt(spread) + 0.5, information
 
-    def at_level(i, state):
+    def at_level(i: Array, state: tuple) -> tuple:
         level = levels - 1 - i
         template, inside = _sample(first, level, first_points)
         inner = partial(step, level=level, template=template, usable=visible * inside)
@@ -228,7 +229,7 @@ def refine_poses(
                           float(seen.noise))  # fmt: skip
     mean = np.einsum("tij,tj->ti", normal, poses) - gradient
     refined = ba.solve_chain(_LANDMARK_TRUST * normal, _LANDMARK_TRUST * mean, edges)
-    return track.replace(viewmats=tracking.viewmats_of(refined))
+    return replace(track, viewmats=tracking.viewmats_of(refined))
 
 
 def _align_frames(

@@ -100,7 +100,8 @@ def _flow_function(method: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray
     if method == "farneback":
         return lambda a, b: cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 4, 25, 4, 7, 1.5, 0)
     # "Fast" stops at a quarter of the resolution: below it moves the compression, not the face.
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    make = cv2.DISOpticalFlow_create  # type: ignore[attr-defined]
+    dis = make(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     return lambda a, b: dis.calc(a, b, None)
 
 

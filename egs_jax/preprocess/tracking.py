@@ -11,6 +11,8 @@ by a very light constant-velocity prior that bridges frames without a face. A st
 tell focal length from distance, so the focal length has a log-normal prior.
 """
 
+from dataclasses import replace
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -226,11 +228,11 @@ def track_head(
     scene = _solve_shape_and_focal(poses, seen, found, prior)
     poses, normal, gradient, _ = ba.solve_poses(poses, scene, seen, steps=6)
     track = _track_of(np.asarray(scene.shape), float(np.exp(scene.log_focal)), width, height)
-    error = _rigid_error(track.replace(viewmats=viewmats_of(poses)), landmarks)
+    error = _rigid_error(replace(track, viewmats=viewmats_of(poses)), landmarks)
     good = valid & (error < _OUTLIER_RATIO * np.median(error[found]))
     mean = np.einsum("tij,tj->ti", normal, poses) - gradient
     normal, mean = np.where(good[:, None, None], normal, 0.0), np.where(good[:, None], mean, 0.0)
-    return track.replace(viewmats=viewmats_of(ba.solve_chain(normal, mean)))
+    return replace(track, viewmats=viewmats_of(ba.solve_chain(normal, mean)))
 
 
 def _track_of(shape: np.ndarray, focal: float, width: int, height: int) -> HeadTrack:
@@ -255,7 +257,7 @@ def _start(
     focal, center = float(track.K[0, 0]), track.K[:2, 2]
     found = np.flatnonzero(valid)
     starts = _first_poses(landmarks[found], track.mean_shape, focal, center)
-    error = _rigid_error(track.replace(viewmats=viewmats_of(starts)), landmarks[found])
+    error = _rigid_error(replace(track, viewmats=viewmats_of(starts)), landmarks[found])
     plausible = error < _IMPLAUSIBLE * eye_distance_px(landmarks[found])
     if not plausible.any():
         raise InputError(

@@ -33,7 +33,8 @@ def keep_programs() -> None:
 
     from egs_jax.runtime.assets import cache_folder
 
-    if jax.default_backend() == "gpu" and not jax.config.jax_compilation_cache_dir:
+    chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if jax.default_backend() == "gpu" and not chosen:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

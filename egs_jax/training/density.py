@@ -263,7 +263,7 @@ def _write(
     empty = empty_gaussians(stored.capacity, sh_degree=_sh_degree(stored))
     keep = alive & ~plan.prune
 
-    def place(kept, newborn, nothing):
+    def place(kept: Array, newborn: Array, nothing: Array) -> Array:
         kept = jnp.where(_over_rows(keep, kept), kept, nothing)
         return kept.at[plan.slots].set(newborn[plan.parents], mode="drop")
 
@@ -284,7 +284,7 @@ def _sample_offsets(key: Key[Array, ""], drawn: Gaussians) -> Float[Array, "N 3"
 def _zero_moments(moments_tree: Any, fresh: Bool[Array, " N"]) -> Any:
     """Zero the rows of new and dead slots in every leaf that has one row per slot."""
 
-    def zero(leaf):
+    def zero(leaf: Any) -> Any:
         if getattr(leaf, "ndim", 0) == 0 or leaf.shape[0] != fresh.shape[0]:
             return leaf
         return jnp.where(_over_rows(fresh, leaf), jnp.zeros_like(leaf), leaf)

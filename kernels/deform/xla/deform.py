@@ -82,7 +82,7 @@ def _in_blocks(
 
     def frame(mixed: tuple[Array, Array]) -> Deformed:
         shares, tokens = mixed
-        block = lambda part: _frame(*part, tokens, weights)
+        block = lambda part: _frame(part[0], part[1], part[2], tokens, weights)
         out = jax.lax.map(block, (*blocks, split(shares)))
         return jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:])[:count], out)
 

@@ -141,4 +141,5 @@ def build_quarter_lists(
         ),
         grid=n_frames * n_runs, num_warps=DEAL_WARPS, N=n_gaussians, CAPACITY=capacity, **runs,
     )  # fmt: skip
-    return QuarterLists(bounds, lengths, ids, rows, *gradient_rows, totals)
+    more = (*gradient_rows, totals)
+    return QuarterLists(bounds, lengths, ids, rows, *more)

@@ -139,7 +139,8 @@ def project_backward(
         DEPTH=int(depth_gradient), CAMERA_GRADIENT=int(camera_gradient),
         OFFSET_GRADIENT=int(offset_gradient), **constants,
     )  # fmt: skip
-    grads = Gaussians(*outputs[:5], outputs[5] if offset_gradient else None)
+    shift = outputs[5] if offset_gradient else None
+    grads = Gaussians(*(*outputs[:5], shift))
     if not camera_gradient:
         return grads, None, None
     totals = jnp.sum(outputs[-1], axis=1)

@@ -194,6 +194,12 @@ def test_lips_are_paired_with_the_sound_of_their_frames(dataset):
     assert dataset.batch(deaf, 9).entries.shape == (0, 16, AUDIO_DIM)
 
 
+def test_spread_of_the_sound_is_that_of_the_training_frames(dataset):
+    rows = np.asarray(dataset.arrays["audio_features"])
+    np.testing.assert_array_equal(dataset.sound_spread, rows[: 2 * TRAIN].std(axis=0))
+    assert np.any(dataset.sound_spread != rows.std(axis=0))
+
+
 def test_silence_ends_with_the_period_of_its_pattern(performer_dataset):
     """Digital silence is not zeros: windows of it follow the frame's place in the pattern."""
     dataset = Dataset.open(performer_dataset.folder)

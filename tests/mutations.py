@@ -1,0 +1,208 @@
+"""The table of edits that `mutate.py` makes: of wiring more than of formulas.
+
+One line a mutation: what it breaks, the file, the exact old text (once in the file), the new
+text, and the tests that must fail of it. `test_mutations.py` checks that the table fits the tree.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Mutation(NamedTuple):
+    """An edit that a test must notice."""
+
+    name: str
+    """What it breaks; the number is that of the first review."""
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    """Arguments of pytest."""
+
+
+TRAINING, EVALUATION = "egs_jax/training", "egs_jax/evaluation"
+WIRING = "tests/egs_jax/training/test_wiring.py"
+HAND = "tests/egs_jax/evaluation/test_evaluate.py"
+DATA, PREPROCESS = "tests/egs_jax/data/test_dataset.py", "tests/egs_jax/preprocess"
+FOLDER = "tests/egs_jax/training/test_run_folder.py"
+CHECKPOINT = "tests/egs_jax/training/test_checkpoint.py"
+STREAM = "tests/egs_jax/avatar/test_stream.py"
+DISPATCH = "tests/kernels/test_dispatch.py"
+XLA, RASTERIZER = "kernels/rasterize/xla", "tests/kernels/test_rasterize"
+
+
+def edit(name: str, file: str, old: str, new: str, *tests: str) -> Mutation:
+    """Return a line of the table; tests are FILE::NAME."""
+    return Mutation(name, file, old, new, tests)
+
+
+# fmt: off
+MUTATIONS = [
+    # Formulas of model, optimizer, data and rasterizer.
+    edit("1: all three planes are xy", "egs_jax/model/triplane.py",
+         "((0, 1), (1, 2), (0, 2))", "((0, 1), (0, 1), (0, 1))",
+         "tests/egs_jax/model/test_triplane.py::test_dense_levels_reproduce_a_linear_function"),
+    edit("2: the hash has no prime", "kernels/planes/types.py",
+         "HASH_PRIME = 2654435761", "HASH_PRIME = 1",
+         "tests/kernels/test_planes.py::test_hash_equals_the_formula_in_unbounded_integers"),
+    edit("3: attention without its gain", "egs_jax/model/attention.py",
+         "self.norm1(features[None] + self.gain * attended)", "self.norm1(features[None] + attended)",
+         "tests/egs_jax/model/test_attention.py::test_layer_equals_numpy_and_its_cached_split"),
+    edit("4: strided agents are the first", "egs_jax/model/attention.py",
+         'if choice == "first" else steps * total // count', "",
+         "tests/egs_jax/model/test_attention.py::test_choices_of_agents"),
+    edit("5: the perceptual term is not in the total", f"{TRAINING}/losses.py",
+         "total = total + weights.perceptual * perceptual_gain * parts[\"perceptual\"]", "pass",
+         "tests/egs_jax/training/test_perceptual.py::test_total_loss_takes_the_perceptual_term"),
+    edit("6: Adam forgets at once", f"{TRAINING}/optimizer.py",
+         "b1=0.9, b2=0.999", "b1=0.0, b2=0.999",
+         "tests/egs_jax/training/test_optimizer.py::test_update_equals_plain_adam_for_every_leaf"),
+    edit("7: networks do not warm up", f"{TRAINING}/optimizer.py",
+         "steps[name] = warmth * scale", "steps[name] = scale",
+         "tests/egs_jax/training/test_optimizer.py::test_warmup_slows_the_first_steps_of_the_networks_only"),
+    edit("8: silence is paired with any lips", "egs_jax/data/batches.py",
+         "np.where(hushed, rest, heard)", "heard",
+         f"{DATA}::test_lips_are_paired_with_the_sound_of_their_frames"),
+    edit("9: a fifth more is held out", "egs_jax/preprocess/pipeline.py",
+         "frames * 10 // 11", "frames * 9 // 11",
+         f"{PREPROCESS}/test_pipeline.py::test_split_is_the_papers"),
+    edit("10: Jacobians are clamped at 30 %", f"{XLA}/projection.py",
+         "(center + 0.15 * size)", "(center + 0.30 * size)",
+         f"{RASTERIZER}_reference.py::test_images_and_all_gradients_equal_the_definition"),
+    edit("11: the stop has no slack", f"{XLA}/blend.py",
+         "STOP_SLACK = 1.0 - 2.0**-16", "STOP_SLACK = 1.0 + 2.0**-16",
+         f"{RASTERIZER}_properties.py::test_two_clamped_splats_leave_exactly_the_least_transmittance"),
+
+    # Evaluation.
+    edit("17a: the shifted sound is not shifted", f"{EVALUATION}/signals.py",
+         "np.roll(frames, shift)", "np.roll(frames, 0 * shift)", f"{HAND}::test_mouth_figures_by_hand"),
+    edit("17b: silence is not silent", f"{EVALUATION}/signals.py",
+         "openings(quiet, hush)", "openings(quiet, None)", f"{HAND}::test_mouth_figures_by_hand"),
+    edit("17c: psnr_lips looks at the eyes", f"{EVALUATION}/measures.py",
+         "data.lips_rect(i)[None]", "data.eyes_rect(i).astype(int)[None]", f"{HAND}::test_image_figures_by_hand"),
+    edit("17d: LPIPS of the target and itself", f"{EVALUATION}/measures.py",
+         "lpips(alexnet, jnp.asarray(image), jnp.asarray(target))",
+         "lpips(alexnet, jnp.asarray(target), jnp.asarray(target))", f"{HAND}::test_image_figures_by_hand"),
+    edit("17e: the baselines are swapped", f"{EVALUATION}/baselines.py",
+         '"baseline_mean_frame": MeanFrame(dataset),\n        "baseline_nearest_frame": NearestFrame(dataset),',
+         '"baseline_mean_frame": NearestFrame(dataset),\n        "baseline_nearest_frame": MeanFrame(dataset),',
+         f"{HAND}::test_baselines_by_hand"),
+    edit("psnr_frame is of the painted composite", f"{EVALUATION}/measures.py",
+         "(data.frame(i)[None] / 255)", "(data.target(i)[None] / 255)", f"{HAND}::test_image_figures_by_hand"),
+    edit("psnr_head is of the whole picture", f"{EVALUATION}/measures.py",
+         "metrics.psnr_masked(image, target, mask)", "metrics.psnr(image, target)",
+         f"{HAND}::test_image_figures_by_hand"),
+    edit("the mouth's correlation is that of the truth with itself", f"{EVALUATION}/signals.py",
+         '"mouth_r": metrics.correlation(rendered, true)', '"mouth_r": metrics.correlation(true, true)',
+         f"{HAND}::test_mouth_figures_by_hand"),
+    edit("lmd compares the renders with themselves", f"{EVALUATION}/signals.py",
+         "metrics.lmd(measured.landmarks, measured.true_landmarks)",
+         "metrics.lmd(measured.landmarks, measured.landmarks)", f"{HAND}::test_mouth_figures_by_hand"),
+    edit("the nearest frame is searched among all of the clip", f"{EVALUATION}/baselines.py",
+         'self._dataset, (start, stop) = dataset, dataset.splits["train"]',
+         "self._dataset, (start, stop) = dataset, (0, dataset.num_frames)", f"{HAND}::test_baselines_by_hand"),
+    edit("the lag is that of the true lips", f"{EVALUATION}/signals.py",
+         "metrics.sync_lag(mouth_opening(measured.landmarks), level)",
+         "metrics.sync_lag(mouth_opening(measured.true_landmarks), level)", f"{HAND}::test_sync_and_lids_by_hand"),
+    edit("faces that were not seen are kept", f"{EVALUATION}/measures.py",
+         "face.landmarks if face.score >= MIN_PRESENCE else np.full_like(near, np.nan)", "face.landmarks",
+         f"{HAND}::test_mouth_figures_by_hand"),
+
+    # Batches and the dataset's checks.
+    edit("silence is shown with any frame", "egs_jax/data/batches.py",
+         "np.where(silent, rng.choice(choice.rest, size), frames)", "np.where(silent, frames, frames)",
+         f"{DATA}::test_silence_is_paired_with_frames_at_rest_while_deforming"),
+    edit("shut eyes have no share", "egs_jax/data/batches.py",
+         "schedule.silence_share + schedule.blink_share", "schedule.silence_share",
+         f"{DATA}::test_a_share_of_the_deformation_batches_shows_shut_eyes"),
+    edit("held-out frames are trained on", "egs_jax/data/batches.py",
+         "_in_turn(config.seed, step, size, choice.start, choice.stop)",
+         "_in_turn(config.seed, step, size, choice.start, choice.stop + 4)",
+         f"{DATA}::test_every_epoch_is_a_permutation_of_the_training_frames"),
+    edit("the sound's spread is that of the whole clip", "egs_jax/data/statistics.py",
+         "audio_features[2 * start : 2 * stop]", "audio_features[2 * start :]",
+         f"{DATA}::test_spread_of_the_sound_is_that_of_the_training_frames"),
+    edit("arrays with a NaN are taken", "egs_jax/data/folder.py",
+         'return array.dtype.kind != "f" or bool(np.isfinite(array).all())', "return True",
+         f"{DATA}::test_every_array_is_needed_and_checked"),
+    edit("splits beyond the clip are taken", "egs_jax/data/folder.py",
+         "all(0 <= a < b <= frames for a, b in ranges)", "all(0 <= a < b for a, b in ranges)",
+         f"{DATA}::test_description_that_makes_no_sense"),
+
+    # Speech, drive and stream.
+    edit("poses jump back instead of turning", "egs_jax/avatar/drive.py",
+         "np.concatenate([there, there[::-1]])", "np.concatenate([there, there])",
+         "tests/egs_jax/avatar/test_drive.py::test_playback_never_jumps_and_shows_every_frame"),
+    edit("the stated latency lacks the lead", "egs_jax/avatar/stream.py",
+         " + lead_frames(avatar.config.model.window_frames) / FPS", "",
+         f"{STREAM}::test_frames_come_as_soon_as_their_sound_is_there"),
+    edit("a stream's rows begin one video frame late", "egs_jax/avatar/stream.py",
+         "compose(self._dataset, self._rows, self._first_row, shown", "compose(self._dataset, self._rows, self._first_row + 2, shown",
+         f"{STREAM}::test_batches_hold_what_the_whole_speech_has"),
+    edit("an ended speech is followed by nothing instead of silence", "egs_jax/avatar/stream.py",
+         "self._take(self._features.finish(), last=True)", "self._take(self._features.finish()[:-8], last=True)",
+         f"{STREAM}::test_batches_hold_what_the_whole_speech_has"),
+
+    # Preprocessing.
+    edit("late sound is moved the other way", "egs_jax/preprocess/pipeline.py",
+         "samples[moved:] if moved > 0 else np.pad(samples, (-moved, 0))",
+         "samples[-moved:] if moved < 0 else np.pad(samples, (moved, 0))",
+         f"{PREPROCESS}/test_pipeline.py::test_late_sound_is_moved_and_natural_lag_kept"),
+    edit("a shut eye is 0", "egs_jax/preprocess/pipeline.py",
+         "np.clip((0.95 * opened - openness) /", "np.clip((openness - shut) /",
+         f"{PREPROCESS}/test_pipeline.py::test_blink_is_zero_open_and_one_shut"),
+    edit("reprojection error counts lost frames", "egs_jax/preprocess/tracking.py",
+         "(error[valid] ** 2)", "(error**2)",
+         f"{PREPROCESS}/test_tracking.py::test_reprojection_rms_counts_valid_frames_only"),
+
+    # Records and checkpoints.
+    edit("a resumed log keeps the lines that a crash lost", f"{TRAINING}/run_folder.py",
+         'line.get("step", 0) <= step', "True", f"{FOLDER}::test_resumed_log_drops_what_the_crash_lost"),
+    edit("numbers that are none are written as such", f"{TRAINING}/run_folder.py",
+         "None if _non_finite(v) else v", "v", f"{FOLDER}::test_records_are_lines_and_points"),
+    edit("a run goes on with any number of frames a step", f"{TRAINING}/run_folder.py",
+         "if stored.frames(stage) != config.frames(stage):", "if False:",
+         f"{FOLDER}::test_a_run_goes_on_where_its_steps_have_as_many_frames"),
+    edit("a damaged checkpoint passes for whole", f"{TRAINING}/checkpoint.py",
+         "(folder / name).is_file() and file_sha256(folder / name) == digest", "True",
+         f"{CHECKPOINT}::test_damage_names_the_folder_and_the_remedy"),
+    edit("every failed restore is called damage", f"{TRAINING}/checkpoint.py",
+         "except Exception as error:  # Orbax has many kinds\n",
+         'except Exception as error:\n            raise InputError(f"{where}: damaged, delete this folder") from error\n',
+         f"{CHECKPOINT}::test_other_failures_are_named_and_nobody_is_told_to_delete"),
+    edit("the state's hash ignores the shape", f"{TRAINING}/checkpoint.py",
+         "{path} {array.dtype} {array.shape}", "{path} {array.dtype}",
+         f"{CHECKPOINT}::test_hash_is_stable_and_sees_every_change"),
+
+    # Density control, several devices and hosts, dispatch.
+    edit("18: the density gradient is a mean over the frames", f"{TRAINING}/step.py",
+         "stats, count * offset_grad, aux.radii", "stats, offset_grad, aux.radii",
+         "tests/egs_jax/training/test_parallel.py::test_gradients_and_losses_are_those_of_one_device"),
+    edit("a named implementation that cannot run falls back", "kernels/dispatch.py",
+         "if reason := why_not() or obstacle:", "if False:",
+         f"{DISPATCH}::test_a_gpu_without_triton_warns_once_for_all_kernels"),
+    edit("a card that lacks shared memory passes", "kernels/dispatch.py",
+         "if shared_memory_of(own) < shared_memory:", "if False:", f"{DISPATCH}::test_shared_memory_of_a_gpu"),
+    edit("a GPU falls to XLA without a word", "kernels/dispatch.py",
+         "        _tell_of_xla(kernel, obstacle_here, obstacle)\n", "",
+         f"{DISPATCH}::test_a_gpu_warns_of_every_kernel_that_has_no_triton"),
+    edit("hosts with other settings meet", f"{TRAINING}/hosts.py",
+         "elif other != told:", "elif False:",
+         "tests/egs_jax/training/test_hosts.py::test_hosts_that_do_not_fit_say_so_alike"),
+]
+# fmt: on
+
+
+def misfits(root: Path, mutations: list[Mutation]) -> list[str]:
+    """Return what is wrong with the table: text that is not found once, tests that do not exist."""
+    faults = []
+    for mutation in mutations:
+        count = (root / mutation.file).read_text(encoding="utf-8").count(mutation.old)
+        if count != 1 or mutation.old == mutation.new:
+            faults.append(f"{mutation.name}: its old text occurs {count} times in {mutation.file}")
+        for test in mutation.tests:
+            file, _, name = test.partition("::")
+            text = (root / file).read_text(encoding="utf-8") if (root / file).exists() else ""
+            if f"def {name}(" not in text:
+                faults.append(f"{mutation.name}: there is no {test}")
+    return faults
