@@ -48,6 +48,6 @@ def measure(kernel, arrays, constants, num_warps):
 if __name__ == "__main__":
     costs = {}
     for network in ("taylor", "mlp"):
-        for number, launch in enumerate(launches(network)):
-            costs[f"{network} {launch[0].__name__} {number}"] = measure(*launch)
+        for number, call in enumerate(launches(network)):
+            costs[f"{network} {call[0].__name__} {number}"] = measure(*call)
     print(json.dumps(costs))

@@ -61,4 +61,4 @@ def measure(kernel, arrays, constants):
 
 
 if __name__ == "__main__":
-    print(json.dumps({name: measure(*launch) for name, launch in launches().items()}))
+    print(json.dumps({name: measure(*call) for name, call in launches().items()}))

@@ -29,7 +29,7 @@ def measure():
     shapes = ((1, 8, 16, 384), (1,), (1, 4, 4), (200, 64), (total,))
     arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     jax.eval_shape(lambda *a: frame_tokens(*a, distance=5.0, temperature=8.0), *arrays)
-    return {launch[0].__name__: cost(*launch) for launch in seen}
+    return {call[0].__name__: cost(*call) for call in seen}
 
 
 def cost(kernel, arrays, constants, num_warps):
