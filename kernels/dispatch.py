@@ -52,11 +52,12 @@ def uses_triton(kernel: str, implementation: str | None, obstacle: str | None) -
     if implementation == "xla":
         _remember(kernel, "xla: asked for")
         return False
+    reason = implementation == "triton" and (why_not() or obstacle)
+    if reason:
+        raise NotImplementedError(
+            f"{kernel}: implementation 'triton' cannot run here: {reason}; pass 'xla' or None"
+        )
     if implementation == "triton":
-        if reason := why_not() or obstacle:
-            raise NotImplementedError(
-                f"{kernel}: implementation 'triton' cannot run here: {reason}; pass 'xla' or None"
-            )
         _remember(kernel, "triton")
         return True
     obstacle_here = None if is_default() else why_not() or INTERPRETED

@@ -9,9 +9,9 @@ from helpers import ROOT, micro_config, voice
 from egs_jax.data.dataset import Dataset
 from egs_jax.media.audio_file import write_wav
 from egs_jax.media.clock import SAMPLE_RATE
+from egs_jax.runtime import provenance
 from egs_jax.runtime.errors import InputError
 from experiments import (
-    _common,
     _numbers,
     bench_film,
     bench_inference,
@@ -40,7 +40,7 @@ def test_commit_is_that_of_the_checkout(monkeypatch, tmp_path):
     head = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     monkeypatch.delenv("EGS_COMMIT", raising=False)
     assert commit() in (head, head + "+") and len(head) == 40
-    monkeypatch.setattr(_common, "__file__", str(tmp_path / "_common.py"))
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
     assert commit() == "unknown"
     monkeypatch.setenv("EGS_COMMIT", "a copy's own")
     assert commit() == "a copy's own"

@@ -127,7 +127,7 @@ class EncoderProcess:
         text = text or (killed if code < 0 else f"the process that encodes ended early ({code})")
         raise OSError(number, text, str(self._path))
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with self._undo:
             if kind is None:
                 self._send("end")

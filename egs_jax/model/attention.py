@@ -175,7 +175,7 @@ class SpatialAudioAttention(nn.Module):
         """Divisor of the scores, sqrt(d_model / heads): 2 for 64 and 16."""
         return math.sqrt(self.d_model / self.heads)
 
-    def setup(self):
+    def setup(self) -> None:
         """Make the layers."""
         if self.agent_network == "mlp":
             self.agent = Block(self.d_model, self.d_model, network="mlp")

@@ -195,7 +195,7 @@ class SpeechTokens(nn.Module):
     lips_token: bool = True
     dropout: float = 0.0
 
-    def setup(self):
+    def setup(self) -> None:
         """Make one encoder and one normalization a kind of token."""
         require(self.ppe in ("temporal", "token", "off"), f"ppe: unknown choice {self.ppe!r}")
         self.audio_net = AudioNet(math.sqrt(6.0) if self.normalize else 1.0)

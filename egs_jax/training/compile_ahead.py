@@ -6,7 +6,6 @@ first state is made, and the second goes on while the first trains. JAX finds wh
 the program is called. Before: `parallel`; after: `loop`.
 """
 
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 from typing import Any, Literal
@@ -86,5 +85,5 @@ def _compile_stage(
         _compile(train.jitted_hand_over, (config.program, shapes))
 
 
-def _compile(program: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _compile(program: jax.stages.Wrapped, arguments: tuple[Any, ...]) -> None:
     program.lower(*arguments).compile()

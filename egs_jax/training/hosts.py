@@ -9,6 +9,7 @@ JAX ends the others. Before: `run_folder`; after: `parallel`, `loop`.
 import contextlib
 import hashlib
 import io
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
@@ -28,7 +29,7 @@ FOREVER = 10**6
 
 
 class Place(NamedTuple):
-    """What a host is told of all of them."""
+    """The place of a host among all of them."""
 
     address: str
     """Address of host 0, as the others reach it."""
@@ -96,6 +97,8 @@ def _meet(where: Place) -> None:
     Raises:
       InputError: not all hosts came, or the port is taken.
     """
+    if where.index == 0:
+        _check_port(where.port)
     target, met = f"{where.address}:{where.port}", Future()
 
     def meet() -> None:
@@ -117,7 +120,19 @@ def _meet(where: Place) -> None:
             "start all by the same command and see that they can reach that port"
         ) from None
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"--hosts: cannot meet at {target} ({error}); name another port") from None
+        raise InputError(f"--hosts: cannot meet at {target} ({error})") from error
+
+
+def _check_port(port: int) -> None:
+    """Refuse a port that is taken, where JAX would crash."""
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
+    except OSError as error:
+        raise InputError(
+            f"--hosts: cannot listen on port {port} ({error}); name another on all hosts"
+        ) from None
 
 
 def compare(told: Mapping[str, str]) -> None:

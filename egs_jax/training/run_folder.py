@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-import kernels
 from egs_jax.config import Config, Stage
 from egs_jax.config_text import from_json, to_json
 from egs_jax.runtime.assets import ASSETS
 from egs_jax.runtime.errors import MAY_NOT_READ, InputError
 from egs_jax.runtime.files import write_atomically
 from egs_jax.runtime.provenance import provenance
+from kernels import dispatch
 
 PLACES = ("devices", "parallel", "frames_on")
 """Settings that say where a run is computed, not what: it may go on elsewhere, as long as a step
@@ -87,7 +87,7 @@ def _record_environment(
 ) -> None:
     """Write what computes the run from now on; what computed it before stays under `earlier`.
 
-    `kernels` are known once a step has been compiled: `RunLog` adds them.
+    Which implementation a kernel has is known once a step has been compiled: `RunLog` records it.
     """
     now = provenance()
     now["models"] = dict(dataset_models or {})
@@ -95,20 +95,13 @@ def _record_environment(
         now["notes"]["models"] = "the dataset does not say which networks made it"
     if config.loss.perceptual > 0:
         now["models"]["lpips_vgg16"] = ASSETS["lpips_vgg16"].sha256
-    now["kernels"] = None
-    now["notes"]["kernels"] = "no step has been logged yet"
+    now["kernels"] = dispatch.implementations()
     before = _read_object(path)
     earlier = before.pop("earlier", [])
     known = now.keys() - {"kernels", "notes"}
     if before and any(before.get(name) != now[name] for name in known):
         earlier = [*earlier, before]
     write_atomically(path, json.dumps({**now, "earlier": earlier}, indent=2) + "\n")
-
-
-def kernel_implementations() -> dict[str, Any] | None:
-    """Return what each kernel of this process runs on and why not on Triton; None: not recorded."""
-    recorded = getattr(kernels, "implementations", None)
-    return recorded() if recorded else None
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -124,8 +117,9 @@ class RunLog:
 
     def __init__(self, run_dir: Path, step: int):
         """Open the log to go on at `step` (see `rewind`)."""
-        self.path, self._board = run_dir / "metrics.jsonl", None
-        self._kernels: dict[str, Any] | None = None
+        self.path = run_dir / "metrics.jsonl"
+        self._board: Any = None
+        self._kernels: dict[str, str] | None = None
         self.rewind(step)
 
     def rewind(self, step: int) -> None:
@@ -157,11 +151,10 @@ class RunLog:
         self._board.close()
 
     def _record_kernels(self) -> None:
-        found, path = kernel_implementations(), self.path.parent / ENVIRONMENT
+        found, path = dispatch.implementations(), self.path.parent / ENVIRONMENT
         record = _read_object(path) if found != self._kernels else {}
         if record:
             record["kernels"] = self._kernels = found
-            record["notes"].pop("kernels", None)
             write_atomically(path, json.dumps(record, indent=2) + "\n")
 
 

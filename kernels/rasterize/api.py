@@ -24,10 +24,16 @@ from kernels.rasterize.arguments import (
     leading_axes,
     pad_empty,
 )
-from kernels.rasterize.types import Bytes, Images, RasterizeAux, RasterizeOutput, Settings
+from kernels.rasterize.types import (
+    BlendSpec,
+    Bytes,
+    Gaussians,
+    Images,
+    RasterizeAux,
+    RasterizeOutput,
+    Settings,
+)
 from kernels.rasterize.xla.binning import default_capacity
-from kernels.rasterize.xla.blend import BlendSpec
-from kernels.rasterize.xla.projection import Gaussians
 
 STATIC = (
     "width", "height", "sh_degree", "near_plane", "eps2d", "alpha_max", "alpha_min",

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from kernels._checks import require
-from kernels.rasterize.xla.projection import Gaussians
+from kernels.rasterize.types import Gaussians
 
 MAX_SH_DEGREE = 3
 

@@ -4,14 +4,44 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Float, Int, UInt8
 
-from kernels.rasterize.xla.blend import BlendSpec
-from kernels.rasterize.xla.projection import Camera
-
 Background = (
     Float[Array, "B H Wd D"] | UInt8[Array, "B H Wd D"] | Float[Array, "B D"] | UInt8[Array, "B D"]
     | None
 )  # fmt: skip
 """Colors per pixel or per frame, of bytes 255 times as large; black if None."""
+
+
+class Gaussians(NamedTuple):
+    """One set of Gaussians per frame, as `rasterize` takes them, with one leading axis."""
+
+    means: Float[Array, "B N 3"]
+    quats: Float[Array, "B N 4"]
+    scales: Float[Array, "B N 3"]
+    opacities: Float[Array, "B N"]
+    colors: Float[Array, "B N ..."]
+    means2d_offset: Float[Array, "B N 2"]
+
+
+class Camera(NamedTuple):
+    """A pinhole camera per frame; the image size and the planes are Python numbers."""
+
+    viewmats: Float[Array, "B 4 4"]
+    Ks: Float[Array, "B 3 3"]
+    width: int
+    height: int
+    near_plane: float
+    eps2d: float
+
+
+class BlendSpec(NamedTuple):
+    """Static numbers of the blending (hashable)."""
+
+    width: int
+    height: int
+    alpha_max: float
+    alpha_min: float
+    transmittance_min: float
+    deterministic: bool
 
 
 class Settings(NamedTuple):

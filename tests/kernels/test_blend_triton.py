@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels.rasterize.xla.blend import STOP_SLACK, BlendSpec
+from kernels.rasterize.types import BlendSpec
+from kernels.rasterize.xla.blend import STOP_SLACK
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed (Linux only)"

@@ -3,6 +3,7 @@
 import importlib
 from types import SimpleNamespace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +20,8 @@ def defined(case):
         arrays, weights = jax.tree.map(
             lambda v: jnp.asarray(v, jnp.float64), (case.arrays, case.weights)
         )
-        return jax.jit(deform_reference, static_argnums=0)(case.network, *arrays, **weights)
+        exact = jax.jit(deform_reference, static_argnums=0)(case.network, *arrays, **weights)
+    return jax.tree.map(np.float32, exact)
 
 
 @pytest.mark.parametrize("network", ["taylor", "mlp"])
@@ -27,9 +29,7 @@ def defined(case):
 def test_jax_equals_the_definition(network, k):
     case = make_case(network, k=k)
     got = deform(*case.arrays, pack(case), implementation="xla")
-    for value, want in zip(got, defined(case), strict=True):
-        assert value.shape == want.shape and value.dtype == jnp.float32
-        np.testing.assert_allclose(value, want, rtol=2e-5, atol=2e-5)
+    chex.assert_trees_all_close(got, defined(case), rtol=2e-5, atol=2e-5)
 
 
 def test_without_agents_every_gaussian_has_its_own_mix():
@@ -38,8 +38,7 @@ def test_without_agents_every_gaussian_has_its_own_mix():
     got = deform(canonical, features, None, dynamic, tokens, pack(case), implementation="xla")
     identity = np.eye(5, dtype=np.float32)
     case.arrays = (canonical, features, identity, dynamic, tokens)
-    for value, want in zip(got, defined(case), strict=True):
-        np.testing.assert_allclose(value, want, rtol=2e-5, atol=2e-5)
+    chex.assert_trees_all_close(got, defined(case), rtol=2e-5, atol=2e-5)
     with pytest.raises(ValueError, match="expected one row for each of 5 Gaussians"):
         deform(canonical, features, None, dynamic[:, :4], tokens, pack(case))
 
@@ -49,8 +48,7 @@ def test_blocks_of_a_cpu_hold_every_gaussian_once(monkeypatch):
     monkeypatch.setattr(importlib.import_module("kernels.deform.xla.deform"), "BLOCK_ROWS", (2, 3))
     case = make_case("taylor", n=7)
     got = deform(*case.arrays, pack(case), implementation="xla")
-    for value, want in zip(got, defined(case), strict=True):
-        np.testing.assert_allclose(value, want, rtol=2e-5, atol=2e-5)
+    chex.assert_trees_all_close(got, defined(case), rtol=2e-5, atol=2e-5)
 
 
 def test_bfloat16_operands_stay_close_and_keep_float32_results():
@@ -73,8 +71,9 @@ def test_gradient_of_every_input_and_weight():
     weights = case.weights
     static = {name: weights.pop(name) for name in ("gain", "epsilon")}
     gradient = jax.grad(lambda a, w: loss(a, w | static), argnums=(0, 1))
-    for leaf in jax.tree.leaves(gradient(case.arrays, weights)):
-        assert np.all(np.isfinite(leaf)) and np.any(leaf)
+    gradients = gradient(case.arrays, weights)
+    chex.assert_tree_all_finite(gradients)
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(gradients))
 
 
 def test_what_makes_no_sense_is_refused():

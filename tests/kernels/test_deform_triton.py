@@ -2,6 +2,7 @@
 
 import importlib.util
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,7 +67,7 @@ def test_api_runs_the_kernel_with_weights_of_either_type():
     canonical, features, static, *others = case.arrays
     arrays = (canonical, features, jnp.asarray(static, jnp.bfloat16), *others)
     again = deform(*arrays, pack(case, jnp.bfloat16), implementation="triton")
-    jax.tree.map(np.testing.assert_array_equal, got, again)
+    chex.assert_trees_all_equal(got, again)
 
 
 @pytest.mark.parametrize("network", ["taylor", "mlp"])

@@ -6,13 +6,15 @@ The expected gradients are JAX's own of that, composed here with the splats' for
 import importlib.util
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kernels.rasterize.types import Camera, Gaussians
 from kernels.rasterize.xla.binning import SLACK_POWER
-from kernels.rasterize.xla.projection import Camera, Gaussians, project, radii_of
+from kernels.rasterize.xla.projection import project, radii_of
 
 WIDTH, HEIGHT = 44, 40
 ALPHA_MIN = 1 / 255
@@ -208,7 +210,7 @@ def test_coefficients_beyond_the_degree_are_not_read():
     run = partial(project_triton, alive=alive, camera=make_camera(1), alpha_min=ALPHA_MIN)
     got = run(gaussians._replace(colors=gaussians.colors.at[:, :, 4:].set(np.nan)), sh_degree=1)
     want = run(gaussians._replace(colors=gaussians.colors[:, :, :4]), sh_degree=1)
-    jax.tree.map(np.testing.assert_array_equal, got, want)
+    chex.assert_trees_all_equal(got, want)
 
 
 def test_programs_walk_over_frames_only_where_many_are_left():

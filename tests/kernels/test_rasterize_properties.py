@@ -3,6 +3,7 @@
 import importlib
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -171,7 +172,7 @@ def test_gradients_repeat_bit_for_bit_and_data_do_not_retrace(tiny):
 
     arrays = {name: value for name, value in tiny.items() if name not in ("width", "height")}
     first, again = gradient(arrays), gradient(arrays)
-    jax.tree.map(np.testing.assert_array_equal, first, again)
+    chex.assert_trees_all_equal(first, again)
     for factor in (0.0, 0.1, 5.0):  # none drawn, few instances, many
         gradient(arrays | dict(scales=arrays["scales"] * factor))
     gradient(arrays | dict(opacities=arrays["opacities"] * 0))

@@ -3,6 +3,7 @@
 import importlib.util
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,7 +48,7 @@ def assert_equal_implementations(case, **change):
     for image, expected, name in zip(got, want, ("rgb", "alpha", "depth"), strict=True):
         scale = max(1.0, float(jnp.max(jnp.abs(expected))))
         np.testing.assert_allclose(image, expected, rtol=0, atol=1e-5 * scale, err_msg=name)
-    jax.tree.map(np.testing.assert_array_equal, aux, want_aux)
+    chex.assert_trees_all_equal(aux, want_aux)
     assert_gradients_close(gradients, want_gradients)
     return aux
 
@@ -169,7 +170,7 @@ def test_no_offset_is_an_offset_of_zero_without_gradient(monkeypatch):
     _, _, want = pullback_of(arrays | dict(means2d_offset=jnp.zeros((11, 2))), case, "triton")
     _, _, got = pullback_of(arrays, case, "triton")
     assert walked == [2, 1] and np.any(want.pop("means2d_offset"))
-    jax.tree.map(np.testing.assert_array_equal, got, want)
+    chex.assert_trees_all_equal(got, want)
 
 
 @pytest.mark.parametrize("implementation", ["xla", pytest.param("triton", marks=needs_triton)])
@@ -252,3 +253,10 @@ def test_vmap_and_shard_map_equal_the_xla_implementation():
         got = jit(jax.grad(function, argnums=(0, 1)))(shared, frames)
         for part, expected in zip(got, want, strict=True):
             assert_gradients_close(part, expected)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="here it can run")
+def test_a_machine_that_cannot_run_it_is_told_why(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET")
+    with pytest.raises(NotImplementedError, match=r"rasterize: .* here: .*; pass 'xla' or None"):
+        rasterize(**make_case("tiny"), capacity=77, implementation="triton")

@@ -29,9 +29,9 @@ from kernels._checks import require
 from kernels.rasterize.triton import blend_adjoint_kernels, blend_kernels
 from kernels.rasterize.triton.binning import QuarterLists
 from kernels.rasterize.triton.projection import MAX_NUMBERS
-from kernels.rasterize.types import Background
+from kernels.rasterize.types import Background, BlendSpec
 from kernels.rasterize.xla.binning import tile_grid
-from kernels.rasterize.xla.blend import N_SHAPE, STOP_SLACK, BlendSpec
+from kernels.rasterize.xla.blend import N_SHAPE, STOP_SLACK
 
 MAX_COLORS = 15  # per launch: with depth, sums for 16 features stay in registers
 REDUCE_BLOCK = 8  # Gaussians per program

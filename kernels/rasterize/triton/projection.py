@@ -18,9 +18,9 @@ from kernels import launch
 from kernels._checks import require
 from kernels.rasterize.triton import projection_adjoint_kernels, projection_kernels
 from kernels.rasterize.triton.binning import CHUNK
+from kernels.rasterize.types import Camera, Gaussians
 from kernels.rasterize.xla.binning import SLACK_POWER, tile_grid
 from kernels.rasterize.xla.blend import N_SHAPE
-from kernels.rasterize.xla.projection import Camera, Gaussians
 
 N_CAMERA = 16  # numbers of a camera's gradient: rows of [W | w], fx, fy, cx, cy
 BLOCK = CHUNK  # Gaussians per program, one per lane

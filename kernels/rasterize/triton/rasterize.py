@@ -22,8 +22,8 @@ from kernels.rasterize.fold_frames import fold_frames
 from kernels.rasterize.triton.binning import QuarterLists, build_quarter_lists
 from kernels.rasterize.triton.blend import MAX_COLORS, blend_backward, blend_forward
 from kernels.rasterize.triton.projection import Projected, project_backward, project_triton
-from kernels.rasterize.types import Background, Bytes, Images, Settings
-from kernels.rasterize.xla.projection import MAX_NUMBER, Gaussians
+from kernels.rasterize.types import Background, Bytes, Gaussians, Images, Settings
+from kernels.rasterize.xla.projection import MAX_NUMBER
 
 MAX_HARMONIC_COLORS = 3  # per launch: their coefficients stay in registers
 

@@ -32,11 +32,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from kernels.rasterize.fold_frames import fold_frames
+from kernels.rasterize.types import BlendSpec
 from kernels.rasterize.xla.binning import TileLists
 from kernels.rasterize.xla.blend_adjoint import walk_back
-from kernels.rasterize.xla.blend_chunks import (
+from kernels.rasterize.xla.blend_chunks import (  # fmt: skip
     PIXELS,
-    BlendSpec,
     Block,
     alpha_of,
     chunk_entries,
@@ -47,7 +47,7 @@ from kernels.rasterize.xla.blend_chunks import (
     log_keep_of,
     make_blocks,
     to_tile_order,
-)  # fmt: skip
+)
 
 N_SHAPE = 6  # numbers of a splat that are not features: see `blend`
 STOP_SLACK = 1.0 - 2.0**-16

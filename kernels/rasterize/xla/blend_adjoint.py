@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from kernels.rasterize.types import BlendSpec
 from kernels.rasterize.xla.binning import TileLists
-from kernels.rasterize.xla.blend_chunks import (
-    BlendSpec,
+from kernels.rasterize.xla.blend_chunks import (  # fmt: skip
     Block,
     Splat,
     alpha_of,
@@ -24,7 +24,7 @@ from kernels.rasterize.xla.blend_chunks import (
     log_keep_of,
     make_blocks,
     pixel_offsets,
-)  # fmt: skip
+)
 from kernels.rasterize.xla.run_sums import sum_runs
 
 EXACT = jax.lax.Precision.HIGHEST  # no TF32 or bfloat16 products

@@ -9,20 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from kernels.rasterize.types import BlendSpec
 from kernels.rasterize.xla.binning import TILE, TileLists, tile_grid
 
 PIXELS = TILE * TILE
-
-
-class BlendSpec(NamedTuple):
-    """Static numbers of the blending (hashable)."""
-
-    width: int
-    height: int
-    alpha_max: float
-    alpha_min: float
-    transmittance_min: float
-    deterministic: bool
 
 
 class Splat(NamedTuple):

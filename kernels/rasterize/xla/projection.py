@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from kernels.rasterize.types import Camera, Gaussians
 from kernels.rasterize.xla.harmonics import spherical_harmonics
 
 # Beyond these a splat means nothing in float32 and its gradient would overflow: culled.
@@ -42,28 +43,6 @@ ROTATION_FORMS = np.array(
         [1, 0, 0, 0, 1, 0, 0, 1, 0, 1],
     ]
 ).T
-
-
-class Camera(NamedTuple):
-    """A pinhole camera per frame; the image size and the planes are Python numbers."""
-
-    viewmats: Float[Array, "B 4 4"]
-    Ks: Float[Array, "B 3 3"]
-    width: int
-    height: int
-    near_plane: float
-    eps2d: float
-
-
-class Gaussians(NamedTuple):
-    """One set of Gaussians per frame, as `rasterize` takes them, with one leading axis."""
-
-    means: Float[Array, "B N 3"]
-    quats: Float[Array, "B N 4"]
-    scales: Float[Array, "B N 3"]
-    opacities: Float[Array, "B N"]
-    colors: Float[Array, "B N ..."]
-    means2d_offset: Float[Array, "B N 2"]
 
 
 class Splats(NamedTuple):

@@ -9,10 +9,10 @@ from jaxtyping import Array, Bool, Float
 
 from kernels._sharding import match_varying
 from kernels.rasterize.fold_frames import fold_frames
-from kernels.rasterize.types import Background, Bytes, Images, Settings
+from kernels.rasterize.types import Background, Bytes, Gaussians, Images, Settings
 from kernels.rasterize.xla.binning import TILE, build_tile_lists, tile_grid
 from kernels.rasterize.xla.blend import blend
-from kernels.rasterize.xla.projection import Gaussians, Splats, project, radii_of
+from kernels.rasterize.xla.projection import Splats, project, radii_of
 
 
 def render(

@@ -1,7 +1,6 @@
 """Loading an avatar: the newest checkpoint, and every way in which a folder can be wrong."""
 
-import jax
-import numpy as np
+import chex
 import pytest
 from helpers import micro_config
 
@@ -17,7 +16,7 @@ def test_avatar_is_the_newest_checkpoint(trained_run):
     avatar = Avatar.load(trained_run.folder)
     for mine, theirs in ((avatar.params, trained_run.state.params),
                          (avatar.alive, trained_run.state.alive)):  # fmt: skip
-        jax.tree.map(np.testing.assert_array_equal, mine, theirs)
+        chex.assert_trees_all_equal(mine, theirs)
     assert avatar.dataset.width == avatar.config.size
     assert avatar.prepared is avatar.prepared  # computed once
 

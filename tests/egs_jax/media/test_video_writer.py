@@ -1,5 +1,7 @@
 """Videos out: sound in step, constant memory, whole files or none."""
 
+from pathlib import Path
+
 import av
 import numpy as np
 import pytest
@@ -55,7 +57,7 @@ def test_long_films_stay_in_step_and_memory_stays_constant(tmp_path, seconds):
     def frames():
         for index in range(5 * seconds):
             if index in (seconds, 5 * seconds - 1):
-                memory.append(int(open("/proc/self/statm").read().split()[1]) * 4096)
+                memory.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096)
             yield pictures[index % 16]
 
     write_video(tmp_path / "v.mp4", frames(), 5, (one_second for _ in range(seconds)), 16000)

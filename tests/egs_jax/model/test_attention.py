@@ -2,6 +2,7 @@
 
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -210,7 +211,7 @@ def test_gradients_finite_and_equal_to_differences(epsilon):
     inner = sum(jax.tree.leaves(jax.tree.map(jnp.vdot, grads, way)))
     np.testing.assert_allclose(inner, (move(1e-3) - move(-1e-3)) / 2e-3, rtol=2e-2)
     flat = jax.jit(jax.grad(loss, (0, 1, 2)))(params, 0 * features, 0 * tokens)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(flat))
+    chex.assert_tree_all_finite(flat)
 
 
 def test_parity_counts_and_temperature():

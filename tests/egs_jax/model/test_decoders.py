@@ -1,5 +1,6 @@
 """Encoder and decoders: counts, starts, merged heads equal to separate ones, lowering for TPU."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -223,7 +224,7 @@ def test_whole_chain_lowers_for_tpu(architecture):
 def test_whole_chain_gradient_equals_differences():
     step, params, args = chain_step("paper")
     _, grads = step(params, *args)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+    chex.assert_tree_all_finite(grads)
     rng = np.random.default_rng(4)
     way = jax.tree.map(lambda v: jnp.asarray(rng.normal(size=v.shape), v.dtype), params)
     move = lambda e: step(jax.tree.map(lambda v, d: v + e * d, params, way), *args)[0]

@@ -6,6 +6,7 @@ import inspect
 import logging
 import shutil
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,7 @@ def test_a_training_state_comes_back_bit_for_bit(tmp_path, painted, trained_run)
     checkpoints = Checkpoints(trained_run.folder, read_only=True)
     back = checkpoints.load(train.abstract_state(micro_config(painted), AUDIO_DIM))
     assert jax.tree.structure(back) == jax.tree.structure(trained_run.state)
-    jax.tree.map(np.testing.assert_array_equal, back, trained_run.state)
+    chex.assert_trees_all_equal(back, trained_run.state)
     assert state_sha256(back) == state_sha256(trained_run.state)
     checkpoints.close()
 

@@ -1,5 +1,6 @@
 """Density control: rounds worked out by hand, accounting over random clouds, one trace."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -171,7 +172,7 @@ def test_no_live_gaussians_is_no_error():
     cloud, _, moments, stats = random_cloud(0, 8)
     out = densify(jax.random.key(0), cloud, jnp.zeros(8, bool), moments, stats, extent=1.0)
     assert counts(out) == {"cloned": 0, "split": 0, "pruned": 0, "dropped": 0, "alive": 0}
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(out.gaussians))
+    chex.assert_tree_all_finite(out.gaussians)
 
 
 @pytest.mark.parametrize("share_alive", [0.3, 0.8, 1.0])
@@ -184,7 +185,7 @@ def test_accounting_over_random_clouds(share_alive):
         assert told["alive"] == int(np.sum(out.alive)) <= 40
         assert told["alive"] == before + told["cloned"] + told["split"] - told["pruned"]
         assert told["pruned"] > 0 and told["cloned"] + told["split"] + told["dropped"] > 0
-        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(out.gaussians))
+        chex.assert_tree_all_finite(out.gaussians)
         # A moment either is zero in every leaf or is the slot's own, with its Gaussian unmoved.
         assert out.moments_tree["count"] == 7 and np.all(out.moments_tree["other"] == 1)
         kept = np.asarray(out.moments_tree["mu"].logit_opacities) != 0

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def test_batches_are_those_of_the_host(painted, size):
         got, want = source.batch(config, step), data.batch(config, step)
         assert got.stage == want.stage
         assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(got))
-        jax.tree.map(np.testing.assert_array_equal, got, want)
+        chex.assert_trees_all_equal(got, want)
 
 
 def test_only_training_frames_are_kept_and_any_split_will_do(painted):

@@ -1,5 +1,6 @@
 """Adam by groups against plain NumPy, and the learning rates at their ends."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,4 +88,4 @@ def test_no_gradient_moves_nothing():
     params = make_params(0)
     zeros = jax.tree.map(jnp.zeros_like, params)
     after, _ = UPDATE(CONFIG, zeros, optimizer.init(params), params, jnp.float32(1))
-    jax.tree.map(np.testing.assert_array_equal, after, params)
+    chex.assert_trees_all_equal(after, params)

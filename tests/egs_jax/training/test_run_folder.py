@@ -17,6 +17,7 @@ from egs_jax.runtime.files import write_atomically
 from egs_jax.runtime.progress import progress
 from egs_jax.training import run_folder as run_log
 from egs_jax.training.run_folder import NoLog, RunLog, load_config, start_run
+from kernels import dispatch
 
 
 def lines_of(folder) -> list[dict]:
@@ -38,8 +39,8 @@ def test_run_folder_keeps_config_and_environment(tmp_path, monkeypatch):
     assert facts["commit"] == "c0ffee" and facts["command"] == "python -m egs_jax train 'a b'"
     assert facts["packages"]["numpy"] == np.__version__ and facts["device"].startswith("cpu")
     assert facts["models"] == {"whisper_tiny_en": "ab12"}
-    assert facts["kernels"] is None and facts["notes"].keys() == {"kernels"}
-    assert facts["earlier"] == []
+    assert facts["kernels"].keys() == dispatch.implementations().keys() > {"rasterize"}
+    assert facts["notes"] == {} and facts["earlier"] == []
 
 
 def test_networks_in_use_are_recorded_or_said_to_be_unknown(tmp_path):
@@ -58,18 +59,15 @@ def test_what_computed_a_run_before_is_kept_once(tmp_path, monkeypatch):
     assert "earlier" not in facts["earlier"][1]
 
 
-def test_kernels_are_recorded_once_steps_were_logged(tmp_path, monkeypatch):
-    found = {"rasterize": {"implementation": "xla", "why_not_triton": "no GPU"}}
-    monkeypatch.setattr(run_log.kernels, "implementations", lambda: dict(found), raising=False)
+def test_kernels_are_recorded_as_steps_are_compiled(tmp_path, monkeypatch):
+    found = {"rasterize": "xla: no GPU, not called yet"}
+    monkeypatch.setattr(dispatch, "implementations", lambda: dict(found))
     start_run(tmp_path, preset("tiny"))
     log = RunLog(tmp_path, 0)
-    assert environment_of(tmp_path)["kernels"] is None
-    log.write({"step": 20, "loss": 0.5})
-    assert environment_of(tmp_path)["kernels"] == found
-    assert "kernels" not in environment_of(tmp_path)["notes"]
-    found["deform"] = {"implementation": "triton"}  # that of the second stage
-    log.write({"step": 40, "loss": 0.5})
-    assert environment_of(tmp_path)["kernels"] == found
+    for kernel, choice in (("rasterize", "xla: no GPU"), ("deform", "triton")):  # stage by stage
+        found[kernel] = choice
+        log.write({"step": 20, "loss": 0.5})
+        assert environment_of(tmp_path)["kernels"] == found
     log.close()
 
 
