@@ -90,7 +90,8 @@ def test_a_gaussian_that_is_not_finite_harms_no_other(network):
 def test_what_the_kernel_cannot_do_is_said(monkeypatch):
     monkeypatch.setattr(dispatch, "is_default", lambda: True)
     case = make_case("mlp", n=4, d=16, units=16, ffn=16)
-    plain = pack(SimpleNamespace(**vars(case) | dict(network="plain_mlp")))
+    case.network = "plain_mlp"
+    plain = pack(case)
     with pytest.raises(NotImplementedError, match="begin an MLP with a ReLU; pass 'xla'"):
         deform(*case.arrays, plain, implementation="triton")
     program = str(jax.make_jaxpr(lambda: deform(*case.arrays, plain))())
