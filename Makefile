@@ -16,7 +16,8 @@ test: lint
 # Everything; the programs that XLA compiled twice are listed and are a fault.
 test-all: lint
 	rm -rf .cache/compile_log
-	COMPILE_LOG=.cache/compile_log PYTHONPATH=tests/compile_log $(VENV)/bin/python -m pytest
+	COMPILE_LOG=$(CURDIR)/.cache/compile_log PYTHONPATH=$(CURDIR)/tests/compile_log \
+		$(VENV)/bin/python -m pytest
 	$(VENV)/bin/python tests/compile_log/sitecustomize.py .cache/compile_log
 
 lint: $(VENV)/installed

@@ -101,7 +101,7 @@ def train_arguments(folder: Path, run_dir: Path) -> list[str]:
 def python(*arguments: str) -> tuple[list[str], dict[str, str]]:
     """Command and environment of another interpreter that shares the compiled programs."""
     environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
         "JAX_COMPILATION_CACHE_DIR": str(COMPILED),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         # As many as here: their number decides that of threads, which decides the last bits.

@@ -1,4 +1,4 @@
-"""What everyone who makes an avatar is told."""
+"""The notice that everyone gets who makes an avatar."""
 
 CONSENT = (
     "An avatar of a person needs that person's consent. Disclose every video made with it as "

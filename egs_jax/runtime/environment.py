@@ -1,4 +1,4 @@
-"""Settings that a process gives the libraries below before one of them computes; its cores."""
+"""Settings that a process gives its libraries before one of them computes; its cores."""
 
 import os
 

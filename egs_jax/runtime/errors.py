@@ -1,7 +1,7 @@
 """Errors with a message for users: the command line prints them as one line."""
 
 MAY_NOT_READ = "may not be read (permission denied); give yourself the right to read it"
-"""What is wrong with a file that belongs to somebody else, and what to do."""
+"""Words for a file that belongs to somebody else, and what to do."""
 
 
 class InputError(ValueError):

@@ -6,7 +6,7 @@ import rich.progress
 def progress(
     total: int | None, description: str, unit: str = "step", *, quiet: bool = False
 ) -> rich.progress.Progress:
-    """A progress bar with rate and ETA on standard error; its one task is 0."""
+    """Return a progress bar with rate and ETA on standard error; its one task is 0."""
     from rich.console import Console
 
     bar = rich.progress.Progress(

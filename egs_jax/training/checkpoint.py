@@ -197,7 +197,7 @@ def _write_sums(folder: Path) -> None:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether every file of a checkpoint is as it was written; true where no hashes were kept."""
+    """Return whether all files of a checkpoint are as written; true where no hashes were kept."""
     sums = folder / SUMS
     if not sums.exists():  # of an older version, or the process was killed just before
         return True

@@ -29,7 +29,7 @@ FOREVER = 10**6
 
 
 class Place(NamedTuple):
-    """What a host is told of all of them."""
+    """The place of a host among all of them."""
 
     address: str
     """Address of host 0, as the others reach it."""

@@ -38,7 +38,7 @@ MAX_ROLLBACKS = 3
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the parts of one call of `fit` share."""
+    """All that the parts of one call of `fit` share."""
 
     config: Config
     dataset: Dataset
@@ -69,14 +69,13 @@ def fit(config: Config, dataset: Dataset, *, run_dir: str | Path) -> TrainState:
     _check_length(dataset)
     parallel.check(config)
     print(CONSENT)
-    checkpoints = NoCheckpoints()
+    checkpoints: Checkpoints | NoCheckpoints = NoCheckpoints()
     if hosts.first():
         start_run(run_dir, config, dataset.meta.get("models"))
         checkpoints = Checkpoints(run_dir, config.schedule.keep_checkpoints)
     with contextlib.closing(checkpoints), stop_requests() as stop, _named_exhaustion():
-        source, done = dataset.resized(config.size), checkpoints.latest() or 0
-        if done < config.total_steps:
-            source = batch_source(config, source)
+        frames, done = dataset.resized(config.size), checkpoints.latest() or 0
+        source = batch_source(config, frames) if done < config.total_steps else frames
         programs = CompiledAhead(config, source, dataset.audio_dim, done)
         run = Run(config, dataset, source, programs, checkpoints, stop)
         state = _resume(run)

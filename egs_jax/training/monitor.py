@@ -1,4 +1,4 @@
-"""What the host sees of finished steps, a few of them behind the device: logs, warnings, bad ones.
+"""The host's look at finished steps, a few behind the device: it logs, warns and finds bad ones.
 
 Before: `step`, `run_folder`; after: `loop`.
 """

@@ -19,11 +19,15 @@ FAST = {"xla_backend_optimization_level": 0}  # these programs run once
 SMALL = {"width": 16, "agents_count": 20, "sh_degree": 1, "hash_levels": 4}
 CHOICES = [
     {"architecture": "parity"},
-    {"architecture": "parity", "decoder": "taylor", "encoder": "hash"},
-    {"ppe": "off"},
     {"decoder": "mlp", "ppe": "token", "agents": "first", "token_kan": "mlp"},
-    {"encoder": "dense", "agents": "strided", "window_frames": 5},
     {"d_model": 32, "heads": 4, "ppe_period": 3, "attention": "cross"},
+    pytest.param({"ppe": "off"}, marks=pytest.mark.slow),
+    pytest.param(
+        {"architecture": "parity", "decoder": "taylor", "encoder": "hash"}, marks=pytest.mark.slow
+    ),
+    pytest.param(
+        {"encoder": "dense", "agents": "strided", "window_frames": 5}, marks=pytest.mark.slow
+    ),
 ]
 
 
@@ -76,6 +80,7 @@ def test_every_choice_has_both_steps_on_every_platform(painted, fields):
         assert "stablehlo" in traced.lower(lowering_platforms=("cpu", "tpu")).as_text()[:100_000]
 
 
+@pytest.mark.slow  # what a step of it computes is compared by `test_precomputed`
 def test_parity_learns_to_deform(painted):
     config, data = one_frame(painted, architecture="parity"), Dataset.open(painted)
     config = dataclasses.replace(config, schedule=ScheduleConfig(static_steps=0, batch=1))
