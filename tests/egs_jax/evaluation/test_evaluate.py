@@ -134,7 +134,7 @@ class World(SimpleNamespace):
 def world(tmp_path_factory):
     home = tmp_path_factory.mktemp("made_up")
     data, alive, now = make_clip(home / "dataset"), np.arange(9) < 7, [0.0]
-    avatar = Avatar(micro_config(data.folder), {}, alive, data)
+    avatar = Avatar(micro_config(data.folder), {}, alive, sh_degree=1, dataset=data)
     (home / "run").mkdir()
 
     def fetch(batch):
