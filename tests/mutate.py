@@ -8,6 +8,7 @@ breaks more than a test can tell.
 """
 
 import argparse
+import contextlib
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -95,19 +97,33 @@ def main(argv: list[str] | None = None) -> int:
         folders: SimpleQueue[Path] = SimpleQueue()
         for number in range(options.jobs):
             folders.put(copy_tree(Path(home) / str(number)))
-        done = run_tests(Path(home) / "0", sorted({test for m in chosen for test in m.tests}))
-        if done.returncode:
-            print("the tests fail without any edit:", done.stdout[-5000:], file=sys.stderr)
+
+        @contextlib.contextmanager
+        def copy() -> Iterator[Path]:
+            folder = folders.get()
+            try:
+                yield folder
+            finally:
+                folders.put(folder)
+
+        def faults_without_edit(file: str) -> str:
+            tests = {test for m in chosen for test in m.tests if test.startswith(f"{file}::")}
+            with copy() as folder:
+                done = run_tests(folder, sorted(tests))
+            return done.stdout[-3000:] if done.returncode else ""
+
+        files = sorted({test.partition("::")[0] for m in chosen for test in m.tests})
+        if wrong := list(filter(None, pool.map(faults_without_edit, files))):
+            print("tests fail without any edit:", *wrong, sep="\n", file=sys.stderr)
             return 1
 
-        def outcome(mutation: Mutation) -> dict:
-            folder = folders.get()
-            case = mutation._asdict() | outcome_of(folder, mutation)._asdict()
-            folders.put(folder)
+        def case_of(mutation: Mutation) -> dict:
+            with copy() as folder:
+                case = mutation._asdict() | outcome_of(folder, mutation)._asdict()
             print("{verdict:9}{seconds:6} s  {name}: {by}".format(**case), flush=True)
             return case
 
-        cases = list(pool.map(outcome, chosen))
+        cases = list(pool.map(case_of, chosen))
     killed = sum(case["verdict"] == "killed" for case in cases)
     print(f"{killed} of {len(cases)} edits were noticed")
     if not options.only:
