@@ -278,6 +278,10 @@ def test_readme_commands_parse():
         _parser(command).parse_args(command)
 
 
+def test_readme_is_what_a_newcomer_reads():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 220
+
+
 def test_readme_files_exist():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
