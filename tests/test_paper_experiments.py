@@ -46,6 +46,7 @@ def cases_of(folder, name):
     return json.loads((folder / f"{name}.json").read_text())["cases"]
 
 
+@pytest.mark.slow
 def test_ablations_go_on_where_they_were(series, capsys):
     cases = cases_of(series.results, "ablations")
     assert [(c["variant"], c["seed"]) for c in cases] == [("paper", 0), ("no_static", 0)]
@@ -66,6 +67,7 @@ def test_ablations_go_on_where_they_were(series, capsys):
     assert ablations.key(cases[0] | {"dataset": "renamed"}) == ablations.key(cases[0])
 
 
+@pytest.mark.slow
 def test_point_density_uses_the_runs_of_the_ablations(series):
     checkpoints = sorted((series.run / "checkpoints").iterdir())
     path = point_density.main([*series.common, "--seeds", "0"])
@@ -84,6 +86,7 @@ def test_point_density_uses_the_runs_of_the_ablations(series):
     assert with_stage["end"]["size"] != without["end"]["size"]
 
 
+@pytest.mark.slow
 def test_attention_map_is_the_true_mix(series):
     path = attention_map.main([str(series.run), "--tiny", "--out", str(series.results)])
     assert path == series.run / "attention_map.png" and path.read_bytes().startswith(PNG)
@@ -116,6 +119,7 @@ def test_only_tokens_that_change_move_anything(trained_run):
     assert not acting.moves.any()  # two frames alike
 
 
+@pytest.mark.slow
 def test_cross_driven_measures_every_speech_and_pose(series, painted, tmp_path):
     speech = tmp_path / "other voice.wav"
     write_wav(speech, voice(1.0), SAMPLE_RATE)
