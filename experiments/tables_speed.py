@@ -201,7 +201,7 @@ def _checks(_: list[dict]) -> str:
         "checks": lambda r: str(len(r["cases"])),
         "passed": lambda r: str(sum(case["passes"] for case in r["cases"])),
         "on": lambda r: r["cases"][0]["device"].removeprefix("gpu: "),
-        "commit": lambda r: r["cases"][0]["commit"][:7],
+        "commit": lambda r: ", ".join(dict.fromkeys(case["commit"][:7] for case in r["cases"])),
     }
     rows = [{"script": name, "cases": cases_of(name)} for name in CHECKS]
     return markdown(columns, [row for row in rows if row["cases"]])

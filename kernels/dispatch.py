@@ -12,7 +12,7 @@ import threading
 import jax
 
 from kernels import launch
-from kernels._checks import require
+from kernels.checks import require
 
 KERNELS = ("decode_heads", "deform", "mean_ssim", "rasterize", "sample_planes")
 """Public functions that have more than one implementation."""

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from egs_jax.face.mesh import LIPS_INNER, LIPS_OUTER
-from kernels._checks import require, typechecked
+from kernels.checks import require, typechecked
 from kernels.ssim import C1, C2, WINDOW, gaussian_window
 
 Images = Float[np.ndarray, "B H Wd 3"]

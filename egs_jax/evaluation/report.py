@@ -66,8 +66,11 @@ def print_figures(result: dict) -> None:
 
 
 def _shown(value: Any, digits: str) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name}: {each}" for name, each in value.items())
+    if isinstance(value, dict):  # names that share a value stand together
+        names: dict[Any, list[str]] = {}
+        for name, each in value.items():
+            names.setdefault(each, []).append(name)
+        return "; ".join(f"{', '.join(some)}: {each}" for each, some in names.items())
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return f"{value:{digits}}" if isinstance(value, float) else str(value)

@@ -23,7 +23,7 @@ from jaxtyping import Float, UInt8
 from egs_jax.face.litert import Network
 from egs_jax.face.mesh import NUM_LANDMARKS, read_task_member
 from egs_jax.runtime.assets import asset_path
-from kernels._checks import typechecked
+from kernels.checks import typechecked
 
 DETECTOR_SIZE = 128
 LANDMARK_SIZE = 256

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 from egs_jax.runtime.assets import asset_path
 from egs_jax.runtime.errors import InputError
-from kernels._checks import typechecked
+from kernels.checks import typechecked
 
 NUM_LANDMARKS = 478
 NUM_MESH_VERTICES = 468

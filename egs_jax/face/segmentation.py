@@ -15,7 +15,7 @@ from jaxtyping import Float32, UInt8
 from egs_jax.face.litert import Network
 from egs_jax.runtime.assets import asset_path
 from egs_jax.runtime.errors import InputError
-from kernels._checks import typechecked
+from kernels.checks import typechecked
 
 SEGMENTER_SIZE = 256
 PARSER_SIZE = 448

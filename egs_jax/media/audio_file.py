@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from egs_jax.media.clock import SAMPLE_RATE
 from egs_jax.runtime.errors import MAY_NOT_READ, InputError
-from kernels._checks import require
+from kernels.checks import require
 
 if TYPE_CHECKING:
     import av

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from egs_jax.model.kan import Block, Linear
-from kernels._checks import require, typechecked
+from kernels.checks import require, typechecked
 
 AgentChoice = Literal["first", "strided"]
 Mixing = Literal["esaa", "cross"]

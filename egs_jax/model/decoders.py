@@ -25,7 +25,7 @@ from egs_jax.model.kan import (
     make_layer,
 )
 from egs_jax.model.triplane import make_triplane
-from kernels._checks import require, typechecked
+from kernels.checks import require, typechecked
 from kernels.deform import HEADS, Affine, HeadWeights, pack_heads
 
 SH_COUNT = 16

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 from scipy.spatial import cKDTree
 
-from kernels._checks import require, typechecked
+from kernels.checks import require, typechecked
 
 C0 = 0.28209479177387814
 """Value of the constant spherical harmonic, 1 / (2 sqrt(pi)): color = C0 * sh0 + 0.5."""

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels._checks import require, typechecked
+from kernels.checks import require, typechecked
 from kernels.deform import Affine, expanded_layer
 
 Network = Literal["kan", "mlp"]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from egs_jax.model.kan import Block, Linear, Network, uniform_init
-from kernels._checks import require, typechecked
+from kernels.checks import require, typechecked
 
 LEAK = 0.02
 EYE_DIM = 32

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kernels import sample_planes
-from kernels._checks import require, typechecked
+from kernels.checks import require, typechecked
 from kernels.planes import Levels
 
 HASH_AXES = ((0, 1), (1, 2), (0, 2))  # xy, yz, xz

@@ -24,7 +24,7 @@ from egs_jax.performer import anatomy, head
 from egs_jax.performer.shading import draw_pose
 from egs_jax.performer.voice import Speech, synthesize
 from egs_jax.runtime.environment import usable_cores
-from kernels._checks import typechecked
+from kernels.checks import typechecked
 
 _FOCAL = 2.1  # focal length over the picture's width: a portrait lens
 _DISTANCE = 5.2  # world units from the camera to the head, about 73 cm

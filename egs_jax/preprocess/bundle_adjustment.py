@@ -23,7 +23,7 @@ import scipy.sparse.linalg
 from jaxtyping import Array, Float, Int
 
 from egs_jax.preprocess import geometry
-from kernels._checks import typechecked
+from kernels.checks import typechecked
 
 CHUNK = 128
 _ROBUST = 3.0  # residuals beyond so many noise deviations lose their pull

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from egs_jax.face.mesh import FACE_OVAL, RIGID_POINTS, mouth_opening
 from egs_jax.media.clock import FPS, SAMPLE_RATE
-from kernels._checks import typechecked
+from kernels.checks import typechecked
 
 LAG_REACH = 15  # frames either way
 LAG_CONFIDENCE = 1.3  # at least; unrelated sound and picture stay under 1 in 95 of 100 cases

@@ -8,7 +8,7 @@ gradients everywhere, the origin included.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels._checks import typechecked
+from kernels.checks import typechecked
 
 _TINY = 1e-12
 

@@ -19,7 +19,7 @@ from scipy.spatial import cKDTree
 
 from egs_jax.face.mesh import FACE_OVAL, LIPS_OUTER, NUM_MESH_VERTICES
 from egs_jax.runtime.errors import InputError
-from kernels._checks import typechecked
+from kernels.checks import typechecked
 
 _FACE_SHARE, _MOUTH_SHARE = 0.45, 0.04
 _GRID = 64  # voxels a side of the hull

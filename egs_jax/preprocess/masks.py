@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int32, UInt8
 
 from egs_jax.face.mesh import FACE_OVAL, LIPS_OUTER, RIGID_POINTS
-from kernels._checks import typechecked
+from kernels.checks import typechecked
 
 # Labels of the 19-class face parsers trained on CelebAMask-HQ that are head: skin to lips, hair,
 # hat.

@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from egs_jax.preprocess import bundle_adjustment as ba
 from egs_jax.preprocess import tracking
 from egs_jax.preprocess.tracking import HeadTrack
-from kernels._checks import typechecked
+from kernels.checks import typechecked
 
 Picture = UInt8[np.ndarray, "H Wd 3"]
 _SURFACE_POINTS = 2048

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from egs_jax.face.mesh import RIGID_POINTS
 from egs_jax.preprocess.tracking import HeadTrack, eye_distance_px
-from kernels._checks import require
+from kernels.checks import require
 
 Picture = UInt8[np.ndarray, "H Wd 3"]
 Gray = UInt8[np.ndarray, "H Wd"]

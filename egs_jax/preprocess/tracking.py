@@ -23,7 +23,7 @@ from egs_jax.face.mesh import NUM_LANDMARKS, NUM_MESH_VERTICES, RIGID_POINTS
 from egs_jax.preprocess import bundle_adjustment as ba
 from egs_jax.preprocess import geometry
 from egs_jax.runtime.errors import InputError
-from kernels._checks import require
+from kernels.checks import require
 
 # World units per centimeter of the canonical mesh, and the canonical point that becomes the origin:
 # chin and top of the hair then lie at y = +-0.8, nose tip and back of the head at z = -+0.7.

@@ -34,7 +34,7 @@ from jaxtyping import Array, Float, Int
 from egs_jax.media.audio_file import as_samples
 from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.speech.whisper import NUM_MELS, WIDTH, WhisperEncoder, encode, load_encoder
-from kernels._checks import require, typechecked
+from kernels.checks import require, typechecked
 
 FeatureKind = Literal["whisper", "mel"]
 

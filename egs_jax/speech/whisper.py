@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from egs_jax.runtime.errors import InputError
-from kernels._checks import require, typechecked
+from kernels.checks import require, typechecked
 
 WIDTH = 384
 NUM_HEADS = 6

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Real
 
 from egs_jax.model.gaussians import Gaussians, empty_gaussians
-from kernels._checks import typechecked
+from kernels.checks import typechecked
 
 SPLIT_SHRINK = 1.6
 """A split divides the scales by this."""

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from egs_jax.config import LossConfig
 from egs_jax.training.perceptual import PerceptualParams, perceptual_loss
 from kernels import mean_ssim
-from kernels._checks import typechecked
+from kernels.checks import typechecked
 
 Images = Float[Array, "B H Wd 3"]
 Masks = Float[Array, "B H Wd"] | Bool[Array, "B H Wd"]

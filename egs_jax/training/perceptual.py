@@ -31,7 +31,7 @@ from jaxtyping import Array, Float
 
 from egs_jax.runtime import assets
 from egs_jax.runtime.errors import InputError
-from kernels._checks import require, typechecked
+from kernels.checks import require, typechecked
 
 Kind = Literal["vgg16", "alexnet"]
 Images = Float[Array, "B H Wd 3"]

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kernels import dispatch
-from kernels._checks import require, typechecked
+from kernels.checks import require, typechecked
 from kernels.deform.types import (
     NETWORKS,
     Deformed,
@@ -86,9 +86,9 @@ def deform(
 
 
 def operand_dtype(weights: DeformWeights, implementation: str | None = None) -> jnp.dtype:
-    """Type that `deform` gives to the operands of its products here: weights and static mix.
+    """Return the type in which `deform` wants its operands here, weights and static mix.
 
-    Those of another type are converted in every call; pass them as this type to have it done once.
+    Others are converted in every call: convert them once before many.
     """
     return jnp.dtype(jnp.bfloat16 if _picks(implementation, weights) else jnp.float32)
 
@@ -165,7 +165,7 @@ def _picks(
 
 
 def _why_not_deform(weights: DeformWeights, own_agents: bool) -> str | None:
-    """One line that says why the kernel does not take this work; None if it does."""
+    """Say in one line why the kernel does not take this work; None if it does."""
     if own_agents:
         return "its kernel mixes tokens through agents only (a static_mix)"
     ffn_width = weights.ffn_in.kernel.shape[1]
@@ -193,7 +193,7 @@ def _check_heads(d_model: int, weights: HeadWeights) -> None:
 
 
 def _why_not_heads(x: Array, weights: HeadWeights) -> str | None:
-    """One line that says why the kernels do not take these arrays; None if they do."""
+    """Say in one line why the kernels do not take these arrays; None if they do."""
     rows = x.size // x.shape[-1]
     if x.dtype != jnp.float32 or not 0 < rows < MAX_ROWS:
         return f"it takes 1 to {MAX_ROWS - 1} rows of float32, got {rows} of {x.dtype}"
@@ -201,7 +201,7 @@ def _why_not_heads(x: Array, weights: HeadWeights) -> str | None:
 
 
 def _why_not_weights(weights: HeadWeights) -> str | None:
-    """One line that says why the kernels do not take these weights here; None if they do."""
+    """Say in one line why the kernels do not take these weights here; None if they do."""
     if reason := dispatch.device_lacks(capability=(8, 0), shared_memory=SHARED_MEMORY):
         return reason
     if weights.network not in NETWORKS:

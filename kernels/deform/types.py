@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kernels._checks import require, typechecked
+from kernels.checks import require, typechecked
 
 Network = Literal["taylor", "mlp", "plain_mlp"]
 NETWORKS = ("taylor", "mlp")

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kernels import dispatch
-from kernels._checks import require, typechecked
+from kernels.checks import require, typechecked
 from kernels.planes.types import Levels
 from kernels.planes.xla.planes import sample_planes_xla
 
@@ -74,7 +74,7 @@ def _check(tables: Array, points: Array, levels: Levels) -> None:
 
 
 def _why_not(tables: Array, points: Array, levels: Levels) -> str | None:
-    """One line that says why the kernels do not take these arrays; None if they do."""
+    """Say in one line why the kernels do not take these arrays; None if they do."""
     if (tables.dtype, points.dtype) != (jnp.float32, jnp.float32):
         return f"it takes float32, got {tables.dtype} and {points.dtype}"
     n_planes, _, n_features = tables.shape

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt32
 
-from kernels._checks import require, typechecked
+from kernels.checks import require, typechecked
 
 HASH_PRIME = 2654435761  # Mueller et al., arXiv:2201.05989, Eq. 4
 MAX_CELLS = 2**20  # beyond it float32 has hardly any place left between two vertices

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt8
 
 from kernels import dispatch
-from kernels._checks import typechecked
+from kernels.checks import typechecked
 from kernels.rasterize.arguments import (
     check_colors,
     check_static,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from kernels._checks import require
+from kernels.checks import require
 from kernels.rasterize.types import Gaussians
 
 MAX_SH_DEGREE = 3

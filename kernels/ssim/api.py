@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kernels import dispatch
-from kernels._checks import require, typechecked
+from kernels.checks import require, typechecked
 from kernels.ssim.xla.ssim import mean_ssim_xla
 
 MAX_NUMBERS = 2**31  # the kernels' indices have 32 bits
@@ -66,7 +66,7 @@ def mean_ssim(
 
 
 def _why_not(rendered: Array, target: Array) -> str | None:
-    """One line that says why the kernels do not take these images; None if they do."""
+    """Say in one line why the kernels do not take these images; None if they do."""
     if rendered.dtype != jnp.float32 or target.dtype != jnp.float32:
         return f"it takes float32 images, got {rendered.dtype} and {target.dtype}"
     if rendered.size >= MAX_NUMBERS:

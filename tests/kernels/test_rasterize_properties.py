@@ -124,8 +124,15 @@ def loss_of(static):
     return loss
 
 
-def test_batch_of_frames_and_vmap_equal_the_loop(tiny):
-    """One call with leading axes, vmap of grad, grad of vmap and a loop give the same gradients."""
+@pytest.mark.parametrize(
+    "way",
+    [
+        "leading axes",
+        *(pytest.param(f"vmap {end}", marks=pytest.mark.slow) for end in ("inside", "outside")),
+    ],
+)
+def test_gradients_of_several_frames_equal_the_loop(tiny, way):
+    """One call with leading axes; the gradient of vmap, inside and outside."""
     static = dict(width=40, height=24)
     arrays = {name: value for name, value in tiny.items() if name not in static}
     shared = {name: arrays.pop(name) for name in ("means", "quats", "scales")}
@@ -133,23 +140,23 @@ def test_batch_of_frames_and_vmap_equal_the_loop(tiny):
     stacked = {name: jnp.stack([v, jnp.asarray(other[name])]) for name, v in arrays.items()}
     loss = loss_of(static)
     both = lambda shared, frame: loss(shared | frame)
-    gradient = jax.grad(both, argnums=(0, 1))
-    in_one = jit(gradient)(shared, stacked)
-    of_vmap = jit(
-        jax.grad(lambda *args: jnp.sum(jax.vmap(both, (None, 0))(*args)), argnums=(0, 1))
-    )(shared, stacked)
-    vmap_of = jit(jax.vmap(gradient, (None, 0)))(shared, stacked)
-    vmap_of = (jax.tree.map(lambda v: jnp.sum(v, 0), vmap_of[0]), vmap_of[1])
-    gradient = jit(gradient)
+    gradient = jit(jax.grad(both, argnums=(0, 1)))
+    if way == "leading axes":
+        got = gradient(shared, stacked)
+    elif way == "vmap inside":
+        summed = lambda *arguments: jnp.sum(jax.vmap(both, (None, 0))(*arguments))
+        got = jit(jax.grad(summed, argnums=(0, 1)))(shared, stacked)
+    else:
+        each, frames = jit(jax.vmap(gradient, (None, 0)))(shared, stacked)
+        got = jax.tree.map(lambda v: jnp.sum(v, 0), each), frames
     loop = [gradient(shared, {k: v[i] for k, v in stacked.items()}) for i in range(2)]
-    shared_loop = jax.tree.map(lambda a, b: a + b, loop[0][0], loop[1][0])
-    frames_loop = jax.tree.map(lambda *v: jnp.stack(v), loop[0][1], loop[1][1])
-    for result in (in_one, of_vmap, vmap_of):
-        for got, want in zip(
-            jax.tree.leaves(result), jax.tree.leaves((shared_loop, frames_loop)), strict=True
-        ):
-            scale = float(jnp.max(jnp.abs(want)))
-            np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5 * scale)
+    want = (
+        jax.tree.map(lambda a, b: a + b, loop[0][0], loop[1][0]),
+        jax.tree.map(lambda *v: jnp.stack(v), loop[0][1], loop[1][1]),
+    )
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        scale = float(jnp.max(jnp.abs(b)))
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * scale)
 
 
 def test_background_forms_agree(tiny):
@@ -218,6 +225,7 @@ def test_depths_are_sorted_as_floats_are():
     np.testing.assert_array_equal(got, np.argsort(depths, axis=1, kind="stable"))
 
 
+@pytest.mark.slow
 def test_runs_under_shard_map(tiny):
     """Frames are split over a mesh; shared Gaussians get the sum of the frames' gradients."""
     mesh = Mesh(np.array(jax.devices()[:1]), ("data",))

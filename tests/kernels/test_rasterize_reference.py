@@ -19,6 +19,7 @@ PER_GAUSSIAN = NAMES[:5] + ("means2d_offset",)
 # The scenes are small: compiling takes far longer than running, so compile in a hurry.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 FINITE = sorted(set(CASES) - {"head_512", "non_finite", "empty"})
+LONG = ("all_culled", "many_channels")  # other tests have these beside other implementations
 
 
 def split(case):
@@ -99,7 +100,9 @@ def assert_images_close(got, want, safe, tolerance=1e-5):
         assert difference.max() < tolerance * scale, name
 
 
-@pytest.mark.parametrize("name", FINITE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in FINITE]
+)
 def test_images_and_all_gradients_equal_the_definition(name):
     arrays, alive, static = split(make_case(name))
     want, cotangents, want_gradients, safe = theirs(arrays, alive, static)
@@ -183,7 +186,7 @@ def zero_cotangents(arrays, static):
     return tuple(np.zeros(s, np.float32) for s in (shape + (channels,), shape, shape))
 
 
-@pytest.mark.parametrize("spare", [0, -1])
+@pytest.mark.parametrize("spare", [pytest.param(0, marks=pytest.mark.slow), -1])
 def test_capacity_drops_the_farthest(spare):
     arrays, _, static = split(make_case("tiny"))
     width, height = static["width"], static["height"]

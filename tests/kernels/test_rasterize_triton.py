@@ -120,13 +120,13 @@ def test_lengths_around_every_block_and_equal_depths():
 @needs_triton
 def test_what_exceeds_the_capacity_is_dropped_farthest_first_in_each_frame():
     """Exactly full, one over, many over: the same capacity for frames that want more and more."""
-    case = make_case("tiny")
+    n, case = 14, random_case(14, 20, 12, seed=7, size=0.15)
     count = jit(lambda alive: rasterize(**case, alive=alive).aux.n_instances)
-    tiles = [int(count(np.arange(40) == i)) for i in range(40)]
+    tiles = [int(count(np.arange(n) == i)) for i in range(n)]
     total = sum(tiles)
-    case["alive"] = np.ones(40, bool)
-    fewer = case | dict(alive=np.arange(40) != tiles.index(1))
-    many = case | dict(scales=2 * case["scales"])
+    case["alive"] = np.ones(n, bool)
+    fewer = case | dict(alive=np.arange(n) != tiles.index(1))
+    many = case | dict(scales=3 * case["scales"])
     aux = assert_equal_implementations(stack([fewer, case, many]), capacity=total - 1)
     assert list(map(int, aux.overflow[:2])) == [0, 1] and int(aux.overflow[2]) > 10
     assert int(aux.n_instances[1]) == total

@@ -17,7 +17,7 @@ from jax import ShapeDtypeStruct
 from jaxtyping import Array, Float
 
 from kernels import launch
-from kernels._checks import require, typechecked
+from kernels.checks import require, typechecked
 
 MOST_WINDOW = 12
 """Frames of a window: with four other tokens they fill a block of 16."""

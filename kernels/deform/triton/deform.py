@@ -18,7 +18,7 @@ from jax import ShapeDtypeStruct
 from jaxtyping import Array, Float
 
 from kernels import launch
-from kernels._checks import require
+from kernels.checks import require
 from kernels.deform.triton import deform_kernels
 from kernels.deform.types import Deformed, DeformInputs, DeformWeights, Tile
 

@@ -21,7 +21,7 @@ from jax import ShapeDtypeStruct
 from jaxtyping import Array, Float, Int, UInt
 
 from kernels import launch
-from kernels._checks import require
+from kernels.checks import require
 from kernels.rasterize.triton import binning_kernels, list_kernels
 from kernels.rasterize.xla.binning import tile_grid
 

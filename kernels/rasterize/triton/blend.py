@@ -25,7 +25,7 @@ from jax import ShapeDtypeStruct
 from jaxtyping import Array, Float, Int
 
 from kernels import launch
-from kernels._checks import require
+from kernels.checks import require
 from kernels.rasterize.triton import blend_adjoint_kernels, blend_kernels
 from kernels.rasterize.triton.binning import QuarterLists
 from kernels.rasterize.triton.projection import MAX_NUMBERS

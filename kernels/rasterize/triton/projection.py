@@ -15,7 +15,7 @@ from jax import ShapeDtypeStruct
 from jaxtyping import Array, Bool, Float, Int, UInt
 
 from kernels import launch
-from kernels._checks import require
+from kernels.checks import require
 from kernels.rasterize.triton import projection_adjoint_kernels, projection_kernels
 from kernels.rasterize.triton.binning import CHUNK
 from kernels.rasterize.types import Camera, Gaussians

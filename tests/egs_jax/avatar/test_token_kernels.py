@@ -46,7 +46,11 @@ def scene(window, features, agents, frames, ppe):
 
 @pytest.mark.parametrize(
     ("window", "features", "agents", "frames", "ppe"),
-    [(8, 80, 70, 2, "temporal"), (2, 16, 5, 1, "off"), (12, 10, 64, 3, "temporal")],
+    [
+        (8, 80, 70, 2, "temporal"),
+        (2, 16, 5, 1, "off"),
+        pytest.param(12, 10, 64, 3, "temporal", marks=pytest.mark.slow),
+    ],  # fmt: skip
 )
 def test_kernel_and_its_definition_equal_the_modules(window, features, agents, frames, ppe):
     config, params, chosen, drive = scene(window, features, agents, frames, ppe)

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from egs_jax.evaluation.report import write_report
+from egs_jax.evaluation.report import print_figures, write_report
 
 RESULT = {
     "split": "val",
@@ -37,6 +37,15 @@ def test_report_shows_numbers_notes_pictures_and_curves(tmp_path):
     assert text.count("data:image/png;base64,") == 2 and text.count("<polyline") == 1
     assert "loss: 0.06667 to 0.2, last 0.06667" in text
     assert not re.findall(r'(?:src|href)="(?!data:)|@import|<script|url\(', text)
+
+
+def test_printed_figures_have_a_line_each(capsys):
+    """With its note; kernels that were picked for the same reason stand together."""
+    kernels = {"deform": "xla: no GPU", "planes": "triton", "ssim": "xla: no GPU"}
+    print_figures(RESULT | {"kernels": kernels})
+    printed = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert ["psnr", "31.2346"] in printed and ["lmd", "None  (no face <seen>)"] in printed
+    assert printed[-1] == ["kernels", "deform, ssim: xla: no GPU; planes: triton"]
 
 
 def test_report_of_an_empty_run_folder_says_what_is_missing(tmp_path):

@@ -20,7 +20,9 @@ SMALL = {"width": 16, "agents_count": 20, "sh_degree": 1, "hash_levels": 4}
 CHOICES = [
     {"architecture": "parity"},
     {"decoder": "mlp", "ppe": "token", "agents": "first", "token_kan": "mlp"},
-    {"d_model": 32, "heads": 4, "ppe_period": 3, "attention": "cross"},
+    pytest.param(
+        {"d_model": 32, "heads": 4, "ppe_period": 3, "attention": "cross"}, marks=pytest.mark.slow
+    ),
     pytest.param({"ppe": "off"}, marks=pytest.mark.slow),
     pytest.param(
         {"architecture": "parity", "decoder": "taylor", "encoder": "hash"}, marks=pytest.mark.slow

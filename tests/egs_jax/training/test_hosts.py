@@ -70,6 +70,7 @@ def texts_of(*commands, timeout=400):
     return [(process.returncode, *text) for process, text in zip(processes, texts, strict=True)]
 
 
+@pytest.mark.slow
 def test_two_hosts_have_the_bits_of_one_and_stop_together(painted, tmp_path):
     """They go on from its checkpoint at 10; host 1 is told to stop in step 13, 15 is logged."""
     one, two = tmp_path / "one", tmp_path / "two"

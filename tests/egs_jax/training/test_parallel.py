@@ -53,7 +53,7 @@ def on_one_device(config, data):
     return one_step(config, data, data)[1]
 
 
-@pytest.mark.parametrize("way", ["pmap", "shard_map"])
+@pytest.mark.parametrize("way", [pytest.param("pmap", marks=pytest.mark.slow), "shard_map"])
 def test_gradients_and_losses_are_those_of_one_device(
     config, data, on_one_device, monkeypatch, way
 ):
