@@ -41,7 +41,9 @@ def main(argv: list[str] | None = None) -> int:
         arguments = _parser(argv).parse_args(argv)
         with _terminable():
             arguments.run(arguments)
-    except (InputError, NotImplementedError) as error:  # the latter: kernels that cannot run here
+    except (InputError, NotImplementedError) as error:
+        if not (isinstance(error, InputError) or _is_unavailable(error)):
+            raise
         print(f"egs-jax: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -53,6 +55,13 @@ def main(argv: list[str] | None = None) -> int:
         print(f"egs-jax: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0
+
+
+def _is_unavailable(error: NotImplementedError) -> bool:
+    """Tell whether kernels that were asked for cannot run here: no fault of the program."""
+    from kernels.dispatch import Unavailable
+
+    return isinstance(error, Unavailable)
 
 
 def entry() -> NoReturn:
@@ -110,7 +119,7 @@ def _parser(argv: list[str]) -> Parser:
     verb = add("preprocess", "video of one person -> dataset folder")
     verb.add_argument("video", type=Path, metavar="VIDEO", help="any film that ffmpeg reads")
     verb.add_argument("dataset_dir", type=Path, metavar="DATASET_DIR", help="folder to make")
-    verb.add_argument("--size", type=_positive, help="side of the square frames in pixels (512)")
+    verb.add_argument("--size", type=_side, help="side of the square frames in pixels (512)")
     verb.add_argument(
         "--audio-features", choices=("whisper", "mel"), default="whisper",
         help="how speech is heard (whisper)",
@@ -235,18 +244,18 @@ def _demo(arguments: argparse.Namespace) -> None:
     demo(arguments.out, video=arguments.video, audio=arguments.audio)
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if not 32 <= value <= 4096:
-        raise argparse.ArgumentTypeError(f"got {text}, expected 32 to 4096")
-    return value
+def _side(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        if 32 <= (value := int(text)) <= 4096:
+            return value
+    raise argparse.ArgumentTypeError(f"got {text}, expected a whole number from 32 to 4096")
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"got {text}, expected more than 0 seconds")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(text)) < float("inf"):
+            return value
+    raise argparse.ArgumentTypeError(f"got {text}, expected more than 0 seconds")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from egs_jax.runtime.errors import InputError
 
 Stage = Literal["static", "deform"]
-HEARD = 64
+HEARD_FRAMES = 64
 """Frames a step whose lips are read from the sound alone."""
 EXTENT = 1.0
 """Size of the scene in world units, by which thresholds and learning rates are measured. A
@@ -190,11 +190,11 @@ class DensifyConfig:
     points: int = 30_000
     """Gaussians at the start (at most what the dataset's initial cloud holds)."""
     start: int = 1_000
-    """First step that may clone or split."""
+    """Gaussians grow, by clones and splits for their gradient, after more steps than this."""
     stop: int = 7_000
-    """Last step that may change the cloud."""
+    """The cloud changes after fewer steps than this, and in the static stage alone."""
     every: int = 100
-    """Steps between changes."""
+    """Steps between changes, from the first after more than the lesser of start and prune_from."""
     grad_threshold: float | None = None
     """Mean screen-space gradient (pixels times half the image size) above which one grows. None:
     the original code's 0.001 in `parity`, else 0.0004 (with 0.001 few grow before the large ones
@@ -202,11 +202,12 @@ class DensifyConfig:
     clone_scale: float = 0.01
     """Clone below, split above this scale, as a share of the extent."""
     prune_from: int = 500
-    """First step that may prune."""
+    """Faint Gaussians are removed after more steps than this."""
     prune_opacity: float = 0.005
     """Remove below this opacity."""
     prune_large_from: int = 3_000
-    """First step that may remove Gaussians too large on screen or in the world."""
+    """Gaussians too large on screen or in the world are removed, or split (split_large), after more
+    steps than this."""
     prune_radius: float = 20.0
     """Remove above this screen radius, pixels at 512 (scaled with the image)."""
     prune_scale: float = 0.1
@@ -287,8 +288,8 @@ class Config:
         """Refuse sizes that no network of the pipeline can see anything in."""
         _need(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
         _need(
-            self.devices >= 1 and HEARD % self.devices == 0,
-            "devices", self.devices, f"a number that divides {HEARD}",
+            self.devices >= 1 and HEARD_FRAMES % self.devices == 0,
+            "devices", self.devices, f"a number that divides {HEARD_FRAMES}",
         )  # fmt: skip
         _need(self.size is None or 32 <= self.size <= 4096, "size", self.size, "32 to 4096")
 

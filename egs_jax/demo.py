@@ -31,7 +31,10 @@ def demo(
     video: str | Path | None = None,
     audio: str | Path | None = None,
 ) -> Path:
-    """Make an avatar and let it speak; what an earlier call finished is kept.
+    """Make an avatar and let it speak.
+
+    The performer's film, the dataset and the training of an earlier call are kept; speech, talk and
+    report are made anew.
 
     Args:
       out: Folder for everything made.

@@ -37,7 +37,7 @@ def set_of(sha256: str) -> Literal["dev", "report"]:
     return CLIPS[sha256].set if sha256 in CLIPS else "dev"
 
 
-def labelled(name: str) -> str:
+def labeled(name: str) -> str:
     """Write the name of a film with its set, for a table."""
     sets = {clip.name: clip.set for clip in CLIPS.values()}
     return f"{name} ({sets.get(name, 'dev')})"

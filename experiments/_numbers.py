@@ -12,11 +12,13 @@ from experiments._clips import CLIPS
 from experiments._markdown import number
 from experiments._peers import peer
 from experiments._runs import cases_of
-from experiments._summary import grouped, shown, spread_of
-from experiments.tables_speed import call_ms, original_of
+from experiments._summary import QUALITY, by_chance, grouped, shown, spread_of, stands_out
+from experiments.tables import PEER_METRICS, ablation_gaps
+from experiments.tables_speed import call_ms, original_of, paired_with_before
 
 MAIN = "synthetic head, paper"
 """The benchmark's avatar on which the original's code was measured as well."""
+PARITY = "synthetic head, parity"
 
 
 Made = dict[str, Callable[[], str]]
@@ -39,53 +41,51 @@ def _quality_numbers() -> Made:
             made[f"ablation.{series}.{variant}.{metric}"] = partial(_mean, found, metric, digits)
     for part in ("eyes", "mouth"):
         made[f"static_stage_gain.{part}"] = partial(_static_stage_gain, part)
-    return made
+    return made | {
+        "ablation.figures": lambda: str(len(ALIKE) * len(QUALITY)),
+        "ablation.standing_out": lambda: str(sum(map(len, standing_out().values()))),
+        "ablation.by_chance": lambda: number(len(ALIKE) * len(QUALITY) * by_chance(SEEDS), 0),
+        "ablation.chance_percent": lambda: number(100 * by_chance(SEEDS), 0),
+        "ablation.list": _listed,
+    }
 
 
 def _peer_numbers() -> Made:
     """Names such as `peer.ssim`: the original's code at the end of its training; its best PSNR."""
     end = lambda metric, digits: number(peer("quality")["at_the_end"][metric], digits)
-    made = {f"peer.{m}": partial(end, m, digits) for m, digits in PEER_METRICS.items()}
+    made = {f"peer.{m}": partial(end, m, digits) for m, (_, digits) in PEER_METRICS.items()}
     steps = "psnr_head_by_deformation_step"
-    without = "ms_a_training_step_batch_8_without_perceptual_loss"
-    return made | {
-        "peer.psnr_head_best": lambda: number(max(peer("quality")[steps].values())),
-        "original_step_ms": lambda: number(peer("speed")[without], 1),
-    }
+    return made | {"peer.psnr_head_best": lambda: number(max(peer("quality")[steps].values()))}
 
 
 def _drawing_numbers() -> Made:
-    """Names such as `call_ms.1`, with the batch."""
+    """Names such as `call_ms.1`, with the batch; those of `parity` by its name."""
     made: Made = {}
     for batch in (1, 16):
-        case = partial(_drawn, batch)
+        case, parity = partial(_drawn, batch), partial(_drawn, batch, PARITY)
         made |= {
             f"call_ms.{batch}": lambda c=case: number(call_ms(c()), 3),
             f"streaming_ms.{batch}": lambda c=case: number(c()["streaming_ms_a_frame"], 3),
             f"original_ms.{batch}": lambda c=case: number(original_of(c()), 2),
+            f"parity.streaming_ms.{batch}": lambda c=parity: number(c()["streaming_ms_a_frame"], 3),
             f"call_ratio.{batch}": lambda c=case: f"{original_of(c()) / call_ms(c()):.1f}x",
         }
     return made | {
-        "parity.psnr_to_float32": lambda: number(
-            _drawn(1, "synthetic head, parity")["psnr_to_float32_db"], 0
-        ),
-        "film.speech_s": lambda: number(cases_of("bench_film")[-1]["sound_s"], 0),
-        "film.command_s": lambda: number(cases_of("bench_film")[-1]["render_command_s"], 0),
+        "parity.psnr_to_float32": lambda: number(_drawn(1, PARITY)["psnr_to_float32_db"], 0),
+        "before.kernels.paper": partial(_since_before, "device_p50_ms", parity=False),
+        "before.kernels.parity": partial(_since_before, "device_p50_ms", parity=True),
+        "before.alone": partial(_since_before, "call_p50_ms", batch=1),
+        "before.copies": partial(_since_before, "host_call_p50_ms"),
+        "before.steps": partial(_since_before, "median_ms"),
         "stream.latency_s": lambda: number(cases_of("stream_hour")[-1]["latency_s"], 2),
-        "stream.times_real_time": lambda: number(cases_of("stream_hour")[-1]["times_real_time"], 0),
     }
 
 
 def _other_numbers() -> Made:
-    """Names such as `step_ms.triton`, `scaling.4`, `whole_run_s.fast`, `kills`."""
+    """Names such as `step_ms.triton`, `whole_run_s.fast`, `kills`."""
     return {
-        "step_ms.xla": lambda: number(_step("xla")["median_ms"], 1),
-        "step_ms.triton": lambda: number(_step("triton")["median_ms"], 1),
-        "step_ratio": lambda: f"{_step('xla')['median_ms'] / _step('triton')['median_ms']:.1f}x",
-        "rasterizer_ratio.forward": partial(_rasterizer_ratios, "fwd_kernel_us"),
+        "step_ms.triton": lambda: number(_step()["median_ms"], 1),
         "rasterizer_ratio.both_ways": partial(_rasterizer_ratios, "fwd_bwd_kernel_us"),
-        "scaling.2": lambda: f"{_scaling(2):.2f}x",
-        "scaling.4": lambda: f"{_scaling(4):.2f}x",
         "whole_run_s.fast": partial(_whole_run, "fast"),
         "whole_run_s.paper": partial(_whole_run, "paper"),
         "kills": lambda: str(cases_of("kill_training")[-1]["kills"]),
@@ -93,11 +93,6 @@ def _other_numbers() -> Made:
 
 
 CLIP_NAMES = tuple(clip.name for clip in CLIPS.values())
-PEER_METRICS = {
-    "psnr_head": 2, "psnr": 2, "psnr_lips": 2, "ssim": 4, "lpips": 4, "lmd": 2, "mouth_r": 2,
-    "mouth_gain": 2, "blink_r": 2,
-}  # fmt: skip
-"""Figures of the original's code, with their digits."""
 METRICS = {
     "psnr_head": 2, "psnr": 2, "ssim": 4, "lpips": 4, "lmd": 2, "mouth_r": 2,
     "mouth_r_shift_p95": 2, "baseline_nearest_frame": 2, "baseline_mean_frame": 2,
@@ -120,6 +115,42 @@ def _quality(clip: str, preset: str, metric: str, digits: int) -> str:
 
 ABLATION_METRICS = {"psnr_head": 2, "lpips": 4, "lmd": 2, "mouth_r": 2}
 """Figures of `ablations.json` (Obama, `fast`), means over seeds; with their digits."""
+
+
+ALIKE = (
+    (1, "ppe_off"), (1, "long_window_ppe_off"), (1, "cross"), (1, "dense"), (2, "mlp"),
+    (2, "mlp_wide"),
+)  # fmt: skip
+"""Series and variant of what the READMEs find no difference in."""
+SEEDS = 3
+"""Runs of each variant."""
+
+
+def standing_out() -> dict[tuple[int, str], dict[str, str]]:
+    """Return the differences of `ALIKE` that are larger than their own deviations, by label."""
+    gaps = ablation_gaps(cases_of("ablations"))
+    return {
+        row: {
+            metric.label: shown(gaps[row][metric.label], metric.digits, signed=True)
+            for metric in QUALITY
+            if stands_out(gaps[row][metric.label])
+        }
+        for row in ALIKE
+    }
+
+
+def _listed() -> str:
+    """Write the differences that stand out, by variant."""
+    part = lambda label, gap: f"{label.split(',')[0]} {gap}"
+    parts = {
+        f"`{variant}`" + (f" of series {series}" if series > 1 else ""): found
+        for (series, variant), found in standing_out().items()
+    }
+    return "; ".join(
+        f"{row}: {', '.join(part(*item) for item in found.items())}"
+        for row, found in parts.items()
+        if found
+    )
 
 
 def _mean(cases: list[dict], metric: str, digits: int) -> str:
@@ -149,11 +180,11 @@ def _static_stage_gain(part: str) -> str:
     return number(sum(ratios) / len(ratios), 1)
 
 
-def _step(kernels: str) -> dict:
-    """A step of the deformation stage with its perceptual loss."""
+def _step() -> dict:
+    """A step of the deformation stage by Triton's kernels, with its perceptual loss."""
     [case] = [
         case
-        for case in cases_of(f"bench_training_{kernels}")
+        for case in cases_of("bench_training_triton")
         if case["stage"] == "deform" and case["perceptual"]
     ]
     return case
@@ -167,14 +198,16 @@ def _rasterizer_ratios(key: str) -> str:
     return f"{min(ratios):.1f}x to {max(ratios):.1f}x"
 
 
-def _scaling(devices: int) -> float:
-    """Images a second of the deformation stage with the perceptual loss, beside one device."""
-    rates = {
-        case["devices"]: case["images_per_second"]
-        for case in cases_of("bench_scaling")
-        if case["stage"] == "deform" and case["perceptual"]
-    }
-    return rates[devices] / rates[1]
+def _since_before(key: str, *, parity: bool | None = None, batch: int | None = None) -> str:
+    """From the least to the largest ratio of today's times to those of `before.json`."""
+    ratios = [
+        new[key] / old[key]
+        for old, new in paired_with_before()
+        if key in old
+        and parity in (None, old.get("name") == PARITY)
+        and batch in (None, old["batch"])
+    ]
+    return f"{min(ratios):.2f} to {max(ratios):.2f}"
 
 
 def _whole_run(preset: str) -> str:

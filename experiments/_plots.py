@@ -156,7 +156,7 @@ def point_density(cases: Sequence[dict], path: Path) -> None:
 def _percentile_lines(
     axis: Any, measure: str, arms: dict[str, list[dict]], titles: dict[str, str]
 ) -> None:
-    """Percentiles of one measure: the start in grey, a line a run."""
+    """Percentiles of one measure: the start in gray, a line a run."""
     lines = [("at the start", "0.6", found[0]["start"]) for found in list(arms.values())[:1]]
     for arm, found in arms.items():
         color = BASE_COLOR if arm == "paper" else OTHER_COLOR

@@ -18,7 +18,7 @@ from egs_jax.face.mesh import (
 REGIONS = ("mouth", "eyes", "brows", "rest of the face", "rest of the head")
 NEAR = 0.12
 """Largest distance to a landmark of the face's own Gaussians, world units (17 mm)."""
-NEIGHBOURS = 3
+NEIGHBORS = 3
 
 
 def regions_of(means: np.ndarray, mean_shape: np.ndarray) -> np.ndarray:
@@ -49,5 +49,5 @@ def region_means(values: np.ndarray, regions: np.ndarray) -> dict[str, float | N
 
 def spacing(means: np.ndarray) -> np.ndarray:
     """Return mean distance of every Gaussian to its three nearest others, world units [N]."""
-    distances, _ = cKDTree(means).query(means, k=NEIGHBOURS + 1)
+    distances, _ = cKDTree(means).query(means, k=NEIGHBORS + 1)
     return distances[:, 1:].mean(axis=1)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import stdtr
 
 
 class Metric(NamedTuple):
@@ -38,7 +39,7 @@ QUALITY = (
     Metric("LMD, px", lambda c: c["lmd"], 3, "lower"),
     Metric("mouth r", lambda c: c["mouth_r"], 2, "higher"),
     Metric("mouth r less shifted p95", mouth_margin, 2, "higher"),
-    Metric("silence, percentile", lambda c: c["mouth_silence_percentile"], 0, "lower"),
+    Metric("silence, percentile", lambda c: c["mouth_silence_percentile"], 1, "lower"),
 )
 
 
@@ -64,6 +65,16 @@ def paired(cases: Sequence[dict], base: Sequence[dict], metric: Metric) -> Sprea
     others = {case["seed"]: metric.value(case) for case in base}
     pairs = [(metric.value(case), others.get(case["seed"])) for case in cases]
     return spread_of([a - b for a, b in pairs if a is not None and b is not None])
+
+
+def stands_out(gap: Spread) -> bool:
+    """Say whether a mean difference is larger than its own deviation."""
+    return gap.std is not None and abs(gap.mean) > gap.std
+
+
+def by_chance(count: int) -> float:
+    """Return how often `stands_out` is true of `count` differences between equals (normal ones)."""
+    return float(2 * stdtr(count - 1, -(count**0.5)))
 
 
 def shown(spread: Spread | None, digits: int, *, signed: bool = False) -> str:

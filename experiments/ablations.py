@@ -1,7 +1,7 @@
 """Every choice of the paper that can be taken back, one at a time, at equal length.
 
 Claims of the paper: KANs beat MLPs, ESAA costs less than cross-attention and loses nothing, PPE and
-the static initialisation help. Its tables could not be recovered, so each row stands beside our own
+the static initialization help. Its tables could not be recovered, so each row stands beside our own
 `paper` row of the same seed, data and steps, and beside no number of the paper's. What else is not
 comparable: `mlp` has under half of the weights that act in a frame (the heads of `mlp_wide` have as
 many products as those of `paper`), `dense` four times as many table entries; `no_static` takes as

@@ -15,7 +15,7 @@ A share says little by itself: a token that never changes may have all of it and
 
 17 s on two CPU cores with 16 frames of 3,000 Gaussians at 96 px. Adds one case per (video, preset,
 seed) to `results/attention_map.json`: means per region of the face. The picture is drawn by
-`kernels.rasterize` with the values as colours; as it shows a person's head, it goes into the run's
+`kernels.rasterize` with the values as colors; as it shows a person's head, it goes into the run's
 folder unless --figure names another place.
 """
 
@@ -189,7 +189,7 @@ def draw(avatar: Avatar, acting: Acting, frame: int, path: Path) -> None:
 
 
 def _painted(avatar: Avatar, values: np.ndarray, frame: int) -> np.ndarray:
-    """Draw the cloud of `frame` with `values` [N,K] for colours over black, [H,Wd,K]."""
+    """Draw the cloud of `frame` with `values` [N,K] for colors over black, [H,Wd,K]."""
     drive = _drive(avatar, np.array([frame]))
     moved = jax.jit(prepared.move, static_argnums=0)(avatar.config, avatar.prepared, drive)
     height, width = drive.backgrounds.shape[1:3]

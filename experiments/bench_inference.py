@@ -2,10 +2,10 @@
 
 Claim: a call that is waited for is several times as fast as the original's code, which was measured
 apart in the same way (`results/peers.json`: an NVIDIA H200, 50,000 Gaussians at 512 px, everything
-on the device, each call synchronised). Calls that are not waited for, as in a film, take less yet;
+on the device, each call synchronized). Calls that are not waited for, as in a film, take less yet;
 that has no peer. Cases: the synthetic head (`kernels.rasterize.cases.head_case` under random
 networks) and, with --run, a trained avatar. Measured: each of `--calls` calls
-alone, synchronised (p50, p95, p99); the same calls without waiting in between; the calls with
+alone, synchronized (p50, p95, p99); the same calls without waiting in between; the calls with
 arguments from the host and pictures back; kernel times by stage and per call (torch's profiler,
 last, because it slows down what follows); memory. Of the original's case and the trained avatar
 also the training's own forward pass in the same run, which is what all this saves, and how far

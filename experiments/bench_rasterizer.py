@@ -3,7 +3,7 @@
 Claim: on heads ours is faster than gsplat, forward and backward, one frame and eight. The scene is
 `kernels.rasterize.cases.head_case`; harmonics of degree 3, a background per pixel, the gradient of
 an L1 loss for all parameters. Images are compared first. Wall times are medians of seven repeats of
-a tenth of a second each, ours and gsplat's in turn, with one synchronisation at the end of each
+a tenth of a second each, ours and gsplat's in turn, with one synchronization at the end of each
 repeat, and their range; kernel times are sums from the profiler (of torch, which sees the kernels
 of both), by stage.
 
@@ -62,7 +62,7 @@ FLOORS_US = {1: ([70, 100], [150, 200]), 8: ([40, 50], [105, 125])}
 def wall_us(calls: list[Callable], waits: list[Callable]) -> list[list[float]]:
     """Return median, least and most time of each call over repeats, which take turns.
 
-    A repeat is as many calls as take about `REPEAT_SECONDS`, synchronised after the last.
+    A repeat is as many calls as take about `REPEAT_SECONDS`, synchronized after the last.
     """
 
     def seconds(call: Callable, wait: Callable, n: int) -> float:

@@ -2,7 +2,7 @@
 
 Claim: a step keeps the GPU busy. A step here is everything: cutting the batch, networks,
 rasterizer, losses, backward pass, Adam. Steps are dispatched as `fit` does, without waiting for
-each other; a time is that of a block of steps between two synchronisations, after a warm-up;
+each other; a time is that of a block of steps between two synchronizations, after a warm-up;
 medians with spread. All slots hold Gaussians, as after the static stage. The deformation stage is
 measured with the perceptual loss and without. `--kernels xla` has no Triton kernel in the step.
 
@@ -38,7 +38,7 @@ from experiments._common import record, spread
 from experiments._runs import parsed, run_main
 
 BLOCK = 10
-"""Steps between two synchronisations."""
+"""Steps between two synchronizations."""
 ASIDE = 0.003
 """World units: the head spans 1.6, so 50,000 points on it are about 0.007 apart."""
 
@@ -96,7 +96,7 @@ def measure(config: Config, dataset: Dataset, warm: int, steps: int) -> list[dic
     """
     parallel.check(config)
     source, cases = batch_source(config, dataset), []
-    state = parallel.share(config, train.init_state(config, dataset))
+    state = parallel.replicate(config, train.init_state(config, dataset))
     plain = dataclasses.replace(config, loss=dataclasses.replace(config.loss, perceptual=0.0))
     for stage, settings in (("static", config), ("deform", config), ("deform", plain)):
         if stage == "deform" and not bool(state.deforming):

@@ -98,7 +98,7 @@ def check_repeats(report: Report, network: str) -> None:
     report.check(f"repeats {network}", same == REPEATS, f"{same} of {REPEATS} bit-identical")
 
 
-def check_neighbours(report: Report, network: str) -> None:
+def check_neighbors(report: Report, network: str) -> None:
     """Check that Gaussians that are not finite leave the bits of all others as they are."""
     case = make(network, SIZES["paper"])
     clean = run(case)
@@ -157,7 +157,7 @@ def main() -> int:
     report.check_all(check_case, names, WORKERS)
     for network in NETWORKS:
         check_repeats(report, network)
-        check_neighbours(report, network)
+        check_neighbors(report, network)
     for frames in (1, 5, 16):
         check_tokens(report, frames)
     return report.finish("check_deform_gpu", RESULTS)

@@ -1,9 +1,9 @@
 """The Triton rasterizer on a GPU: right, repeatable, and the same on several GPUs.
 
 Claim: on every scene of `kernels.rasterize.cases` it equals the XLA implementation, which runs on
-the CPU in float32, and the dense float64 oracle of the tests; on the head scene it equals gsplat,
-where that is installed; 100 repeats of a gradient give the same bits; other counts of instances
-compile nothing anew; two GPUs give what one gives. Takes about three minutes.
+the CPU in float32, and the dense definition in float64 (`kernels.rasterize.reference`); on the head
+scene it equals gsplat, where that is installed; 100 repeats of a gradient give the same bits; other
+counts of instances compile nothing anew; two GPUs give what one gives. Takes about three minutes.
 
     python -m experiments.check_kernels_gpu [--out FOLDER]
     compute-sanitizer --error-exitcode 9 python -m experiments.check_kernels_gpu --small
@@ -61,7 +61,7 @@ def noise_like(images: tuple) -> tuple:
 class Drawn(NamedTuple):
     """Images and gradients that one implementation makes of a scene."""
 
-    images: tuple[np.ndarray, ...]  # colour, alpha, depth
+    images: tuple[np.ndarray, ...]  # color, alpha, depth
     aux: RasterizeAux
     pullback: Callable[[tuple], dict]  # cotangents of the images -> gradients by name
 

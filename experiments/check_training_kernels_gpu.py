@@ -219,7 +219,7 @@ def time_heads() -> list[dict]:
 
 
 def take_turns(name: str, functions: dict[str, Callable], *arrays: Any) -> list[dict]:
-    """Time each function, synchronised after CALLS, in turns; one case a function."""
+    """Time each function, synchronized after CALLS, in turns; one case a function."""
     seconds = {key: [] for key in functions}
     for turn in range(ROUNDS + 1):
         for key, function in functions.items():

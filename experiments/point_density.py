@@ -1,8 +1,8 @@
 """Places of the Gaussians, with the static stage and without (the paper's Fig. 5).
 
-Claim of the paper: the static initialisation puts points where the face needs them, and what
+Claim of the paper: the static initialization puts points where the face needs them, and what
 follows learns faster. Its figure shows clouds of points without numbers; here are counts per
-region, sizes, distances to the neighbours, and the training PSNR by step. Both ways start from the
+region, sizes, distances to the neighbors, and the training PSNR by step. Both ways start from the
 same points and take as many steps; those of the deformation stage cost more, so the seconds are
 given too. Without the static stage nothing is ever cloned, split or removed.
 

@@ -7,17 +7,17 @@ Pose, lids and background of a held-out frame are given, as in the paper. The pa
 
     python -m experiments.self_reconstruction CLIP [CLIP ...] [--presets tiny ...] [--seeds 0 ...]
         [--jobs 1] [--work FOLDER] [--size N] [--val-seconds S] [--tiny]
-    python -m experiments.self_reconstruction --collect RUN_DIR [RUN_DIR ...]
+    python -m experiments.self_reconstruction --collect RUN_DIR [RUN_DIR ...] [--shared]
     python -m experiments.self_reconstruction --plot-only
 
 A CLIP is a video, preprocessed once, or a dataset folder. About 15 minutes a video with `tiny` on
 two CPU cores. Stop it at any time: what is finished is kept, and the run in hand goes on from its
-checkpoint. `--jobs 6` has as many processes share the GPU, each with its part of the memory; their
-times then say little. Every finished run becomes a case of `results/self_reconstruction.json`, in
-the place of an earlier one of the same video, preset, seed and split; `--collect` does only that,
-with runs made anywhere, of whose folders eval.json, config.json, metrics.jsonl and environment.json
-are needed. A case says whether its clip is one that settings were chosen on (`_clips`). `--tiny`
-trains a few steps (tests).
+checkpoint. `--jobs 6` has as many processes share the GPU, each with its part of the memory; times
+are null then, as with `--shared` those of collected runs. Every finished run becomes a case of
+`results/self_reconstruction.json`, in the place of an earlier one of the same video, preset, seed
+and split; `--collect` does only that, with runs made anywhere, of whose folders eval.json,
+config.json, metrics.jsonl and environment.json are needed. A case says whether its clip is one that
+settings were chosen on (`_clips`). `--tiny` trains a few steps (tests).
 """
 
 import argparse
@@ -52,6 +52,8 @@ from experiments._runs import (
 NAME = "self_reconstruction"
 GPU_SHARE = 0.9
 """Share of a GPU's memory that all jobs have together."""
+TIMES = ("render_fps", "train_seconds")
+NOT_TIMED = "not measured: other runs had the GPU too"
 
 
 def main(argv: list[str] | None = None) -> Path:
@@ -63,9 +65,10 @@ def main(argv: list[str] | None = None) -> Path:
         raise InputError(f"--jobs: got {arguments.jobs}, expected at least 1")
     ran, failed = run_all(arguments) if arguments.clips else ([], [])
     path = arguments.figures / f"{NAME}.png"
+    shared = arguments.shared or arguments.jobs > 1
     if not arguments.only_run:
         for run_dir in [*arguments.collect, *ran]:
-            add_case(NAME, case_of(run_dir), _key, arguments.out)
+            add_case(NAME, case_of(run_dir, shared=shared), _key, arguments.out)
         _plots.reconstruction(to_draw(NAME, arguments.out), path)
     if failed:
         raise TrainingError(f"{len(failed)} runs failed: see {', '.join(map(str, failed))}")
@@ -79,6 +82,7 @@ def _parser() -> Parser:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--collect", type=Path, nargs="+", default=[], metavar="RUN_DIR")
+    parser.add_argument("--shared", action="store_true", help="other runs had the GPU too")
     parser.add_argument("--size", type=int)
     parser.add_argument("--val-seconds", type=float)
     parser.add_argument("--audio-features", default="whisper", choices=("whisper", "mel"))
@@ -172,8 +176,12 @@ def _job(
     return log if done.returncode else None
 
 
-def case_of(run_dir: Path) -> dict:
+def case_of(run_dir: Path, *, shared: bool = False) -> dict:
     """Return the case of a finished run, from what its folder says.
+
+    Args:
+      run_dir: Of the run.
+      shared: Whether other runs had the GPU too: then no time of it is kept.
 
     Raises:
       InputError: if it was not measured.
@@ -191,9 +199,13 @@ def case_of(run_dir: Path) -> dict:
         "seed": config.seed,
         "train_seconds": seconds,
     }
+    case = rounded(about | result)
+    if shared:
+        case["notes"] = case["notes"] | dict.fromkeys(TIMES, NOT_TIMED)
+        case |= dict.fromkeys(TIMES)
     made = json.loads((run_dir / "environment.json").read_text())
     commit = made.pop("commit", None)  # runs of 69b6e4b and before: versions alone
-    return rounded(about | result) | {"versions": made.get("packages", made), "commit": commit}
+    return case | {"versions": made.get("packages", made), "commit": commit}
 
 
 def _key(case: dict) -> tuple:

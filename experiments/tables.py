@@ -7,14 +7,25 @@
 from collections.abc import Callable
 
 from experiments import tables_speed
-from experiments._clips import labelled
+from experiments._clips import labeled
 from experiments._markdown import markdown, number
 from experiments._peers import peer
 from experiments._regions import REGIONS
 from experiments._runs import FIGURES, cases_of
-from experiments._summary import QUALITY, Metric, grouped, paired, shown, spread_of
+from experiments._summary import (
+    QUALITY,
+    Metric,
+    Spread,
+    grouped,
+    paired,
+    shown,
+    spread_of,
+    stands_out,
+)
 
 BASE = "paper"
+BASES = {"long_window_ppe_off": "long_window"}
+"""What a variant of the ablations differs from in one choice, where that is not `BASE`."""
 
 
 def reconstruction(cases: list[dict]) -> str:
@@ -108,18 +119,29 @@ def peers(cases: list[dict]) -> str:
 
 
 def _settings(cases: list[dict]) -> list[tuple[str, list[dict], list[dict]]]:
-    """Rows of the ablations: video and preset, the variant's cases, and the base's."""
+    """Rows of the ablations: video and preset, the variant's cases, and those it stands beside."""
     rows = []
     groups = grouped(cases, "dataset", "preset", "size", "series")
     for (dataset, preset, size, series), group in groups.items():
         variants = {name: found for (name,), found in grouped(group, "variant").items()}
-        where = f"{labelled(dataset)}, {preset}, {size} px, series {series}"
-        rows += [(where, found, variants.get(BASE, [])) for found in variants.values()]
+        where = f"{labeled(dataset)}, {preset}, {size} px, series {series}"
+        base = lambda name, variants=variants: variants.get(BASES.get(name, BASE), [])
+        rows += [(where, found, base(name)) for name, found in variants.items()]
     return rows
 
 
+def ablation_gaps(cases: list[dict]) -> dict[tuple[int, str], dict[str, Spread]]:
+    """Return by series and variant, then by label, the mean difference to what it stands beside."""
+    return {
+        (found[0]["series"], found[0]["variant"]): {
+            metric.label: paired(found, base, metric) for metric in QUALITY
+        }
+        for _, found, base in _settings(cases)
+    }
+
+
 def _ablations(cases: list[dict]) -> str:
-    """Means over seeds; below them, for all but the base, the mean difference to it."""
+    """Means over seeds; for all but the base the mean difference, bold if beyond its deviation."""
 
     def cell(metric: Metric) -> Callable[[tuple], str]:
         def show(row: tuple) -> str:
@@ -127,8 +149,9 @@ def _ablations(cases: list[dict]) -> str:
             text = shown(spread_of([metric.value(case) for case in found]), metric.digits)
             if found[0]["variant"] == BASE:
                 return text
-            gap = shown(paired(found, base, metric), metric.digits, signed=True)
-            return f"{text} ({gap})"
+            gap = paired(found, base, metric)
+            mark = "**" if gap and stands_out(gap) else ""
+            return f"{text} ({mark}{shown(gap, metric.digits, signed=True)}{mark})"
 
         return show
 
@@ -162,7 +185,7 @@ def _ablation_costs(cases: list[dict]) -> str:
 def _cross_driven(cases: list[dict]) -> str:
     columns = {
         "head": lambda c: (
-            f"{labelled(c['video'])}, {c['preset']}, {c['width']} px, seed {c['seed']}"
+            f"{labeled(c['video'])}, {c['preset']}, {c['width']} px, seed {c['seed']}"
         ),
         "speech": lambda c: c["speech"],
         "poses": lambda c: c["poses"],
@@ -187,7 +210,7 @@ def _cross_driven(cases: list[dict]) -> str:
 def _point_density(cases: list[dict]) -> str:
     median = lambda where, name: lambda c: f"{1000 * c[where][name]['p50']:.1f}"
     columns = {
-        "video, preset, seed": lambda c: f"{labelled(c['dataset'])}, {c['preset']}, {c['seed']}",
+        "video, preset, seed": lambda c: f"{labeled(c['dataset'])}, {c['preset']}, {c['seed']}",
         "static stage": lambda c: "yes" if c["static_steps"] else "no",
         "Gaussians, start and end": lambda c: (
             f"{c['start']['gaussians']:,}, {c['end']['gaussians']:,}"
@@ -227,7 +250,7 @@ def _attention_map(cases: list[dict]) -> str:
 
     columns = {
         "video, preset, seed": lambda r: (
-            f"{labelled(r[0]['video'])}, {r[0]['preset']}, {r[0]['seed']}"
+            f"{labeled(r[0]['video'])}, {r[0]['preset']}, {r[0]['seed']}"
         ),
         "token": lambda r: r[1],
     } | {f"{region}: share, moves": cell(region) for region in REGIONS}

@@ -29,6 +29,10 @@ _told: set[str] = set()
 _lock = threading.Lock()
 
 
+class Unavailable(NotImplementedError):
+    """An implementation that was asked for by name cannot run: says why, and what to pass."""
+
+
 def uses_triton(kernel: str, implementation: str | None, obstacle: str | None) -> bool:
     """Decide whether the Triton kernels of a call run, and remember it for `implementations`.
 
@@ -42,7 +46,7 @@ def uses_triton(kernel: str, implementation: str | None, obstacle: str | None) -
       True for Triton, False for plain XLA.
 
     Raises:
-      NotImplementedError: if Triton is asked for and cannot run.
+      Unavailable: if Triton is asked for and cannot run.
       ValueError: if the name makes no sense.
     """
     require(
@@ -54,7 +58,7 @@ def uses_triton(kernel: str, implementation: str | None, obstacle: str | None) -
         return False
     reason = implementation == "triton" and (why_not() or obstacle)
     if reason:
-        raise NotImplementedError(
+        raise Unavailable(
             f"{kernel}: implementation 'triton' cannot run here: {reason}; pass 'xla' or None"
         )
     if implementation == "triton":
@@ -90,9 +94,8 @@ def why_not() -> str | None:
         return f"triton is not installed ({INSTALL})"
     if launch.is_interpreting():
         return None
-    device = _device()
-    if device.platform not in ("gpu", "cuda") or "rocm" in device.client.platform_version:
-        return f"it needs an NVIDIA GPU and JAX computes on {device.platform!r} ({INSTALL})"
+    if not _is_nvidia(_device()):
+        return f"it needs an NVIDIA GPU and JAX computes on {_device().platform!r} ({INSTALL})"
     lacking = device_lacks()
     if lacking or missing:
         return lacking or f"jax-triton is not installed ({INSTALL})"
@@ -137,9 +140,16 @@ def shared_memory_of(capability: tuple[int, int]) -> int:
 
 
 def _capability() -> tuple[int, int]:
-    """Compute capability of the device; an H100's where there is no GPU, for the interpreter."""
-    major, minor = getattr(_device(), "compute_capability", "9.0").split(".")
+    """Compute capability of the device; an H100's where it has none, for the interpreter."""
+    device = _device()
+    if not _is_nvidia(device):  # AMD's say "gfx90a"
+        return 9, 0
+    major, minor = device.compute_capability.split(".")
     return int(major), int(minor)
+
+
+def _is_nvidia(device: jax.Device) -> bool:
+    return device.platform in ("gpu", "cuda") and "rocm" not in device.client.platform_version
 
 
 def _device() -> jax.Device:

@@ -49,7 +49,7 @@ def triton_call(
       kernel: A `@triton.jit` function: pointers to the arrays, pointers to the outputs, and the
         rest `tl.constexpr`.
       *arrays: Inputs, read only.
-      outputs: Shapes and types of the outputs. They start out uninitialised; the interpreter fills
+      outputs: Shapes and types of the outputs. They start out uninitialized; the interpreter fills
         them with NaN and large numbers, so that tests notice who reads what nobody wrote.
       grid: Number of programs.
       num_warps: Warps per program.
@@ -103,7 +103,7 @@ def _interpret(
     kernel: Any, outputs: tuple, grid: int, zeroed: tuple, constants: dict, *arrays: Array
 ) -> tuple[np.ndarray, ...]:
     inputs = [np.ascontiguousarray(value) for value in arrays]
-    results = tuple(map(_uninitialised, outputs))
+    results = tuple(map(_uninitialized, outputs))
     for place in zeroed:
         results[place][...] = 0
     pointers = map(_pointer_to, (*inputs, *results))
@@ -113,7 +113,7 @@ def _interpret(
     return results
 
 
-def _uninitialised(output: ShapeDtypeStruct) -> np.ndarray:
+def _uninitialized(output: ShapeDtypeStruct) -> np.ndarray:
     is_float = jax.dtypes.issubdtype(output.dtype, np.floating)  # bfloat16 as well
     return np.full(output.shape, np.nan if is_float else np.iinfo(output.dtype).max, output.dtype)
 

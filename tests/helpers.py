@@ -31,7 +31,7 @@ UPPER_LIP, LOWER_LIP = [82, 13, 312], [87, 14, 317]  # facing landmarks
 
 
 def make_dataset(folder: Path, frames: int = FRAMES, seed: int = 0) -> Path:
-    """Write a complete dataset folder (the format of `contracts` in the README) and return it."""
+    """Write a complete dataset folder (`egs_jax.data.folder`) and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     opening = (0.5 - 0.5 * np.cos(np.arange(frames) * 0.9)).astype(np.float32)

@@ -112,14 +112,14 @@ MUTATIONS = [
 
     # Batches and the dataset's checks.
     edit("silence is shown with any frame", "egs_jax/data/batches.py",
-         "np.where(silent, rng.choice(choice.rest, size), frames)", "np.where(silent, frames, frames)",
+         "np.where(silent, rng.choice(pool.rest, size), frames)", "np.where(silent, frames, frames)",
          f"{DATA}::test_silence_is_paired_with_frames_at_rest_while_deforming"),
     edit("shut eyes have no share", "egs_jax/data/batches.py",
          "schedule.silence_share + schedule.blink_share", "schedule.silence_share",
          f"{DATA}::test_a_share_of_the_deformation_batches_shows_shut_eyes"),
     edit("held-out frames are trained on", "egs_jax/data/batches.py",
-         "_in_turn(config.seed, step, size, choice.start, choice.stop)",
-         "_in_turn(config.seed, step, size, choice.start, choice.stop + 4)",
+         "_in_turn(config.seed, step, size, pool.start, pool.stop)",
+         "_in_turn(config.seed, step, size, pool.start, pool.stop + 4)",
          f"{DATA}::test_every_epoch_is_a_permutation_of_the_training_frames"),
     edit("the sound's spread is that of the whole clip", "egs_jax/data/statistics.py",
          "audio_features[2 * start : 2 * stop]", "audio_features[2 * start :]",
@@ -142,7 +142,7 @@ MUTATIONS = [
          "compose(self._dataset, self._rows, self._first_row, shown", "compose(self._dataset, self._rows, self._first_row + 2, shown",
          f"{STREAM}::test_batches_hold_what_the_whole_speech_has"),
     edit("the last part of a frame is not drawn", "egs_jax/avatar/stream.py",
-         "ready = -(-self._samples * FPS // SAMPLE_RATE)", "ready = self._samples * FPS // SAMPLE_RATE",
+         "ready = num_video_frames(self._samples)", "ready = self._samples * FPS // SAMPLE_RATE",
          f"{STREAM}::test_batches_hold_what_the_whole_speech_has"),
 
     # Preprocessing.

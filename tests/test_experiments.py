@@ -2,6 +2,7 @@
 
 import collections
 import json
+import re
 import subprocess
 
 import pytest
@@ -103,7 +104,12 @@ def test_the_map_of_rooms_is_that_of_the_package():
     assert rows[0].startswith("| [`runtime`](egs_jax/runtime) | what every room needs")
     assert [row for row in rows if "(egs_jax/config.py)" in row]
     for row in rows:
-        assert (readme.ROOT / row.split("](")[1].split(")")[0]).exists()
+        place = readme.ROOT / row.split("](")[1].split(")")[0]
+        assert place.exists()
+        if place.is_dir():  # a room, with a map of its own
+            files = {path.name.removesuffix(".py") for path in place.glob("[a-z]*")}
+            text = (place / "__init__.py").read_text()
+            assert set(re.findall(r"^([a-z_]+) {2,}\S", text, re.MULTILINE)) == files, place
 
 
 def test_what_is_said_of_the_original_is_so():
@@ -134,6 +140,43 @@ def test_what_is_said_of_the_report_clips_is_so():
         assert paper.mean < fast.mean + fast.std
     andrew = [mean(("andrew_256_25s", preset), "lpips").mean for preset in ("paper", "fast")]
     assert andrew[0] < andrew[1]
+
+
+def test_what_is_said_of_the_goals_of_inference_is_so():
+    """Calls without waiting: `paper` meets both, `parity` that of 16 frames alone."""
+    met = {
+        (name, batch): _numbers._drawn(batch, name)["streaming_ms_a_frame"] <= goal
+        for name in (_numbers.MAIN, _numbers.PARITY)
+        for batch, goal in ((1, 0.30), (16, 0.11))
+    }
+    assert [place for place, so in met.items() if not so] == [(_numbers.PARITY, 1)]
+
+
+def test_what_is_said_of_earlier_times_is_so():
+    """On the device nothing has changed; `parity` has more kernels; XLA's steps are old."""
+    pairs = tables_speed.paired_with_before()
+    assert len(pairs) == 15 and len({id(new) for _, new in pairs}) == 15
+    for old, new in pairs:
+        assert old["device"] == new["device"] and old["commit"] != new["commit"]
+        if "stage" in old:
+            assert abs(new["median_ms"] / old["median_ms"] - 1) < 0.03
+            continue
+        parity = old["name"] == _numbers.PARITY
+        assert abs(new["device_p50_ms"] / old["device_p50_ms"] - 1) < (0.04 if parity else 0.025)
+        assert (new["kernels_a_call"] > old["kernels_a_call"]) == parity
+    assert {case["commit"][:7] for case in cases_of("bench_training_xla")} == {"76e0b7d"}
+    assert bench_training.BLOCK == 10  # said below the table of steps
+
+
+def test_every_number_of_the_results_is_used():
+    """But those of a family, such as all figures of a clip, of which some are."""
+    text = "".join(path.read_text() for path in readme.FILES)
+    families = tuple(f"{clip.split('_')[0]}." for clip in _numbers.CLIP_NAMES) + (
+        "ablation.",
+        "peer.",
+    )
+    unused = [name for name in _numbers.numbers() if f"<!--n:{name}-->" not in text]
+    assert [name for name in unused if not name.startswith(families)] == []
 
 
 def test_calls_that_are_waited_for_stand_beside_the_originals():

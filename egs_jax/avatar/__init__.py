@@ -1,1 +1,10 @@
-"""A trained run that speaks: sound -> frames -> film."""
+"""A trained run that speaks: sound -> frames -> film or live stream.
+
+token_kernels  tokens of frames by Triton kernels
+precomputed    all of a frame's work that no frame changes, done once
+avatar         a trained avatar, loaded from its run folder
+drive          speech -> what drives every frame: audio windows, blinks, the clip's own poses
+draw           an avatar and what drives it -> pictures, a batch in one jitted call
+stream         speech in chunks of any size -> frames with timestamps, live
+film           a run folder and a speech -> a film with sound
+"""

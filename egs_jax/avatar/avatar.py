@@ -3,6 +3,7 @@
 Before: `training.loop` (which writes the checkpoints); after: `draw`, `stream`, `film`.
 """
 
+import contextlib
 import functools
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,16 +44,16 @@ class Avatar:
 
         Raises:
           InputError: if the folder is not a finished or running training, if that is still in its
-        static stage, or its dataset is gone.
+            static stage, its checkpoint is damaged, or its dataset is gone.
+          OSError: if the checkpoint cannot be read although nothing says that it is damaged.
         """
         run_dir = Path(run_dir)
         config = load_config(run_dir)
         dataset = Dataset.open(config.data_dir).resized(config.size)
         if not (run_dir / FOLDER).is_dir():
             raise InputError(f"{run_dir}: no checkpoint yet; train this run first")
-        checkpoints = Checkpoints(run_dir, read_only=True)
-        state = checkpoints.load(train.abstract_state(config, dataset.audio_dim))
-        checkpoints.close()
+        with contextlib.closing(Checkpoints(run_dir, read_only=True)) as checkpoints:
+            state = checkpoints.load(train.abstract_state(config, dataset.audio_dim))
         if not bool(state.deforming):
             raise InputError(
                 f"{run_dir}: its newest checkpoint (step {int(state.step)}) has not learned any "

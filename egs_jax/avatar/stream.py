@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.avatar.draw import Pictures, compile_kernels, draw
+from egs_jax.avatar.draw import Pictures, compile_kernels, draw, num_video_frames
 from egs_jax.avatar.drive import compose
 from egs_jax.media.audio_file import LARGEST_PEAK, RATES
 from egs_jax.media.clock import FPS, SAMPLE_RATE
@@ -94,7 +94,7 @@ class SpeechBatches:
         # Frame i hears rows up to 2 (i + window - 1 - window // 2) + 7 (`feature_windows`).
         ready = (self._first_row + len(self._rows)) // 2 - self._lead
         if last:
-            ready = -(-self._samples * FPS // SAMPLE_RATE)
+            ready = num_video_frames(self._samples)
         batches = []
         while True:
             first = self._batch * MICRO_BATCH - self._lead

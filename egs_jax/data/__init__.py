@@ -1,1 +1,7 @@
-"""Dataset folder -> batches."""
+"""Dataset folder -> batches.
+
+folder      the folder: its arrays, its description, and their checks
+statistics  what of a clip training chooses frames by and measures lips by
+batches     which frames a step sees, and the batch that is cut from them
+dataset     an open folder: frames, cameras, what drives a frame, batches
+"""

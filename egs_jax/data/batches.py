@@ -1,8 +1,8 @@
 """Which frames a training step sees, and the batch that is cut from them.
 
-`pick` draws with NumPy from (seed, step) alone; `cut` gathers, with NumPy on the host or JAX on a
-device, whatever it is given: the numbers are the same. `dataset` cuts on the host, frame by frame
-from disk; `frames_on_device` on the device that holds the clip.
+`draw_frames` draws with NumPy from (seed, step) alone; `cut_batch` gathers, with NumPy on the host
+or JAX on a device, whatever it is given: the numbers are the same. `dataset` cuts on the host,
+frame by frame from disk; `frames_on_device` on the device that holds the clip.
 """
 
 import functools
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from egs_jax.config import HEARD, Config, Stage
+from egs_jax.config import HEARD_FRAMES, Config, Stage
 from egs_jax.speech.features import feature_windows
 from egs_jax.types import Batch, Drive
 
@@ -41,7 +41,7 @@ class Clip(flax.struct.PyTreeNode):
     sound_spread: Float[Array, " F"]
 
 
-class Choice(NamedTuple):
+class FramePool(NamedTuple):
     """Frames that may be drawn."""
 
     start: int
@@ -54,7 +54,7 @@ class Choice(NamedTuple):
     """Training frames whose eyes are shut or half shut; there may be none."""
 
 
-class Picks(flax.struct.PyTreeNode):
+class DrawnFrames(flax.struct.PyTreeNode):
     """Frames that a step sees and hears."""
 
     frames: Int[Array, " B"]
@@ -68,7 +68,7 @@ class Picks(flax.struct.PyTreeNode):
     """Frames whose lips the sound is to tell: those heard, or some at rest."""
 
 
-def pick(config: Config, choice: Choice, step: int) -> Picks:
+def draw_frames(config: Config, pool: FramePool, step: int) -> DrawnFrames:
     """Draw what `step` sees, `config.frames` of it, from (config.seed, step) alone.
 
     In the deformation stage a share of the samples pairs a frame at rest with digital silence, so
@@ -77,30 +77,30 @@ def pick(config: Config, choice: Choice, step: int) -> Picks:
     """
     stage = config.stage(step)
     deform, size = stage == "deform", config.frames(stage)
-    frames = _in_turn(config.seed, step, size, choice.start, choice.stop)
+    frames = _in_turn(config.seed, step, size, pool.start, pool.stop)
     rng = np.random.default_rng([config.seed, step, 1])
     schedule, chance = config.schedule, rng.random(size)
     silent = (chance < schedule.silence_share) & deform
-    frames = np.where(silent, rng.choice(choice.rest, size), frames)
-    if choice.blinks.size:
+    frames = np.where(silent, rng.choice(pool.rest, size), frames)
+    if pool.blinks.size:
         blinks = ~silent & deform & (chance < schedule.silence_share + schedule.blink_share)
-        frames = np.where(blinks, rng.choice(choice.blinks, size), frames)
-    count = HEARD if config.hears else 0
+        frames = np.where(blinks, rng.choice(pool.blinks, size), frames)
+    count = HEARD_FRAMES if config.hears else 0
     rng = np.random.default_rng([config.seed, step, 2])
-    heard = rng.integers(choice.start, choice.stop, count)
-    rest = rng.choice(choice.rest, count)
+    heard = rng.integers(pool.start, pool.stop, count)
+    rest = rng.choice(pool.rest, count)
     hushed = rng.random(count) < schedule.silence_share
-    return Picks(frames, silent, heard, hushed, np.where(hushed, rest, heard))
+    return DrawnFrames(frames, silent, heard, hushed, np.where(hushed, rest, heard))
 
 
-def own(picks: Picks) -> Picks:
+def host_part(drawn: DrawnFrames) -> DrawnFrames:
     """Return what this host's devices see of a step: of one host, everything."""
     count, index = jax.process_count(), jax.process_index()
-    return jax.tree.map(lambda drawn: drawn.reshape(count, -1)[index], picks)
+    return jax.tree.map(lambda leaf: leaf.reshape(count, -1)[index], drawn)
 
 
-def cut(
-    config: Config, stage: Stage, perceptual: bool, clip: Clip, footage: Footage, picks: Picks
+def cut_batch(
+    config: Config, stage: Stage, perceptual: bool, clip: Clip, footage: Footage, drawn: DrawnFrames
 ) -> Batch:  # fmt: skip
     """Cut a step's batch.
 
@@ -109,11 +109,11 @@ def cut(
       stage: Stage of the step.
       perceptual: Whether its loss has the perceptual term (`Config.has_perceptual`).
       clip: Arrays of the whole clip, NumPy or JAX.
-      footage: Pictures of `picks.frames` alone, likewise.
-      picks: What `pick` drew, likewise.
+      footage: Pictures of `drawn.frames` alone, likewise.
+      drawn: What `draw_frames` drew, likewise.
     """
-    xp = jnp if isinstance(picks.frames, jax.Array) else np
-    frames, sound, hush = picks.frames, clip.audio_features, clip.silence_features
+    xp = jnp if isinstance(drawn.frames, jax.Array) else np
+    frames, sound, hush = drawn.frames, clip.audio_features, clip.silence_features
 
     def windows(frames: Array, silent: Array, count: int) -> Float[Array, "B W 16 F"]:
         own = feature_windows(sound, hush, frames, count)
@@ -122,7 +122,7 @@ def cut(
         return xp.where(silent[:, None, None, None], rest, own)
 
     drive = Drive(
-        audio_windows=windows(frames, picks.silent, config.model.window_frames),
+        audio_windows=windows(frames, drawn.silent, config.model.window_frames),
         eyes=clip.blink[frames],
         viewmats=clip.viewmats[frames],
         Ks=xp.broadcast_to(clip.K, (len(frames), 3, 3)),
@@ -134,9 +134,9 @@ def cut(
         head_masks=footage.head_masks,
         lips_rects=clip.lips_rects[frames],
         eyes_rects=clip.eyes_rects[frames],
-        entries=windows(picks.heard, picks.hushed, 1)[:, 0],
+        entries=windows(drawn.heard, drawn.hushed, 1)[:, 0],
         entry_noise=np.float32(config.loss.hearing_noise) * clip.sound_spread,
-        lip_shapes=clip.lip_shapes[picks.lips],
+        lip_shapes=clip.lip_shapes[drawn.lips],
         stage=stage,
         perceptual=perceptual,
     )

@@ -14,7 +14,15 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from egs_jax.config import Config
 from egs_jax.data import statistics
-from egs_jax.data.batches import Choice, Clip, Footage, Picks, cut, own, pick
+from egs_jax.data.batches import (
+    Clip,
+    DrawnFrames,
+    Footage,
+    FramePool,
+    cut_batch,
+    draw_frames,
+    host_part,
+)
 from egs_jax.data.folder import open_folder
 from egs_jax.speech.features import feature_windows
 from egs_jax.types import Batch, Camera, Drive
@@ -31,6 +39,7 @@ class Dataset:
         self.scale = 1.0 if size is None else size / self.source_width
         self.width = size or self.source_width
         self.height = round(self.source_height * self.scale)
+        self._views: dict[int, Dataset] = {}
 
     @classmethod
     def open(cls, folder: str | Path, size: int | None = None) -> "Dataset":
@@ -45,6 +54,12 @@ class Dataset:
     def resized(self, size: int | None) -> "Dataset":
         """Return the same dataset seen at another image side [pixels] (None: as stored)."""
         return Dataset(self.folder, self.meta, self.arrays, size)
+
+    def _view(self, size: int) -> "Dataset":
+        """Return `resized(size)`, always the same one: it keeps what it computes of the clip."""
+        if size not in self._views:
+            self._views[size] = self.resized(size)
+        return self._views[size]
 
     @property
     def audio_dim(self) -> int:
@@ -162,17 +177,17 @@ class Dataset:
 
     def batch(self, config: Config, step: int) -> Batch:
         """Cut this host's batch of `step` here: a function of (config.seed, step) alone."""
-        data = self if config.size in (None, self.width) else self.resized(config.size)
-        picks = own(self.picks(config, step))
-        return cut(
+        data = self if config.size in (None, self.width) else self._view(config.size)
+        drawn = host_part(self.drawn_frames(config, step))
+        return cut_batch(
             config, config.stage(step), config.has_perceptual(step), data.clip,
-            data.footage(picks.frames), picks,
+            data.footage(drawn.frames), drawn,
         )  # fmt: skip
 
-    def picks(self, config: Config, step: int) -> Picks:
+    def drawn_frames(self, config: Config, step: int) -> DrawnFrames:
         """Draw what `step` sees, on all hosts."""
-        choice = Choice(*self.splits["train"], self.rest_frames, self.blink_frames)
-        return pick(config, choice, step)
+        pool = FramePool(*self.splits["train"], self.rest_frames, self.blink_frames)
+        return draw_frames(config, pool, step)
 
     def footage(self, frames: Int[np.ndarray, " B"]) -> Footage:
         """Read the pictures of `frames` at this size."""

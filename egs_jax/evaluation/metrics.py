@@ -296,7 +296,7 @@ def sync_lag(opening: Signal, energy: Signal, *, max_lag: int = MAX_LAG) -> tupl
     """Find the delay of the mouth behind the sound, and how sure it is.
 
     For every lag in +-`max_lag`, opening[t + lag] is correlated with energy[t] over the frames
-    where both exist (normalised cross-correlation).
+    where both exist (normalized cross-correlation).
 
     Args:
       opening: Lip opening; NaN where no face was found.

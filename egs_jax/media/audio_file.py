@@ -6,7 +6,6 @@ half a video frame) however long the file is. PyAV decodes, soxr resamples; no p
 
 import os
 import struct
-import tempfile
 import wave
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -18,6 +17,7 @@ from jaxtyping import Float
 
 from egs_jax.media.clock import SAMPLE_RATE
 from egs_jax.runtime.errors import MAY_NOT_READ, InputError
+from egs_jax.runtime.files import atomically
 from kernels.checks import require
 
 if TYPE_CHECKING:
@@ -222,18 +222,11 @@ def write_wav(
     """
     samples = as_samples(samples)
     pcm = np.clip(np.round(samples.astype(np.float64) * 32768), -32768, 32767).astype("<i2")
-    handle, part = tempfile.mkstemp(dir=Path(path).parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file, wave.open(file, "wb") as out:
-            out.setnchannels(1)
-            out.setsampwidth(2)
-            out.setframerate(sample_rate)
-            out.writeframes(pcm.tobytes())
-        os.chmod(part, 0o644)  # mkstemp makes it private
-        os.replace(part, path)
-    except BaseException:
-        os.unlink(part)
-        raise
+    with atomically(Path(path)) as part, wave.open(str(part), "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(sample_rate)
+        out.writeframes(pcm.tobytes())
 
 
 def as_samples(samples: np.ndarray) -> Float[np.ndarray, " S"]:

@@ -10,7 +10,6 @@ import errno
 import functools
 import itertools
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -23,6 +22,7 @@ from jaxtyping import Float, UInt8
 
 from egs_jax.media.clock import FPS
 from egs_jax.runtime.errors import InputError
+from egs_jax.runtime.files import NO_ROOM, make_beside, put_in_place
 
 PathLike = str | os.PathLike
 Picture = UInt8[np.ndarray, "H Wd 3"]
@@ -192,10 +192,7 @@ class VideoWriter:
                 rest = self._resampler.resample(None) if self._samples else []
                 self._encode_audio([*rest, None])
             self._container.close()
-            with open(self._temporary, "rb+") as file:
-                os.fsync(file.fileno())
-            os.chmod(self._temporary, 0o666 & ~_umask())
-            os.replace(self._temporary, self._path)
+            put_in_place(Path(self._temporary), self._path)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
@@ -220,9 +217,7 @@ class VideoWriter:
             is_systems = isinstance(error, OSError) and error.errno and error.errno > 0
             number = error.errno if is_systems else errno.EIO
             cause = os.strerror(number) if is_systems else error.strerror or type(error).__name__
-            hint = (
-                "; free some space" if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
-            )
+            hint = "; free some space" if number in NO_ROOM else ""
             raise OSError(
                 number, f"cannot write the video: {cause}{hint}", str(self._path)
             ) from error
@@ -235,20 +230,12 @@ def temporary_beside(path: Path) -> str:
       InputError: if the folder is missing or cannot be written.
     """
     try:
-        handle, name = tempfile.mkstemp(suffix=".mp4", prefix=".partial-", dir=path.parent)
-        os.close(handle)
+        return str(make_beside(path))
     except OSError as error:
         raise InputError(
             f"{path}: cannot write there ({error.strerror or error}); "
             "choose a folder that exists and can be written"
         ) from error
-    return name
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def check_frame(frame: np.ndarray, width: int, height: int) -> None:

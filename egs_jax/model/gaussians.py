@@ -75,7 +75,7 @@ def init_gaussians(
     """Place one isotropic Gaussian on every point (host code: a k-d tree finds the neighbors).
 
     Its scale is the root of the mean squared distance to the 3 nearest other points, its opacity
-    0.1, its color the point's (`reference`: the start of 3D Gaussian Splatting).
+    0.1, its color the point's: the start of 3D Gaussian Splatting.
 
     Args:
       points: Positions [world units], at least 4.

@@ -18,6 +18,7 @@ from jaxtyping import Float, UInt8
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation
 
+from egs_jax.face.mesh import NUM_MESH_VERTICES
 from egs_jax.media.clock import FPS
 from egs_jax.media.video_writer import write_video
 from egs_jax.performer import anatomy, head
@@ -181,7 +182,7 @@ def perform(seconds: float, seed: int, size: int, fps: float = FPS) -> Performan
         "brow": 0.16 * np.clip(_drift(times, 0.3, rng), 0, 1),
     }
     plan = {name: value.astype(np.float32) for name, value in plan.items()}
-    empty = np.zeros((len(times), head.NUM_FACE, 3), np.float32)
+    empty = np.zeros((len(times), NUM_MESH_VERTICES, 3), np.float32)
     performance = Performance(speech=speech, size=size, fps=float(fps), landmarks=empty, **plan)
     for i in range(performance.num_frames):
         empty[i] = _project_landmarks(performance, i)
@@ -190,7 +191,7 @@ def perform(seconds: float, seed: int, size: int, fps: float = FPS) -> Performan
 
 def _project_landmarks(performance: Performance, i: int) -> np.ndarray:
     """Project the 468 face points of frame `i`: [468, 3] [pixels]."""
-    points = head.pose_face(head.build_head(), performance.expression(i))[: head.NUM_FACE]
+    points = head.pose_face(head.build_head(), performance.expression(i))[:NUM_MESH_VERTICES]
     viewmat, K = performance.viewmats[i].astype(np.float64), performance.K.astype(np.float64)
     camera = head.to_world(points) @ viewmat[:3, :3].T + viewmat[:3, 3]
     pixels = camera @ K.T

@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float
 
-from egs_jax.face.mesh import canonical_face_mesh
+from egs_jax.face.mesh import FACE_OVAL, NUM_MESH_VERTICES, canonical_face_mesh
 from egs_jax.performer.anatomy import (
     EYE_CENTERS,
     EYE_RADIUS,
@@ -26,7 +26,6 @@ from egs_jax.performer.mesh import incidence, loop_subdivision, strip
 from egs_jax.performer.parts import build_parts
 from egs_jax.runtime.assets import asset_path
 
-NUM_FACE = 468
 UNITS_PER_CM = 1 / 14.0
 ORIGIN_CM = np.array([0.0, 1.5, 0.0])
 """The point of the canonical face that is the world's origin: the middle of head and hair."""
@@ -42,11 +41,9 @@ EYE_UP = (
 )
 EYE_LOW = ([155, 154, 153, 145, 144, 163, 7], [249, 390, 373, 374, 380, 381, 382])
 LID_CREASE = ([247, 30, 29, 27, 28, 56, 190], [414, 286, 258, 257, 259, 260, 467])
-_OVAL = [10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377]
-_OVAL += [152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109]
 
 _JAW_HINGE = np.array([0.0, 0.5, -1.0])
-_FIRST_MOUTH_RIM = NUM_FACE + 2 * 16  # in the base mesh, after the rims of the lids
+_FIRST_MOUTH_RIM = NUM_MESH_VERTICES + 2 * 16  # in the base mesh, after the rims of the lids
 _JAW_ANGLE = 0.175
 """Jaw rotation at full opening [radians]: about 1.7 cm between the lips."""
 
@@ -129,7 +126,7 @@ def _build_face(
     points, faces, kinds = (
         [_neutral_face(canonical)], [triangles], [np.full(len(triangles), SKIN)],
     )  # fmt: skip
-    total = NUM_FACE
+    total = NUM_MESH_VERTICES
 
     def append(new_points: np.ndarray, new_faces: np.ndarray, kind: int) -> None:
         nonlocal total
@@ -155,16 +152,15 @@ def _build_face(
     fan = np.stack([np.roll(previous, -1), previous, np.full(len(mouth), total)], axis=1)
     append(np.array([[0.0, -4.2, 1.2]]), fan, MOUTH)
 
-    oval = np.array(_OVAL)
     ring_t = np.array([0.05, 0.12, 0.21, 0.32, 0.45, 0.6, 0.75, 0.9])
-    rings = skull_path(face[oval], ring_t)
-    previous = oval
+    rings = skull_path(face[FACE_OVAL], ring_t)
+    previous = FACE_OVAL
     for ring in rings:
-        ids = total + np.arange(len(oval))
+        ids = total + np.arange(len(FACE_OVAL))
         append(ring, strip(previous, ids), SKIN)
         previous = ids
-    pole = skull_path(face[oval[:1]], np.ones(1))[0]
-    close = np.stack([np.full(36, total), previous, np.roll(previous, -1)], axis=1)
+    pole = skull_path(face[FACE_OVAL[:1]], np.ones(1))[0]
+    close = np.stack([np.full(len(FACE_OVAL), total), previous, np.roll(previous, -1)], axis=1)
     append(pole, close, SKIN)
     return np.concatenate(points), np.concatenate(faces), np.concatenate(kinds)
 
@@ -270,7 +266,7 @@ def build_head() -> HeadModel:
     even = matrix[: len(base)]
     matrix = (matrix @ (1.6 * sp.identity(len(base)) - 0.6 * even)).tocsr()
     face = _keep_off_eyes(matrix @ base, matrix @ base)
-    parts = build_parts(base[_OVAL])
+    parts = build_parts(base[FACE_OVAL])
     kinds = [np.tile(base_kinds, 4)] + [np.full(len(p.triangles), p.material) for p in parts]
     offset, faces = len(face), [triangles]
     for part in parts:

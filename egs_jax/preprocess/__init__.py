@@ -1,5 +1,17 @@
 """Video -> dataset folder.
 
+face_pass          where the face is in every frame, and whether the clip can be used
+capture_check      is this video good enough, and if not, what to change
+crop               the square of the video that becomes the frame
+geometry           rotations and rigid transforms
+tracking           head poses, focal length and mean face from landmarks
+bundle_adjustment  its solvers
+pose_refinement    poses that follow the image itself
+track_report       a track's jitter against optical flow
+masks              head masks, lips, clean backgrounds, frames without the head
+head_cloud         the points that training starts from
+pipeline           all of it, in one command
+
 The held-out end of a clip is cut off for training only: a dataset is made of the whole clip, and
 some of it has seen the frames that are held out. The crop is chosen around the head in all of them;
 the delay between sound and lips is estimated on all; mean face and focal length come from a bundle

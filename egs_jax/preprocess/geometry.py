@@ -14,13 +14,6 @@ _TINY = 1e-12
 
 
 @typechecked
-def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Return the square root of `max(x, 0)`; its gradient is 0, not infinite, at 0 and below."""
-    positive = x > _TINY
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
-
-
-@typechecked
 def safe_normalize(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
     """Scale the last axis to unit length; vectors shorter than 1e-6 come back as zeros."""
     squared = jnp.sum(x * x, axis=-1, keepdims=True)

@@ -22,6 +22,7 @@ from egs_jax.runtime.errors import InputError
 from kernels.checks import typechecked
 
 _FACE_SHARE, _MOUTH_SHARE = 0.45, 0.04
+_VIEWS = 48  # frames to use, spread evenly over the clip
 _GRID = 64  # voxels a side of the hull
 _KEEP = 0.96  # share of the masks that a voxel must be in: forgives a few bad masks
 _SEEN = 0.1  # share of the masks that must show it: what lies mostly outside is not needed
@@ -40,7 +41,6 @@ def head_cloud(
     frames: Sequence | np.ndarray,
     num_points: int = 25_000,
     seed: int = 0,
-    num_views: int = 48,
 ) -> tuple[Float[np.ndarray, "P 3"], UInt8[np.ndarray, "P 3"]]:
     """Make the initial cloud.
 
@@ -53,7 +53,6 @@ def head_cloud(
       frames: The video, indexed by frame: uint8 [H, W, 3] each; a memory map will do.
       num_points: Points to make.
       seed: Of the random numbers.
-      num_views: Frames to use, spread evenly over the clip.
 
     Returns:
       points: float32 [num_points, 3], world units.
@@ -67,7 +66,7 @@ def head_cloud(
         raise ValueError(f"num_points: got {num_points}, expected at least 100; use 20000 or more")
     random = np.random.default_rng(seed)
     count = len(viewmats)
-    views = np.unique(np.linspace(0, count - 1, min(num_views, count)).round().astype(int))
+    views = np.unique(np.linspace(0, count - 1, min(_VIEWS, count)).round().astype(int))
     masks = np.stack([np.asarray(head_mask(int(view)), bool) for view in views])
     shape = mean_shape.astype(np.float64)
     cameras = (viewmats[views].astype(np.float64), K.astype(np.float64))

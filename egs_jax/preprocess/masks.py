@@ -17,12 +17,16 @@ import numpy as np
 from jaxtyping import Bool, Float, Int32, UInt8
 
 from egs_jax.face.mesh import FACE_OVAL, LIPS_OUTER, RIGID_POINTS
+from egs_jax.face.segmentation import FACE_CLASSES
 from kernels.checks import typechecked
 
-# Labels of the 19-class face parsers trained on CelebAMask-HQ that are head: skin to lips, hair,
-# hat.
-HEAD_LABELS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 17, 18)
-PERSON_LABELS = (*HEAD_LABELS, 14, 15, 16)
+# A face parser's labels of a person, and those of a head: skin to lips, hair, hat.
+PERSON_LABELS = tuple(range(1, len(FACE_CLASSES)))
+HEAD_LABELS = tuple(
+    label for label in PERSON_LABELS if FACE_CLASSES[label] not in ("neck", "necklace", "cloth")
+)
+_SMOOTHING = 0.5
+"""Share of the frame before in the mix of probabilities."""
 # The jaw from its right corner (below the ear) over the chin to the left one; the ears' roots.
 _JAW = FACE_OVAL[11:26][::-1]
 _EARS = (234, 454)
@@ -80,13 +84,10 @@ class HeadMasker:
     Args:
       height: Picture height.
       width: Picture width.
-      smoothing: Share of the frame before in the mix, 0 to below 1.
     """
 
-    def __init__(self, height: int, width: int, smoothing: float = 0.5):
-        if not 0.0 <= smoothing < 1.0:
-            raise ValueError(f"smoothing: got {smoothing}, expected 0 <= smoothing < 1; use 0.5")
-        self._size, self._smoothing = (height, width), smoothing
+    def __init__(self, height: int, width: int):
+        self._size = height, width
         self._before: dict[str, np.ndarray] = {}
         self._points: np.ndarray | None = None
 
@@ -141,7 +142,7 @@ class HeadMasker:
             before = cv2.warpAffine(
                 self._before[name], affine, now.shape[::-1], borderMode=cv2.BORDER_REPLICATE
             )
-            now = now + self._smoothing * (before - now)
+            now = now + _SMOOTHING * (before - now)
         self._before[name] = now
         return cv2.resize(now, (width, height), interpolation=cv2.INTER_LINEAR)
 

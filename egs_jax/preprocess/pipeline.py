@@ -29,6 +29,7 @@ from egs_jax.preprocess.track_report import jitter_rms
 from egs_jax.preprocess.tracking import HeadTrack, reprojection_rms, track_head
 from egs_jax.runtime.assets import ASSETS, file_sha256
 from egs_jax.runtime.errors import InputError
+from egs_jax.runtime.files import needs_room
 from egs_jax.runtime.progress import progress
 from egs_jax.speech.features import AUDIO_FEATURES, extract_features, silence_features
 
@@ -68,6 +69,7 @@ def preprocess(
 
     Raises:
       InputError: if the video, the parser or the folder cannot be used.
+      OSError: if the disk is full or fails; a dataset that was there before is untouched.
     """
     video, dataset_dir = Path(video), Path(dataset_dir)
     info = probe(video)
@@ -93,7 +95,8 @@ def preprocess(
         (work / "meta.json").write_text(json.dumps(meta, indent=2))
         _replace_folder(work, dataset_dir)
     except OSError as error:
-        raise OSError(f"{dataset_dir}: cannot write the dataset ({error}); make room") from error
+        hint = "; make room" if needs_room(error) else ""
+        raise OSError(f"{dataset_dir}: cannot make the dataset ({error}){hint}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     print(f"{dataset_dir}: {meta['num_frames']} frames of {meta['width']} px")

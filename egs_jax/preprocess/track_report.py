@@ -6,7 +6,7 @@ poses.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -32,8 +32,6 @@ class JitterReport(NamedTuple):
       landmarks: Of the raw landmarks.
       head_posed: As `posed`, of the median difference over the points of a frame, over frames: the
         head as one body, free of the noise of the flow at single points.
-      head_still: The same of a head that never moves.
-      head_landmarks: The same of the raw landmarks.
       measured: Share of points whose flow returned to its start, and so was used.
     """
 
@@ -41,8 +39,6 @@ class JitterReport(NamedTuple):
     still: float
     landmarks: float
     head_posed: float
-    head_still: float
-    head_landmarks: float
     measured: float
 
 
@@ -51,8 +47,6 @@ def jitter_rms(
     track: HeadTrack,
     landmarks: Float[np.ndarray, "T 478 3"],
     valid: Bool[np.ndarray, " T"],
-    *,
-    method: Literal["dis", "farneback"] = "dis",
 ) -> JitterReport:
     """Compare the posed head's displacement between consecutive frames with the image's own.
 
@@ -64,7 +58,6 @@ def jitter_rms(
       track: The head track.
       landmarks: Landmarks in pixels.
       valid: Whether a face was found; pairs of frames with two faces count.
-      method: Optical flow: dense inverse search (Kroeger et al. 2016) or Farneback's.
 
     Raises:
       ValueError: if no two consecutive frames show a face.
@@ -75,7 +68,7 @@ def jitter_rms(
     posed = track.project(track.mean_shape[RIGID_POINTS])
     points = landmarks[:, RIGID_POINTS, :2].astype(np.float64)
     eye = eye_distance_px(landmarks[valid])
-    dense = _flow_function(method)
+    dense = _flow_function()
     errors, used, last = [], [], (-1, None)
     for i in pairs:
         before = last[1] if last[0] == i else cv2.cvtColor(read(i), cv2.COLOR_RGB2GRAY)
@@ -89,16 +82,16 @@ def jitter_rms(
     counted = use.any(axis=1)
     squared = (error**2).sum(axis=-1)
     each = [np.sqrt(squared[:, k][use].mean()) for k in range(3)]
-    middle = np.nanmedian(np.where(use[:, None, :, None], error, np.nan)[counted], axis=2)
-    head = np.sqrt((middle**2).sum(axis=-1).mean(axis=0))
-    return JitterReport(*(float(x) for x in (*each, *head, use.mean())))
+    middle = np.nanmedian(np.where(use[..., None], error[:, 0], np.nan)[counted], axis=1)
+    head = np.sqrt((middle**2).sum(axis=-1).mean())
+    return JitterReport(*(float(x) for x in (*each, head, use.mean())))
 
 
-def _flow_function(method: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Return the function of optical flow [H, W, 2] between two gray images."""
-    require(method in ("dis", "farneback"), f"method: expected dis or farneback, got {method}")
-    if method == "farneback":
-        return lambda a, b: cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 4, 25, 4, 7, 1.5, 0)
+def _flow_function() -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Return the function of optical flow [H, W, 2] between two gray images.
+
+    It is dense inverse search (Kroeger et al. 2016).
+    """
     # "Fast" stops at a quarter of the resolution: below it moves the compression, not the face.
     make = cv2.DISOpticalFlow_create  # type: ignore[attr-defined]
     dis = make(cv2.DISOPTICAL_FLOW_PRESET_FAST)

@@ -1,1 +1,12 @@
-"""What every room needs: errors, files, assets, progress, the process's environment."""
+"""What every room needs: errors, files, assets, progress, the process's environment.
+
+errors       errors with a message for users
+files        files that a crash leaves whole
+assets       pretrained networks, pinned by hash, fetched once
+environment  settings that a process gives its libraries; its cores
+provenance   where a result comes from: commit, versions, device
+progress     the progress bar
+prefetch     items made in a thread while others are used
+stopping     SIGTERM and Ctrl-C as an event that a loop asks for
+consent      the notice to everyone who makes an avatar
+"""

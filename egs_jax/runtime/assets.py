@@ -29,6 +29,7 @@ from typing import IO, Any
 import numpy as np
 
 from egs_jax.runtime.errors import InputError
+from egs_jax.runtime.files import atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,16 +262,12 @@ def _reason(stderr: str) -> str:
 
 
 def _extract(asset: Asset, archive: IO[bytes], target: Path) -> None:
-    """Write the verified member beside `target`, then rename: readers never see half a file."""
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{asset.file}.")
-    try:
-        with os.fdopen(handle, "wb") as out, _open_member(archive, asset) as member:
+    """Write the member to `target` if it is the one; readers never see half a file."""
+    with atomically(target) as part:
+        with part.open("wb") as out, _open_member(archive, asset) as member:
             found = _copy(member, out)
         if found != asset.sha256:
             raise OSError(f"{asset.member} has SHA-256 {found}, not {asset.sha256}")
-        os.replace(temporary, target)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def _open_member(archive: IO[bytes], asset: Asset) -> IO[bytes]:

@@ -1,1 +1,5 @@
-"""Sound -> features, 50 rows a second."""
+"""Sound -> features, 50 rows a second.
+
+whisper   the encoder of Whisper-tiny.en in JAX
+features  features of whole sounds and of streams, by Whisper or mel
+"""

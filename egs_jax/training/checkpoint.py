@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ import orbax.checkpoint as ocp
 
 from egs_jax.runtime.assets import file_sha256
 from egs_jax.runtime.errors import MAY_NOT_READ, InputError
-from egs_jax.runtime.files import write_atomically
+from egs_jax.runtime.files import needs_room, write_atomically
 
 State = TypeVar("State")
 FOLDER = "checkpoints"
@@ -72,7 +73,8 @@ class Checkpoints:
         """Return when a crash cannot lose the last save.
 
         Raises:
-          OSError: if the disk is full or read-only; earlier checkpoints are untouched.
+          OSError: if the disk is full or read-only; earlier checkpoints are untouched, as they are
+            after errors of any other kind.
         """
         saving, self._saving = self._saving, None
         if saving is not None:
@@ -84,10 +86,14 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.StandardSave(tree))
             self._manager.wait_until_finished()
             _write_sums(self.folder / str(step))
-        except Exception as error:  # Orbax wraps the operating system's error in its own kinds
+        except Exception as error:
+            cause = _systems_error(error)
+            if cause is None:  # a fault of the program, not of the disk
+                raise
+            hint = ": make room and run the same command again" if needs_room(cause) else ""
             raise OSError(
-                f"{self.folder}: could not save step {step} ({_first_line(error)}); earlier "
-                "checkpoints are untouched: make room and run the same command again"
+                f"{self.folder}: could not save step {step} ({_first_line(cause)}); earlier "
+                f"checkpoints are untouched{hint}"
             ) from error
 
     def latest(self) -> int | None:
@@ -230,6 +236,17 @@ def _check_shapes(where: Path, wanted: Any, found: Any) -> None:
                 f"{where}: {name} has shape {found.get(name)}, this config makes "
                 f"{wanted.get(name)}; train with the run's own settings or name a new --run-dir"
             )
+
+
+def _systems_error(error: Exception) -> OSError | None:
+    """Return the operating system's error that made a save fail; None if none did.
+
+    TensorStore tells of it in words, in errors of other kinds.
+    """
+    if isinstance(error, OSError):
+        return error
+    told = re.search(r"(?:os_error_code='|OS error )(\d+)", str(error))
+    return OSError(int(told[1]), os.strerror(int(told[1]))) if told else None
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,6 +6,7 @@ first state is made, and the second goes on while the first trains. JAX finds wh
 the program is called. Before: `parallel`; after: `loop`.
 """
 
+import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from egs_jax.training.frames_on_device import BatchSource
 from egs_jax.training.state import TrainState
 from egs_jax.types import Batch
 
+LOGGER = logging.getLogger("egs_jax")
 Program = Literal["static", "densify", "deform"]
 """A stage's steps, with the hand-over that begins the second, or the change of the cloud."""
 
@@ -38,7 +40,7 @@ class CompiledAhead:
         self._programs: dict[Program, Future] = {}
         if jax.default_backend() == "cpu":
             return
-        shapes = parallel.abstract(config, train.abstract_state(config, audio_dim))
+        shapes = parallel.abstract_replicated(config, train.abstract_state(config, audio_dim))
         pool, one_at_a_time = ThreadPoolExecutor(3), Lock()
         for stage, batches in _examples(config, source, done).items():
             begins = stage == "deform" and done <= config.schedule.static_steps
@@ -52,9 +54,15 @@ class CompiledAhead:
         pool.shutdown(wait=False)
 
     def wait(self, program: Program) -> None:
-        """Return when a program is there, or failed: then its first call names what is wrong."""
-        if program in self._programs:
-            self._programs[program].exception()
+        """Return when a program is there, or failed, which is told once.
+
+        A fault of the program itself comes up again, by name, in its first call; one of compiling
+        ahead only costs time at every start.
+        """
+        future = self._programs.pop(program, None)
+        if future is not None and (error := future.exception()) is not None:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            LOGGER.warning("%s: not compiled ahead, so this start is slower (%s)", program, reason)
 
 
 def _examples(config: Config, source: BatchSource, done: int) -> dict[Stage, list[Batch]]:

@@ -48,14 +48,13 @@ class DensifyResult(flax.struct.PyTreeNode):
     alive: Bool[Array, " N"]
     moments_tree: Any
     stats: DensityStats
-    metrics: dict[str, Int[Array, ""]]
-    """Counts: cloned, split, pruned, dropped (wanted to grow, no slot), alive (afterwards)."""
+    dropped: Int[Array, ""]
+    """Gaussians that wanted to grow and found no slot."""
 
 
 class Plan(NamedTuple):
     """Decisions for all Gaussians, before anything is written."""
 
-    clone: Bool[Array, " N"]
     split: Bool[Array, " N"]
     prune: Bool[Array, " N"]
     dropped: Bool[Array, " N"]
@@ -163,7 +162,8 @@ def densify(
         and opacities are then judged and sampled from it. None: the stored cloud.
 
     Returns:
-      The new cloud, moments, reset statistics and counts. Freed slots hold `empty_gaussians`.
+      The new cloud, moments, reset statistics, and how many found no slot. Freed slots hold
+      `empty_gaussians`.
     """
     drawn = gaussians if drawn is None else drawn
     plan = _plan(
@@ -179,19 +179,12 @@ def densify(
     )
     cloud, new_alive = _write(plan, key, gaussians, drawn, alive)
     fresh = (plan.split | ~new_alive).at[plan.slots].set(True, mode="drop")
-    metrics = {
-        "cloned": jnp.sum(plan.clone, dtype=jnp.int32),
-        "split": jnp.sum(plan.split, dtype=jnp.int32),
-        "pruned": jnp.sum(plan.prune, dtype=jnp.int32),
-        "dropped": jnp.sum(plan.dropped, dtype=jnp.int32),
-        "alive": jnp.sum(new_alive, dtype=jnp.int32),
-    }
     return DensifyResult(
         gaussians=cloud,
         alive=new_alive,
         moments_tree=_zero_moments(moments_tree, fresh),
         stats=init_stats(gaussians.capacity),
-        metrics=metrics,
+        dropped=jnp.sum(plan.dropped, dtype=jnp.int32),
     )
 
 
@@ -237,7 +230,6 @@ def _plan(
     grows = jnp.zeros(capacity, bool).at[parents].set(granted)
     dropped = wants & ~grows
     return Plan(
-        clone=grows & ~large,
         split=grows & large,
         prune=prune | (dropped & oversized),  # no slot to mend it in
         dropped=dropped,

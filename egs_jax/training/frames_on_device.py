@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from egs_jax.config import Config, Stage
-from egs_jax.data.batches import Clip, Footage, Picks, cut, own
+from egs_jax.data.batches import Clip, DrawnFrames, Footage, cut_batch, host_part
 from egs_jax.data.dataset import Dataset
 from egs_jax.training import parallel
 from egs_jax.types import Batch
@@ -32,10 +32,10 @@ class BatchSource(Protocol):
 def batch_source(config: Config, dataset: Dataset) -> BatchSource:
     """Put the dataset on the device unless it does not fit or the config says otherwise."""
     where = config.frames_on or ("device" if _fits(dataset) else "host")
-    return ResidentDataset(dataset, config.devices) if where == "device" else dataset
+    return DeviceDataset(dataset, config.devices) if where == "device" else dataset
 
 
-class ResidentDataset:
+class DeviceDataset:
     """The training frames of a dataset, at its size, on this host's devices."""
 
     def __init__(self, dataset: Dataset, devices: int = 1):
@@ -45,12 +45,12 @@ class ResidentDataset:
         with concurrent.futures.ThreadPoolExecutor() as pool:
             parts = list(pool.map(dataset.footage, filter(len, frames)))
         whole = jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)
-        shared, self._split = parallel.places(devices)
+        shared, self._split = parallel.shardings(devices)
         self._footage, self._clip = jax.device_put((whole, dataset.clip), shared)
 
     def batch(self, config: Config, step: int) -> Batch:
         """Do the same as `Dataset.batch` on the devices, each of which has its share."""
-        packed = _pack(own(self._dataset.picks(config, step)))
+        packed = _pack(host_part(self._dataset.drawn_frames(config, step)))
         if self._split is not None:
             packed = jax.device_put(packed, self._split)
         return _cut(
@@ -59,11 +59,11 @@ class ResidentDataset:
         )  # fmt: skip
 
 
-def _pack(picks: Picks) -> tuple[Int[np.ndarray, "B 2"], Int[np.ndarray, "M 3"]]:
+def _pack(drawn: DrawnFrames) -> tuple[Int[np.ndarray, "B 2"], Int[np.ndarray, "M 3"]]:
     """Make two arrays of five: a copy of each to several devices takes the host 0.06 ms."""
-    drawn = np.stack([picks.frames, picks.silent], axis=1, dtype=np.int32, casting="unsafe")
-    heard = [picks.heard, picks.hushed, picks.lips]
-    return drawn, np.stack(heard, axis=1, dtype=np.int32, casting="unsafe")
+    seen = np.stack([drawn.frames, drawn.silent], axis=1, dtype=np.int32, casting="unsafe")
+    heard = [drawn.heard, drawn.hushed, drawn.lips]
+    return seen, np.stack(heard, axis=1, dtype=np.int32, casting="unsafe")
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -72,9 +72,9 @@ def _cut(
     packed: tuple[Int[Array, "B 2"], Int[Array, "M 3"]],
 ) -> Batch:  # fmt: skip
     (frames, silent), (heard, hushed, lips) = packed[0].T, packed[1].T
-    picks = Picks(frames, silent.astype(bool), heard, hushed.astype(bool), lips)
+    drawn = DrawnFrames(frames, silent.astype(bool), heard, hushed.astype(bool), lips)
     seen = jax.tree.map(lambda pictures: pictures[frames - first], footage)
-    return parallel.placed(config, cut(config, stage, perceptual, clip, seen, picks))
+    return parallel.constrain_batch(config, cut_batch(config, stage, perceptual, clip, seen, drawn))
 
 
 def _fits(dataset: Dataset) -> bool:

@@ -162,7 +162,7 @@ def _resume(run: Run, rate_scale: float | None = None) -> TrainState:
     if rate_scale is not None:
         scale, streak = jax.numpy.float32(rate_scale), jax.numpy.int32(0)
         state = state.replace(rate_scale=scale, bad_streak=streak)
-    return parallel.share(run.config, state)
+    return parallel.replicate(run.config, state)
 
 
 def _roll_back(run: Run, rate_scale: float, step: int) -> TrainState:

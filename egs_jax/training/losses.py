@@ -3,9 +3,11 @@
 Images are [B, H, W, 3] in [0, 1]; every term is a mean over the whole batch, so a loss does not
 depend on how many frames a step sees. All shapes are static: rectangles become masks.
 
-Both training stages minimise the same sum, with the weights of `LossConfig`:
+Both training stages minimize the same sum of these, with the weights of `LossConfig`:
 a L1 + b (1 - SSIM) + c VGG + d L1_lips + e L1_eyes + f |alpha - head mask|.
-The eyes are ours: a blink is rare and moves one pixel in two hundred.
+The eyes are ours: a blink is rare and moves one pixel in two hundred. To this sum of images `step`
+adds a last term, `hearing` (`Config.hears`): the squared error of the lips' shape that is read from
+noised sound alone.
 
 Before: `model`, `perceptual`; after: `step`.
 """
@@ -111,7 +113,7 @@ def total_loss(
       implementation: Of `kernels.mean_ssim`.
 
     Returns:
-      The loss to minimise, and the unweighted "l1", "dssim", "lips", "eyes", "mask" (and
+      The loss to minimize, and the unweighted "l1", "dssim", "lips", "eyes", "mask" (and
       "perceptual").
     """
     parts = {

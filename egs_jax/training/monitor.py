@@ -97,7 +97,7 @@ class Monitor:
         }
 
     def _tell_bad(self, number: int, streak: int) -> None:
-        frames = ", ".join(map(str, self._dataset.picks(self._config, number).frames))
+        frames = ", ".join(map(str, self._dataset.drawn_frames(self._config, number).frames))
         self._bar.console.print(
             f"step {number} (frames {frames}): loss or gradient not finite, update skipped; "
             f"{streak} in a row",

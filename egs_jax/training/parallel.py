@@ -107,7 +107,7 @@ def _check_memory(device: jax.Device) -> None:
         )
 
 
-def places(count: int) -> tuple[NamedSharding | None, NamedSharding | None]:
+def shardings(count: int) -> tuple[NamedSharding | None, NamedSharding | None]:
     """Return this host's placements of arrays.
 
     Of one device both are None, for the default: as arrays lie that nobody placed, so that the same
@@ -121,7 +121,7 @@ def places(count: int) -> tuple[NamedSharding | None, NamedSharding | None]:
     return _local_place(mesh_of(count), SHARED), _local_place(mesh_of(count), SPLIT)
 
 
-def placed(config: Config, batch: Batch) -> Batch:
+def constrain_batch(config: Config, batch: Batch) -> Batch:
     """Place each leaf of a batch where a step wants it, inside a jitted function."""
     if config.devices == 1:
         return batch
@@ -132,7 +132,7 @@ def placed(config: Config, batch: Batch) -> Batch:
     )  # fmt: skip
 
 
-def share(config: Config, state: TrainState) -> TrainState:
+def replicate(config: Config, state: TrainState) -> TrainState:
     """Copy a state, host 0's if there are several, to all devices of a run."""
     if config.devices == 1:
         return jax.device_put(state)
@@ -140,8 +140,8 @@ def share(config: Config, state: TrainState) -> TrainState:
     return jax.tree.map(lambda leaf: _put(mesh, leaf, SHARED), hosts.of_first(state))
 
 
-def abstract(config: Config, state: TrainState) -> TrainState:
-    """Return shapes of a state, with the places that `share` gives it."""
+def abstract_replicated(config: Config, state: TrainState) -> TrainState:
+    """Return shapes of a state, with the places that `replicate` gives it."""
     if config.devices == 1:
         return state
     place = NamedSharding(mesh_of(config.devices), SHARED)

@@ -16,7 +16,6 @@ Before: `runtime.assets`; after: `losses` and `evaluation`.
 
 import functools
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -31,6 +30,7 @@ from jaxtyping import Array, Float
 
 from egs_jax.runtime import assets
 from egs_jax.runtime.errors import InputError
+from egs_jax.runtime.files import atomically
 from kernels.checks import require, typechecked
 
 Kind = Literal["vgg16", "alexnet"]
@@ -117,15 +117,10 @@ def _read_safetensors(path: Path, source: str) -> dict[str, np.ndarray] | None:
 
 
 def _write_safetensors(path: Path, arrays: dict[str, np.ndarray], source: str) -> None:
-    """Write beside, then rename: a reader never sees half a file."""
+    """Write the copy; a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        safetensors.numpy.save_file(arrays, temporary, metadata={"source_sha256": source})
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with atomically(path) as part:  # `save_file` would make it private
+        part.write_bytes(safetensors.numpy.save(arrays, metadata={"source_sha256": source}))
 
 
 def _flatten_pickle(kind: Kind, tree: dict, where: str) -> dict[str, np.ndarray]:

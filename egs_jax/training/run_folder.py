@@ -1,6 +1,7 @@
 """A run's records: config.json, environment.json, metrics.jsonl, TensorBoard events."""
 
 import contextlib
+import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -96,7 +97,10 @@ def _record_environment(
     if config.loss.perceptual > 0:
         now["models"]["lpips_vgg16"] = ASSETS["lpips_vgg16"].sha256
     now["kernels"] = dispatch.implementations()
-    before = _read_object(path)
+    before = _read_record(path) if path.exists() else {}
+    if before is None:
+        before = {}
+        print(f"{path}: cannot be read; what computed this run before is in {_put_aside(path)}")
     earlier = before.pop("earlier", [])
     known = now.keys() - {"kernels", "notes"}
     if before and any(before.get(name) != now[name] for name in known):
@@ -104,12 +108,26 @@ def _record_environment(
     write_atomically(path, json.dumps({**now, "earlier": earlier}, indent=2) + "\n")
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object; nothing if there is none."""
-    with contextlib.suppress(OSError, ValueError):
-        found = json.loads(path.read_bytes())
-        return found if isinstance(found, dict) else {}
-    return {}
+def _read_record(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object; None if it is none or cannot be read."""
+    with contextlib.suppress(OSError):
+        return _parse_record(path.read_bytes())
+    return None
+
+
+def _parse_record(text: bytes) -> dict[str, Any] | None:
+    with contextlib.suppress(ValueError):
+        found = json.loads(text)
+        return found if isinstance(found, dict) else None
+    return None
+
+
+def _put_aside(path: Path) -> str:
+    """Rename a file that cannot be read, in place of no other, and return its new name."""
+    names = (f"{path.name}.unreadable{number or ''}" for number in itertools.count())
+    aside = next(name for name in names if not path.with_name(name).exists())
+    path.rename(path.with_name(aside))
+    return aside
 
 
 class RunLog:
@@ -123,7 +141,11 @@ class RunLog:
         self.rewind(step)
 
     def rewind(self, step: int) -> None:
-        """Drop the lines of later steps, which will run again, and that of the finished state."""
+        """Drop the lines of later steps, which will run again, and that of the finished state.
+
+        Raises:
+          InputError: see `read_metrics`.
+        """
         from tensorboardX import SummaryWriter
 
         past = lambda line: line.get("step", 0) <= step and "state_sha256" not in line
@@ -152,7 +174,7 @@ class RunLog:
 
     def _record_kernels(self) -> None:
         found, path = dispatch.implementations(), self.path.parent / ENVIRONMENT
-        record = _read_object(path) if found != self._kernels else {}
+        record = _read_record(path) if found != self._kernels else None
         if record:
             record["kernels"] = self._kernels = found
             write_atomically(path, json.dumps(record, indent=2) + "\n")
@@ -172,14 +194,22 @@ class NoLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of a `metrics.jsonl`, but for one that a crash cut off; none if missing."""
-    if not path.exists():
-        return []
-    lines = []
-    for text in path.read_bytes().splitlines():
-        with contextlib.suppress(ValueError):
-            lines.append(json.loads(text))
-    return [line for line in lines if isinstance(line, dict)]
+    """Read the lines of a `metrics.jsonl`; none if it is missing.
+
+    The last one may be cut off, by a crash or because it is just being written, and is left out
+    then. (`RunLog` begins by writing whole lines only: none comes after one that is cut off.)
+
+    Raises:
+      InputError: if any other line is not one of a log.
+    """
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    records = [_parse_record(line) for line in lines]
+    if None in records[:-1]:
+        raise InputError(
+            f"{path}: line {records.index(None) + 1} is damaged, not one that training writes; "
+            "delete it, or copy the file again"
+        )
+    return [record for record in records if record is not None]
 
 
 def _differences(before: dict, now: dict, prefix: str = "") -> set[str]:

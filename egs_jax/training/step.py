@@ -69,6 +69,7 @@ def _made_on_cpu(build: Callable[[], Any]) -> Any:
     return jax.tree.map(jnp.asarray, made)
 
 
+@functools.lru_cache(maxsize=8)
 def abstract_state(config: Config, audio_dim: int) -> TrainState:
     """Return shapes and types of a state, for loading one without its dataset."""
     n = config.densify.capacity
@@ -227,7 +228,7 @@ def jitted_densify(config: Config, seed: UInt32[Array, ""], state: TrainState) -
         alive=result.alive,
         opt_state={**state.opt_state, "gaussians": result.moments_tree},
         stats=result.stats,
-        dropped=state.dropped + result.metrics["dropped"],
+        dropped=state.dropped + result.dropped,
     )
 
 

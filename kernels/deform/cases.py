@@ -41,7 +41,7 @@ def make_case(
     """
     rng = np.random.default_rng(seed)
     draw = lambda *shape, scale=1.0: (scale * rng.normal(size=shape)).astype(np.float32)
-    columns = dict(taylor=3, mlp=1)[network]
+    columns = dict(taylor=3, mlp=1, plain_mlp=1)[network]
     layer = lambda *shape, gain=1.0: Affine(
         draw(*shape, scale=gain * (columns * shape[-2]) ** -0.5), draw(shape[-1], scale=0.3)
     )

@@ -55,16 +55,16 @@ def deform_reference(
         x = x - x.mean()
         return x / jnp.sqrt((x**2).mean() + epsilon) * norm.scale + norm.bias
 
-    def layer(x: Array, weights: Affine) -> Array:
-        columns = expand(network, x)
+    def layer(x: Array, weights: Affine, is_first: bool) -> Array:
+        columns = expand(network, x, is_first)
         return weights.bias + sum(c @ k for c, k in zip(columns, weights.kernel, strict=True))
 
     def one(canonical: DeformInputs, f: Array, p: Array, mix: Array, tokens: Array) -> Deformed:
         x = normalize(f + gain * (p @ mix @ tokens), norm1)
         x = x + jnp.maximum(x @ ffn_in.kernel + ffn_in.bias, 0) @ ffn_out.kernel + ffn_out.bias
         x = normalize(x, norm2)
-        units = jnp.split(layer(x, hidden), len(HEADS))
-        delta = {name: layer(unit, heads[name]) for name, unit in zip(HEADS, units, strict=True)}
+        units = zip(HEADS, jnp.split(layer(x, hidden, True), len(HEADS)), strict=True)
+        delta = {name: layer(unit, heads[name], False) for name, unit in units}
         n_colors = canonical.sh.size
         return Deformed(
             means=canonical.means + delta["means"],
@@ -80,8 +80,10 @@ def deform_reference(
     )
 
 
-def expand(network: Network, x: Array) -> list[Array]:
+def expand(network: Network, x: Array, is_first: bool) -> list[Array]:
     """Return the columns that a layer of the heads makes of its inputs [in] (see `types`)."""
-    if network == "mlp":
-        return [jnp.maximum(x, 0)]
-    return [x / (1 + jnp.exp(-x)), x, x**2]
+    if network == "taylor":
+        return [x / (1 + jnp.exp(-x)), x, x**2]
+    if network == "plain_mlp" and is_first:
+        return [x]
+    return [jnp.maximum(x, 0)]

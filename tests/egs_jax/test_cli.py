@@ -83,13 +83,14 @@ WRONG = {
     "--verbose": "VERB",
     "preprocess": "VIDEO, DATASET_DIR",
     "preprocess a.mp4": "DATASET_DIR",
-    "preprocess a.mp4 d --size huge": "--size",
-    "preprocess a.mp4 d --size 7": "got 7, expected 32 to 4096",
+    "preprocess a.mp4 d --size huge": "--size: got huge, expected a whole number from 32 to 4096",
+    "preprocess a.mp4 d --size 64.5": "--size: got 64.5, expected a whole number from 32 to 4096",
+    "preprocess a.mp4 d --size 7": "got 7, expected a whole number from 32 to 4096",
     "preprocess a.mp4 d --size -64": "--size",
     "preprocess a.mp4 d --audio-features deepspeech": "--audio-features",
     "preprocess a.mp4 d --max-seconds -1": "got -1, expected more than 0 seconds",
     "preprocess a.mp4 d --max-seconds nan": "got nan, expected more than 0 seconds",
-    "preprocess a.mp4 d --max-seconds long": "--max-seconds",
+    "preprocess a.mp4 d --max-seconds long": "--max-seconds: got long, expected more than 0 sec",
     "preprocess a.mp4 d --val-seconds 0": "--val-seconds",
     "preprocess a.mp4 d --color red": "--color",
     "preprocess a.mp4 d extra": "extra",
@@ -130,12 +131,21 @@ def test_kernels_that_cannot_run_here_are_one_line(capsys, tmp_path, monkeypatch
     assert capsys.readouterr().err == told and not list(tmp_path.iterdir())
 
     def measure(*_, **__):
-        raise NotImplementedError("rasterize: cannot run here")
+        raise dispatch.Unavailable("rasterize: cannot run here")
 
     monkeypatch.setattr(
         "egs_jax.evaluation.evaluate.evaluate", measure
     )  # of an avatar from another machine
     assert "rasterize: cannot run here" in refused(capsys, "evaluate", "r")
+
+
+def test_what_jax_has_not_implemented_is_a_fault_with_its_traceback(monkeypatch):
+    def measure(*_, **__):
+        raise NotImplementedError("dynamic shapes")
+
+    monkeypatch.setattr("egs_jax.evaluation.evaluate.evaluate", measure)
+    with pytest.raises(NotImplementedError, match="dynamic shapes"):
+        main(["evaluate", "r"])
 
 
 def test_missing_files_of_demo(capsys, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import importlib
 from types import SimpleNamespace
+from typing import get_args
 
 import chex
 import jax
@@ -12,6 +13,7 @@ import pytest
 from kernels.deform import deform
 from kernels.deform.cases import make_case, pack
 from kernels.deform.reference import deform_reference
+from kernels.deform.types import Network
 
 
 def defined(case):
@@ -24,7 +26,7 @@ def defined(case):
     return jax.tree.map(np.float32, exact)
 
 
-@pytest.mark.parametrize("network", ["taylor", "mlp"])
+@pytest.mark.parametrize("network", get_args(Network))
 @pytest.mark.parametrize("k", [1, 9])
 def test_jax_equals_the_definition(network, k):
     case = make_case(network, k=k)

@@ -89,8 +89,7 @@ def test_a_gaussian_that_is_not_finite_harms_no_other(network):
 
 def test_what_the_kernel_cannot_do_is_said(monkeypatch):
     monkeypatch.setattr(dispatch, "is_default", lambda: True)
-    case = make_case("mlp", n=4, d=16, units=16, ffn=16)
-    case.network = "plain_mlp"
+    case = make_case("plain_mlp", n=4, d=16, units=16, ffn=16)
     plain = pack(case)
     with pytest.raises(NotImplementedError, match="begin an MLP with a ReLU; pass 'xla'"):
         deform(*case.arrays, plain, implementation="triton")

@@ -12,6 +12,8 @@ import pytest
 
 import kernels
 from kernels import dispatch, launch
+from kernels.deform import decode_heads
+from kernels.deform.cases import make_case, pack
 
 OBSTACLE = "it takes float32"
 
@@ -66,7 +68,7 @@ def test_a_gpu_warns_of_every_kernel_that_has_no_triton(machine, caplog):
     ("device", "missing", "reason"),
     [
         (dict(platform="gpu", capability="6.1"), None, "compute capability 7.0, this one has 6.1"),
-        (dict(platform="gpu", version="rocm 6"), None, "needs an NVIDIA GPU"),
+        (dict(platform="gpu", capability="gfx90a", version="rocm 6"), None, "needs an NVIDIA GPU"),
         (dict(platform="gpu"), "jax_triton", "jax-triton is not installed"),
         (dict(platform="gpu"), "triton", "triton is not installed"),
     ],
@@ -82,7 +84,7 @@ def test_a_gpu_without_triton_warns_once_for_all_kernels(
     assert level == "WARNING" and reason in message and message.startswith("no Triton kernels")
     picked = kernels.implementations()
     assert reason in picked["rasterize"] and picked["rasterize"] == picked["deform"]
-    with pytest.raises(NotImplementedError, match=rf"rasterize: .*{reason}.*; pass 'xla' or None"):
+    with pytest.raises(dispatch.Unavailable, match=rf"rasterize: .*{reason}.*; pass 'xla' or None"):
         dispatch.uses_triton("rasterize", "triton", None)
 
 
@@ -131,6 +133,16 @@ def test_shared_memory_of_a_gpu(machine, capability, kib):
     machine("gpu", capability)
     assert dispatch.device_lacks(shared_memory=kib) is None
     assert f"this GPU has {kib}" in dispatch.device_lacks(shared_memory=kib + 1)
+
+
+@pytest.mark.parametrize("implementation", ["xla", None])
+def test_an_amd_gpu_decodes_by_xla(machine, implementation):
+    """What a kernel needs of a GPU is asked whatever implementation is to run."""
+    machine("gpu", capability="gfx90a", version="rocm 6")
+    case = make_case("mlp", d=16, units=16)
+    decode = lambda x: decode_heads(x, pack(case).heads, implementation=implementation)
+    assert decode(jnp.zeros((13, 16)))[0].shape == (13, 16)
+    assert kernels.implementations()["decode_heads"].startswith("xla: ")
 
 
 def test_a_call_records_what_it_picked(monkeypatch):

@@ -1,6 +1,7 @@
 """The Triton kernels of the heads, in Triton's interpreter, against the implementation in JAX."""
 
 import importlib.util
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -97,8 +98,7 @@ def test_a_row_that_is_not_finite_harms_no_other_and_is_noticed():
 
 def test_what_the_kernels_cannot_do_is_said(monkeypatch):
     monkeypatch.setattr(dispatch, "is_default", lambda: True)
-    plain = make_case("mlp", d=16, units=16)
-    plain.network = "plain_mlp"
+    plain = make_case("plain_mlp", d=16, units=16)
     cases = (plain, "begin an MLP with a ReLU"), (make_case("mlp", d=24, units=16), "got 24 feat")
     for case, message in cases:
         weights = pack(case).heads
@@ -120,6 +120,7 @@ def test_small_gpus_decode_by_xla(monkeypatch):
 
     class Device:
         platform, compute_capability = "gpu", "8.9"
+        client = SimpleNamespace(platform_version="cuda 12")
 
     monkeypatch.setattr(dispatch, "is_default", lambda: True)
     monkeypatch.setattr(dispatch.jax, "devices", lambda *_: [Device()])

@@ -175,8 +175,11 @@ def test_no_offset_is_an_offset_of_zero_without_gradient(monkeypatch):
 
 @pytest.mark.parametrize("implementation", ["xla", pytest.param("triton", marks=needs_triton)])
 @pytest.mark.parametrize("channels", [3, pytest.param(17, marks=pytest.mark.slow)])  # two launches
-def test_bytes_are_the_rounded_images(implementation, channels):
-    """Over backgrounds of bytes per pixel, per frame, and none; wider than 0 ... 1 before."""
+@pytest.mark.parametrize(
+    "background", ["per pixel", *(pytest.param(b, marks=pytest.mark.slow) for b in ("plain", None))]
+)
+def test_bytes_are_the_rounded_images(implementation, channels, background):
+    """Over a background of bytes; wider than 0 ... 1 before."""
     case = random_case(15, 21, 13, seed=3, size=0.3, channels=channels)
     case["colors"] = 4 * case["colors"] - 1.5
     bytes_behind = np.random.default_rng(0).integers(0, 256, (13, 21, channels), np.uint8)
@@ -191,15 +194,15 @@ def test_bytes_are_the_rounded_images(implementation, channels):
             draw(backgrounds=behind, as_bytes=True),
         )  # fmt: skip
 
-    for behind in (bytes_behind, bytes_behind[0, 0], None):
-        exact, same, got = draw_all(behind)
-        np.testing.assert_allclose(exact.rgb, same.rgb, atol=1e-6)
-        assert got.depth is None and np.array_equal(got.aux.radii, exact.aux.radii)
-        for image, numbers in ((got.rgb, exact.rgb), (got.alpha, exact.alpha)):
-            want = np.rint(255 * np.clip(numbers, 0, 1))
-            assert image.dtype == np.uint8 and np.ptp(want) > 150
-            off = np.abs(np.asarray(image, float) - want)
-            assert off.max() <= 1 and np.mean(off) < 1e-3
+    behind = {"per pixel": bytes_behind, "plain": bytes_behind[0, 0], None: None}[background]
+    exact, same, got = draw_all(behind)
+    np.testing.assert_allclose(exact.rgb, same.rgb, atol=1e-6)
+    assert got.depth is None and np.array_equal(got.aux.radii, exact.aux.radii)
+    for image, numbers in ((got.rgb, exact.rgb), (got.alpha, exact.alpha)):
+        want = np.rint(255 * np.clip(numbers, 0, 1))
+        assert image.dtype == np.uint8 and np.ptp(want) > 150
+        off = np.abs(np.asarray(image, float) - want)
+        assert off.max() <= 1 and np.mean(off) < 1e-3
 
 
 @pytest.mark.slow
@@ -217,6 +220,7 @@ def test_gradients_over_bytes_are_those_over_floats():
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @needs_triton
 def test_no_stop_and_no_clamp_before_a_constant_background():
     """Light that all but vanishes must come back in the reverse walk."""

@@ -44,7 +44,7 @@ def assert_equal(got, a, b):
         ((1, 5, 7, 3), 3, 32),
         pytest.param((1, 16, 33, 3), 15, 128, marks=pytest.mark.slow),
         # Columns likewise, and programs that just lack, or just have, all neighbours in the row.
-        ((1, 1, 32, 1), 1, 16),
+        pytest.param((1, 1, 32, 1), 1, 16, marks=pytest.mark.slow),
         pytest.param((1, 1, 36, 1), 1, 16, marks=pytest.mark.slow),
         ((1, 1, 37, 1), 1, 16),
     ],

@@ -8,7 +8,7 @@ weights pass through shared memory, once for all rows of a program.
 import triton
 import triton.language as tl
 
-from kernels.deform.triton.layer_kernels import dot, expand, normalise, operand, two_layers
+from kernels.deform.triton.layer_kernels import dot, expand, normalize, operand, two_layers
 from kernels.deform.types import GEOMETRY as GEOMETRY_COLUMNS
 
 GEOMETRY = tl.constexpr(GEOMETRY_COLUMNS)
@@ -130,14 +130,14 @@ def deform_kernel(
         GAIN, AGENTS, TOKENS, D, ROWS, AGENT_BLOCK, TOKEN_BLOCK, STAGES, ASM,
     )  # fmt: skip
     x += tl.load(features + row[:, None] * D + feature[None, :], mask=exists[:, None], other=0.0)
-    x = normalise(x, tl.load(norm1_scale + feature), tl.load(norm1_bias + feature), EPSILON)
+    x = normalize(x, tl.load(norm1_scale + feature), tl.load(norm1_bias + feature), EPSILON)
 
     sums = x + tl.load(ffn_out_bias + feature)[None, :]
     x = two_layers(
         (operand(x, ASM),), sums, ffn_in, ffn_in_bias, ffn_out, feature, feature,
         0, FFN, FFN, UNITS, False, STAGES, ASM,
     )  # fmt: skip
-    x = normalise(x, tl.load(norm2_scale + feature), tl.load(norm2_bias + feature), EPSILON)
+    x = normalize(x, tl.load(norm2_scale + feature), tl.load(norm2_bias + feature), EPSILON)
     columns = expand(x, TAYLOR, ASM)
 
     # These sums begin with what is added to them, for want of registers at the end.

@@ -56,7 +56,7 @@ def silu(x, ASM: tl.constexpr):
 
 
 @triton.jit
-def normalise(x, scale, bias, EPSILON: tl.constexpr):
+def normalize(x, scale, bias, EPSILON: tl.constexpr):
     """Bring rows to mean 0 and variance 1, then scale and shift."""
     x = x - (tl.sum(x, axis=1) / x.shape[1])[:, None]
     inverse = tl.rsqrt(tl.sum(x * x, axis=1) / x.shape[1] + EPSILON)

@@ -1,4 +1,4 @@
-"""`sample_planes` in plain JAX: the definition, differentiable, for any machine."""
+"""`sample_planes` in plain JAX, differentiable, for any machine."""
 
 from collections.abc import Callable
 

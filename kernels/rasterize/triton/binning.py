@@ -1,7 +1,7 @@
 """Binning on a GPU: lists per quarter of a tile (8 x 8 pixels), by Triton kernels.
 
-Same instances, same order and same overflow as `binning`, counted in 16-pixel tiles; the kept ones
-are then split exactly among the quarters of their tile, which halves the pairs to blend.
+Same instances, same order and same overflow as `xla.binning`, counted in 16-pixel tiles; the kept
+ones are then split exactly among the quarters of their tile, which halves the pairs to blend.
 
 Steps: scan the Gaussians' counts, and cut off the farthest if the capacity does not suffice -> emit
 instances to their slots, each with a place within its tile and the quarters that it meets -> bounds

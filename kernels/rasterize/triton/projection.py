@@ -1,8 +1,8 @@
 """Projection on a GPU: one Triton kernel from Gaussians to all that lists and blending read.
 
-Same mathematics, culling and gradients as `projection`, in float32; one difference: coefficients of
-harmonics beyond the degree are not read, not even to see that they are finite. The adjoint computes
-the projection again from the inputs, which is cheaper than to keep it.
+Same mathematics, culling and gradients as `xla.projection`, in float32; one difference:
+coefficients of harmonics beyond the degree are not read, not even to see that they are finite. The
+adjoint computes the projection again from the inputs, which is cheaper than to keep it.
 
 Place in the pipeline: (1) of 3; after: `binning`.
 """

@@ -11,7 +11,8 @@ kernels of their own it would be 25 maps. Instructions, from the machine code: a
 32 numbers forward and 146 back, and ten rows in sixty are margins: 43 us and 29 us if every
 scheduler issues in every cycle. Loads from the first-level cache: 25 and 36 of a warp a row, 20 us
 and 29 us at one a cycle, twice that if a load that is not aligned takes two. Since these overlap
-but in part, the estimate is 50-60 us forward and 40-60 us back. None of this is measured yet.
+but in part, the estimate is 50-60 us forward and 40-60 us back. What the kernels take is in the
+README of the experiments (`check_training_kernels_gpu`).
 """
 
 from functools import partial

@@ -41,7 +41,7 @@ def _strip(
 
 
 @triton.jit
-def _neighbours(row, column, inside, amid, LENGTH: tl.constexpr, CHANNELS: tl.constexpr):
+def _neighbors(row, column, inside, amid, LENGTH: tl.constexpr, CHANNELS: tl.constexpr):
     """Eleven pixels around each column of a row, zeros outside the image.
 
     Args:
@@ -137,8 +137,8 @@ def _moments(
     """Both images, their squares together and their product, of a row, blurred across."""
     place = (frame * HEIGHT + y) * LENGTH + column
     inside = (y >= 0) & (y < HEIGHT)
-    a = _neighbours(rendered + place, column, inside, amid, LENGTH, CHANNELS)
-    b = _neighbours(target + place, column, inside, amid, LENGTH, CHANNELS)
+    a = _neighbors(rendered + place, column, inside, amid, LENGTH, CHANNELS)
+    b = _neighbors(target + place, column, inside, amid, LENGTH, CHANNELS)
     squares, cross = _pairs_of_products(a, b)
     return _across(_pairs(a)), _across(_pairs(b)), _across(squares), _across(cross)
 
@@ -201,9 +201,9 @@ def _slopes(
     """Derivatives of a row, blurred across."""
     place = (frame * HEIGHT + y) * LENGTH + column
     inside = (y >= 0) & (y < HEIGHT)
-    mean = _neighbours(by_mean + place, column, inside, amid, LENGTH, CHANNELS)
-    square = _neighbours(by_square + place, column, inside, amid, LENGTH, CHANNELS)
-    cross = _neighbours(by_cross + place, column, inside, amid, LENGTH, CHANNELS)
+    mean = _neighbors(by_mean + place, column, inside, amid, LENGTH, CHANNELS)
+    square = _neighbors(by_square + place, column, inside, amid, LENGTH, CHANNELS)
+    cross = _neighbors(by_cross + place, column, inside, amid, LENGTH, CHANNELS)
     return _across(_pairs(mean)), _across(_pairs(square)), _across(_pairs(cross))
 
 

@@ -31,3 +31,14 @@ def test_run_that_cannot_speak_yet_is_refused(painted, tmp_path):
     checkpoints.close()
     with pytest.raises(InputError, match=r"\(step 0\) has not learned any speech yet.*step 21"):
         Avatar.load(tmp_path)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_closed(painted, tmp_path, monkeypatch):
+    closed = []
+    start_run(tmp_path, micro_config(painted))
+    Checkpoints(tmp_path).close()  # an empty folder
+    close = Checkpoints.close
+    monkeypatch.setattr(Checkpoints, "close", lambda self: (closed.append(self), close(self)))
+    with pytest.raises(InputError, match="no checkpoint; train this run first"):
+        Avatar.load(tmp_path)
+    assert len(closed) == 1

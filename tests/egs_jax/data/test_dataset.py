@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from helpers import AUDIO_DIM, FOCAL, FRAMES, SIZE, make_dataset
 
-from egs_jax.config import HEARD, Config, LossConfig, ScheduleConfig
+from egs_jax.config import HEARD_FRAMES, Config, LossConfig, ScheduleConfig
+from egs_jax.data import statistics
 from egs_jax.data.dataset import Dataset
 from egs_jax.data.folder import ARRAYS
 from egs_jax.data.statistics import REST_SHARE
@@ -49,8 +50,8 @@ def copy(folder, tmp_path) -> Path:
 
 def drawn(dataset: Dataset, config: Config, step: int) -> tuple[np.ndarray, np.ndarray]:
     """Frames of a step, and which of them hear silence."""
-    picks = dataset.picks(config, step)
-    return picks.frames, picks.silent
+    seen = dataset.drawn_frames(config, step)
+    return seen.frames, seen.silent
 
 
 def equal(a: Batch, b: Batch) -> bool:
@@ -177,7 +178,10 @@ def test_lips_are_paired_with_the_sound_of_their_frames(dataset):
         config_of(silence_share=0.3), loss=LossConfig(perceptual=0.0, hearing_noise=0.0)
     )
     batch = dataset.batch(quiet, 9)
-    assert batch.entries.shape == (HEARD, 16, AUDIO_DIM) and batch.lip_shapes.shape == (HEARD, 2)
+    assert batch.entries.shape == (HEARD_FRAMES, 16, AUDIO_DIM) and batch.lip_shapes.shape == (
+        HEARD_FRAMES,
+        2,
+    )
     own, hush = dataset.audio_windows(np.arange(TRAIN), 1)[:, 0], dataset.silence(1, 1)[0, 0]
     silent = 0
     for entry, shape in zip(batch.entries, batch.lip_shapes, strict=True):
@@ -235,6 +239,17 @@ def test_config_size_resizes_the_batch(dataset):
     assert batch.frames.shape == (3, 32, 32, 3) == batch.drive.backgrounds.shape
     np.testing.assert_allclose(batch.drive.Ks[0, 0, 0], FOCAL * 32 / 48)
     assert equal(batch, dataset.resized(32).batch(config_of(size=32), 5))
+
+
+def test_what_a_clip_is_at_another_size_is_computed_once(painted, monkeypatch):
+    dataset, calls, compute = Dataset.open(painted), [], statistics.lip_shapes
+    monkeypatch.setattr(statistics, "lip_shapes", lambda *a: (calls.append(1), compute(*a))[1])
+    for step in range(3):
+        for size in (32, 40):
+            assert dataset.batch(config_of(size=size), step).frames.shape[1] == size
+    assert len(calls) == 2
+    view = dataset._view(32)
+    assert view is dataset._view(32) and view.arrays is dataset.arrays  # nothing is copied
 
 
 def test_the_perceptual_term_comes_only_when_due(dataset):

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 import soundfile
-from helpers import speech, tone
+from helpers import largest_file, speech, tone
 
 from egs_jax.media import audio_file as audio
 from egs_jax.media.clock import FPS, SAMPLE_RATE
@@ -160,6 +160,18 @@ def test_write_wav_clips_and_rounds(tmp_path):
     with pytest.raises(ValueError, match="finite"):
         audio.write_wav(tmp_path / "b.wav", np.array([np.nan], np.float32))
     assert not (tmp_path / "b.wav").exists()
+
+
+def test_a_private_wav_is_written_where_the_umask_says_so(tmp_path):
+    before = os.umask(0o077)
+    try:
+        audio.write_wav(tmp_path / "a.wav", np.zeros(9, np.float32))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.wav").stat().st_mode & 0o777 == 0o600
+    with largest_file(10_000), pytest.raises(OSError):
+        audio.write_wav(tmp_path / "a.wav", np.zeros(9_999, np.float32))
+    assert len(audio.read_audio(tmp_path / "a.wav")) == 9 and len(list(tmp_path.iterdir())) == 1
 
 
 def bad_file(path, fault):  # noqa: PLR0911

@@ -1,8 +1,10 @@
 """Preprocessing against the performer's ground truth, and what it says to clips it cannot use."""
 
+import errno
 import functools
 import hashlib
 import json
+import os
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +19,7 @@ from scipy.spatial.transform import Rotation
 import egs_jax.preprocess as preprocess_room
 from egs_jax.__main__ import main
 from egs_jax.data.dataset import Dataset
-from egs_jax.face.mesh import RIGID_POINTS, eye_openness, mouth_opening
+from egs_jax.face.mesh import NUM_MESH_VERTICES, RIGID_POINTS, eye_openness, mouth_opening
 from egs_jax.media.audio_file import read_audio
 from egs_jax.media.video_reader import probe, read_frames
 from egs_jax.performer import head as performer_head
@@ -129,7 +131,7 @@ def posed(arrays: dict[str, np.ndarray], points: np.ndarray) -> np.ndarray:
 
 
 def test_posed_head_moves_in_the_picture_as_the_true_head(performer_dataset, arrays):
-    rigid = RIGID_POINTS[RIGID_POINTS < performer_head.NUM_FACE]
+    rigid = RIGID_POINTS[RIGID_POINTS < NUM_MESH_VERTICES]
     true = performer_dataset.truth.landmarks[:, rigid, :2]
     seen = posed(arrays, rigid)
     spread = lambda x: float(np.sqrt(np.square(x - x.mean(0, keepdims=True)).sum(-1).mean()))
@@ -297,18 +299,31 @@ def test_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch, per
     assert not list(tmp_path.iterdir())
 
 
-def test_disk_that_fills_up_leaves_nothing(tmp_path, monkeypatch, performer_dataset):
-    def save(path, array):
-        raise OSError(28, "No space left on device")
+def test_disk_that_fills_up_or_fails_leaves_nothing(tmp_path, monkeypatch, performer_dataset):
+    """Only where it is full, room is asked for."""
+    fill = "egs_jax.preprocess.pipeline._fill"
+    run = lambda: preprocess(
+        performer_dataset.video, tmp_path / "set", max_seconds=1.2, audio_features="mel"
+    )
+    for number, end in ((errno.ENOSPC, "; make room"), (errno.EROFS, "")):
 
-    monkeypatch.setattr(
-        "egs_jax.preprocess.pipeline._track", lambda *_: pytest.fail("never reached")
-    )
-    monkeypatch.setattr(
-        "egs_jax.preprocess.pipeline._paint_backgrounds", lambda work, *_: save(work, None)
-    )
-    with pytest.raises(OSError, match="set: cannot write the dataset .*No space left"):
-        preprocess(performer_dataset.video, tmp_path / "set", max_seconds=1.2, audio_features="mel")
+        def fail(work, *_, number=number):
+            (work / "frames.npy").touch()
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(fill, fail)
+        with pytest.raises(OSError) as failed:
+            run()
+        cause = f"[Errno {number}] {os.strerror(number)}"
+        told = f"{tmp_path / 'set'}: cannot make the dataset ({cause}){end}"
+        assert str(failed.value) == told and not list(tmp_path.iterdir())
+
+    def mistake(*_):
+        raise TypeError("a fault of the program")
+
+    monkeypatch.setattr(fill, mistake)
+    with pytest.raises(TypeError, match="a fault of the program"):
+        run()
     assert not list(tmp_path.iterdir())
 
 

@@ -142,6 +142,51 @@ def damage_by(kind, folder):
         largest.unlink()
 
 
+WORDS = "OUT_OF_RANGE: Error writing: Failed to write 9 bytes to file 14: "
+ROOM = "untouched: make room and run the same command again"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(122, "Disk quota exceeded"), rf"\[Errno 122\] Disk quota exceeded\); .*{ROOM}$"),
+        (ValueError(WORDS + "Full [os_error_code='27']"), rf"File too large\); .*{ROOM}$"),
+        (OSError(30, "Read-only file system"), r"Read-only file system\); .* are untouched$"),
+        (ValueError(WORDS + "EIO [OS error 5: EIO]"), r"Input/output error\); .* are untouched$"),
+    ],
+)
+def test_only_a_full_disk_is_told_to_make_room(tmp_path, monkeypatch, error, told):
+    """Orbax hands errors of the system on, or has them in words."""
+    checkpoints = saved(tmp_path, 10)
+
+    def save(*_, **__):
+        raise error
+
+    monkeypatch.setattr(checkpoints._manager, "save", save)
+    checkpoints.save(20, tiny())
+    with pytest.raises(OSError, match=told) as failed:
+        checkpoints.wait()
+    assert "could not save step 20" in str(failed.value) and failed.value.__cause__ is error
+    checkpoints.close()
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("save() got an argument that is new"), ValueError("no such item")]
+)
+def test_a_fault_of_the_program_in_a_save_is_shown_as_it_is(tmp_path, monkeypatch, error):
+    checkpoints = saved(tmp_path, 10)
+
+    def save(*_, **__):
+        raise error
+
+    monkeypatch.setattr(checkpoints._manager, "save", save)
+    checkpoints.save(20, tiny())
+    with pytest.raises(type(error)) as failed:
+        checkpoints.wait()
+    assert failed.value is error and checkpoints.latest() == 10
+    checkpoints.close()
+
+
 @pytest.mark.parametrize("kind", ["truncate", "one bit", "remove", "no metadata"])
 def test_damage_names_the_folder_and_the_remedy(tmp_path, kind):
     saved(tmp_path, 10, 20).close()

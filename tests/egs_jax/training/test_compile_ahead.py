@@ -71,7 +71,7 @@ def test_what_was_compiled_ahead_is_not_compiled_again(
     config, data = settings(painted), Dataset.open(painted)
     zeros = lambda leaf: np.zeros(leaf.shape, leaf.dtype)
     state = jax.tree.map(zeros, train.abstract_state(config, data.audio_dim))
-    state = parallel.share(config, state)
+    state = parallel.replicate(config, state)
     split = parallel.Splitter(config)
     batches = {number: split(data.batch(config, number)) for number in (0, 1, 20, 21)}
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
@@ -106,6 +106,24 @@ def test_only_what_is_to_come_is_compiled(
     expected = {"static": 2, "deform": 1}[names]
     assert compiled_names(caplog).count("jit(step)") == expected
     assert compiled_names(caplog).count("jit(hand_over)") == (done <= 20)
+
+
+def test_a_failure_ahead_is_told_once_and_training_goes_on(
+    painted, small_programs, monkeypatch, caplog
+):
+    def compile_kernels(*_):
+        raise TypeError("compile_kernels() got\nan argument that is new")
+
+    config, data = settings(painted), Dataset.open(painted)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(parallel, "compile_kernels", compile_kernels)
+    programs = CompiledAhead(config, data, data.audio_dim, 0)
+    for _ in range(3):  # as before every step
+        programs.wait("static")
+    programs.wait("densify")  # has no kernels
+    reason = "(TypeError: compile_kernels() got an argument that is new)"
+    told = f"static: not compiled ahead, so this start is slower {reason}"
+    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [("WARNING", told)]
 
 
 def test_a_cpu_compiles_nothing_ahead(painted, small_programs, caplog):

@@ -11,14 +11,14 @@ from helpers import micro_config
 from egs_jax.data.dataset import Dataset
 from egs_jax.training import frames_on_device as resident
 from egs_jax.training import parallel
-from egs_jax.training.frames_on_device import ResidentDataset, batch_source
+from egs_jax.training.frames_on_device import DeviceDataset, batch_source
 
 
 @pytest.mark.parametrize("size", [None, 32])
 def test_batches_are_those_of_the_host(painted, size):
     config = dataclasses.replace(micro_config(painted), size=size)
     data = Dataset.open(painted, size)
-    source = ResidentDataset(data)
+    source = DeviceDataset(data)
     for step in (0, 19, 20, 21, 37):
         got, want = source.batch(config, step), data.batch(config, step)
         assert got.stage == want.stage
@@ -29,7 +29,7 @@ def test_batches_are_those_of_the_host(painted, size):
 def test_only_training_frames_are_kept_and_any_split_will_do(painted):
     config, data = micro_config(painted), Dataset.open(painted)
     data.splits = {"train": (7, 19), "val": (0, 7)}
-    source = ResidentDataset(data)
+    source = DeviceDataset(data)
     assert source._footage.frames.shape[0] == 12
     for step in (3, 25):
         jax.tree.map(
@@ -51,13 +51,13 @@ def test_a_gpu_with_room_keeps_the_clip_and_the_config_decides(painted, monkeypa
         def memory_stats(self):
             return self.room and {"bytes_limit": self.room}
 
-    kinds = {("cpu", None): Dataset, ("gpu", 2 * needed + 1): ResidentDataset,
-             ("gpu", 2 * needed): Dataset, ("tpu", 10 * needed): ResidentDataset}  # fmt: skip
+    kinds = {("cpu", None): Dataset, ("gpu", 2 * needed + 1): DeviceDataset,
+             ("gpu", 2 * needed): Dataset, ("tpu", 10 * needed): DeviceDataset}  # fmt: skip
     for (platform, room), kind in kinds.items():
         monkeypatch.setattr(
             resident.jax, "local_devices", lambda p=platform, r=room: [Device(p, r)]
         )
         assert type(batch_source(config, data)) is kind, (platform, room)
-        for where, other in (("host", Dataset), ("device", ResidentDataset)):
+        for where, other in (("host", Dataset), ("device", DeviceDataset)):
             told = dataclasses.replace(config, frames_on=where)
             assert type(batch_source(told, data)) is other

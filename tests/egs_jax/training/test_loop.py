@@ -76,41 +76,53 @@ def started(arguments, run_dir, lines):
     raise AssertionError(process.communicate()[1])
 
 
-def test_stopped_killed_and_resumed_run_has_the_bits_of_an_undisturbed_one(
-    painted, trained_run, tmp_path, monkeypatch, capfd
-):
-    """Stopped in the static stage, killed in the other; every attempt resumes by itself."""
-    run_dir, original = tmp_path / "run", parallel.train_step
-    arguments = train_arguments(painted, run_dir)
-
-    def step(config, state, batch):
-        if int(state.step) == 15:  # a checkpoint is due at 10 and 20
-            signal.raise_signal(signal.SIGTERM)
-        return original(config, state, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(parallel, "train_step", step)
-        assert main(arguments) == 1
-    error = capfd.readouterr().err
-    assert "stopping after this step; once more stops at once" in error
-    told = "egs-jax: stopped; the same command goes on from the last checkpoint"
-    assert error.splitlines()[-1] == told
-    saved = {int(path.name) for path in (run_dir / "checkpoints").iterdir()}
-    assert max(saved) == 16  # the step in hand
-
-    process = started(arguments, run_dir, lines=6)  # step 30, which is being saved
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-
-    programs = train.jitted_step._cache_size()
-    state = fit(micro_config(painted), Dataset.open(painted), run_dir=run_dir)
-    assert train.jitted_step._cache_size() == programs  # a restored state is no new kind
+def assert_ends_as(trained_run, run_dir, state):
+    """The run, however often it began, has the state and the log of an undisturbed one."""
     assert state_sha256(state) == state_sha256(trained_run.state)
     mine, theirs = records(run_dir), records(trained_run.folder)
     for line in mine + theirs:
         line.pop("steps_per_second", None)
     assert mine == theirs  # every step once, with the same numbers
+
+
+def test_stopped_and_resumed_run_has_the_bits_of_an_undisturbed_one(
+    painted, trained_run, tmp_path, monkeypatch, capfd
+):
+    """Stopped in both stages, between two checkpoints that are due; it resumes by itself."""
+    run_dir, original = tmp_path / "run", parallel.train_step
+    arguments = train_arguments(painted, run_dir)
+
+    def step(config, state, batch):
+        if int(state.step) in stops:
+            signal.raise_signal(signal.SIGTERM)
+        return original(config, state, batch)
+
+    for stops in ({15}, {33}):
+        with monkeypatch.context() as patch:
+            patch.setattr(parallel, "train_step", step)
+            assert main(arguments) == 1
+        error = capfd.readouterr().err
+        assert "stopping after this step; once more stops at once" in error
+        told = "egs-jax: stopped; the same command goes on from the last checkpoint"
+        assert error.splitlines()[-1] == told
+        saved = {int(path.name) for path in (run_dir / "checkpoints").iterdir()}
+        assert max(saved) == max(stops) + 1  # the step in hand
+
+    programs = train.jitted_step._cache_size()
+    state = fit(micro_config(painted), Dataset.open(painted), run_dir=run_dir)
+    assert train.jitted_step._cache_size() == programs  # a restored state is no new kind
+    assert_ends_as(trained_run, run_dir, state)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_run_has_the_bits_of_an_undisturbed_one(painted, trained_run, tmp_path):
+    run_dir = tmp_path / "run"
+    process = started(train_arguments(painted, run_dir), run_dir, lines=6)  # 30 is being saved
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    state = fit(micro_config(painted), Dataset.open(painted), run_dir=run_dir)
+    assert_ends_as(trained_run, run_dir, state)
 
 
 def test_to_compile_ahead_changes_no_bit(painted, trained_run, tmp_path, monkeypatch):
@@ -162,7 +174,7 @@ def test_two_bad_steps_are_skipped_and_named(painted, trained_run, tmp_path, mon
     poison(monkeypatch, {32, 33})
     state = fit(config, Dataset.open(painted), run_dir=run_dir)
     assert int(state.step) == 40 and float(state.rate_scale) == 1 and int(state.bad_streak) == 0
-    frames = Dataset.open(painted).picks(config, 32).frames
+    frames = Dataset.open(painted).drawn_frames(config, 32).frames
     error = capsys.readouterr().err
     assert f"step 32 (frames {frames[0]}, {frames[1]}): loss or gradient not finite" in error
     assert "2 in a row" in error and "3 in a row" not in error

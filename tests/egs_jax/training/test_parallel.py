@@ -16,7 +16,7 @@ from egs_jax.data.dataset import Dataset
 from egs_jax.runtime.errors import InputError
 from egs_jax.training import parallel
 from egs_jax.training import step as train
-from egs_jax.training.frames_on_device import ResidentDataset
+from egs_jax.training.frames_on_device import DeviceDataset
 from egs_jax.training.loop import fit
 
 # Networks that compile soonest, without dropout and noise, of which devices draw their own.
@@ -41,7 +41,7 @@ def data(painted):
 
 def one_step(config, data, source):
     """State; losses, gradients (ten times Adam's first moment) and statistics, after a step."""
-    state = parallel.share(config, train.init_state(config, data))
+    state = parallel.replicate(config, train.init_state(config, data))
     splitter = parallel.Splitter(config)
     state, metrics = parallel.train_step(config, state, splitter(source.batch(config, 0)))
     moments = {name: part.mu for name, part in state.opt_state.items()}
@@ -63,8 +63,8 @@ def test_gradients_and_losses_are_those_of_one_device(
     traced = mock.Mock(wraps=train.step)
     monkeypatch.setattr(train, "step", traced)
     several = dataclasses.replace(config, devices=4, parallel=way)
-    source = ResidentDataset(data, 4) if way == "shard_map" else data
-    shapes = parallel.abstract(several, train.abstract_state(several, data.audio_dim))
+    source = DeviceDataset(data, 4) if way == "shard_map" else data
+    shapes = parallel.abstract_replicated(several, train.abstract_state(several, data.audio_dim))
     split = parallel.Splitter(several)(source.batch(several, 0))
     parallel.compile_kernels(several, shapes, split)
     state, got = one_step(several, data, source)

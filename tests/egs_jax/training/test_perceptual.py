@@ -185,6 +185,8 @@ def test_cached_copy_is_read_back_exactly_and_a_damaged_or_foreign_one_is_not(tm
     assert perceptual._read_safetensors(path, "abc") is None
     perceptual._write_safetensors(path, arrays, "abc")
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+    (tmp_path / "new").touch()
+    assert path.stat().st_mode == (tmp_path / "new").stat().st_mode  # others may read it too
     np.testing.assert_array_equal(perceptual._read_safetensors(path, "abc")["x"], arrays["x"])
     assert perceptual._read_safetensors(path, "other") is None
     path.write_bytes(path.read_bytes()[:-5])

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import os
 import sys
 
 import numpy as np
@@ -13,10 +12,9 @@ from egs_jax.config import preset
 from egs_jax.config_text import override
 from egs_jax.runtime.assets import ASSETS
 from egs_jax.runtime.errors import InputError
-from egs_jax.runtime.files import write_atomically
 from egs_jax.runtime.progress import progress
 from egs_jax.training import run_folder as run_log
-from egs_jax.training.run_folder import NoLog, RunLog, load_config, start_run
+from egs_jax.training.run_folder import NoLog, RunLog, load_config, read_metrics, start_run
 from kernels import dispatch
 
 
@@ -57,6 +55,19 @@ def test_what_computed_a_run_before_is_kept_once(tmp_path, monkeypatch):
     facts = environment_of(tmp_path)
     assert facts["commit"] == "c" and [old["commit"] for old in facts["earlier"]] == ["a", "b"]
     assert "earlier" not in facts["earlier"][1]
+
+
+@pytest.mark.parametrize("damaged", [b"{", b"[]", b"\xff\0"])
+def test_an_environment_that_cannot_be_read_is_kept_aside(tmp_path, capsys, damaged):
+    for name in ("environment.json.unreadable", "environment.json.unreadable1"):
+        (tmp_path / "environment.json").write_bytes(damaged)
+        start_run(tmp_path, preset("tiny"))
+        assert (tmp_path / name).read_bytes() == damaged
+        told = f"cannot be read; what computed this run before is in {name}\n"
+        assert capsys.readouterr().out == f"{tmp_path / 'environment.json'}: {told}"
+        assert environment_of(tmp_path)["earlier"] == []
+    start_run(tmp_path, preset("tiny"))
+    assert capsys.readouterr().out == ""
 
 
 def test_kernels_are_recorded_as_steps_are_compiled(tmp_path, monkeypatch):
@@ -120,21 +131,6 @@ def test_foreign_run_folders_are_refused(tmp_path):
             assert "\n" not in str(caught.value)
 
 
-def test_atomic_write_leaves_the_old_file_or_the_new(tmp_path, monkeypatch):
-    path = tmp_path / "a.json"
-    write_atomically(path, "old")
-    write_atomically(path, "ne\u00fc")
-    assert path.read_text(encoding="utf-8") == "ne\u00fc"
-
-    def crash(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", crash)
-    with pytest.raises(OSError):
-        write_atomically(path, "never seen")
-    assert path.read_text(encoding="utf-8") == "ne\u00fc"
-
-
 def test_records_are_lines_and_points(tmp_path, monkeypatch):
     points = []
     monkeypatch.setattr(EventFileWriter, "add_event", lambda self, event, *_: points.append(event))
@@ -159,13 +155,24 @@ def test_resumed_log_drops_what_the_crash_lost(tmp_path):
         log.write({"step": step, "loss": 1.0 / step})
     log.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('7\n{"step": 100, "lo')  # killed while writing
+        file.write('{"step": 100, "lo')  # killed while writing
     resumed = RunLog(tmp_path, 60)
     assert [line["step"] for line in lines_of(tmp_path)] == [20, 40, 60]
     resumed.write({"step": 80, "loss": 0.0})
     resumed.close()
     assert [line["step"] for line in lines_of(tmp_path)] == [20, 40, 60, 80]
     assert lines_of(tmp_path)[-1]["loss"] == 0.0
+
+
+@pytest.mark.parametrize("damaged", [b'{"step": 40, "lo', b"7", b"\0\0\0", b""])
+def test_a_damaged_line_is_named_unless_a_crash_cut_it_off(tmp_path, damaged):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 20}\n' + damaged)
+    assert read_metrics(path) == [{"step": 20}] and read_metrics(tmp_path / "none") == []
+    path.write_bytes(b'{"step": 20}\n' + damaged + b'\n{"step": 60}\n')
+    for read in (read_metrics, lambda path: RunLog(path.parent, 60)):
+        with pytest.raises(InputError, match=r"metrics.jsonl: line 2 is damaged.*; delete it"):
+            read(path)
 
 
 def test_events_are_written_where_tensorboard_looks(tmp_path):

@@ -12,6 +12,7 @@ from helpers import POINTS, micro_config
 
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import infer_step
+from egs_jax.config_text import options, override
 from egs_jax.data.dataset import Dataset
 from egs_jax.model import forward as model
 from egs_jax.training import step as train
@@ -132,7 +133,7 @@ def test_another_seed_is_another_start_and_other_batches(course):
     fresh = train.init_state(other, course.data)
     assert state_sha256(fresh) != state_sha256(course.first)
     assert state_sha256(train.init_state(course.config, course.data)) == state_sha256(course.first)
-    drawn = [[course.data.picks(c, s).frames.tolist() for s in range(8)] for c in
+    drawn = [[course.data.drawn_frames(c, s).frames.tolist() for s in range(8)] for c in
              (course.config, other)]  # fmt: skip
     assert drawn[0] != drawn[1]
 
@@ -162,6 +163,33 @@ def test_hand_over_changes_no_pixel_and_forgets_moments(course):
 def test_densification_is_due_by_the_schedule(course):
     due = [step + 1 for step in range(TOTAL) if train.densifies(course.config, step)]
     assert due == [5, 10, 15]  # every 5, later than 2, before 18
+
+
+def test_rules_of_densification_begin_after_the_steps_that_their_help_names(course):
+    """Nothing happens when just as many steps are done: one more is needed."""
+    settings, help_of = course.config.densify, options(course.config)
+
+    def alive_after(step, cloud, config=course.config, **stats):
+        state = copy(course.first)
+        stats = {name: jnp.full_like(getattr(state.stats, name), v) for name, v in stats.items()}
+        state = state.replace(
+            step=jnp.int32(step), stats=state.stats.replace(**stats),
+            params=state.params | {"gaussians": state.params["gaussians"].replace(**cloud)},
+        )  # fmt: skip
+        return int(train.densify_step(config, state).alive.sum())
+
+    grow = lambda step: alive_after(step, {}, grad_sum=1, count=1)
+    all_faint = override(course.config, {"densify.prune_opacity": "1"})
+    faint = lambda step: alive_after(step, {}, all_faint)
+    large = lambda step: alive_after(step, {"log_scales": jnp.zeros((256, 3))})
+    for name, rule in (("start", grow), ("prune_from", faint), ("prune_large_from", large)):
+        first = getattr(settings, name)
+        assert rule(first) == POINTS != rule(first + 1), name
+        assert "after more steps than this" in " ".join(help_of[f"densify.{name}"][2].split())
+    often = override(course.config, {"densify.every": "1"})
+    due = [step + 1 for step in range(TOTAL) if train.densifies(often, step)]
+    assert due == [*range(settings.prune_from + 1, settings.stop)]
+    assert "after fewer steps than this" in help_of["densify.stop"][2]
 
 
 def test_densify_step_counts_what_found_no_slot(course):
@@ -210,7 +238,9 @@ def test_infinite_gradient_of_a_finite_loss_is_seen():
 
 def test_composite_is_the_true_head_over_the_painted_background(course):
     batch = course.data.batch(course.config, 0)
-    want = np.stack([course.data.target(i) for i in course.data.picks(course.config, 0).frames])
+    want = np.stack(
+        [course.data.target(i) for i in course.data.drawn_frames(course.config, 0).frames]
+    )
     np.testing.assert_allclose(train.composite(batch), want / np.float32(255), atol=1e-7)
 
 
