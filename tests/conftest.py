@@ -26,17 +26,10 @@ sys.path.insert(0, str(Path(__file__).parent))  # `helpers`: the importlib mode 
 
 from helpers import COMPILED, make_dataset, micro_config  # noqa: E402
 
-from egs_jax.runtime.environment import usable_cores  # noqa: E402
-
 # Compiled programs are kept, with the bits they compute, even the least of them: hundreds are
 # those of another process, and a second run of the tests is quick.
 jax.config.update("jax_compilation_cache_dir", str(COMPILED))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
-
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Run one process more than there are cores: some tests wait for processes and disks."""
-    return usable_cores() + 1
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
