@@ -39,7 +39,7 @@ def assert_same(got, want):
         np.testing.assert_array_equal(a.alpha, b.alpha)
 
 
-@pytest.mark.parametrize("seconds", [0.1, 1.0, 4.3])
+@pytest.mark.parametrize("seconds", [0.1, 1.0, pytest.param(4.3, marks=pytest.mark.slow)])
 def test_frames_do_not_depend_on_the_chunks(avatar, seconds):
     sound, live = voice(seconds), Stream(avatar)
     whole = frames_of(live, sound, [len(sound)])
