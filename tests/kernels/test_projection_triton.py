@@ -173,7 +173,7 @@ def assert_values(got, splats, shape, radii):
     np.testing.assert_array_equal(got.radii, np.where(tiles > 0, np.asarray(radii), 0))
 
 
-@pytest.mark.parametrize("sh_degree", [0, 3])
+@pytest.mark.parametrize("sh_degree", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_harmonics_shared_by_three_frames(sh_degree):
     """Sixteen coefficients; those beyond the degree get no gradient."""
     grads = check(3, ("means2d_offset",), (16, 3), sh_degree)
@@ -181,7 +181,7 @@ def test_harmonics_shared_by_three_frames(sh_degree):
     assert np.any(grads.colors[:, :, (sh_degree + 1) ** 2 - 1])
 
 
-@pytest.mark.parametrize("channels", [1, 5])
+@pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.slow), 5])
 def test_plain_colors_of_one_frame_with_gradient_of_the_camera(channels):
     check(1, (), (channels,), None, depth=channels == 5, camera_gradient=True)
 
@@ -190,7 +190,7 @@ def test_plain_colors_of_one_frame_with_gradient_of_the_camera(channels):
     ("per_frame", "color_shape", "sh_degree"),
     [
         ((*Gaussians._fields, "alive"), (9, 3), 2),
-        (("means", "quats"), (5, 1), 1),
+        pytest.param(("means", "quats"), (5, 1), 1, marks=pytest.mark.slow),
         (("scales", "opacities", "colors"), (3,), None),
     ],
 )

@@ -141,6 +141,7 @@ def test_black_background_and_more_channels_than_one_launch_takes():
     assert_equal_implementations(case)
 
 
+@pytest.mark.slow
 @needs_triton
 def test_frames_that_share_gaussians_and_a_background():
     case = random_case(12, 17, 9, seed=8, size=0.2)

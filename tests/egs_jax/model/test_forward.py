@@ -18,7 +18,7 @@ from egs_jax.training import step as train
 FAST = {"xla_backend_optimization_level": 0}  # these programs run once
 SMALL = {"width": 16, "agents_count": 20, "sh_degree": 1, "hash_levels": 4}
 CHOICES = [
-    {"architecture": "parity"},
+    pytest.param({"architecture": "parity"}, marks=pytest.mark.slow),
     {"decoder": "mlp", "ppe": "token", "agents": "first", "token_kan": "mlp"},
     pytest.param(
         {"d_model": 32, "heads": 4, "ppe_period": 3, "attention": "cross"}, marks=pytest.mark.slow

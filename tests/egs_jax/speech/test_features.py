@@ -67,7 +67,7 @@ def test_rows_are_the_same_bits_in_a_longer_file(encoder, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("row", [70, 79])
+@pytest.mark.parametrize("row", [pytest.param(70, marks=pytest.mark.slow), 79])
 def test_a_row_depends_on_the_stated_samples_only(encoder, kind, row):
     samples = speech(3)
     block = row // 10
