@@ -44,14 +44,12 @@ class Clip(flax.struct.PyTreeNode):
 class FramePool(NamedTuple):
     """Frames that may be drawn."""
 
-    start: int
-    """First training frame."""
-    stop: int
-    """The frame after the last one."""
+    frames: Int[np.ndarray, " N"]
+    """All of them."""
     rest: Int[np.ndarray, " R"]
-    """Training frames whose mouth is shut or nearly so."""
+    """Those whose mouth is shut or nearly so."""
     blinks: Int[np.ndarray, " K"]
-    """Training frames whose eyes are shut or half shut; there may be none."""
+    """Those whose eyes are shut or half shut; there may be none."""
 
 
 class DrawnFrames(flax.struct.PyTreeNode):
@@ -77,7 +75,7 @@ def draw_frames(config: Config, pool: FramePool, step: int) -> DrawnFrames:
     """
     stage = config.stage(step)
     deform, size = stage == "deform", config.frames(stage)
-    frames = _in_turn(config.seed, step, size, pool.start, pool.stop)
+    frames = _in_turn(config.seed, step, size, pool.frames)
     rng = np.random.default_rng([config.seed, step, 1])
     schedule, chance = config.schedule, rng.random(size)
     silent = (chance < schedule.silence_share) & deform
@@ -87,7 +85,7 @@ def draw_frames(config: Config, pool: FramePool, step: int) -> DrawnFrames:
         frames = np.where(blinks, rng.choice(pool.blinks, size), frames)
     count = HEARD_FRAMES if config.hears else 0
     rng = np.random.default_rng([config.seed, step, 2])
-    heard = rng.integers(pool.start, pool.stop, count)
+    heard = rng.choice(pool.frames, count)
     rest = rng.choice(pool.rest, count)
     hushed = rng.random(count) < schedule.silence_share
     return DrawnFrames(frames, silent, heard, hushed, np.where(hushed, rest, heard))
@@ -142,11 +140,13 @@ def cut_batch(
     )
 
 
-def _in_turn(seed: int, step: int, size: int, start: int, stop: int) -> Int[np.ndarray, " size"]:
-    """Draw `size` frames of [start, stop): every epoch is a fresh permutation."""
-    count = stop - start
+def _in_turn(
+    seed: int, step: int, size: int, frames: Int[np.ndarray, " N"]
+) -> Int[np.ndarray, " size"]:
+    """Draw `size` of the frames: every epoch is a fresh permutation."""
+    count = len(frames)
     places = np.arange(step * size, (step + 1) * size)
-    return np.array([start + _permutation(seed, p // count, count)[p % count] for p in places])
+    return frames[[_permutation(seed, p // count, count)[p % count] for p in places]]
 
 
 @functools.lru_cache(maxsize=8)

@@ -186,7 +186,8 @@ class Dataset:
 
     def drawn_frames(self, config: Config, step: int) -> DrawnFrames:
         """Draw what `step` sees, on all hosts."""
-        pool = FramePool(*self.splits["train"], self.rest_frames, self.blink_frames)
+        frames = np.arange(*self.splits["train"])
+        pool = FramePool(frames, self.rest_frames, self.blink_frames)
         return draw_frames(config, pool, step)
 
     def footage(self, frames: Int[np.ndarray, " B"]) -> Footage:

@@ -1,46 +1,13 @@
-"""Head masks, clean background and painted-out heads on drawn people, whose truth is known."""
+"""Head masks and clean background on drawn people, whose truth is known."""
 
 import cv2
 import numpy as np
 import pytest
+from drawn_person import SIZE, person_at, room
 
-from egs_jax.face.mesh import FACE_OVAL, LIPS_OUTER
+from egs_jax.face.mesh import LIPS_OUTER
 from egs_jax.preprocess import masks as masks_module
-from egs_jax.preprocess.masks import BackgroundModel, HeadMasker, lips_rect, paint_out_head
-
-SIZE = 200
-HEAD, NECK, SHIRT = (200, 90, 80), (190, 120, 90), (30, 40, 120)
-
-
-def landmarks_at(x: float, y: float, radius: float = 40.0) -> np.ndarray:
-    """Landmarks of an upright face whose outline is an ellipse 0.8 as wide as high."""
-    points = np.random.default_rng(0).uniform(-0.4, 0.4, (478, 3))
-    around = np.linspace(0, 2 * np.pi, len(FACE_OVAL), endpoint=False)
-    points[FACE_OVAL, 0], points[FACE_OVAL, 1] = 0.8 * np.sin(around), -np.cos(around)
-    points[[33, 263], :2] = [[-0.5, -0.3], [0.5, -0.3]]
-    lips = np.linspace(0, 2 * np.pi, len(LIPS_OUTER), endpoint=False)
-    points[LIPS_OUTER, 0], points[LIPS_OUTER, 1] = 0.3 * np.cos(lips), 0.5 + 0.1 * np.sin(lips)
-    return (points * radius + np.asarray([x, y, 0.0])).astype(np.float32)
-
-
-def room() -> np.ndarray:
-    ramp = np.linspace(60, 160, SIZE)
-    rows = np.broadcast_to(ramp[:, None], (SIZE, SIZE))
-    return np.stack([rows, rows.T, np.full_like(rows, 90)], -1).astype(np.uint8)
-
-
-def person_at(x: float, y: float = 90.0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Draw a person: frame, true head (skull, face, ears), true person, landmarks."""
-    head, rest = np.zeros((2, SIZE, SIZE), np.uint8)
-    frame = room()
-    cv2.rectangle(rest, (round(x - 20), round(y)), (round(x + 20), SIZE), 1, -1)
-    cv2.ellipse(rest, (round(x), SIZE), (80, round(SIZE - y - 65)), 0, 0, 360, 2, -1)
-    cv2.ellipse(head, (round(x), round(y)), (32, 40), 0, 0, 360, 1, -1)  # face
-    cv2.ellipse(head, (round(x), round(y - 22)), (38, 38), 0, 180, 360, 1, -1)  # hair
-    for side in (-1, 1):
-        cv2.ellipse(head, (round(x + side * 36), round(y - 4)), (5, 12), 0, 0, 360, 1, -1)
-    frame[rest == 1], frame[rest == 2], frame[head > 0] = NECK, SHIRT, HEAD
-    return frame, head > 0, (head > 0) | (rest > 0), landmarks_at(x, y)
+from egs_jax.preprocess.masks import BackgroundModel, HeadMasker, lips_rect
 
 
 def probability(person: np.ndarray, noise: float = 0.0, seed: int = 0) -> np.ndarray:
@@ -146,41 +113,3 @@ def test_nothing_uncovered_is_gray():
     model = BackgroundModel(8, 8)
     model.update(np.zeros((8, 8, 3), np.uint8), np.ones((8, 8), bool))
     assert (model.result() == 128).all()
-
-
-def test_head_is_painted_out_and_the_rest_is_untouched():
-    frame, head, person, _ = person_at(100.0)
-    painted = paint_out_head(frame, head, person, room())
-    near = cv2.dilate(head.astype(np.uint8), np.ones((15, 15))) > 0
-    assert (painted[~near] == frame[~near]).all()
-    body = cv2.erode((person & ~head).astype(np.uint8), np.ones((9, 9))) > 0
-    assert (painted[body] == frame[body]).all()
-    assert np.abs(painted.astype(int) - HEAD).max(-1).min() > 8  # no head color is left
-    above = np.zeros_like(head)
-    above[:85] = True
-    assert np.abs(painted.astype(int) - room())[head & above].max() <= 1
-    column = painted[100:, 100].astype(int)
-    assert np.abs(np.diff(column[:30], axis=0)).max() < 60  # neck goes on up, no gap at the seam
-    assert np.abs(painted[128, 100].astype(int) - np.asarray(NECK)).max() < 20
-
-
-def test_thin_corners_of_the_body_stay_and_slivers_along_the_hair_go():
-    frame, head, person, _ = person_at(100.0)
-    sliver = (cv2.dilate(head.astype(np.uint8), np.ones((5, 5))) > 0) & ~person
-    frame[sliver] = HEAD
-    painted = paint_out_head(frame, head, person | sliver, room())
-    body = person & ~head
-    assert (painted[body] == frame[body]).all()
-    error = np.abs(painted.astype(int) - room()).max(-1)
-    neck = cv2.dilate(body.astype(np.uint8), np.ones((25, 25))) > 0
-    assert error[sliver & ~neck].max() <= 1
-    near = cv2.dilate((body | sliver).astype(np.uint8), np.ones((5, 5))) > 0
-    beside = head & ~near & (np.abs(np.arange(SIZE) - 100) > 21)
-    assert error[beside].max() <= 1  # no corner goes on up
-
-
-def test_painting_without_body_or_head_does_not_fail():
-    frame = room()
-    nothing, everything = np.zeros((SIZE, SIZE), bool), np.ones((SIZE, SIZE), bool)
-    assert (paint_out_head(frame, nothing, nothing, frame) == frame).all()
-    assert paint_out_head(frame, everything, everything, frame).shape == frame.shape

@@ -1,0 +1,124 @@
+"""Pictures of a clip in one zip file, without loss: WebP for colors, PNG for masks.
+
+A picture is decoded when it is asked for; four minutes at 512 px take about 0.8 GB instead of 4.7.
+The zip's own checksums find damage, and any program that opens zip files shows the pictures.
+"""
+
+import collections
+import concurrent.futures
+import zipfile
+from pathlib import Path
+from types import TracebackType
+
+import imageio.v3 as imageio
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from egs_jax.runtime.environment import usable_cores
+from egs_jax.runtime.errors import MAY_NOT_READ, InputError
+
+Picture = UInt8[np.ndarray, "H Wd 3"] | UInt8[np.ndarray, "H Wd"] | Bool[np.ndarray, "H Wd"]
+_WEBP = {"extension": ".webp", "lossless": True, "quality": 20, "method": 1}
+"""Smaller files take ten times as long to write: 4.0 bits a pixel for 4.8."""
+_PNG = {"extension": ".png"}
+_DAMAGE = (zipfile.BadZipFile, OSError, ValueError, KeyError, EOFError, SyntaxError)
+"""What zipfile, zlib and Pillow raise when they cannot read a file."""
+
+
+class Pictures:
+    """The pictures of a clip, all of one size and type; those of `PicturesWriter`.
+
+    Attributes:
+      shape: (T, H, Wd, 3) of colors, (T, H, Wd) of masks.
+      dtype: uint8, or bool of hard masks.
+    """
+
+    def __init__(self, path: str | Path):
+        """Open the file.
+
+        Raises:
+          InputError: if it is missing or damaged.
+        """
+        self._path = Path(path)
+        try:
+            self._zip = zipfile.ZipFile(self._path)
+            self._names = self._zip.namelist()
+        except FileNotFoundError:
+            raise InputError(f"{path}: missing; preprocess the video again") from None
+        except PermissionError:
+            raise InputError(f"{path}: {MAY_NOT_READ}") from None
+        except _DAMAGE as error:
+            raise InputError(f"{path}: damaged ({error}); preprocess the video again") from None
+        if not self._names:
+            raise InputError(f"{path}: has no pictures; preprocess the video again")
+        first = self._read(0)
+        self.shape, self.dtype = (len(self._names), *first.shape), first.dtype
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, i: int) -> Picture:
+        """Decode a picture.
+
+        Raises:
+          IndexError: if there is no such picture.
+          InputError: if it is damaged.
+        """
+        picture = self._read(range(len(self))[i])
+        if (picture.shape, picture.dtype) != (self.shape[1:], self.dtype):
+            got = f"{picture.dtype} {list(picture.shape)}"
+            raise InputError(
+                f"{self._path}: picture {i} is {got}, the first {self.dtype} "
+                f"{list(self.shape[1:])}; preprocess the video again"
+            )
+        return picture
+
+    def _read(self, i: int) -> Picture:
+        name = self._names[i]
+        try:
+            return imageio.imread(self._zip.read(name), extension=Path(name).suffix)
+        except _DAMAGE as error:
+            raise InputError(
+                f"{self._path}: picture {i} is damaged ({error}); preprocess the video again"
+            ) from None
+
+
+class PicturesWriter:
+    """Writes pictures one after another; threads encode them, and the bytes are always the same."""
+
+    def __init__(self, path: str | Path):
+        """Make the file."""
+        self._zip = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED)
+        self._threads = concurrent.futures.ThreadPoolExecutor(usable_cores())
+        self._pending: collections.deque[concurrent.futures.Future] = collections.deque()
+        self._written = 0
+
+    def append(self, picture: Picture) -> None:
+        """Add the next picture; waits only when several are being encoded."""
+        options = _WEBP if picture.ndim == 3 else _PNG
+        encode = self._threads.submit(imageio.imwrite, "<bytes>", picture.copy(), **options)
+        self._pending.append((encode, options["extension"]))
+        if len(self._pending) > 2 * usable_cores():
+            self._write()
+
+    def _write(self) -> None:
+        encoded, extension = self._pending.popleft()
+        # Without the date of today: a folder made twice has the same bytes.
+        entry = zipfile.ZipInfo(f"{self._written:06d}{extension}")
+        self._zip.writestr(entry, encoded.result())
+        self._written += 1
+
+    def __enter__(self) -> "PicturesWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:  # fmt: skip
+        """Write what is left and close; after an error only close."""
+        try:
+            while self._pending and kind is None:
+                self._write()
+        finally:
+            self._threads.shutdown(cancel_futures=True)
+            self._zip.close()
