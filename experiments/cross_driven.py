@@ -37,6 +37,7 @@ from egs_jax.avatar.draw import infer_step, num_video_frames, pad_batch, to_uint
 from egs_jax.avatar.drive import back_and_forth, compose
 from egs_jax.avatar.stream import MICRO_BATCH
 from egs_jax.data.dataset import Dataset
+from egs_jax.data.statistics import calmest
 from egs_jax.evaluation import metrics
 from egs_jax.evaluation.baselines import NearestFrame
 from egs_jax.evaluation.measures import landmarks_near
@@ -160,11 +161,6 @@ def silenced(avatar: Avatar, driving: Driving) -> Driving:
     """Keep poses and blinks, and hear digital silence."""
     hush = lambda n: avatar.dataset.silence(n, avatar.config.model.window_frames)
     return lambda frames: driving(frames).replace(audio_windows=hush(len(frames)))
-
-
-def calmest(viewmats: np.ndarray) -> int:
-    """Find the frame whose pose [T,4,4] is nearest the mean one."""
-    return int(np.argmin(np.square(viewmats - viewmats.mean(axis=0)).sum(axis=(1, 2))))
 
 
 def borrowed(rest: np.ndarray, viewmats: np.ndarray) -> np.ndarray:

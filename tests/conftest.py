@@ -49,6 +49,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_sessionfinish() -> None:
+    """Nor is what is left at the end, through which pytest would search five times."""
+    gc.freeze()
+
+
 @pytest.fixture
 def getkey():
     """Return a function that gives a fresh deterministic PRNG key at every call."""

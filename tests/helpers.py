@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import imageio.v3 as imageio
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from egs_jax.config import Config
 from egs_jax.config_text import options
+from egs_jax.data.pictures import PicturesWriter
 from experiments._runs import shrunk
 
 ROOT = Path(__file__).parents[1]
@@ -46,14 +48,14 @@ def make_dataset(folder: Path, frames: int = FRAMES, seed: int = 0) -> Path:
     viewmat[2, 3] = DISTANCE
     landmarks = rng.uniform(12, 36, (478, 3)).astype(np.float32)
     landmarks[UPPER_LIP] = landmarks[LOWER_LIP]
+    write_pictures(folder, frames=images, head_masks=masks, person_masks=masks * np.uint8(255))
+    imageio.imwrite(folder / "plate.png", background)
     arrays = {
-        "frames": images,
-        "backgrounds": np.stack([background] * frames),
-        "head_masks": np.packbits(masks, axis=-1),
         "audio_features": rows.astype(np.float32),
         "silence_features": np.zeros((10, AUDIO_DIM), np.float32),
         "landmarks": np.stack([_open_mouth(landmarks, o) for o in opening]),
         "viewmats": np.stack([viewmat] * frames),
+        "body_viewmats": np.stack([viewmat] * frames),
         "K": np.array([[FOCAL, 0, SIZE / 2], [0, FOCAL, SIZE / 2], [0, 0, 1]], np.float32),
         "mean_shape": np.zeros((478, 3), np.float32),
         "blink": np.zeros(frames, np.float32),
@@ -65,7 +67,7 @@ def make_dataset(folder: Path, frames: int = FRAMES, seed: int = 0) -> Path:
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
     meta = {
-        "format_version": 1,
+        "format_version": 2,
         "fps": 25,
         "width": SIZE,
         "height": SIZE,
@@ -76,6 +78,14 @@ def make_dataset(folder: Path, frames: int = FRAMES, seed: int = 0) -> Path:
     }
     (folder / "meta.json").write_text(json.dumps(meta))
     return folder
+
+
+def write_pictures(folder: Path, **pictures: np.ndarray) -> None:
+    """Write or replace NAME.zip of a dataset folder for every NAME."""
+    for name, series in pictures.items():
+        with PicturesWriter(folder / f"{name}.zip") as writer:
+            for picture in series:
+                writer.append(picture)
 
 
 def micro_config(folder: Path) -> Config:
@@ -139,7 +149,7 @@ def fill_shapes(shapes):
 
     def leaf(path, shape):
         scale = shape.shape[-2] ** -0.5 if len(shape.shape) > 1 else 0.3
-        return jnp.asarray(scale * rng.normal(size=shape.shape), jnp.float32)
+        return jnp.asarray(np.float32(scale * rng.normal(size=shape.shape)))
 
     return jax.tree_util.tree_map_with_path(leaf, shapes)
 
@@ -159,6 +169,15 @@ def frames_of(live: Any, sound: np.ndarray, sizes: list[int]) -> list[Any]:
         frames += live.push(sound[at : at + size])
         at += size
     return frames + list(live.finish())
+
+
+def traced_apart(precision):
+    """Share no trace with other tests: something is patched that no argument of a jit says.
+
+    Each user takes a precision of its own, which is part of every trace's key and on a CPU changes
+    no product. `jax.clear_caches` does the same, but takes seconds and traces all anew.
+    """
+    return jax.default_matmul_precision(precision)
 
 
 @contextlib.contextmanager

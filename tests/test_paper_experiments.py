@@ -16,6 +16,7 @@ from egs_jax.avatar.avatar import Avatar
 from egs_jax.config import PRESETS, preset
 from egs_jax.config_text import options, to_json
 from egs_jax.data.dataset import Dataset
+from egs_jax.data.statistics import calmest
 from egs_jax.media.audio_file import write_wav
 from egs_jax.media.clock import SAMPLE_RATE
 from egs_jax.runtime.errors import InputError, TrainingError
@@ -297,7 +298,7 @@ def test_borrowed_poses_are_the_other_heads_motion():
     pose = np.tile(np.eye(4), (9, 1, 1))
     pose[:, :3, :3] = [cv2.Rodrigues(0.2 * v)[0] for v in rng.normal(size=(9, 3))]
     pose[:, :3, 3] = [0, 0, 5] + 0.1 * rng.normal(size=(9, 3))
-    calm = cross_driven.calmest(pose)
+    calm = calmest(pose)
     same = cross_driven.borrowed(pose[calm], pose)  # its own motion, laid onto its own rest
     np.testing.assert_allclose(same, pose, atol=1e-6)
     rest = np.eye(4)

@@ -1,5 +1,7 @@
 """Dataset folder -> batches.
 
+pictures    pictures of a clip in one file
+paint       a frame without its head
 folder      the folder: its arrays, its description, and their checks
 statistics  what of a clip training chooses frames by and measures lips by
 batches     which frames a step sees, and the batch that is cut from them

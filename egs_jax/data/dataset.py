@@ -23,7 +23,9 @@ from egs_jax.data.batches import (
     draw_frames,
     host_part,
 )
-from egs_jax.data.folder import open_folder
+from egs_jax.data.folder import PICTURES, open_folder
+from egs_jax.data.paint import paint_out_head
+from egs_jax.data.pictures import Pictures
 from egs_jax.speech.features import feature_windows
 from egs_jax.types import Batch, Camera, Drive
 
@@ -31,8 +33,11 @@ from egs_jax.types import Batch, Camera, Drive
 class Dataset:
     """A preprocessed clip; open one with `Dataset.open`."""
 
-    def __init__(self, folder: Path, meta: dict, arrays: dict[str, np.ndarray], size: int | None):
-        self.folder, self.meta, self.arrays = folder, meta, arrays
+    def __init__(
+        self, folder: Path, meta: dict, arrays: dict[str, np.ndarray],
+        pictures: dict[str, Pictures], size: int | None,
+    ):  # fmt: skip
+        self.folder, self.meta, self.arrays, self.pictures = folder, meta, arrays, pictures
         self.num_frames, self.fps = int(meta["num_frames"]), float(meta["fps"])
         self.source_width, self.source_height = int(meta["width"]), int(meta["height"])
         self.splits: dict[str, tuple[int, int]] = {k: tuple(v) for k, v in meta["splits"].items()}
@@ -48,12 +53,11 @@ class Dataset:
         Raises:
           InputError: if the folder is not a complete dataset of this version.
         """
-        meta, arrays = open_folder(folder)
-        return cls(Path(folder), meta, arrays, size)
+        return cls(Path(folder), *open_folder(folder), size)
 
     def resized(self, size: int | None) -> "Dataset":
         """Return the same dataset seen at another image side [pixels] (None: as stored)."""
-        return Dataset(self.folder, self.meta, self.arrays, size)
+        return Dataset(self.folder, self.meta, self.arrays, self.pictures, size)
 
     def _view(self, size: int) -> "Dataset":
         """Return `resized(size)`, always the same one: it keeps what it computes of the clip."""
@@ -68,20 +72,17 @@ class Dataset:
 
     def frame(self, i: int) -> UInt8[np.ndarray, "H Wd 3"]:
         """Return a video frame."""
-        return self._image("frames", i)
+        return self._scaled(self._picture("frames", i))
 
     def background(self, i: int) -> UInt8[np.ndarray, "H Wd 3"]:
         """Return the frame with its head painted out."""
-        return self._image("backgrounds", i)
+        frame, head, person = (self._picture(name, i) for name in PICTURES)
+        return self._scaled(paint_out_head(frame, head, person > 127, self.arrays["plate"]))
 
     def head_mask(self, i: int) -> Bool[np.ndarray, "H Wd"]:
         """Return which pixels are the head's."""
-        packed = self.arrays["head_masks"][self._index(i)]
-        mask = np.unpackbits(packed, axis=-1, count=self.source_width)
-        if self.scale == 1:
-            return mask.astype(bool)
-        area = cv2.resize(mask * 255, (self.width, self.height), interpolation=cv2.INTER_AREA)
-        return area > 127
+        mask = self._picture("head_masks", i)
+        return mask if self.scale == 1 else self._scaled(mask * np.uint8(255)) > 127
 
     def target(self, i: int) -> UInt8[np.ndarray, "H Wd 3"]:
         """Return the composite to be reproduced: true head over painted background."""
@@ -220,11 +221,15 @@ class Dataset:
         hush = self.arrays["silence_features"]
         return feature_windows(hush[:0], hush, np.arange(count), window_frames)
 
-    def _image(self, name: str, i: int) -> UInt8[np.ndarray, "H Wd 3"]:
-        image = np.asarray(self.arrays[name][self._index(i)])
+    def _picture(self, name: str, i: int) -> np.ndarray:
+        """Decode a picture at the size at which it is stored."""
+        return self.pictures[name][self._index(i)]
+
+    def _scaled(self, picture: np.ndarray) -> np.ndarray:
+        """Bring a picture to this size."""
         if self.scale == 1:
-            return image
-        return cv2.resize(image, (self.width, self.height), interpolation=cv2.INTER_AREA)
+            return picture
+        return cv2.resize(picture, (self.width, self.height), interpolation=cv2.INTER_AREA)
 
     def _inside(self, rects: Float[np.ndarray, "T 4"]) -> Int[np.ndarray, "T 4"]:
         """Round rectangles to pixels and cut them to the image."""

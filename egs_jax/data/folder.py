@@ -1,35 +1,46 @@
 """The dataset folder: its arrays, its description, and the checks that both hold together.
 
 Before: `preprocess`, which writes the folder; after: `dataset`, which reads it. Arrays open
-memory-mapped, and no pickle is ever loaded.
+memory-mapped, pictures are decoded when asked for, and no pickle is ever loaded.
 """
 
 import json
 from pathlib import Path
 
+import imageio.v3 as imageio
 import numpy as np
 
+from egs_jax.data.pictures import Pictures
 from egs_jax.face.mesh import NUM_LANDMARKS
 from egs_jax.runtime.errors import MAY_NOT_READ, InputError
 from egs_jax.speech.features import AUDIO_FEATURES, HOP_ROWS
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of the format that is written and read here."""
-ARRAYS = (
-    "frames", "backgrounds", "head_masks", "audio_features", "silence_features", "landmarks",
-    "viewmats", "K", "mean_shape", "blink", "lips_rects", "mouth_opening", "points",
-    "point_colors",
+_ARRAYS = (
+    "audio_features", "silence_features", "landmarks", "viewmats", "body_viewmats", "K",
+    "mean_shape", "blink", "lips_rects", "mouth_opening", "points", "point_colors",
 )  # fmt: skip
-"""Names of the files NAME.npy."""
+"""Names of what lies in files NAME.npy."""
+PICTURES = ("frames", "head_masks", "person_masks")
+"""Names of what lies in files NAME.zip: a picture a frame."""
+FILES = (
+    {name: f"{name}.npy" for name in _ARRAYS}
+    | {name: f"{name}.zip" for name in PICTURES}
+    | {"plate": "plate.png"}
+)
+"""The file of everything that a folder has besides its description; the plate is one picture."""
 SPLITS = ("train", "val")
 """Names of the ranges of frames that `meta.json` gives."""
 
 
-def open_folder(folder: str | Path) -> tuple[dict, dict[str, np.ndarray]]:
+def open_folder(
+    folder: str | Path,
+) -> tuple[dict, dict[str, np.ndarray], dict[str, Pictures]]:
     """Open a dataset folder and check that it is complete.
 
     Returns:
-      What `meta.json` says, and the arrays by name, memory-mapped.
+      What `meta.json` says; the arrays by name, memory-mapped, and "plate"; the pictures by name.
 
     Raises:
       InputError: if the folder is not a complete dataset of this version.
@@ -52,9 +63,20 @@ def open_folder(folder: str | Path) -> tuple[dict, dict[str, np.ndarray]]:
             f"{folder}: dataset format {version}, this version reads {FORMAT_VERSION}; "
             "preprocess the video again"
         )
-    arrays = {name: _open_array(folder / f"{name}.npy") for name in ARRAYS}
-    _check(folder, meta, arrays)
-    return meta, arrays
+    arrays = {name: _open_array(folder / FILES[name]) for name in _ARRAYS}
+    arrays["plate"] = _open_plate(folder / FILES["plate"])
+    pictures = {name: Pictures(folder / FILES[name]) for name in PICTURES}
+    _check(folder, meta, arrays, pictures)
+    return meta, arrays, pictures
+
+
+def _open_plate(path: Path) -> np.ndarray:
+    try:
+        return imageio.imread(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing; preprocess the video again") from None
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"{path}: damaged ({error}); preprocess the video again") from None
 
 
 def _open_array(path: Path) -> np.ndarray:
@@ -72,7 +94,9 @@ def _open_array(path: Path) -> np.ndarray:
     return array
 
 
-def _check(folder: Path, meta: dict, arrays: dict[str, np.ndarray]) -> None:
+def _check(
+    folder: Path, meta: dict, arrays: dict[str, np.ndarray], pictures: dict[str, Pictures]
+) -> None:
     """Refuse a folder whose description or arrays do not fit together."""
     try:
         frames, height, width = (int(meta[name]) for name in ("num_frames", "height", "width"))
@@ -89,11 +113,11 @@ def _check(folder: Path, meta: dict, arrays: dict[str, np.ndarray]) -> None:
             f"{folder}/meta.json: damaged ({reason}); preprocess the video again"
         ) from None
     for name, (dtype, shape) in _expected(frames, height, width, features, arrays).items():
-        array = arrays[name]
-        if array.dtype != dtype or array.shape != shape or not _finite(array):
-            got = f"{array.dtype} {list(array.shape)}"
+        found = pictures[name] if name in PICTURES else arrays[name]
+        if found.dtype != dtype or found.shape != shape or not _finite(found):
+            got = f"{found.dtype} {list(found.shape)}"
             raise InputError(
-                f"{folder}/{name}.npy: {got}, expected finite {np.dtype(dtype)} {list(shape)}; "
+                f"{folder}/{FILES[name]}: {got}, expected finite {np.dtype(dtype)} {list(shape)}; "
                 "preprocess the video again"
             )
     hush = arrays["silence_features"]
@@ -107,17 +131,19 @@ def _check(folder: Path, meta: dict, arrays: dict[str, np.ndarray]) -> None:
 def _expected(
     frames: int, height: int, width: int, features: int, arrays: dict[str, np.ndarray]
 ) -> dict[str, tuple[type, tuple[int, ...]]]:
-    """Return type and shape of every array; counts not in `meta.json` are the arrays' own."""
+    """Return type and shape of everything; counts not in `meta.json` are the arrays' own."""
     lengths = {name: array.shape[:1] or (1,) for name, array in arrays.items()}
-    images, real = (np.uint8, (frames, height, width, 3)), np.float32
+    real = np.float32
     return {
-        "frames": images,
-        "backgrounds": images,
-        "head_masks": (np.uint8, (frames, height, -(-width // 8))),
+        "frames": (np.uint8, (frames, height, width, 3)),
+        "head_masks": (np.bool_, (frames, height, width)),
+        "person_masks": (np.uint8, (frames, height, width)),
+        "plate": (np.uint8, (height, width, 3)),
         "audio_features": (real, (*lengths["audio_features"], features)),
         "silence_features": (real, (*lengths["silence_features"], features)),
         "landmarks": (real, (frames, NUM_LANDMARKS, 3)),
         "viewmats": (real, (frames, 4, 4)),
+        "body_viewmats": (real, (frames, 4, 4)),
         "K": (real, (3, 3)),
         "mean_shape": (real, (NUM_LANDMARKS, 3)),
         "blink": (real, (frames,)),
@@ -128,5 +154,5 @@ def _expected(
     }
 
 
-def _finite(array: np.ndarray) -> bool:
+def _finite(array: np.ndarray | Pictures) -> bool:
     return array.dtype.kind != "f" or bool(np.isfinite(array).all())

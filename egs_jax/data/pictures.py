@@ -7,6 +7,7 @@ The zip's own checksums find damage, and any program that opens zip files shows 
 import collections
 import concurrent.futures
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -25,7 +26,7 @@ _DAMAGE = (zipfile.BadZipFile, OSError, ValueError, KeyError, EOFError, SyntaxEr
 """What zipfile, zlib and Pillow raise when they cannot read a file."""
 
 
-class Pictures:
+class Pictures(Sequence[Picture]):
     """The pictures of a clip, all of one size and type; those of `PicturesWriter`.
 
     Attributes:
@@ -76,7 +77,9 @@ class Pictures:
     def _read(self, i: int) -> Picture:
         name = self._names[i]
         try:
-            return imageio.imread(self._zip.read(name), extension=Path(name).suffix)
+            picture = imageio.imread(self._zip.read(name), extension=Path(name).suffix)
+            # Pillow's booleans are bytes of 255, which JAX would take for numbers.
+            return picture.view(np.uint8) > 0 if picture.dtype == bool else picture
         except _DAMAGE as error:
             raise InputError(
                 f"{self._path}: picture {i} is damaged ({error}); preprocess the video again"
@@ -90,7 +93,7 @@ class PicturesWriter:
         """Make the file."""
         self._zip = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED)
         self._threads = concurrent.futures.ThreadPoolExecutor(usable_cores())
-        self._pending: collections.deque[concurrent.futures.Future] = collections.deque()
+        self._pending: collections.deque[tuple] = collections.deque()
         self._written = 0
 
     def append(self, picture: Picture) -> None:

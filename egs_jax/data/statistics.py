@@ -31,6 +31,11 @@ def rest_frames(
     return start + np.flatnonzero(opening <= np.quantile(opening, REST_SHARE))
 
 
+def calmest(viewmats: Float[np.ndarray, "T 4 4"]) -> int:
+    """Find the frame whose pose is nearest the mean one."""
+    return int(np.argmin(np.square(viewmats - viewmats.mean(axis=0)).sum(axis=(1, 2))))
+
+
 def lip_shapes(
     mouth_opening: Float[np.ndarray, " T"],
     landmarks: Float[np.ndarray, "T 478 3"],

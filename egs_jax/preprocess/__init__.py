@@ -8,7 +8,7 @@ tracking           head poses, focal length and mean face from landmarks
 bundle_adjustment  its solvers
 pose_refinement    poses that follow the image itself
 track_report       a track's jitter against optical flow
-masks              head masks, lips, clean backgrounds, frames without the head
+masks              masks of head and person, lips, the room without the person
 head_cloud         the points that training starts from
 pipeline           all of it, in one command
 
@@ -16,10 +16,11 @@ The held-out end of a clip is cut off for training only: a dataset is made of th
 some of it has seen the frames that are held out. The crop is chosen around the head in all of them;
 the delay between sound and lips is estimated on all; mean face and focal length come from a bundle
 adjustment over all; head poses are one chain over all, refined by aligning each frame to the one
-before; hull and first colors of the cloud are made of 48 views spread over the whole clip, and the
-clean background of every tenth frame of it; what an open and a shut eye is, is a quantile over all
-frames. Figures on held-out frames are a little better for it (the original code shares most of
-this). `meta.json` lists it as `seen_of_all_frames`. Not on the list, since each frame's are its own
-or of frames before it: frames, masks, landmarks, lips rectangles, features of sound (which reach
-1.2 s back and 0.6 s ahead). What training learns from (frames, statistics) is of its own split.
+before; the body stands at the calmest pose of all; hull and first colors of the cloud are made of
+48 views spread over the whole clip, and the clean background (the plate) of every tenth frame of
+it; what an open and a shut eye is, is a quantile over all frames. Figures on held-out frames are a
+little better for it (the original code shares most of this). `meta.json` lists it as
+`seen_of_all_frames`. Not on the list, since each frame's are its own or of frames before it:
+frames, masks, landmarks, lips rectangles, features of sound (which reach 1.2 s back and 0.6 s
+ahead). What training learns from (frames, statistics) is of its own split.
 """

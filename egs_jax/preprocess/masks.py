@@ -31,16 +31,16 @@ _BROW_TO_CHIN = (10, 152)
 
 @dataclass(frozen=True)
 class FrameMasks:
-    """The masks of one frame, bool [H, W] each.
+    """The masks of one frame, [H, W] each, bool where nothing else is said.
 
     Attributes:
       head: Head without neck.
-      person: Head, neck, torso.
+      soft_person: Head, neck, torso with a soft edge, uint8; above 127 is person.
       foreground: Everything that may be person, with a margin: never background.
     """
 
     head: np.ndarray
-    person: np.ndarray
+    soft_person: np.ndarray
     foreground: np.ndarray
 
 
@@ -125,7 +125,7 @@ class HeadMasker:
         margin = 2 * round(0.0125 * self._size[1]) + 1
         unsure = (probability > 0.1) | body | head | ears
         foreground = cv2.dilate(unsure.view(np.uint8), np.ones((margin, margin), np.uint8)) > 0
-        return FrameMasks(head, body | head, foreground)
+        return FrameMasks(head, _soft(probability, body | head), foreground)
 
     def _steady(self, name: str, now: np.ndarray, now_from_before: np.ndarray | None) -> np.ndarray:
         """Mix with the frame before, moved by `now_from_before`; return it at the frame's size."""
@@ -167,6 +167,13 @@ class HeadMasker:
             angle = float(np.degrees(np.arctan2(across[1], across[0])))
             cv2.ellipse(image, (round(x), round(y)), axes, angle, 0, 360, 1, -1)
         return image > 0
+
+
+def _soft(probability: np.ndarray, person: np.ndarray) -> np.ndarray:
+    """Return the person's mask with an edge as soft as the network's; above 127 where person is."""
+    edge = np.maximum(np.clip((probability - 0.2) / 0.6, 0, 1), cv2.blur(person * 1.0, (3, 3)))
+    soft = np.round(255 * edge).astype(np.uint8)
+    return np.where(person, np.maximum(soft, 128), np.minimum(soft, 127))
 
 
 def _member(labels: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:

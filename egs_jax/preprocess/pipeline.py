@@ -4,17 +4,19 @@ Frames stream through twice (`face_pass` first, since the crop needs the whole c
 few numbers per frame is kept in memory. The folder appears under its name only when it is complete.
 """
 
+import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
 from jaxtyping import Float
 
-from egs_jax.data.folder import ARRAYS, FORMAT_VERSION
+from egs_jax.data.folder import FILES, FORMAT_VERSION, PICTURES
+from egs_jax.data.pictures import Pictures, PicturesWriter
+from egs_jax.data.statistics import calmest
 from egs_jax.face.mesh import canonical_face_mesh, eye_openness, mouth_opening
 from egs_jax.face.segmentation import FaceParser, PersonSegmenter
 from egs_jax.media.audio_file import read_audio, write_wav
@@ -23,7 +25,7 @@ from egs_jax.media.video_reader import VideoInfo, probe, read_frames
 from egs_jax.preprocess.crop import Crop, choose_crop
 from egs_jax.preprocess.face_pass import LEAST_FRAMES, Faces, find_faces
 from egs_jax.preprocess.head_cloud import head_cloud
-from egs_jax.preprocess.masks import BackgroundModel, HeadMasker, lips_rect, paint_out_head
+from egs_jax.preprocess.masks import BackgroundModel, HeadMasker, lips_rect
 from egs_jax.preprocess.pose_refinement import refine_poses
 from egs_jax.preprocess.track_report import jitter_rms
 from egs_jax.preprocess.tracking import HeadTrack, reprojection_rms, track_head
@@ -33,12 +35,14 @@ from egs_jax.runtime.files import needs_room
 from egs_jax.runtime.progress import progress
 from egs_jax.speech.features import AUDIO_FEATURES, extract_features, silence_features
 
-_FILES = {"meta.json", "audio.wav", "clean_background.png"} | {f"{name}.npy" for name in ARRAYS}
+_NAMES = {"meta.json", "audio.wav", *FILES.values()}
 SEEN_OF_ALL_FRAMES = (
-    "crop", "audio-video lag", "mean face", "focal length", "head poses", "hull of the cloud",
-    "first colors of the cloud", "clean background", "blink scale",
+    "crop", "audio-video lag", "mean face", "focal length", "head poses", "body's pose",
+    "hull of the cloud", "first colors of the cloud", "clean background", "blink scale",
 )  # fmt: skip
 """Parts of a dataset that are made of all frames, held-out ones too (see the room's docstring)."""
+BYTES_A_PIXEL = 1.0
+"""What frames and masks take at most: 0.6 of sharp clips, more of noise."""
 NATURAL_LAG = 2
 """Frames by which lips open before their sound is loud, in speech in sync."""
 
@@ -113,15 +117,16 @@ def _fill(
     landmarks = crop.landmarks(faces.landmarks)
     samples = _fit_length(samples, len(landmarks))
     features = extract_features(samples, kind)
-    frames, clean = _cut_frames(work, video, crop, landmarks, parser, max_seconds)
-    _paint_backgrounds(work, frames, clean)
+    frames = _cut_frames(work, video, crop, landmarks, parser, max_seconds)
     track, figures = _track(frames, landmarks, valid, crop.size)
     _cloud(work, frames, track)
-    save = lambda name, array: np.save(work / f"{name}.npy", array)
+    save = lambda name, array: np.save(work / FILES[name], array)
     save("audio_features", features)
     save("silence_features", silence_features(kind))
     save("landmarks", landmarks)
     save("viewmats", track.viewmats.astype(np.float32))
+    still = track.viewmats[calmest(track.viewmats)].astype(np.float32)
+    save("body_viewmats", np.repeat(still[None], len(frames), axis=0))
     save("K", track.K.astype(np.float32))
     save("mean_shape", track.mean_shape.astype(np.float32))
     save("blink", blink_signal(eye_openness(landmarks).mean(-1)))
@@ -186,53 +191,32 @@ def align_sound(
 def _cut_frames(
     work: Path, video: Path, crop: Crop, landmarks: np.ndarray, parser: FaceParser | None,
     max_seconds: float | None,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Write frames and masks; returns the frames (memory-mapped) and the clean background."""
+) -> Pictures:  # fmt: skip
+    """Write frames, masks and the plate; returns the frames."""
     count, size = len(landmarks), crop.size
-    _check_room(work, count * size * (6 * size + size // 4))
-    frames = _create(work / "frames.npy", (count, size, size, 3))
-    heads = _create(work / "head_masks.npy", (count, size, -(-size // 8)))
-    people = _create(work / "person_masks.npy", heads.shape)
+    _check_room(work, round(BYTES_A_PIXEL * count * size**2))
     segmenter, masker = PersonSegmenter(), HeadMasker(size, size)
     room = BackgroundModel(size, size)
-    with progress(count, "frames and masks", "frame") as bar:
+    with contextlib.ExitStack() as stack:
+        frames, heads, people = (
+            stack.enter_context(PicturesWriter(work / FILES[name])) for name in PICTURES
+        )
+        bar = stack.enter_context(progress(count, "frames and masks", "frame"))
         for i, source in enumerate(bar.track(read_frames(video, FPS, max_seconds), task_id=0)):
-            frames[i] = frame = crop.image(source)
+            frame = crop.image(source)
             labels = None if parser is None else parser.parse(frame)
             masks = masker.update(landmarks[i], segmenter.segment(frame), labels)
-            heads[i], people[i] = np.packbits(masks.head, -1), np.packbits(masks.person, -1)
+            frames.append(frame)
+            heads.append(masks.head)
+            people.append(masks.soft_person)
             if i % 10 == 0:
                 room.update(frame, masks.foreground)
-    clean = room.result()
-    imageio.imwrite(work / "clean_background.png", clean)
-    for array in (frames, heads, people):
-        array.flush()
-    return frames, clean
-
-
-def _paint_backgrounds(work: Path, frames: np.ndarray, clean: np.ndarray) -> None:
-    """Write every frame with its head painted out."""
-    size = frames.shape[1]
-    backgrounds = _create(work / "backgrounds.npy", frames.shape)
-    with progress(len(frames), "backgrounds", "frame") as bar:
-        for i, (head, person) in enumerate(bar.track(_masks(work, size), task_id=0)):
-            backgrounds[i] = paint_out_head(np.asarray(frames[i]), head, person, clean)
-    backgrounds.flush()
-    (work / "person_masks.npy").unlink()
-
-
-def _masks(work: Path, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield head and person masks of every frame, bool [size, size] each."""
-    heads, people = (
-        np.load(work / f"{name}_masks.npy", mmap_mode="r", allow_pickle=False)
-        for name in ("head", "person")
-    )
-    for head, person in zip(heads, people, strict=True):
-        yield tuple(np.unpackbits(m, axis=-1, count=size).astype(bool) for m in (head, person))
+    imageio.imwrite(work / FILES["plate"], room.result())
+    return Pictures(work / FILES["frames"])
 
 
 def _track(
-    frames: np.ndarray, landmarks: np.ndarray, valid: np.ndarray, size: int
+    frames: Pictures, landmarks: np.ndarray, valid: np.ndarray, size: int
 ) -> tuple[HeadTrack, dict]:
     """Return head poses, refined against the picture, and their figures."""
     mesh = canonical_face_mesh()
@@ -257,17 +241,15 @@ def _track(
     return track, figures
 
 
-def _cloud(work: Path, frames: np.ndarray, track: HeadTrack) -> None:
+def _cloud(work: Path, frames: Pictures, track: HeadTrack) -> None:
     """Write the initial cloud."""
     mesh = canonical_face_mesh()
-    heads = np.load(work / "head_masks.npy", mmap_mode="r", allow_pickle=False)
-    size = frames.shape[2]
-    mask = lambda i: np.unpackbits(heads[i], axis=-1, count=size).astype(bool)
+    heads = Pictures(work / FILES["head_masks"])
     points, colors = head_cloud(
-        track.mean_shape, mesh.triangles, track.viewmats, track.K, mask, frames
+        track.mean_shape, mesh.triangles, track.viewmats, track.K, heads.__getitem__, frames
     )
-    np.save(work / "points.npy", points)
-    np.save(work / "point_colors.npy", colors)
+    np.save(work / FILES["points"], points)
+    np.save(work / FILES["point_colors"], colors)
 
 
 def blink_signal(openness: Float[np.ndarray, " T"]) -> Float[np.ndarray, " T"]:
@@ -301,10 +283,6 @@ def _fit_length(samples: np.ndarray, frames: int) -> np.ndarray:
     return np.pad(samples[:wanted], (0, max(0, wanted - len(samples))))
 
 
-def _create(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-
-
 def _check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -318,8 +296,8 @@ def _check_target(folder: Path) -> None:
     """Refuse to replace anything that is not a dataset and nothing else."""
     if folder.is_dir():
         names = {path.name for path in folder.iterdir()}
-        if names and ("meta.json" not in names or names - _FILES):
-            other = min(names - _FILES, default="no meta.json")
+        if names and ("meta.json" not in names or names - _NAMES):
+            other = min(names - _NAMES, default="no meta.json")
             raise InputError(
                 f"{folder}: is there already and is not only a dataset ({other}); name another "
                 "folder"

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import traced_apart
 
 from kernels import dispatch
 from kernels.deform import decode_heads
@@ -25,9 +26,8 @@ def small_tiles(monkeypatch):
     for name in ("HEADS", "INPUTS", "WEIGHTS"):
         monkeypatch.setattr(heads_triton, name, heads_triton.Tile(32, 16, 4, 2))
     monkeypatch.setattr(heads_triton, "PROGRAMS", 20)
-    jax.clear_caches()  # the tiles are no argument
-    yield
-    jax.clear_caches()
+    with traced_apart("highest"):  # the tiles are no argument
+        yield
 
 
 def both_ways(x, weights, cotangents, implementation):
@@ -63,7 +63,7 @@ def test_outputs_and_gradients_equal_those_of_jax(network, rows, d, units, k):
     """Rows under, at and over whole programs; one block of units a head, and several."""
     weights = pack(make_case(network, d=d, units=units, k=k)).heads
     rng = np.random.default_rng(1)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    draw = lambda *shape: jnp.asarray(np.float32(rng.normal(size=shape)))
     x = draw(rows, d)
     cotangents = draw(rows, 16), draw(rows, weights.color.bias.size)
     got = both_ways(x, weights, cotangents, "triton")
@@ -75,17 +75,15 @@ def test_small_cotangents_are_not_lost():
     """A loss is a mean over millions of numbers."""
     weights = pack(make_case("taylor", d=16, units=16, k=1)).heads
     rng = np.random.default_rng(2)
-    x = jnp.asarray(rng.normal(size=(40, 16)), jnp.float32)
-    cotangents = tuple(
-        jnp.asarray(1e-12 * rng.normal(size=(40, 16)), jnp.float32) for _ in range(2)
-    )
+    x = jnp.asarray(np.float32(rng.normal(size=(40, 16))))
+    cotangents = tuple(jnp.asarray(np.float32(1e-12 * rng.normal(size=(40, 16)))) for _ in range(2))
     got = both_ways(x, weights, cotangents, "triton")[1]
     assert_close(got, both_ways(x, weights, cotangents, "xla")[1], 0.01)
 
 
 def test_a_row_that_is_not_finite_harms_no_other_and_is_noticed():
     weights = pack(make_case("taylor", d=16, units=16, k=1)).heads
-    x = jnp.asarray(np.random.default_rng(3).normal(size=(40, 16)), jnp.float32)
+    x = jnp.asarray(np.float32(np.random.default_rng(3).normal(size=(40, 16))))
     ones = jnp.ones((40, 16)), jnp.ones((40, 16))
     clean, (clean_x, _) = both_ways(x, weights, ones, "triton")
     got, (grad_x, grad_weights) = both_ways(x.at[5, 3].set(jnp.nan), weights, ones, "triton")

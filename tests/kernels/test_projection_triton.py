@@ -68,7 +68,7 @@ def make_gaussians(n_frames, per_frame, color_shape, seed=0):
     alive[:, DEAD] = False
     if "means" in per_frame:  # culled in one frame only
         values["means"][0, 8:12, 0] = np.nan
-    gaussians = Gaussians(**{k: jnp.asarray(v, jnp.float32) for k, v in values.items()})
+    gaussians = Gaussians(**{k: jnp.asarray(np.float32(v)) for k, v in values.items()})
     return gaussians, jnp.asarray(alive)
 
 

@@ -61,9 +61,9 @@ def test_moving_scene_and_camera_together_changes_nothing(tiny):
     motion = np.eye(4)
     motion[:3, :3], motion[:3, 3] = R, shift
     moved = tiny | dict(
-        means=jnp.asarray(np.asarray(tiny["means"]) @ R.T + shift, jnp.float32),
-        quats=jnp.asarray(quaternion_product(q, np.asarray(tiny["quats"])), jnp.float32),
-        viewmats=jnp.asarray(np.asarray(tiny["viewmats"]) @ np.linalg.inv(motion), jnp.float32),
+        means=jnp.asarray(np.float32(np.asarray(tiny["means"]) @ R.T + shift)),
+        quats=jnp.asarray(np.float32(quaternion_product(q, np.asarray(tiny["quats"])))),
+        viewmats=jnp.asarray(np.float32(np.asarray(tiny["viewmats"]) @ np.linalg.inv(motion))),
     )
     assert_same(rasterize(**moved), rasterize(**tiny))
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import pytest
-from helpers import micro_config
+from helpers import micro_config, traced_apart
 from jax.extend.core import subjaxprs
 
 from egs_jax.data.dataset import Dataset
@@ -58,11 +58,9 @@ def test_what_is_looked_for_is_found():
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
     """None picks Triton; what was traced so must not serve other tests, in the interpreter."""
-    jax.clear_caches()
-    with monkeypatch.context() as patched:
+    with traced_apart("float32"), monkeypatch.context() as patched:
         patched.setattr(dispatch, "is_default", lambda: True)
         yield
-    jax.clear_caches()
 
 
 @pytest.mark.parametrize("architecture", ["paper", "parity"])

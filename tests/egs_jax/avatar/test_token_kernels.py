@@ -37,7 +37,7 @@ def scene(window, features, agents, frames, ppe):
     init = functools.partial(model.init_networks, config, audio_dim=features)
     params = fill_shapes(jax.eval_shape(init, jax.random.key(0)))["tokens"]
     rng = np.random.default_rng(0)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    draw = lambda *shape: jnp.asarray(np.float32(rng.normal(size=shape)))
     viewmats = draw(frames, 4, 4).at[:, :3, 3].multiply(4.0)
     drive = Drive(draw(frames, window, 16, features), jnp.abs(draw(frames)) % 1, viewmats,
                   draw(frames, 3, 3), jnp.zeros((frames, 8, 8, 3), jnp.uint8))  # fmt: skip

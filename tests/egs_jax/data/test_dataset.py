@@ -6,15 +6,17 @@ import shutil
 from pathlib import Path
 
 import cv2
+import imageio.v3 as imageio
 import jax
 import numpy as np
 import pytest
-from helpers import AUDIO_DIM, FOCAL, FRAMES, SIZE, make_dataset
+from helpers import AUDIO_DIM, FOCAL, FRAMES, SIZE, make_dataset, write_pictures
 
 from egs_jax.config import HEARD_FRAMES, Config, LossConfig, ScheduleConfig
 from egs_jax.data import statistics
 from egs_jax.data.dataset import Dataset
-from egs_jax.data.folder import ARRAYS
+from egs_jax.data.folder import FILES, PICTURES
+from egs_jax.data.pictures import Pictures
 from egs_jax.data.statistics import REST_SHARE
 from egs_jax.face.mesh import LEFT_EYE, RIGHT_EYE
 from egs_jax.runtime.errors import InputError
@@ -75,11 +77,18 @@ def test_frames_are_as_painted(dataset):
         dataset.camera(-1)
 
 
-def test_arrays_stay_on_disk(dataset):
-    for name in ("frames", "backgrounds", "audio_features", "landmarks"):
+def test_arrays_and_pictures_stay_on_disk(dataset):
+    for name in ("audio_features", "landmarks"):
         assert (
             isinstance(dataset.arrays[name], np.memmap) and not dataset.arrays[name].flags.writeable
         )
+    assert set(dataset.pictures) == {"frames", "head_masks", "person_masks"}
+    assert all(isinstance(pictures, Pictures) for pictures in dataset.pictures.values())
+
+
+def test_the_background_is_painted_over_the_plate(dataset):
+    for i in (0, 7):
+        assert np.array_equal(dataset.background(i), dataset.arrays["plate"])
 
 
 @pytest.mark.parametrize("step", [0, 3, 4, 17, 103])
@@ -283,7 +292,7 @@ def test_files_that_may_not_be_read_are_not_called_damaged(copy, monkeypatch):
 
     monkeypatch.setattr("numpy.load", load)
     with pytest.raises(
-        InputError, match=r"frames\.npy: may not be read .*; give yourself the right"
+        InputError, match=r"audio_features\.npy: may not be read .*; give yourself the right"
     ):
         Dataset.open(copy)
 
@@ -294,11 +303,11 @@ def test_damaged_description(copy, text):
     refused(copy, "meta.json: unreadable")
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 1, 3, "2", None])
 def test_foreign_version(copy, version):
     meta = json.loads((copy / "meta.json").read_text())
     (copy / "meta.json").write_text(json.dumps(meta | {"format_version": version}))
-    refused(copy, f"dataset format {version}, this version reads 1")
+    refused(copy, f"dataset format {version}, this version reads 2")
 
 
 @pytest.mark.parametrize(
@@ -329,24 +338,46 @@ def test_description_that_lacks_a_value(copy, key):
     refused(copy, f"meta.json: damaged (no '{key}')")
 
 
-@pytest.mark.parametrize("name", ARRAYS)
-def test_every_array_is_needed_and_checked(copy, name):
-    path = copy / f"{name}.npy"
+@pytest.mark.parametrize("file", sorted(f for f in FILES.values() if f.endswith(".npy")))
+def test_every_array_is_needed_and_checked(copy, file):
+    path = copy / file
     array = np.load(path)
     path.unlink()
-    refused(copy, f"{name}.npy: missing")
+    refused(copy, f"{file}: missing")
     np.save(path, array[..., None])
-    refused(copy, f"{name}.npy", "expected finite")
+    refused(copy, file, "expected finite")
     np.save(path, array.astype(np.float64))
-    refused(copy, f"{name}.npy: float64", "expected finite")
+    refused(copy, f"{file}: float64", "expected finite")
     if array.dtype.kind == "f":
         array.flat[0] = np.nan
         np.save(path, array)
-        refused(copy, f"{name}.npy", "expected finite")
+        refused(copy, file, "expected finite")
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_every_picture_is_needed_and_checked(copy, name):
+    pictures = np.stack([*Pictures(copy / f"{name}.zip")])
+    (copy / f"{name}.zip").unlink()
+    refused(copy, f"{name}.zip: missing")
+    write_pictures(copy, **{name: pictures[:-1]})
+    refused(copy, f"{name}.zip", "expected finite", str(list(pictures.shape)))
+    write_pictures(copy, **{name: pictures[:, :-1]})
+    refused(copy, f"{name}.zip", "expected finite")
+    (copy / f"{name}.zip").write_bytes(b"hello")
+    refused(copy, f"{name}.zip: damaged")
+
+
+def test_the_plate_is_needed_and_checked(copy):
+    imageio.imwrite(copy / "plate.png", np.zeros((4, 4, 3), np.uint8))
+    refused(copy, "plate.png: uint8 [4, 4, 3]", f"[{SIZE}, {SIZE}, 3]")
+    (copy / "plate.png").write_bytes(b"hello")
+    refused(copy, "plate.png: damaged")
+    (copy / "plate.png").unlink()
+    refused(copy, "plate.png: missing")
 
 
 def test_one_frame_too_few(copy):
-    for name in ("frames", "landmarks", "blink"):
+    for name in ("landmarks", "blink"):
         whole = np.load(copy / f"{name}.npy")
         np.save(copy / f"{name}.npy", whole[:-1])
         refused(copy, f"{name}.npy", "expected finite", str(list(whole.shape)))
@@ -368,7 +399,7 @@ def test_sound_features_that_no_avatar_can_hear(copy):
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "text", "archive"])
 def test_damaged_array(copy, damage):
-    path = copy / "frames.npy"
+    path = copy / "landmarks.npy"
     data = path.read_bytes()
     if damage == "archive":
         np.savez(copy / "a.npz", x=np.zeros(3))
@@ -376,7 +407,7 @@ def test_damaged_array(copy, damage):
     path.write_bytes(
         {"empty": b"", "cut": data[: len(data) // 2], "text": b"hello"}.get(damage, data)
     )
-    refused(copy, "frames.npy")
+    refused(copy, "landmarks.npy")
 
 
 class Bomb:

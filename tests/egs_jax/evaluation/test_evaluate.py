@@ -10,10 +10,11 @@ that was not shifted or not silent, another rectangle, the target in the place o
 import json
 from types import SimpleNamespace
 
+import imageio.v3 as imageio
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import AUDIO_DIM, SIZE, make_dataset, micro_config
+from helpers import AUDIO_DIM, SIZE, make_dataset, micro_config, write_pictures
 from skimage.metrics import structural_similarity
 
 from egs_jax.avatar.avatar import Avatar
@@ -92,12 +93,13 @@ def make_clip(folder):
     np.save(folder / "silence_features.npy", hush)
     heard = opened_by(Dataset.open(folder).audio_windows(np.arange(count), 8))
     true = np.clip(0.8 * heard + 0.05 * rng.standard_normal(count), 0.05, 0.95)
-    pictures = rng.integers(0, 256, (2, count, SIZE, SIZE, 3), np.uint8)
+    frames = rng.integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
     for (row, column), value in zip(CODES, (true, np.sqrt(shut), np.ones(count)), strict=True):
-        pictures[:, :, row, column] = np.rint(value * 255)[:, None]
-    pictures[:, FACELESS, 0, 2] = 0
+        frames[:, row, column] = np.rint(value * 255)[:, None]
+    frames[FACELESS, 0, 2] = 0
+    imageio.imwrite(folder / "plate.png", rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8))
     masks = np.zeros((count, SIZE, SIZE), bool)
-    for mask, (top, left) in zip(masks, rng.integers(2, 20, (count, 2)), strict=True):
+    for mask, (top, left) in zip(masks, rng.integers(6, 20, (count, 2)), strict=True):
         mask[top : top + 24, left : left + 20] = True
     corners = rng.integers(20, 30, (count, 2))
     rects = np.stack([corners[:, 0], corners[:, 0] + 9, corners[:, 1], corners[:, 1] + 14], 1)
@@ -105,8 +107,10 @@ def make_clip(folder):
     landmarks[..., :2] += rng.integers(-4, 5, (count, 1, 2))  # whole pixels
     viewmats = np.tile(np.eye(4, dtype=np.float32), (count, 1, 1))
     viewmats[:, :3, 3] = rng.uniform(0, 0.1, (count, 3))
+    write_pictures(
+        folder, frames=frames, head_masks=masks, person_masks=masks * np.uint8(255)
+    )  # fmt: skip
     arrays = dict(
-        frames=pictures[0], backgrounds=pictures[1], head_masks=np.packbits(masks, axis=-1),
         lips_rects=rects.astype(np.int32), landmarks=landmarks.astype(np.float32), blink=shut,
         viewmats=viewmats,
     )  # fmt: skip

@@ -35,10 +35,15 @@ def test_other_sound_is_heard(avatar):
 
 @pytest.mark.parametrize("name", GIVEN)
 def test_what_is_given_comes_from_the_frame_itself(avatar, name):
-    array = {"pose": "viewmats", "eyes": "blink", "background": "backgrounds"}[name]
-    changed = np.array(avatar.dataset.arrays[array])
-    changed[12] = changed[12] + (0.05 if array == "viewmats" else 1)
     data = avatar.dataset.resized(48)
-    data.arrays = data.arrays | {array: changed}
+    if name == "background":
+        frames = [*data.pictures["frames"]]
+        frames[12] = frames[12] ^ 255
+        data.pictures = data.pictures | {"frames": frames}
+    else:
+        array = {"pose": "viewmats", "eyes": "blink"}[name]
+        changed = np.array(data.arrays[array])
+        changed[12] = changed[12] + (0.05 if name == "pose" else 1)
+        data.arrays = data.arrays | {array: changed}
     differs = np.any(drawn(avatar) != drawn(dataclasses.replace(avatar, dataset=data)), (1, 2, 3))
     np.testing.assert_array_equal(differs, FRAMES == 12)

@@ -27,7 +27,7 @@ CROSS = LAYER.clone(mixing="cross")
 
 def arrays(*shapes, seed=0):
     rng = np.random.default_rng(seed)
-    return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+    return [jnp.asarray(np.float32(rng.normal(size=shape))) for shape in shapes]
 
 
 def softmax(x):

@@ -23,7 +23,7 @@ B, W, F = 2, 8, 5
 
 def inputs(frames=B, window=W, features=F):
     rng = np.random.default_rng(0)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    draw = lambda *shape: jnp.asarray(np.float32(rng.normal(size=shape)))
     return draw(frames, window, 16, features), jnp.linspace(0.1, 0.9, frames), draw(frames, 12)
 
 
@@ -57,7 +57,7 @@ def test_audio_net_equals_library_convolutions():
 
 
 def test_audio_att_net_is_a_weighted_mean():
-    encoded = jnp.asarray(np.random.default_rng(0).normal(size=(B, W, 32)), jnp.float32)
+    encoded = jnp.asarray(np.float32(np.random.default_rng(0).normal(size=(B, W, 32))))
     variables = fill(AudioAttNet(), encoded)
     apply = jax.jit(AudioAttNet().apply)
 
@@ -77,11 +77,11 @@ def test_audio_att_net_is_a_weighted_mean():
 
 def test_eye_encodings():
     eye = np.array([0.0, 0.3, 1.0])
-    code = encode_eye(jnp.asarray(eye, jnp.float32), "code")
+    code = encode_eye(jnp.asarray(np.float32(eye)), "code")
     for p in range(0, 8):  # where float32 phases are exact enough
         phase = eye * 10000.0 ** (2 * (p // 2) / 32)
         np.testing.assert_allclose(code[:, p], [np.sin, np.cos][p % 2](phase), atol=1e-5)
-    smooth = encode_eye(jnp.asarray(eye, jnp.float32))
+    smooth = encode_eye(jnp.asarray(np.float32(eye)))
     np.testing.assert_allclose(smooth[:, 0], np.sin(eye), atol=1e-6)
     np.testing.assert_allclose(smooth[:, 31], np.cos(4 * np.pi * eye), atol=1e-5)
     change = lambda kind: jnp.abs(

@@ -112,7 +112,7 @@ def test_dense_levels_reproduce_a_linear_function(getkey):
     module = HashTriplane(bound=2.0, levels=1, base_resolution=7, top_resolution=7)
     grid = np.linspace(-2, 2, 8)
     values = 0.3 * grid[None, :] - 0.7 * grid[:, None] + 0.2  # rows: second axis
-    params = {"tables": jnp.asarray(np.tile(values.reshape(1, -1, 1), (3, 1, 1)), jnp.float32)}
+    params = {"tables": jnp.asarray(np.float32(np.tile(values.reshape(1, -1, 1), (3, 1, 1))))}
     means = jnp.asarray(points(50, 1.99))
     out = jax.jit(module.apply)({"params": params}, means)
     for plane, (a, b) in enumerate(HASH_AXES):
@@ -132,7 +132,7 @@ def test_dense_levels_reproduce_a_linear_function(getkey):
 def test_gradients_against_differences(getkey, module):
     means = points(16, 1.19)
     params = jax.jit(module.init)(getkey(), jnp.asarray(means))["params"]
-    probe = jnp.asarray(np.random.default_rng(2).normal(size=(16, module.out_dim)), jnp.float32)
+    probe = jnp.asarray(np.float32(np.random.default_rng(2).normal(size=(16, module.out_dim))))
 
     @jax.jit
     def loss(params, means):

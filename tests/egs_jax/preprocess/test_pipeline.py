@@ -19,6 +19,7 @@ from scipy.spatial.transform import Rotation
 import egs_jax.preprocess as preprocess_room
 from egs_jax.__main__ import main
 from egs_jax.data.dataset import Dataset
+from egs_jax.data.pictures import Pictures
 from egs_jax.face.mesh import NUM_MESH_VERTICES, RIGID_POINTS, eye_openness, mouth_opening
 from egs_jax.media.audio_file import read_audio
 from egs_jax.media.video_reader import probe, read_frames
@@ -29,6 +30,7 @@ from egs_jax.performer.shading import background
 from egs_jax.preprocess.crop import choose_crop
 from egs_jax.preprocess.face_pass import MAX_GAP, bridge_gaps, find_faces, missing_ranges
 from egs_jax.preprocess.pipeline import (
+    _NAMES,
     SEEN_OF_ALL_FRAMES,
     align_sound,
     blink_signal,
@@ -84,12 +86,13 @@ def test_every_frame_has_a_face_and_the_folder_is_whole(performer_dataset):
     sha = hashlib.sha256(performer_dataset.video.read_bytes()).hexdigest()
     assert meta["source"]["sha256"] == sha and meta["source"]["name"] == "performer.mp4"
     assert not list(performer_dataset.folder.parent.glob(".*"))
-    assert not (performer_dataset.folder / "person_masks.npy").exists()
+    assert {path.name for path in performer_dataset.folder.iterdir()} == set(_NAMES)
     assert "face found in 100 of 100 frames" in performer_dataset.output
 
 
 def test_frames_and_sound_are_the_videos(performer_dataset, arrays, pictures):
-    assert np.array_equal(arrays["frames"], np.stack(pictures))
+    kept = Pictures(performer_dataset.folder / "frames.zip")
+    assert np.array_equal(np.stack([*kept]), np.stack(pictures))
     sound = read_audio(performer_dataset.folder / "audio.wav")
     assert len(sound) == 4 * 16000
     assert correlation(sound, read_audio(performer_dataset.video)[: len(sound)]) > 0.999
@@ -156,15 +159,19 @@ def test_head_masks_and_backgrounds_are_the_true_ones(performer_dataset, arrays)
         mask = dataset.head_mask(i)
         assert (mask & head).sum() / (mask | head).sum() > 0.93
         anybody |= person
+        soft = dataset.pictures["person_masks"][i]
+        inside = soft > 127
+        assert (inside & person).sum() / (inside | person).sum() > 0.93
+        assert 0.002 < ((soft > 0) & (soft < 255)).mean() < 0.1  # an edge, and no more
         away = cv2.dilate(mask.astype(np.uint8), np.ones((15, 15))) == 0
         assert np.array_equal(dataset.background(i)[away], dataset.frame(i)[away])
     true = cv2.resize(background(2 * SIZE), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
-    clean = imageio.imread(performer_dataset.folder / "clean_background.png")
+    clean = imageio.imread(performer_dataset.folder / "plate.png")
     error = np.abs(clean.astype(int) - true)
     assert error[~cv2.dilate(anybody.astype(np.uint8), np.ones((9, 9))).astype(bool)].mean() < 2.5
     hidden = anybody & (np.arange(SIZE)[:, None] < 0.8 * SIZE)
     assert error[hidden].mean() < 15  # made up behind the person, without the person's colors
-    person_error = np.abs(arrays["frames"][0].astype(int) - true)[hidden].mean()
+    person_error = np.abs(dataset.frame(0).astype(int) - true)[hidden].mean()
     assert error[hidden].mean() < 0.3 * person_error
 
 
@@ -172,7 +179,7 @@ def test_what_saw_held_out_frames_is_listed(performer_dataset):
     meta = json.loads((performer_dataset.folder / "meta.json").read_text())
     assert meta["seen_of_all_frames"] == list(SEEN_OF_ALL_FRAMES)
     told = " ".join(preprocess_room.__doc__.split())
-    words = "crop sound mean.face focal.length poses hull first.colors clean.background eye"
+    words = "crop sound mean.face focal.length poses body hull first.colors clean.background eye"
     for word in words.split():
         assert word.replace(".", " ") in told
     assert len(meta["seen_of_all_frames"]) == len(words.split())
@@ -292,7 +299,7 @@ def test_unusable_clip_is_one_line_and_leaves_nothing(
 
 
 def test_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch, performer_dataset):
-    tight = shutil.disk_usage(tmp_path)._replace(free=10_000_000)
+    tight = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: tight)
     with pytest.raises(InputError, match="takes 0.0 GB, 0.0 GB are free; make room"):
         preprocess(performer_dataset.video, tmp_path / "set", max_seconds=2.0)
@@ -308,7 +315,7 @@ def test_disk_that_fills_up_or_fails_leaves_nothing(tmp_path, monkeypatch, perfo
     for number, end in ((errno.ENOSPC, "; make room"), (errno.EROFS, "")):
 
         def fail(work, *_, number=number):
-            (work / "frames.npy").touch()
+            (work / "frames.zip").touch()
             raise OSError(number, os.strerror(number))
 
         monkeypatch.setattr(fill, fail)

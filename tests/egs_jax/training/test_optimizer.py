@@ -17,7 +17,7 @@ NETWORKS = {"spatial": {"tables": (3, 4)}, "static": {"kernel": (2, 5), "bias": 
 
 def make_params(seed):
     rng = np.random.default_rng(seed)
-    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
+    draw = lambda *shape: jnp.asarray(np.float32(rng.standard_normal(shape)))
     cloud = Gaussians(
         means=draw(4, 3), log_scales=draw(4, 3), quats=draw(4, 4), logit_opacities=draw(4),
         sh0=draw(4, 1, 3), shN=draw(4, 15, 3),
