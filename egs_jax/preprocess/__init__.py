@@ -8,6 +8,8 @@ tracking           head poses, focal length and mean face from landmarks
 bundle_adjustment  its solvers
 pose_refinement    poses that follow the image itself
 track_report       a track's jitter against optical flow
+torso_registration the torso of one frame found in others
+body_tracking      body poses from where the torso is
 masks              head masks, lips, clean backgrounds, frames without the head
 head_cloud         the points that training starts from
 pipeline           all of it, in one command
