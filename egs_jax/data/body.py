@@ -22,8 +22,8 @@ LAGS = (0, 2, 5, 10, 20)
 """Frames back that the head's pose is looked at."""
 HISTORY = max(LAGS)
 """Frames before the one told that can matter."""
-_RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)  # of a standardized number's variance
-_PARTS = 5  # stretches of the training frames, each held back once to choose between them
+_RIDGE = 0.02  # of a standardized number's variance
+_PARTS = 5  # stretches of the training frames, each held back once to ask whether it helps
 _LEAST_GAIN = 0.05  # of a still body's error there: below, the body is still
 _REACH = 0.25  # of the range seen in training, beyond its ends
 # Where errors are measured, in body space: shoulders and chest of a head of about 2 units.
@@ -63,9 +63,8 @@ class BodyModel:
     ) -> "BodyModel":
         """Fit to the training frames of a clip, which follow one another.
 
-        The strength of the ridge is that which tells fifths of the frames best that are held back
-        in turn; if none is clearly better there than a still body, the body is still at its mean
-        pose.
+        Fifths of the frames are held back in turn and told from the rest; where that is not clearly
+        better than a still body, the body is still at its mean pose.
 
         Args:
           viewmats: Head poses.
@@ -89,15 +88,12 @@ class BodyModel:
                 body_told[part == k] = _applied(learned, head[part == k])
             return shoulder_rms(poses_about(body_told, rest), body_viewmats)
 
-        errors = {ridge: error(ridge) for ridge in _RIDGES}
-        still_error = error(None)
-        best = min(errors, key=errors.__getitem__)
-        if errors[best] > (1 - _LEAST_GAIN) * still_error:
-            best = None
+        found, still_error = error(_RIDGE), error(None)
+        follows = found <= (1 - _LEAST_GAIN) * still_error
         low, high = body.min(axis=0), body.max(axis=0)
         limits = np.stack([low - _REACH * (high - low), high + _REACH * (high - low)])
-        found = errors.get(best, still_error)
-        return cls(rest, _ridge(head, body, best), limits, found, still_error)
+        coefficients = _ridge(head, body, _RIDGE if follows else None)
+        return cls(rest, coefficients, limits, found if follows else still_error, still_error)
 
     @typechecked
     def told(

@@ -35,11 +35,11 @@ def test_known_coefficients_are_found(lag):
     path, slopes = head_path(800), np.array([0.1, 0.2, 0.4, 0.5, 0.3, 0.6])
     body = body_of(path, slopes, lag)
     model = BodyModel.fit(path[:600], body[:600], REST)
-    assert model.follows and model.error < 0.1 * model.still_error
+    assert model.follows and model.error < 0.15 * model.still_error
     still = np.tile(REST, (200, 1, 1))
-    assert shoulder_rms(model.told(path)[600:], body[600:]) < 0.1 * shoulder_rms(still, body[600:])
+    assert shoulder_rms(model.told(path)[600:], body[600:]) < 0.15 * shoulder_rms(still, body[600:])
     first = 6 * [0, 2, 5, 10, 20].index(lag)
-    np.testing.assert_allclose(np.diag(model.coefficients[first:]), slopes, atol=0.06)
+    np.testing.assert_allclose(np.diag(model.coefficients[first:]), slopes, rtol=0.2)
 
 
 def test_body_that_does_not_follow_is_still():
