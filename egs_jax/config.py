@@ -15,6 +15,7 @@ from typing import Any, Literal
 from egs_jax.runtime.errors import InputError
 
 Stage = Literal["static", "deform"]
+Body = Literal["person", "head"]
 HEARD_FRAMES = 64
 """Frames a step whose lips are read from the sound alone."""
 EXTENT = 1.0

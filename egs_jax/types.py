@@ -8,7 +8,7 @@ width. Images are uint8 [H,Wd,3] on disk and at the border, float32 in [0,1] ins
 from typing import Any
 
 import flax.struct
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from egs_jax.config import Stage
 
@@ -40,15 +40,19 @@ class Drive(flax.struct.PyTreeNode):
     Ks: Float[Array, "B 3 3"]
     """Intrinsics, pixels."""
     backgrounds: UInt8[Array, "B H Wd 3"]
-    """The frame with its head painted out: torso and scene."""
+    """The room without the person; for a head alone, the frame with its head painted out."""
+    bodies: Float[Array, "B 4 4"] | None = None
+    """Body -> camera; None where everything moves with the head."""
 
 
 class Batch(flax.struct.PyTreeNode):
     """B training frames: what rendering needs (`drive`) and what only the loss needs."""
 
     drive: Drive
-    frames: UInt8[Array, "B H Wd 3"]
-    head_masks: Bool[Array, "B H Wd"]
+    targets: UInt8[Array, "B H Wd 3"]
+    """What the render must reproduce."""
+    masks: UInt8[Array, "B H Wd"]
+    """Where it must be opaque: 255 inside, 0 outside."""
     lips_rects: Int[Array, "B 4"]
     """row_min, row_max, col_min, col_max; maxima exclusive."""
     eyes_rects: Int[Array, "B 4"]

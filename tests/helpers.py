@@ -63,6 +63,8 @@ def make_dataset(folder: Path, frames: int = FRAMES, seed: int = 0) -> Path:
         "mouth_opening": opening,
         "points": points.astype(np.float32),
         "point_colors": np.full((POINTS, 3), (200, 150, 120), np.uint8),
+        "body_points": points[: POINTS // 3].astype(np.float32) + np.float32([0, 1, 0]),
+        "body_point_colors": np.full((POINTS // 3, 3), (60, 60, 120), np.uint8),
     }
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)

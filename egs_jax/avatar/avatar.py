@@ -49,7 +49,7 @@ class Avatar:
         """
         run_dir = Path(run_dir)
         config = load_config(run_dir)
-        dataset = Dataset.open(config.data_dir).resized(config.size)
+        dataset = Dataset.open(config.data_dir).view(config.size, "head")
         if not (run_dir / FOLDER).is_dir():
             raise InputError(f"{run_dir}: no checkpoint yet; train this run first")
         with contextlib.closing(Checkpoints(run_dir, read_only=True)) as checkpoints:

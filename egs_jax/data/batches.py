@@ -22,9 +22,10 @@ from egs_jax.types import Batch, Drive
 class Footage(flax.struct.PyTreeNode):
     """Pictures of B frames, or of a whole clip."""
 
-    frames: UInt8[Array, "B H Wd 3"]
-    backgrounds: UInt8[Array, "B H Wd 3"]
-    head_masks: Bool[Array, "B H Wd"]
+    targets: UInt8[Array, "B H Wd 3"]
+    masks: UInt8[Array, "B H Wd"]
+    backgrounds: UInt8[Array, "B H Wd 3"] | None
+    """None: the clip's plate, in every frame."""
 
 
 class Clip(flax.struct.PyTreeNode):
@@ -39,6 +40,9 @@ class Clip(flax.struct.PyTreeNode):
     eyes_rects: Int[Array, "T 4"]
     lip_shapes: Float[Array, "T 2"]
     sound_spread: Float[Array, " F"]
+    body_viewmats: Float[Array, "T 4 4"] | None
+    """None: there is no body besides the head."""
+    plate: UInt8[Array, "H Wd 3"] | None
 
 
 class FramePool(NamedTuple):
@@ -124,12 +128,17 @@ def cut_batch(
         eyes=clip.blink[frames],
         viewmats=clip.viewmats[frames],
         Ks=xp.broadcast_to(clip.K, (len(frames), 3, 3)),
-        backgrounds=footage.backgrounds,
+        backgrounds=(
+            xp.broadcast_to(clip.plate, footage.targets.shape)
+            if footage.backgrounds is None
+            else footage.backgrounds
+        ),
+        bodies=None if clip.body_viewmats is None else clip.body_viewmats[frames],
     )
     return Batch(
         drive=drive,
-        frames=footage.frames,
-        head_masks=footage.head_masks,
+        targets=footage.targets,
+        masks=footage.masks,
         lips_rects=clip.lips_rects[frames],
         eyes_rects=clip.eyes_rects[frames],
         entries=windows(drawn.heard, drawn.hushed, 1)[:, 0],

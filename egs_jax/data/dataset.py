@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from egs_jax.config import Config
+from egs_jax.config import Body, Config
 from egs_jax.data import statistics
 from egs_jax.data.batches import (
     Clip,
@@ -35,9 +35,10 @@ class Dataset:
 
     def __init__(
         self, folder: Path, meta: dict, arrays: dict[str, np.ndarray],
-        pictures: dict[str, Pictures], size: int | None,
+        pictures: dict[str, Pictures], size: int | None, body: Body,
     ):  # fmt: skip
         self.folder, self.meta, self.arrays, self.pictures = folder, meta, arrays, pictures
+        self.body = body
         self.num_frames, self.fps = int(meta["num_frames"]), float(meta["fps"])
         self.source_width, self.source_height = int(meta["width"]), int(meta["height"])
         self.splits: dict[str, tuple[int, int]] = {k: tuple(v) for k, v in meta["splits"].items()}
@@ -47,22 +48,25 @@ class Dataset:
         self._views: dict[int, Dataset] = {}
 
     @classmethod
-    def open(cls, folder: str | Path, size: int | None = None) -> "Dataset":
+    def open(cls, folder: str | Path, size: int | None = None, body: Body = "head") -> "Dataset":
         """Open a dataset folder; with `size`, as if it had been made at that many pixels.
+
+        `body` says what an avatar of it is: the whole "person" before the room's plate, or a "head"
+        over each frame's own body and room.
 
         Raises:
           InputError: if the folder is not a complete dataset of this version.
         """
-        return cls(Path(folder), *open_folder(folder), size)
+        return cls(Path(folder), *open_folder(folder), size, body)
 
-    def resized(self, size: int | None) -> "Dataset":
-        """Return the same dataset seen at another image side [pixels] (None: as stored)."""
-        return Dataset(self.folder, self.meta, self.arrays, self.pictures, size)
+    def view(self, size: int | None, body: Body) -> "Dataset":
+        """Return the same dataset with another image side [pixels] (None: as stored) and body."""
+        return Dataset(self.folder, self.meta, self.arrays, self.pictures, size, body)
 
-    def _view(self, size: int) -> "Dataset":
-        """Return `resized(size)`, always the same one: it keeps what it computes of the clip."""
+    def _resized(self, size: int) -> "Dataset":
+        """Return a view of this size, always the same one: it keeps what it computes."""
         if size not in self._views:
-            self._views[size] = self.resized(size)
+            self._views[size] = self.view(size, self.body)
         return self._views[size]
 
     @property
@@ -75,7 +79,9 @@ class Dataset:
         return self._scaled(self._picture("frames", i))
 
     def background(self, i: int) -> UInt8[np.ndarray, "H Wd 3"]:
-        """Return the frame with its head painted out."""
+        """Return what the avatar is drawn over: the plate, or the frame without its head."""
+        if self.body == "person":
+            return self.plate
         frame, head, person = (self._picture(name, i) for name in PICTURES)
         return self._scaled(paint_out_head(frame, head, person > 127, self.arrays["plate"]))
 
@@ -84,8 +90,16 @@ class Dataset:
         mask = self._picture("head_masks", i)
         return mask if self.scale == 1 else self._scaled(mask * np.uint8(255)) > 127
 
+    def mask(self, i: int) -> UInt8[np.ndarray, "H Wd"]:
+        """Return where the avatar must be opaque: 255 inside person or head, 0 outside."""
+        if self.body == "person":
+            return self._scaled(self._picture("person_masks", i))
+        return self.head_mask(i) * np.uint8(255)
+
     def target(self, i: int) -> UInt8[np.ndarray, "H Wd 3"]:
-        """Return the composite to be reproduced: true head over painted background."""
+        """Return what is to be reproduced: the frame, or the true head over the background."""
+        if self.body == "person":
+            return self.frame(i)
         return np.where(self.head_mask(i)[..., None], self.frame(i), self.background(i))
 
     def camera(self, i: int) -> Camera:
@@ -96,6 +110,11 @@ class Dataset:
             width=self.width,
             height=self.height,
         )
+
+    @functools.cached_property
+    def plate(self) -> UInt8[np.ndarray, "H Wd 3"]:
+        """The room without the person."""
+        return self._scaled(self.arrays["plate"])
 
     @property
     def intrinsics(self) -> Float[np.ndarray, "3 3"]:
@@ -167,6 +186,9 @@ class Dataset:
             viewmats=np.asarray(self.arrays["viewmats"][frames]),
             Ks=np.broadcast_to(self.intrinsics, (len(frames), 3, 3)),
             backgrounds=np.stack([self.background(i) for i in frames]),
+            bodies=np.asarray(self.arrays["body_viewmats"][frames])
+            if self.body == "person"
+            else None,
         )
 
     def audio_windows(
@@ -178,7 +200,7 @@ class Dataset:
 
     def batch(self, config: Config, step: int) -> Batch:
         """Cut this host's batch of `step` here: a function of (config.seed, step) alone."""
-        data = self if config.size in (None, self.width) else self._view(config.size)
+        data = self if config.size in (None, self.width) else self._resized(config.size)
         drawn = host_part(self.drawn_frames(config, step))
         return cut_batch(
             config, config.stage(step), config.has_perceptual(step), data.clip,
@@ -195,9 +217,9 @@ class Dataset:
         """Read the pictures of `frames` at this size."""
         stack = lambda image: np.stack([image(i) for i in frames])
         return Footage(
-            frames=stack(self.frame),
-            backgrounds=stack(self.background),
-            head_masks=stack(self.head_mask),
+            targets=stack(self.target),
+            masks=stack(self.mask),
+            backgrounds=None if self.body == "person" else stack(self.background),
         )
 
     @functools.cached_property
@@ -214,6 +236,8 @@ class Dataset:
             eyes_rects=self._eyes_rects,
             lip_shapes=self.lip_shapes,
             sound_spread=self.sound_spread,
+            body_viewmats=np.asarray(arrays["body_viewmats"]) if self.body == "person" else None,
+            plate=self.plate if self.body == "person" else None,
         )
 
     def silence(self, count: int, window_frames: int) -> Float[np.ndarray, "count W 16 F"]:

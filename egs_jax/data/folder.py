@@ -19,7 +19,8 @@ FORMAT_VERSION = 2
 """Version of the format that is written and read here."""
 _ARRAYS = (
     "audio_features", "silence_features", "landmarks", "viewmats", "body_viewmats", "K",
-    "mean_shape", "blink", "lips_rects", "mouth_opening", "points", "point_colors",
+    "mean_shape", "blink", "lips_rects", "mouth_opening", "points", "point_colors", "body_points",
+    "body_point_colors",
 )  # fmt: skip
 """Names of what lies in files NAME.npy."""
 PICTURES = ("frames", "head_masks", "person_masks")
@@ -151,6 +152,8 @@ def _expected(
         "mouth_opening": (real, (frames,)),
         "points": (real, (*lengths["points"], 3)),
         "point_colors": (np.uint8, (*lengths["points"], 3)),
+        "body_points": (real, (*lengths["body_points"], 3)),
+        "body_point_colors": (np.uint8, (*lengths["body_points"], 3)),
     }
 
 

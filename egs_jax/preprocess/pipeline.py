@@ -22,6 +22,8 @@ from egs_jax.face.segmentation import FaceParser, PersonSegmenter
 from egs_jax.media.audio_file import read_audio, write_wav
 from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.media.video_reader import VideoInfo, probe, read_frames
+from egs_jax.preprocess.body_cloud import body_cloud
+from egs_jax.preprocess.body_tracking import track_body
 from egs_jax.preprocess.crop import Crop, choose_crop
 from egs_jax.preprocess.face_pass import LEAST_FRAMES, Faces, find_faces
 from egs_jax.preprocess.head_cloud import head_cloud
@@ -38,7 +40,7 @@ from egs_jax.speech.features import AUDIO_FEATURES, extract_features, silence_fe
 _NAMES = {"meta.json", "audio.wav", *FILES.values()}
 SEEN_OF_ALL_FRAMES = (
     "crop", "audio-video lag", "mean face", "focal length", "head poses", "body's pose",
-    "hull of the cloud", "first colors of the cloud", "clean background", "blink scale",
+    "hull of the cloud", "first points and colors", "clean background", "blink scale",
 )  # fmt: skip
 """Parts of a dataset that are made of all frames, held-out ones too (see the room's docstring)."""
 BYTES_A_PIXEL = 1.0
@@ -119,14 +121,15 @@ def _fill(
     features = extract_features(samples, kind)
     frames = _cut_frames(work, video, crop, landmarks, parser, max_seconds)
     track, figures = _track(frames, landmarks, valid, crop.size)
-    _cloud(work, frames, track)
     save = lambda name, array: np.save(work / FILES[name], array)
+    body, figures["body"] = _body(work, frames, track)
+    save("body_viewmats", body)
+    for name, array in _clouds(work, frames, track, body).items():
+        save(name, array)
     save("audio_features", features)
     save("silence_features", silence_features(kind))
     save("landmarks", landmarks)
     save("viewmats", track.viewmats.astype(np.float32))
-    still = track.viewmats[calmest(track.viewmats)].astype(np.float32)
-    save("body_viewmats", np.repeat(still[None], len(frames), axis=0))
     save("K", track.K.astype(np.float32))
     save("mean_shape", track.mean_shape.astype(np.float32))
     save("blink", blink_signal(eye_openness(landmarks).mean(-1)))
@@ -241,15 +244,43 @@ def _track(
     return track, figures
 
 
-def _cloud(work: Path, frames: Pictures, track: HeadTrack) -> None:
-    """Write the initial cloud."""
-    mesh = canonical_face_mesh()
-    heads = Pictures(work / FILES["head_masks"])
+def _body(work: Path, frames: Pictures, track: HeadTrack) -> tuple[np.ndarray, dict]:
+    """Return body poses [T, 4, 4] and their figures."""
+    heads, people = (Pictures(work / FILES[name]) for name in ("head_masks", "person_masks"))
+    found = track_body(frames, heads, people, track.viewmats, track.K, calmest(track.viewmats))
+    median, high = found.residual_px
+    figures = {
+        "followed": found.followed,
+        "residual_px": median if found.followed else None,
+        "residual_p95_px": high if found.followed else None,
+        "lost_share": found.failed,
+        "moves_px": found.moves_px,
+        "torso_share": found.torso_share,
+    }
+    if found.followed:
+        print(
+            f"body: moves {found.moves_px:.1f} px, followed to {median:.2f} px, "
+            f"lost in {found.failed:.0%} of the frames"
+        )
+    else:
+        print("body: too little of it is seen to follow; it stands still")
+    return found.cam_from_body, figures
+
+
+def _clouds(
+    work: Path, frames: Pictures, track: HeadTrack, body: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return the points that head and body start from."""
+    heads, people = (Pictures(work / FILES[name]) for name in ("head_masks", "person_masks"))
     points, colors = head_cloud(
-        track.mean_shape, mesh.triangles, track.viewmats, track.K, heads.__getitem__, frames
-    )
-    np.save(work / FILES["points"], points)
-    np.save(work / FILES["point_colors"], colors)
+        track.mean_shape, canonical_face_mesh().triangles, track.viewmats, track.K,
+        heads.__getitem__, frames,
+    )  # fmt: skip
+    body_points, body_colors = body_cloud(track.mean_shape, body, track.K, heads, people, frames)
+    return {
+        "points": points, "point_colors": colors,
+        "body_points": body_points, "body_point_colors": body_colors,
+    }  # fmt: skip
 
 
 def blink_signal(openness: Float[np.ndarray, " T"]) -> Float[np.ndarray, " T"]:

@@ -82,5 +82,6 @@ def _fits(dataset: Dataset) -> bool:
     device = jax.local_devices()[0]
     stats = device.memory_stats() or {}
     start, stop = dataset.splits["train"]
-    size = (stop - start) * dataset.height * dataset.width * 7  # bytes: two pictures and a mask
+    bytes_a_pixel = 4 if dataset.body == "person" else 7  # target, mask, and a head's background
+    size = (stop - start) * dataset.height * dataset.width * bytes_a_pixel
     return device.platform != "cpu" and 2 * size < stats.get("bytes_limit", 0)

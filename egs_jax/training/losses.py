@@ -75,13 +75,13 @@ def rect_loss(rendered: Images, target: Images, rects: Int[Array, "B 4"]) -> Flo
 
 
 @typechecked
-def mask_loss(alpha: Float[Array, "B H Wd"], head_mask: Masks) -> Float[Array, ""]:
-    """Return the mean of |alpha - head mask|.
+def mask_loss(alpha: Float[Array, "B H Wd"], mask: Masks) -> Float[Array, ""]:
+    """Return the mean of |alpha - mask|.
 
     Differs from the original: that compares the mask with a function of the rendered depth, for
     which its rasterizer has no gradient, so the term never acts. Accumulated alpha has one.
     """
-    return jnp.mean(jnp.abs(alpha - head_mask.astype(alpha.dtype)))
+    return jnp.mean(jnp.abs(alpha - mask.astype(alpha.dtype)))
 
 
 @typechecked
@@ -90,7 +90,7 @@ def total_loss(
     rendered: Images,
     alpha: Float[Array, "B H Wd"],
     target: Images,
-    head_mask: Masks,
+    mask: Masks,
     lips_rects: Int[Array, "B 4"],
     eyes_rects: Int[Array, "B 4"],
     *,
@@ -104,8 +104,8 @@ def total_loss(
       weights: Weight of every term, and the side at which the perceptual term works.
       rendered: Rendered composites.
       alpha: Accumulated opacity in [0, 1].
-      target: True composites (the head over the frame's own painted-out background).
-      head_mask: True, or 1, where the head is.
+      target: What they must reproduce.
+      mask: True, or 1, where head or person is; between 0 and 1 at a soft edge.
       lips_rects: See `rect_mask`.
       eyes_rects: One rectangle around both eyes of each frame.
       perceptual: VGG-16 weights; None leaves the term out (not computed, not in the parts).
@@ -121,7 +121,7 @@ def total_loss(
         "dssim": dssim_loss(rendered, target, implementation),
         "lips": rect_loss(rendered, target, lips_rects),
         "eyes": rect_loss(rendered, target, eyes_rects),
-        "mask": mask_loss(alpha, head_mask),
+        "mask": mask_loss(alpha, mask),
     }
     total = sum(getattr(weights, name) * value for name, value in parts.items())
     if perceptual is not None:

@@ -269,7 +269,7 @@ def _pmap(
     config: Config, stage: Stage, perceptual: bool
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     axes = Batch(
-        drive=0, frames=0, head_masks=0, lips_rects=0, eyes_rects=0, entries=0, entry_noise=None,
+        drive=0, targets=0, masks=0, lips_rects=0, eyes_rects=0, entries=0, entry_noise=None,
         lip_shapes=0, stage=stage, perceptual=perceptual,
     )  # fmt: skip
     return jax.pmap(

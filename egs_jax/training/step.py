@@ -138,7 +138,7 @@ def step(
     """
     static = batch.stage == "static"
     # Only density control asks for the screen-space gradient.
-    offset = jnp.zeros((batch.frames.shape[0], state.alive.shape[0], 2)) if static else None
+    offset = jnp.zeros((batch.targets.shape[0], state.alive.shape[0], 2)) if static else None
     gradient = jax.value_and_grad(_loss, argnums=(0, 1), has_aux=True)
     (loss, (metrics, aux)), (grads, offset_grad) = gradient(
         state.params, offset, config, seed, state, batch, frozen, axis
@@ -157,7 +157,7 @@ def step(
     )
     stats = state.stats
     if static:
-        count, height, width = batch.frames.shape[:3]
+        count, height, width = batch.targets.shape[:3]
         # The loss is a mean over the frames; density control wants the gradient of each alone.
         stats = density.accumulate(
             stats, count * offset_grad, aux.radii, width, height, axis=axis
@@ -254,12 +254,6 @@ def jitted_hand_over(config: Config, state: TrainState) -> TrainState:
     return state.replace(params=params, opt_state=optimizer.init(params), deforming=jnp.bool_(True))
 
 
-def composite(batch: Batch) -> Float[Array, "B H Wd 3"]:
-    """Return what the render must reproduce: the true head over the painted background."""
-    seen = jnp.where(batch.head_masks[..., None], batch.frames, batch.drive.backgrounds)
-    return seen.astype(jnp.float32) / 255
-
-
 def _cooled(config: Config, step: Int[Array, ""]) -> Float[Array, ""]:
     """Return the factor of all rates, which at the end of the deformation stage falls to 0."""
     most = max(config.optim.cooldown * config.schedule.deform_steps, 1.0)
@@ -290,13 +284,13 @@ def _loss(
         means2d_offset=means2d_offset,
         dropout_key=jax.random.fold_in(key, DROPOUT_KEY),
     )
-    target = composite(batch)
+    target = batch.targets.astype(jnp.float32) / 255
     total, parts = losses.total_loss(
         config.loss,
         output.rgb,
         output.alpha,
         target,
-        batch.head_masks,
+        batch.masks.astype(jnp.float32) / 255,
         batch.lips_rects,
         batch.eyes_rects,
         perceptual=frozen,

@@ -86,6 +86,21 @@ def test_arrays_and_pictures_stay_on_disk(dataset):
     assert all(isinstance(pictures, Pictures) for pictures in dataset.pictures.values())
 
 
+def test_a_person_is_the_whole_frame_over_the_plate(folder):
+    person = Dataset.open(folder, body="person")
+    assert np.array_equal(person.target(3), person.frame(3))
+    assert person.background(3) is person.background(7)
+    assert np.array_equal(person.mask(3), person.pictures["person_masks"][3])
+    batch = person.batch(config_of(size=32), 4)
+    frames, _ = drawn(person, config_of(size=32), 4)
+    assert batch.masks.shape == (3, 32, 32) and batch.drive.backgrounds.shape == (3, 32, 32, 3)
+    assert np.array_equal(batch.drive.backgrounds[2], person.view(32, "person").plate)
+    assert np.array_equal(batch.drive.bodies, person.arrays["body_viewmats"][frames])
+    assert np.array_equal(person.drive(frames, 8).bodies, batch.drive.bodies)
+    head = Dataset.open(folder)
+    assert head.drive(frames, 8).bodies is None is head.batch(config_of(), 4).drive.bodies
+
+
 def test_the_background_is_painted_over_the_plate(dataset):
     for i in (0, 7):
         assert np.array_equal(dataset.background(i), dataset.arrays["plate"])
@@ -106,17 +121,17 @@ def test_batch_shapes_and_stage(dataset):
     config = config_of()
     static, deform = dataset.batch(config, 3), dataset.batch(config, 4)
     assert (static.stage, deform.stage) == ("static", "deform")
-    assert static.frames.shape == (1, SIZE, SIZE, 3) and deform.frames.shape == (3, SIZE, SIZE, 3)
+    assert static.targets.shape == (1, SIZE, SIZE, 3) and deform.targets.shape == (3, SIZE, SIZE, 3)
     drive = deform.drive
     assert drive.audio_windows.shape == (3, config.model.window_frames, 16, AUDIO_DIM)
     assert drive.viewmats.shape == (3, 4, 4) and drive.Ks.shape == (3, 3, 3)
-    assert drive.eyes.shape == (3,) and drive.backgrounds.shape == deform.frames.shape
-    assert deform.head_masks.shape == (3, SIZE, SIZE) and deform.lips_rects.shape == (3, 4)
+    assert drive.eyes.shape == (3,) and drive.backgrounds.shape == deform.targets.shape
+    assert deform.masks.shape == (3, SIZE, SIZE) and deform.lips_rects.shape == (3, 4)
     assert not deform.perceptual
     frames, _ = drawn(dataset, config, 4)
     for k, i in enumerate(frames):
-        assert np.array_equal(deform.frames[k], dataset.frame(i))
-        assert np.array_equal(deform.head_masks[k], dataset.head_mask(i))
+        assert np.array_equal(deform.targets[k], dataset.target(i))
+        assert np.array_equal(deform.masks[k], dataset.head_mask(i) * np.uint8(255))
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 7, 32])
@@ -150,14 +165,14 @@ def test_silence_is_paired_with_frames_at_rest_while_deforming(dataset):
     own = dataset.audio_windows(frames, config.model.window_frames)
     for k in range(4):
         assert np.array_equal(batch.drive.audio_windows[k], hush if silent[k] else own[k])
-        assert np.array_equal(batch.frames[k], dataset.frame(frames[k]))
+        assert np.array_equal(batch.targets[k], dataset.target(frames[k]))
 
 
 def test_a_share_of_the_deformation_batches_shows_shut_eyes(dataset):
     config = config_of(blink_share=0.3, silence_share=0.2, batch=4, deform_steps=400)
     blinks = np.zeros(FRAMES, np.float32)
     blinks[[5, 6, FRAMES - 1]] = [0.9, 0.5, 1.0]  # the last lies in the val split
-    blinking = dataset.resized(None)
+    blinking = dataset.view(None, "head")
     blinking.arrays = dataset.arrays | {"blink": blinks}
     assert blinking.blink_frames.tolist() == [5, 6]
     shut, silence = [], []
@@ -222,9 +237,9 @@ def test_silence_ends_with_the_period_of_its_pattern(performer_dataset):
 
 
 def test_resized_scales_pictures_and_geometry_alike(dataset):
-    half = dataset.resized(SIZE // 2)
+    half = dataset.view(SIZE // 2, "head")
     assert (half.width, half.height) == (24, 24) and half.frame(0).shape == (24, 24, 3)
-    assert (dataset.width, dataset.resized(None).width) == (48, 48)
+    assert (dataset.width, dataset.view(None, "head").width) == (48, 48)
     expected = dataset.frame(0).astype(float).reshape(24, 2, 24, 2, 3).mean((1, 3))
     assert np.abs(half.frame(0) - expected).max() <= 0.5
     assert half.head_mask(0).mean() == pytest.approx(dataset.head_mask(0).mean(), abs=0.03)
@@ -238,16 +253,16 @@ def test_resized_scales_pictures_and_geometry_alike(dataset):
     eyes = [y.min() - margin, y.max() + margin, x.min() - margin, x.max() + margin]
     assert dataset.eyes_rect(0).tolist() == np.rint(eyes).astype(int).tolist()
     assert np.abs(half.eyes_rect(0) * 2 - dataset.eyes_rect(0)).max() <= 1
-    larger = dataset.resized(96)
+    larger = dataset.view(96, "head")
     assert larger.background(0).shape == (96, 96, 3) and larger.lips_rect(0).max() <= 96
     assert np.array_equal(larger.frame(0), cv2.resize(dataset.frame(0), (96, 96), interpolation=3))
 
 
 def test_config_size_resizes_the_batch(dataset):
     batch = dataset.batch(config_of(size=32), 5)
-    assert batch.frames.shape == (3, 32, 32, 3) == batch.drive.backgrounds.shape
+    assert batch.targets.shape == (3, 32, 32, 3) == batch.drive.backgrounds.shape
     np.testing.assert_allclose(batch.drive.Ks[0, 0, 0], FOCAL * 32 / 48)
-    assert equal(batch, dataset.resized(32).batch(config_of(size=32), 5))
+    assert equal(batch, dataset.view(32, "head").batch(config_of(size=32), 5))
 
 
 def test_what_a_clip_is_at_another_size_is_computed_once(painted, monkeypatch):
@@ -255,10 +270,10 @@ def test_what_a_clip_is_at_another_size_is_computed_once(painted, monkeypatch):
     monkeypatch.setattr(statistics, "lip_shapes", lambda *a: (calls.append(1), compute(*a))[1])
     for step in range(3):
         for size in (32, 40):
-            assert dataset.batch(config_of(size=size), step).frames.shape[1] == size
+            assert dataset.batch(config_of(size=size), step).targets.shape[1] == size
     assert len(calls) == 2
-    view = dataset._view(32)
-    assert view is dataset._view(32) and view.arrays is dataset.arrays  # nothing is copied
+    view = dataset._resized(32)
+    assert view is dataset._resized(32) and view.arrays is dataset.arrays  # nothing is copied
 
 
 def test_the_perceptual_term_comes_only_when_due(dataset):

@@ -35,7 +35,7 @@ def test_other_sound_is_heard(avatar):
 
 @pytest.mark.parametrize("name", GIVEN)
 def test_what_is_given_comes_from_the_frame_itself(avatar, name):
-    data = avatar.dataset.resized(48)
+    data = avatar.dataset.view(48, "head")
     if name == "background":
         frames = [*data.pictures["frames"]]
         frames[12] = frames[12] ^ 255

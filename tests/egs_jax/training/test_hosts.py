@@ -113,7 +113,7 @@ def test_the_parts_of_two_hosts_are_the_batch(painted, monkeypatch):
     for index in (0, 1):
         monkeypatch.setattr(jax, "process_index", lambda i=index: i)
         parts.append(data.batch(config, 30))
-        assert parts[-1].frames.shape[0] == 1 and parts[-1].entries.shape[0] == 32
+        assert parts[-1].targets.shape[0] == 1 and parts[-1].entries.shape[0] == 32
     shared = whole.entry_noise
     for part in parts:
         np.testing.assert_array_equal(part.entry_noise, shared)

@@ -273,7 +273,7 @@ def test_batches_made_ahead_are_the_datasets_own(painted):
     for step in (18, 19, 20, 21):
         got, want = next(batches), data.batch(micro_config(painted), step)
         assert got.stage == want.stage == config.stage(step - 18)
-        np.testing.assert_array_equal(got.frames, want.frames)
+        np.testing.assert_array_equal(got.targets, want.targets)
         np.testing.assert_array_equal(got.drive.audio_windows, want.drive.audio_windows)
 
 

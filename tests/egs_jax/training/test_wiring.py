@@ -381,8 +381,8 @@ REACHES = {
     "drive.viewmats": PARTS[:5],
     "drive.Ks": PARTS[:5],
     "drive.backgrounds": ("l1", "dssim", "lips", "eyes"),
-    "frames": ("l1", "dssim", "lips", "eyes"),
-    "head_masks": ("l1", "dssim", "eyes", "mask"),
+    "targets": ("l1", "dssim", "lips", "eyes"),
+    "masks": ("mask",),
     "lips_rects": ("lips",),
     "eyes_rects": ("eyes",),
     "entries": ("hearing",),
@@ -429,7 +429,7 @@ def test_every_array_of_the_batch_reaches_its_part_of_the_loss(scene):
 @pytest.mark.parametrize("share", ["silence_share", "blink_share"])
 def test_shares_of_silence_and_blinks_reach_the_batch(scene, share):
     """Windows of digital silence; frames whose eyes are shut, of which two are painted here."""
-    data = scene.data.resized(None)
+    data = scene.data.view(None, "head")
     blink = np.zeros(data.num_frames, np.float32)
     blink[[5, 6]] = 0.9
     data.arrays = data.arrays | {"blink": blink}
