@@ -54,13 +54,14 @@ def empty_gaussians(capacity: int, *, sh_degree: int = 3) -> Gaussians:
 
     Dead slots hold these values, so that whatever reads them by mistake stays finite.
     """
+    filled = lambda *shape, value=0.0: jnp.asarray(np.full(shape, value, np.float32))
     return Gaussians(
-        means=jnp.zeros((capacity, 3), jnp.float32),
-        log_scales=jnp.full((capacity, 3), np.log(1e-3), jnp.float32),
-        quats=jnp.tile(jnp.array([[1.0, 0.0, 0.0, 0.0]], jnp.float32), (capacity, 1)),
-        logit_opacities=jnp.full((capacity,), -10.0, jnp.float32),
-        sh0=jnp.zeros((capacity, 1, 3), jnp.float32),
-        shN=jnp.zeros((capacity, (sh_degree + 1) ** 2 - 1, 3), jnp.float32),
+        means=filled(capacity, 3),
+        log_scales=filled(capacity, 3, value=np.log(1e-3)),
+        quats=jnp.asarray(np.tile(np.float32([1, 0, 0, 0]), (capacity, 1))),
+        logit_opacities=filled(capacity, value=-10.0),
+        sh0=filled(capacity, 1, 3),
+        shN=filled(capacity, (sh_degree + 1) ** 2 - 1, 3),
     )
 
 

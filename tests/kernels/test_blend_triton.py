@@ -1,5 +1,6 @@
 """The Triton blending kernels, in Triton's interpreter, against a dense compositing in float64."""
 
+import functools
 import importlib.util
 import re
 from types import SimpleNamespace
@@ -105,6 +106,13 @@ def dense(spec, shapes, features, background):
     )
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def dense_both_ways(spec, shapes, features, background, cotangent):
+    """Those images and the gradients of shapes and features."""
+    images, pullback = jax.vjp(lambda *a: dense(spec, *a, background), shapes, features)
+    return images, pullback(cotangent)
+
+
 def shape_gradients(shapes, sums):
     """Gradients of x, y, p, s, q, log opacity from the six sums."""
     p, s, q = shapes[:, 2], shapes[:, 3], shapes[:, 4]
@@ -145,11 +153,10 @@ def assert_equals_dense(scenes, backgrounds, n_colors, spec=SPEC, with_depth=Tru
             for grad, on in zip(grads, (1, with_depth, with_left), strict=True)
         )
         with jax.enable_x64(True):
-            images, pullback = jax.vjp(
-                lambda *arrays: dense(spec, *arrays, behind),  # noqa: B023
-                np.float64(shapes), np.float64(features),
-            )  # fmt: skip
-            grad_shapes, grad_features = map(np.asarray, pullback(cotangent))
+            images, (grad_shapes, grad_features) = jax.tree.map(
+                np.asarray,
+                dense_both_ways(spec, np.float64(shapes), np.float64(features), behind, cotangent),
+            )
         for got, want, name in zip(
             (rgb, depth, left), images, ("rgb", "depth", "left"), strict=True
         ):

@@ -19,9 +19,7 @@ from kernels.deform.types import Network
 def defined(case):
     """What the definition makes of a case."""
     with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
-        arrays, weights = jax.tree.map(
-            lambda v: jnp.asarray(v, jnp.float64), (case.arrays, case.weights)
-        )
+        arrays, weights = jax.tree.map(np.float64, (case.arrays, case.weights))
         exact = jax.jit(deform_reference, static_argnums=0)(case.network, *arrays, **weights)
     return jax.tree.map(np.float32, exact)
 
@@ -72,7 +70,7 @@ def test_gradient_of_every_input_and_weight():
 
     weights = case.weights
     static = {name: weights.pop(name) for name in ("gain", "epsilon")}
-    gradient = jax.grad(lambda a, w: loss(a, w | static), argnums=(0, 1))
+    gradient = jax.jit(jax.grad(lambda a, w: loss(a, w | static), argnums=(0, 1)))
     gradients = gradient(case.arrays, weights)
     chex.assert_tree_all_finite(gradients)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(gradients))

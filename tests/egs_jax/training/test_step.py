@@ -38,6 +38,7 @@ class Course:
     """Programs of `step` before, after the static stage, after both."""
 
 
+@jax.jit
 def copy(tree):
     return jax.tree.map(jnp.copy, tree)
 
