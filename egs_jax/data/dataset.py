@@ -23,6 +23,7 @@ from egs_jax.data.batches import (
     draw_frames,
     host_part,
 )
+from egs_jax.data.body import BodyModel
 from egs_jax.data.folder import PICTURES, open_folder
 from egs_jax.data.paint import paint_out_head
 from egs_jax.data.pictures import Pictures
@@ -89,6 +90,10 @@ class Dataset:
         """Return which pixels are the head's."""
         mask = self._picture("head_masks", i)
         return mask if self.scale == 1 else self._scaled(mask * np.uint8(255)) > 127
+
+    def person_mask(self, i: int) -> Bool[np.ndarray, "H Wd"]:
+        """Return which pixels are the person's."""
+        return self._scaled(self._picture("person_masks", i)) > 127
 
     def mask(self, i: int) -> UInt8[np.ndarray, "H Wd"]:
         """Return where the avatar must be opaque: 255 inside person or head, 0 outside."""
@@ -167,11 +172,28 @@ class Dataset:
         """Standard deviation of every sound feature over the training frames."""
         return statistics.sound_spread(self.arrays["audio_features"], self.splits["train"])
 
-    def drive(self, frames: Int[np.ndarray, " B"], window_frames: int) -> Drive:
-        """Return what drove the clip's own `frames`."""
+    def drive(
+        self, frames: Int[np.ndarray, " B"], window_frames: int, *, told: bool = False
+    ) -> Drive:
+        """Return what drove the clip's own `frames`.
+
+        With `told`, a person's body stands where `body_model` tells from the head's path that it
+        does, not where it was seen.
+        """
         frames = np.asarray(frames)
         eyes = np.asarray(self.arrays["blink"][frames], np.float32)
-        return self.driven_by(self.audio_windows(frames, window_frames), eyes, frames)
+        drive = self.driven_by(self.audio_windows(frames, window_frames), eyes, frames)
+        if not told or drive.bodies is None:
+            return drive
+        return drive.replace(bodies=self.body_model.told(self.arrays["viewmats"], frames))
+
+    @functools.cached_property
+    def body_model(self) -> BodyModel:
+        """What the training frames say of how the body follows the head."""
+        viewmats, train = np.asarray(self.arrays["viewmats"]), slice(*self.splits["train"])
+        bodies = np.asarray(self.arrays["body_viewmats"])
+        rest = viewmats[statistics.calmest(viewmats)]
+        return BodyModel.fit(viewmats[train], bodies[train], rest)
 
     def driven_by(
         self,

@@ -18,7 +18,7 @@ from egs_jax.evaluation.baselines import baseline_figures
 from egs_jax.evaluation.measures import measure_split
 from egs_jax.evaluation.metrics import Figure, mean_figure
 from egs_jax.evaluation.pictures import report_pictures
-from egs_jax.evaluation.renders import GIVEN, frames_per_second
+from egs_jax.evaluation.renders import frames_per_second, given
 from egs_jax.evaluation.report import print_figures, write_report
 from egs_jax.evaluation.signals import lid_figures, mouth_figures, sync_figures
 from egs_jax.face.landmarks import FaceLandmarker
@@ -52,7 +52,7 @@ def evaluate(run_dir: str | Path, split: str = "val") -> dict:
         "width": data.width,
         "height": data.height,
         **seconds_of(data),
-        "given": list(GIVEN),
+        "given": given(data),
         **values,
         "num_gaussians": int(np.sum(avatar.alive)),
         "device": jax.devices()[0].device_kind,

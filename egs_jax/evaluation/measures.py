@@ -1,7 +1,7 @@
 """Measures of every frame of a split: image figures, landmarks, a row and a column.
 
-Each render is compared with the true composite (`Dataset.target`), and a landmark network looks at
-both.
+Each render is compared with what it should be (`Dataset.target`), and a landmark network looks at
+both. Figures of the head are of composites: of an avatar of a person its head over the frame.
 """
 
 from dataclasses import dataclass
@@ -51,8 +51,10 @@ def measure_split(
     rows, columns = [], []
     with progress(len(frames), "evaluate: frames", "frame") as bar:
         renders = rendered_frames(avatar, frames)
+        seen = rendered_frames(avatar, frames, told=False) if data.body == "person" else None
         for k, (i, image) in enumerate(zip(frames, renders, strict=True)):
-            for name, value in image_figures(data, int(i), image, alexnet).items():
+            with_body = image if seen is None else next(seen)
+            for name, value in image_figures(data, int(i), image, with_body, alexnet).items():
                 images.setdefault(name, []).append(value)
             both = data.target(i), to_uint8(image)
             true[k], points[k] = (
@@ -66,20 +68,33 @@ def measure_split(
 
 
 def image_figures(
-    data: Dataset, i: int, image: Float[np.ndarray, "H Wd 3"], alexnet: PerceptualParams
+    data: Dataset,
+    i: int,
+    image: Float[np.ndarray, "H Wd 3"],
+    with_body: Float[np.ndarray, "H Wd 3"],
+    alexnet: PerceptualParams,
 ) -> dict[str, float]:
-    """Return all image figures of one render of frame i."""
-    image = np.clip(image, 0, 1)[None]
-    mask, rect = data.head_mask(i)[None], data.lips_rect(i)[None]
-    target = (data.target(i)[None] / 255).astype(np.float32)
+    """Return all image figures of one render of frame i; `with_body` is given the body's pose."""
+    image, with_body = np.clip(image, 0, 1)[None], np.clip(with_body, 0, 1)[None]
+    unit = lambda picture: (picture[None] / 255).astype(np.float32)
+    frame, target, plate = unit(data.frame(i)), unit(data.target(i)), unit(data.plate)
+    head, rect, person = data.head_mask(i)[None], data.lips_rect(i)[None], data.person_mask(i)[None]
+    distance = lambda a, b: lpips(alexnet, jnp.asarray(a), jnp.asarray(b))
+    cut = lambda picture: np.where(person[..., None], picture, plate)
+    composite = np.where(head[..., None], image, frame) if data.body == "person" else image
     values = {
-        "head_fraction": mask.mean(axis=(1, 2)),
-        "psnr": metrics.psnr(image, target),
-        "psnr_head": metrics.psnr_masked(image, target, mask),
+        "head_fraction": head.mean(axis=(1, 2)),
+        "psnr": metrics.psnr(composite, target),
+        "psnr_head": metrics.psnr_masked(image, target, head),
         "psnr_lips": metrics.psnr_rect(image, target, rect),
-        "psnr_frame": metrics.psnr(image, (data.frame(i)[None] / 255).astype(np.float32)),
-        "ssim": metrics.ssim(image, target),
-        "lpips": lpips(alexnet, jnp.asarray(image), jnp.asarray(target)),
+        "ssim": metrics.ssim(composite, target),
+        "lpips": distance(composite, target),
+        "psnr_frame": metrics.psnr(image, frame),
+        "person_fraction": person.mean(axis=(1, 2)),
+        "psnr_person": metrics.psnr_masked(image, frame, person),
+        "ssim_person": metrics.ssim_masked(image, frame, person),
+        "lpips_person": distance(cut(image), cut(frame)),
+        "psnr_person_given_body": metrics.psnr_masked(with_body, frame, person),
     }
     return {name: float(value[0]) for name, value in values.items()}
 

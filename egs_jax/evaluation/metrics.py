@@ -128,21 +128,32 @@ def ssim(rendered: Images, target: Images) -> PerFrame:
     Raises:
       ValueError: if a side is under 11 pixels.
     """
-    least = min(rendered.shape[1:3])
+    return ssim_masked(rendered, target, np.ones(rendered.shape[:3], bool))
+
+
+@typechecked
+def ssim_masked(rendered: Images, target: Images, mask: Bool[np.ndarray, "B H Wd"]) -> PerFrame:
+    """Return `ssim` as a mean over the pixels of each frame's mask; NaN if it has none.
+
+    Raises:
+      ValueError: if a side is under 11 pixels.
+    """
+    least, border = min(rendered.shape[1:3]), WINDOW // 2
     require(least >= WINDOW, f"rendered: sides must be at least {WINDOW}, got {least}")
-    pairs = zip(rendered.astype(np.float64), target.astype(np.float64), strict=True)
-    return np.array([_ssim(a, b) for a, b in pairs], np.float64)
+    triples = zip(rendered.astype(np.float64), target.astype(np.float64), mask, strict=True)
+    values = [_ssim(a, b)[m[border:-border, border:-border]] for a, b, m in triples]
+    return np.array([np.mean(each) if each.size else np.nan for each in values], np.float64)
 
 
-def _ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """SSIM of one pair of images, without a border of half a window."""
+def _ssim(a: np.ndarray, b: np.ndarray) -> Float[np.ndarray, "h w 3"]:
+    """SSIM of the pixels of one pair of images, without a border of half a window."""
     border = WINDOW // 2
     window = gaussian_window()
     blur = lambda x: cv2.sepFilter2D(x, cv2.CV_64F, window, window)[border:-border, border:-border]
     mu_a, mu_b = blur(a), blur(b)
     var_a, var_b, cov = blur(a * a) - mu_a**2, blur(b * b) - mu_b**2, blur(a * b) - mu_a * mu_b
     luminance = (2 * mu_a * mu_b + C1) / (mu_a**2 + mu_b**2 + C1)
-    return float(np.mean(luminance * (2 * cov + C2) / (var_a + var_b + C2)))
+    return luminance * (2 * cov + C2) / (var_a + var_b + C2)
 
 
 @typechecked

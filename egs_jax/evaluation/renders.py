@@ -1,8 +1,9 @@
 """Renders of the clip's own frames, as spoken or under other sound, and how fast they are drawn.
 
-Everything but the sound comes from the frame that is asked for, a held-out one too: its head pose,
-how far its eyes are open, and the picture behind the head (`GIVEN`). Learned from the training
-frames are the head, how it looks from there, and what the sound makes of the mouth.
+What comes from the very frame that is asked for, a held-out one too, beside the sound, is `given`:
+its head pose, how far its eyes are open, and, where the avatar is a head alone, the picture behind
+it. Learned from the training frames are the person, how they look from there, what the sound makes
+of the mouth, and where the body stands when the head has come this way.
 """
 
 import time
@@ -14,27 +15,33 @@ from jaxtyping import Float, Int
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import infer_step, pad_batch
 from egs_jax.avatar.stream import MICRO_BATCH, MicroBatch, dispatch, fetch
+from egs_jax.data.dataset import Dataset
 
-GIVEN = ("pose", "eyes", "background")
-"""Names of what a render takes from the very frame that it is compared with, beside the sound."""
+
+def given(dataset: Dataset) -> list[str]:
+    """Name what a render takes from the very frame that it is compared with, beside the sound."""
+    return ["pose", "eyes"] if dataset.body == "person" else ["pose", "eyes", "background"]
 
 
 def rendered_frames(
     avatar: Avatar,
     frames: Int[np.ndarray, " T"],
     heard: Int[np.ndarray, " T"] | Float[np.ndarray, "T W 16 F"] | None = None,
+    *,
+    told: bool = True,
 ) -> Iterator[Float[np.ndarray, "H Wd 3"]]:
     """Yield renders of the clip's own `frames`, by one compiled program.
 
     Args:
       avatar: The avatar.
-      frames: Indices in the clip; pose, eyes and background are those of the frame.
+      frames: Indices in the clip; what is `given` is that of the frame.
       heard: Frames whose sound is heard instead, or audio windows.
+      told: Whether a person's body stands where it is told to; otherwise, where it was seen.
     """
     data, window_frames = avatar.dataset, avatar.config.model.window_frames
     for at in range(0, len(frames), MICRO_BATCH):
         part = slice(at, at + MICRO_BATCH)
-        drive = data.drive(frames[part], window_frames)
+        drive = data.drive(frames[part], window_frames, told=told)
         if heard is not None:
             windows = heard[part]
             if windows.ndim == 1:

@@ -40,7 +40,8 @@ CONTRACT = (
     "split frames width height head_fraction psnr psnr_head psnr_lips psnr_frame "
     "baseline_mean_frame baseline_nearest_frame ssim lpips lmd mouth_r mouth_r_shift_p95 "
     "mouth_silence_percentile sync_lag_frames sync_conf jitter_px blink_r num_gaussians "
-    "render_fps device notes source given seconds_trained seconds_held_out mouth_gain kernels"
+    "render_fps device notes source given seconds_trained seconds_held_out mouth_gain kernels "
+    "psnr_person ssim_person lpips_person person_fraction psnr_person_given_body"
 ).split()
 
 
@@ -107,9 +108,9 @@ def make_clip(folder):
     landmarks[..., :2] += rng.integers(-4, 5, (count, 1, 2))  # whole pixels
     viewmats = np.tile(np.eye(4, dtype=np.float32), (count, 1, 1))
     viewmats[:, :3, 3] = rng.uniform(0, 0.1, (count, 3))
-    write_pictures(
-        folder, frames=frames, head_masks=masks, person_masks=masks * np.uint8(255)
-    )  # fmt: skip
+    people = masks.copy()
+    people[:, 40:, 12:36] = True
+    write_pictures(folder, frames=frames, head_masks=masks, person_masks=people * np.uint8(200))
     arrays = dict(
         lips_rects=rects.astype(np.int32), landmarks=landmarks.astype(np.float32), blink=shut,
         viewmats=viewmats,
@@ -172,7 +173,8 @@ def world(tmp_path_factory):
     return World(
         data=data, run=home / "run", result=result, val=val, drawn=np.clip(drawn, 0, 1),
         train_targets=targets[:TRAIN], targets=targets[TRAIN:],
-        masks=np.stack([data.head_mask(i) for i in val]), **seen,
+        masks=np.stack([data.head_mask(i) for i in val]),
+        people=np.stack([data.pictures["person_masks"][int(i)] > 127 for i in val]), **seen,
     )  # fmt: skip
 
 
@@ -223,13 +225,15 @@ def test_image_figures_by_hand(world):
     frames = [world.data.frame(i) / 255 for i in world.val]
     lips = [world.data.arrays["lips_rects"][i] for i in world.val]
     cut = lambda image, rect: image[rect[0] : rect[1], rect[2] : rect[3]]
-    similarity = [
-        structural_similarity(
-            np.float64(a), b, channel_axis=-1, data_range=1.0, gaussian_weights=True, sigma=1.5,
-            use_sample_covariance=False,
-        )
-        for a, b in pairs
-    ]  # fmt: skip
+    people = world.people
+    inner = (slice(5, -5), slice(5, -5))
+    similarity = lambda a, b, mask: structural_similarity(
+        np.float64(a), b, channel_axis=-1, data_range=1.0, gaussian_weights=True, sigma=1.5,
+        use_sample_covariance=False, full=True,
+    )[1][inner][mask[inner]].mean()  # fmt: skip
+    everywhere = np.ones((SIZE, SIZE), bool)
+    triples = list(zip(world.drawn, frames, people, strict=True))
+    psnr_person = np.mean([decibels(a, f, p) for a, f, p in triples])
     wanted = {
         "head_fraction": world.masks.mean(),
         "psnr": np.mean([decibels(a, b) for a, b in pairs]),
@@ -240,8 +244,13 @@ def test_image_figures_by_hand(world):
             [decibels(cut(a, x), cut(b, x)) for (a, b), x in zip(pairs, lips, strict=True)]
         ),
         "psnr_frame": np.mean([decibels(a, f) for (a, _), f in zip(pairs, frames, strict=True)]),
-        "ssim": np.mean(similarity),
+        "ssim": np.mean([similarity(a, b, everywhere) for a, b in pairs]),
         "lpips": np.mean([7 * np.abs(a - b).mean() for a, b in pairs]),
+        "person_fraction": people.mean(),
+        "psnr_person": psnr_person,
+        "ssim_person": np.mean([similarity(a, f, p) for a, f, p in triples]),
+        "lpips_person": np.mean([7 * (np.abs(a - f) * p[..., None]).mean() for a, f, p in triples]),
+        "psnr_person_given_body": psnr_person,  # a head's body is that of the frame
     }
     assert {name: world.result[name] for name in wanted} == pytest.approx(wanted, rel=1e-5)
     assert not wanted.keys() & world.result["notes"].keys()

@@ -7,7 +7,7 @@ import pytest
 from helpers import fill_shapes
 
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.evaluation.renders import GIVEN, rendered_frames
+from egs_jax.evaluation.renders import rendered_frames
 
 FRAMES = np.array([3, 10, 12, 15, 19, 21])  # more than are drawn at a time
 
@@ -33,7 +33,7 @@ def test_other_sound_is_heard(avatar):
     assert np.any(plain != drawn(avatar, hush))
 
 
-@pytest.mark.parametrize("name", GIVEN)
+@pytest.mark.parametrize("name", ["pose", "eyes", "background"])
 def test_what_is_given_comes_from_the_frame_itself(avatar, name):
     data = avatar.dataset.view(48, "head")
     if name == "background":
