@@ -9,11 +9,10 @@ Conventions: OpenCV axes; a pose is a rigid [4, 4] matrix to the camera. Letters
 head's numbers over all lags.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int
 from scipy.spatial.transform import Rotation
 
 from kernels.checks import require, typechecked
@@ -97,7 +96,7 @@ class BodyModel:
 
     @typechecked
     def told(
-        self, viewmats: Float[np.ndarray, "T 4 4"], frames: Sequence[int] | None = None
+        self, viewmats: Float[np.ndarray, "T 4 4"], frames: Int[np.ndarray, " N"] | None = None
     ) -> Float32[np.ndarray, "N 4 4"]:
         """Return body poses at some frames of a head's path.
 
@@ -109,7 +108,7 @@ class BodyModel:
           ValueError: if a number is no frame of the path.
         """
         count = len(viewmats)
-        numbers = np.arange(count) if frames is None else np.asarray(frames, int)
+        numbers = np.arange(count) if frames is None else frames
         require(
             not len(numbers) or bool(0 <= numbers.min() and numbers.max() < count),
             f"frames: expected numbers in [0, {count}), got {list(numbers[:5])} ...",

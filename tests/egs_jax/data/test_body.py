@@ -59,10 +59,10 @@ def test_pieces_give_the_bits_of_the_whole():
     assert whole.dtype == np.float32 and whole.shape == path.shape
     for start, stop in ((0, 1), (1, 4), (4, 120), (120, 400)):
         first = max(0, start - HISTORY)
-        piece = model.told(path[first:stop], range(start - first, stop - first))
+        piece = model.told(path[first:stop], np.arange(start - first, stop - first))
         np.testing.assert_array_equal(piece, whole[start:stop])
-    np.testing.assert_array_equal(model.told(path, [7, 300, 7]), whole[[7, 300, 7]])
-    assert model.told(path, []).shape == (0, 4, 4)
+    np.testing.assert_array_equal(model.told(path, np.array([7, 300, 7])), whole[[7, 300, 7]])
+    assert model.told(path, np.array([])).shape == (0, 4, 4)
 
 
 def test_told_looks_back_only():
@@ -94,4 +94,4 @@ def test_what_cannot_be_told_is_refused():
         BodyModel.fit(path[:9], path[:9], REST)
     model = BodyModel.fit(path, path, REST)
     with pytest.raises(ValueError, match=r"numbers in \[0, 30\)"):
-        model.told(path, [30])
+        model.told(path, np.array([30]))
