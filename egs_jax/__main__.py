@@ -152,6 +152,11 @@ def _parser(argv: list[str]) -> Parser:
         "--out", required=True, type=Path, metavar="OUT.mp4",
         help="film to write; one that is there is replaced once the new one is whole",
     )  # fmt: skip
+    verb.add_argument(
+        "--poses", default="clip", metavar="clip|still|FILE",
+        help="how the head moves: as in the clip (default), not at all, or as in a file: .npy with "
+        "head -> camera transforms [T,4,4], or .csv with yaw,pitch,roll[,x,y,z] a frame",
+    )  # fmt: skip
     verb.set_defaults(run=_render)
 
     verb = add("evaluate", "avatar -> eval.json, report.html, a table")
@@ -227,7 +232,7 @@ def _render(arguments: argparse.Namespace) -> None:
     from egs_jax.avatar.film import render_video
 
     keep_programs()
-    render_video(arguments.run_dir, arguments.audio, arguments.out)
+    render_video(arguments.run_dir, arguments.audio, arguments.out, poses=arguments.poses)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -34,7 +34,8 @@ import numpy as np
 from egs_jax.__main__ import Parser
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import infer_step, num_video_frames, pad_batch, to_uint8
-from egs_jax.avatar.drive import back_and_forth, compose
+from egs_jax.avatar.drive import compose
+from egs_jax.avatar.poses import back_and_forth
 from egs_jax.avatar.stream import MICRO_BATCH
 from egs_jax.data.dataset import Dataset
 from egs_jax.data.statistics import calmest
@@ -139,7 +140,7 @@ def driving_of(avatar: Avatar, rows: np.ndarray, other: Dataset | None) -> Drivi
     """Drive a speech of feature `rows` by the poses of `other`, or of the own training clip."""
     data, config = avatar.dataset, avatar.config
     own = lambda frames: compose(
-        data, rows, 0, frames, config.model.window_frames, config.seed
+        data, avatar.path, rows, 0, frames, config.model.window_frames, config.seed
     )  # fmt: skip
     if other is None:
         return own

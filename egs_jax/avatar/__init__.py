@@ -2,8 +2,9 @@
 
 token_kernels  tokens of frames by Triton kernels
 precomputed    all of a frame's work that no frame changes, done once
+poses          head poses of a film: the clip's own, one that stands still, a file's
 avatar         a trained avatar, loaded from its run folder
-drive          speech -> what drives every frame: audio windows, blinks, the clip's own poses
+drive          speech -> what drives every frame: audio windows, blinks, a path of poses
 draw           an avatar and what drives it -> pictures, a batch in one jitted call
 stream         speech in chunks of any size -> frames with timestamps, live
 film           a run folder and a speech -> a film with sound

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jaxtyping import Array, Bool
 
+from egs_jax.avatar.poses import PosePath, pose_path
 from egs_jax.avatar.precomputed import Prepared, prepare
 from egs_jax.config import Config
 from egs_jax.data.dataset import Dataset
@@ -31,6 +32,8 @@ class Avatar:
     sh_degree: int
     """Degree of spherical harmonics that training had reached: more is not drawn."""
     dataset: Dataset
+    poses: str | Path = "clip"
+    """Its poses when it speaks (`poses.pose_path`)."""
 
     @classmethod
     def of_state(cls, config: Config, state: TrainState, dataset: Dataset) -> "Avatar":
@@ -65,6 +68,11 @@ class Avatar:
     def prepared(self) -> Prepared:
         """The part of a frame's work that no frame changes, done when it is first asked for."""
         return prepare(self.config, self.params, self.alive, self.sh_degree)
+
+    @functools.cached_property
+    def path(self) -> PosePath:
+        """The poses that it takes when it speaks."""
+        return pose_path(self.dataset, self.poses)
 
     @property
     def feature_kind(self) -> str:

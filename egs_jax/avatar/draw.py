@@ -82,7 +82,7 @@ def load_drive(audio_path: str | Path, avatar: Avatar) -> SpeechDrive:
     samples = read_audio(audio_path)
     rows = extract_features(samples, avatar.feature_kind)
     return SpeechDrive(
-        avatar.dataset, rows, num_video_frames(len(samples)),
+        avatar.dataset, avatar.path, rows, num_video_frames(len(samples)),
         avatar.config.model.window_frames, avatar.config.seed,
     )  # fmt: skip
 

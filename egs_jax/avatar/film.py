@@ -6,6 +6,7 @@ the film is encoded (`encoder_process`); few batches wait between them.
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,16 +46,21 @@ def draw_speech(avatar: Avatar, audio_path: str | Path) -> Iterator[UInt8[np.nda
             yield frame.rgb
 
 
-def render_video(run_dir: str | Path, audio_path: str | Path, out_path: str | Path) -> None:
+def render_video(
+    run_dir: str | Path, audio_path: str | Path, out_path: str | Path, *, poses: str | Path = "clip"
+) -> None:
     """Speak `audio_path` with the avatar of `run_dir`: H.264 + AAC into `out_path`, atomically.
 
+    Its head moves by `poses` (`poses.pose_path`).
+
     Raises:
-      InputError: bad audio, bad run folder, or an output that cannot be written.
+      InputError: bad audio, bad run folder, bad poses, or an output that cannot be written.
       OSError: the disk is full or fails; what was at `out_path` before is untouched.
     """
     out_path = Path(out_path)
     _check_place(out_path, Path(audio_path))
-    avatar = Avatar.load(run_dir)
+    avatar = dataclasses.replace(Avatar.load(run_dir), poses=poses)
+    _ = avatar.path  # bad poses are told before anything is drawn
     size = avatar.dataset.width, avatar.dataset.height
     with EncoderProcess(out_path.resolve(), *size, FPS, SAMPLE_RATE) as film:
         total = num_video_frames(sum(len(chunk) for chunk in stream_audio(audio_path)))

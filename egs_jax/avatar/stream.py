@@ -72,7 +72,7 @@ class SpeechBatches:
 
     def __init__(self, avatar: Avatar):
         """Start at sample 0 and frame 0."""
-        self._dataset, self._seed = avatar.dataset, avatar.config.seed
+        self._dataset, self._path, self._seed = avatar.dataset, avatar.path, avatar.config.seed
         self._window = avatar.config.model.window_frames
         self._features = FeatureStream(avatar.feature_kind)
         self._rows = np.zeros((0, avatar.dataset.audio_dim), np.float32)
@@ -108,7 +108,9 @@ class SpeechBatches:
     def _compose(self, first: int, ready: int) -> MicroBatch:
         frames = np.arange(first, first + MICRO_BATCH)
         shown = np.clip(frames, 0, ready - 1)
-        drive = compose(self._dataset, self._rows, self._first_row, shown, self._window, self._seed)
+        drive = compose(
+            self._dataset, self._path, self._rows, self._first_row, shown, self._window, self._seed
+        )
         counted = frames == shown
         return MicroBatch(frames[counted], int(np.argmax(counted)), drive)
 

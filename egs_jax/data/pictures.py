@@ -58,7 +58,7 @@ class Pictures(Sequence[Picture]):
     def __len__(self) -> int:
         return len(self._names)
 
-    def __getitem__(self, i: int) -> Picture:
+    def __getitem__(self, i: int) -> Picture:  # type: ignore[override]
         """Decode a picture.
 
         Raises:

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from helpers import AUDIO_DIM, FRAMES, SIZE, make_dataset
 
-from egs_jax.avatar.drive import BLINK_BLOCK, EASE, SpeechDrive, back_and_forth, blinks, compose
+from egs_jax.avatar.drive import BLINK_BLOCK, SpeechDrive, blinks, compose
+from egs_jax.avatar.poses import back_and_forth, pose_path
 from egs_jax.data.dataset import Dataset
 
 TRAIN = FRAMES - 4
@@ -29,34 +30,6 @@ def equal(a, b) -> bool:
     return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool(np.array_equal(x, y)), a, b)))
 
 
-@pytest.mark.parametrize(("start", "stop"), [(0, 100), (7, 40), (3, 1000), (0, 25)])
-def test_playback_never_jumps_and_shows_every_frame(start, stop):
-    cycle = back_and_forth(start, stop)
-    assert set(cycle) == set(range(start, stop))
-    around = np.diff(np.append(cycle, cycle[0]))  # the cycle's end meets its start
-    assert np.abs(around).max() <= 2
-    assert np.array_equal(cycle, cycle[::-1])  # there and back the same way
-    half = len(cycle) // 2
-    assert (np.diff(cycle[:half]) >= 0).all() and cycle[0] == start and cycle[half - 1] == stop - 1
-
-
-def test_playback_slows_down_before_it_turns():
-    cycle = back_and_forth(0, 200)
-    half = len(cycle) // 2
-    pace = np.diff(cycle[:half])
-    assert pace[: EASE // 2].mean() < 0.6 and pace[-EASE // 2 :].mean() < 0.6
-    middle = pace[EASE + 5 : -EASE - 5]
-    assert middle.mean() == pytest.approx(1.0, abs=0.03) and middle.min() >= 0
-    smooth = np.convolve(np.append(cycle, cycle[:20]), np.ones(8) / 8, "valid")
-    assert np.abs(np.diff(smooth, 2)).max() < 0.35  # frames per frame: no jerk, at the turns too
-
-
-@pytest.mark.parametrize(("start", "stop"), [(4, 5), (4, 6), (0, 3), (0, EASE)])
-def test_playback_of_tiny_clips(start, stop):
-    cycle = back_and_forth(start, stop)
-    assert set(cycle) == set(range(start, stop))
-
-
 def test_blink_is_a_function_of_the_frame():
     frames = np.arange(5000)
     whole = blinks(3, frames)
@@ -76,7 +49,7 @@ def test_people_blink_once_in_four_seconds():
 
 @pytest.mark.parametrize("size", [1, 3, 7, 64, 99])
 def test_any_chunking_gives_the_same(dataset, rows, size):
-    drive = SpeechDrive(dataset, rows, num_frames=100, window_frames=8, seed=5)
+    drive = SpeechDrive(dataset, pose_path(dataset), rows, num_frames=100, window_frames=8, seed=5)
     whole = drive.frames(0, 100)
     for start in range(0, 100, size):
         stop = min(start + size, 100)
@@ -86,13 +59,15 @@ def test_any_chunking_gives_the_same(dataset, rows, size):
 
 @pytest.mark.parametrize("first_row", [0, 20, 52])
 def test_rows_long_past_are_not_needed(dataset, rows, first_row):
-    frames = np.arange(40, 50)
-    piece = compose(dataset, rows[first_row:], first_row, frames, 8, seed=0)
-    assert equal(piece, compose(dataset, rows, 0, frames, 8, seed=0))
+    frames, path = np.arange(40, 50), pose_path(dataset)
+    piece = compose(dataset, path, rows[first_row:], first_row, frames, 8, seed=0)
+    assert equal(piece, compose(dataset, path, rows, 0, frames, 8, seed=0))
 
 
 def test_speech_has_its_own_sound_and_blinks_over_the_clips_poses(dataset, rows):
-    drive = SpeechDrive(dataset, rows, num_frames=100, window_frames=8, seed=5).frames(0, 60)
+    drive = SpeechDrive(
+        dataset, pose_path(dataset), rows, num_frames=100, window_frames=8, seed=5
+    ).frames(0, 60)
     assert drive.audio_windows.shape == (60, 8, 16, AUDIO_DIM)
     assert drive.backgrounds.shape == (60, SIZE, SIZE, 3) and drive.Ks.shape == (60, 3, 3)
     np.testing.assert_array_equal(drive.audio_windows[20, 4, 8], rows[40])
@@ -106,6 +81,6 @@ def test_speech_has_its_own_sound_and_blinks_over_the_clips_poses(dataset, rows)
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 3), (5, 5), (6, 5), (90, 101), (100, 101)])
 def test_frames_that_are_not_there(dataset, rows, start, stop):
-    drive = SpeechDrive(dataset, rows, num_frames=100, window_frames=8, seed=5)
+    drive = SpeechDrive(dataset, pose_path(dataset), rows, num_frames=100, window_frames=8, seed=5)
     with pytest.raises(IndexError, match=f"frames {start} to {stop}: this speech has 100"):
         drive.frames(start, stop)

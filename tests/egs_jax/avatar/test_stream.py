@@ -26,7 +26,7 @@ def avatar(trained_run):
 def whole_drive(avatar, sound):
     rows = extract_features(sound, avatar.feature_kind)
     return SpeechDrive(
-        avatar.dataset, rows, infer.num_video_frames(len(sound)),
+        avatar.dataset, avatar.path, rows, infer.num_video_frames(len(sound)),
         avatar.config.model.window_frames, avatar.config.seed,
     )  # fmt: skip
 
@@ -207,10 +207,10 @@ def test_a_long_speech_keeps_time_and_little_memory(avatar, monkeypatch, minutes
 
     original = stream.compose
 
-    def compose(dataset, rows, first_row, frames, *rest):
+    def compose(dataset, path, rows, first_row, frames, *rest):
         held.append(len(rows))
         if not drives:
-            drives.append(original(dataset, rows, first_row, frames, *rest))
+            drives.append(original(dataset, path, rows, first_row, frames, *rest))
         return drives[0]
 
     drives = []

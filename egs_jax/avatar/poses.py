@@ -1,0 +1,185 @@
+"""Head poses of a film: the clip's own, back and forth, one that stands still, or those of a file.
+
+Wherever a path turns it slows down before and speeds up after, so that nobody ever jerks. A path is
+a cycle that is known from the start: frame i of a film of any length has the pose i modulo its
+length, whoever draws it and in whatever pieces.
+"""
+
+import csv
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float32, Int
+from scipy.spatial.transform import Rotation, Slerp
+
+from egs_jax.data.dataset import Dataset
+from egs_jax.data.statistics import calmest
+from egs_jax.runtime.errors import MAY_NOT_READ, InputError
+
+EASE = 12
+"""Frames over which a path slows down before it turns."""
+COLUMNS = ("yaw", "pitch", "roll", "x", "y", "z")
+"""Columns of a csv of poses; the last three may be left out."""
+_WIDEST = 60.0  # degrees: what lies beyond was meant otherwise
+
+
+class PosePath(NamedTuple):
+    """A cycle of P poses."""
+
+    viewmats: Float32[np.ndarray, "P 4 4"]
+    """Head -> camera."""
+    bodies: Float32[np.ndarray, "P 4 4"] | None
+    """Body -> camera; None of a head alone."""
+    frames: Int[np.ndarray, " P"]
+    """Frames of the clip, which lend a head alone what is behind it."""
+
+    def at(self, frames: Int[np.ndarray, " B"]) -> "PosePath":
+        """Return the poses of some frames of a film."""
+        place = frames % len(self.viewmats)
+        return PosePath(*(None if part is None else part[place] for part in self))
+
+
+def pose_path(dataset: Dataset, poses: str | Path = "clip") -> PosePath:
+    """Make the path of a film.
+
+    Args:
+      dataset: The clip; an avatar of a head alone cannot leave its poses.
+      poses: "clip" (those of the training frames), "still" (the calmest of them) or a file:
+        NAME.npy with head -> camera transforms [T, 4, 4] of 25 frames a second, or NAME.csv with a
+        row a frame and a header: yaw, pitch, roll [degrees] about the still pose (yaw to the
+        picture's right, pitch up, roll clockwise) and x, y, z [head units] (right, down, away).
+
+    Raises:
+      InputError: if the file is missing or holds no such poses, or the avatar is a head alone.
+    """
+    train = np.arange(*dataset.splits["train"])
+    if poses == "still":
+        return _of_frames(dataset, train[[calmest(dataset.arrays["viewmats"][train])]])
+    if poses == "clip" and dataset.body == "head":
+        return _of_frames(dataset, back_and_forth(train[0], train[-1] + 1))
+    if poses == "clip":
+        at = train[0] + eased_cycle(len(train))
+        viewmats, bodies = (
+            between(dataset.arrays[name], at) for name in ("viewmats", "body_viewmats")
+        )
+        return PosePath(viewmats, bodies, np.rint(at).astype(int))
+    if dataset.body == "head":
+        raise InputError(
+            f"--poses {poses}: this avatar is a head over its clip's own body, which stands where "
+            "it stood; use --poses clip or still, or train with --model.body person"
+        )
+    still = dataset.arrays["viewmats"][train[calmest(dataset.arrays["viewmats"][train])]]
+    path = read_poses(poses, still)
+    viewmats = between(path, eased_cycle(len(path)))
+    twice = np.concatenate([viewmats, viewmats])  # the second round has the first behind it
+    bodies = dataset.body_model.told(twice)[len(viewmats) :]
+    return PosePath(viewmats, bodies, np.full(len(viewmats), train[0]))
+
+
+def _of_frames(dataset: Dataset, frames: Int[np.ndarray, " P"]) -> PosePath:
+    """Return the poses of frames of the clip."""
+    bodies = dataset.arrays["body_viewmats"][frames] if dataset.body == "person" else None
+    return PosePath(dataset.arrays["viewmats"][frames], bodies, frames)
+
+
+@functools.lru_cache(maxsize=8)
+def eased_cycle(length: int) -> Float[np.ndarray, " P"]:
+    """Return one cycle from 0 to length - 1 and back, slow where it turns, in frames."""
+    if length == 1:
+        return np.zeros(1)
+    ease = min(EASE, length // 2)
+    speed = np.ones(length + ease)
+    ramp = (np.arange(ease) + 0.5) / ease
+    speed[:ease] = ramp
+    speed[-ease:] = ramp[::-1]
+    position = np.cumsum(speed) - speed / 2
+    there = position / position[-1] * (length - 1)
+    return np.concatenate([there, there[::-1]])
+
+
+def back_and_forth(start: int, stop: int) -> Int[np.ndarray, " P"]:
+    """Return one cycle through frames [start, stop) and back with eased turns."""
+    return start + np.rint(eased_cycle(stop - start)).astype(int)
+
+
+def between(
+    poses: Float[np.ndarray, "T 4 4"], at: Float[np.ndarray, " P"]
+) -> Float32[np.ndarray, "P 4 4"]:
+    """Return rigid poses at places between frames: rotations turn evenly, translations shift."""
+    frames = np.arange(len(poses))
+    if len(poses) == 1:
+        return np.repeat(np.asarray(poses, np.float32), len(at), axis=0)
+    made = np.tile(np.eye(4), (len(at), 1, 1))
+    turns = Rotation.from_matrix(np.asarray(poses[:, :3, :3], np.float64))
+    made[:, :3, :3] = Slerp(frames, turns)(at).as_matrix()
+    for k in range(3):
+        made[:, k, 3] = np.interp(at, frames, poses[:, k, 3])
+    return made.astype(np.float32)
+
+
+def read_poses(path: str | Path, still: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "T 4 4"]:
+    """Read a file of poses (see `pose_path`); `still` is the pose that a csv's rows are about.
+
+    Raises:
+      InputError: if it is missing or holds no such poses.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".npy":
+            poses = np.load(path, allow_pickle=False)
+        elif path.suffix == ".csv":
+            poses = _about(_read_csv(path), np.asarray(still, np.float64))
+        else:
+            raise InputError(f"--poses {path}: expected clip, still, a .npy or a .csv")
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing; --poses takes clip, still, a .npy or a .csv") from None
+    except PermissionError:
+        raise InputError(f"{path}: {MAY_NOT_READ}") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: no poses ({error})") from None
+    _check(path, poses)
+    return poses
+
+
+def _read_csv(path: Path) -> Float[np.ndarray, "T 6"]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        header, *rows = csv.reader(file, skipinitialspace=True)
+    names = tuple(name.strip().lower() for name in header)
+    if names not in (COLUMNS[:3], COLUMNS):
+        raise ValueError(f"its first line is {','.join(header)[:60]!r}, not {','.join(COLUMNS)}")
+    rows = [row for row in rows if row]
+    if any(len(row) != len(names) for row in rows):
+        raise ValueError(f"a row has not {len(names)} numbers")
+    numbers = np.array(rows, np.float64).reshape(len(rows), len(names))
+    return np.pad(numbers, ((0, 0), (0, 6 - len(names))))
+
+
+def _about(rows: Float[np.ndarray, "T 6"], still: np.ndarray) -> Float[np.ndarray, "T 4 4"]:
+    """Turn and shift the still pose; the face looks along -z of its own axes."""
+    if np.abs(rows[:, :3]).max(initial=0) > _WIDEST:
+        raise ValueError(f"an angle is over {_WIDEST:.0f} degrees")
+    turned = np.tile(np.eye(4), (len(rows), 1, 1))
+    angles = rows[:, :3] * (-1, -1, 1)
+    turned[:, :3, :3] = Rotation.from_euler("YXZ", angles, degrees=True).as_matrix()
+    poses = still @ turned
+    poses[:, :3, 3] += rows[:, 3:]
+    return poses
+
+
+def _check(path: Path, poses: np.ndarray) -> None:
+    """Refuse what are no rigid poses in front of a camera."""
+    if poses.ndim != 3 or poses.shape[1:] != (4, 4) or not len(poses):
+        raise InputError(f"{path}: got {list(poses.shape)}, expected poses [T, 4, 4]")
+    if poses.dtype.kind != "f" or not np.isfinite(poses).all():
+        raise InputError(f"{path}: expected finite numbers")
+    turns = poses[:, :3, :3]
+    rigid = np.abs(turns @ turns.swapaxes(1, 2) - np.eye(3)).max(axis=(1, 2)) < 1e-3
+    rigid &= np.linalg.det(turns) > 0
+    rigid &= np.abs(poses[:, 3] - (0, 0, 0, 1)).max(axis=1) < 1e-6
+    if not rigid.all():
+        raise InputError(f"{path}: pose {int(np.argmin(rigid))} is not rigid")
+    if (poses[:, 2, 3] <= 1).any():
+        behind = int(np.argmax(poses[:, 2, 3] <= 1))
+        raise InputError(f"{path}: pose {behind} is at the camera or behind it")
