@@ -130,7 +130,7 @@ def read_poses(path: str | Path, still: Float[np.ndarray, "4 4"]) -> Float[np.nd
         if path.suffix == ".npy":
             poses = np.load(path, allow_pickle=False)
         elif path.suffix == ".csv":
-            poses = _about(_read_csv(path), np.asarray(still, np.float64))
+            poses = posed_about(np.asarray(still, np.float64), _read_csv(path))
         else:
             raise InputError(f"--poses {path}: expected clip, still, a .npy or a .csv")
     except FileNotFoundError:
@@ -153,13 +153,15 @@ def _read_csv(path: Path) -> Float[np.ndarray, "T 6"]:
     if any(len(row) != len(names) for row in rows):
         raise ValueError(f"a row has not {len(names)} numbers")
     numbers = np.array(rows, np.float64).reshape(len(rows), len(names))
+    if np.abs(numbers[:, :3]).max(initial=0) > _WIDEST:
+        raise ValueError(f"an angle is over {_WIDEST:.0f} degrees")
     return np.pad(numbers, ((0, 0), (0, 6 - len(names))))
 
 
-def _about(rows: Float[np.ndarray, "T 6"], still: np.ndarray) -> Float[np.ndarray, "T 4 4"]:
-    """Turn and shift the still pose; the face looks along -z of its own axes."""
-    if np.abs(rows[:, :3]).max(initial=0) > _WIDEST:
-        raise ValueError(f"an angle is over {_WIDEST:.0f} degrees")
+def posed_about(
+    still: Float[np.ndarray, "4 4"], rows: Float[np.ndarray, "T 6"]
+) -> Float[np.ndarray, "T 4 4"]:
+    """Turn and shift a still pose by rows of `COLUMNS`; the face looks along -z of its own axes."""
     turned = np.tile(np.eye(4), (len(rows), 1, 1))
     angles = rows[:, :3] * (-1, -1, 1)
     turned[:, :3, :3] = Rotation.from_euler("YXZ", angles, degrees=True).as_matrix()
