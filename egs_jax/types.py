@@ -41,6 +41,8 @@ class Drive(flax.struct.PyTreeNode):
     """Intrinsics, pixels."""
     backgrounds: UInt8[Array, "B H Wd 3"]
     """The frame with its head painted out: torso and scene."""
+    bodies: Float[Array, "B 4 4"] | None = None
+    """Body -> camera, where body space is head space at rest; None: all moves with the head."""
 
 
 class Batch(flax.struct.PyTreeNode):
