@@ -73,7 +73,8 @@ class Limits(flax.struct.PyTreeNode):
         It is the smallest rotation, about the origin of head space, that takes the camera's
         direction to its limited one; where training looked it is the identity.
         """
-        x, y, z = (rigid.inverse(viewmats)[:, k, 3] for k in range(3))
+        cameras = rigid.inverse(viewmats)
+        x, y, z = (cameras[:, k, 3] for k in range(3))
         length = jnp.sqrt(x * x + y * y + z * z)
         seen = (x / length, y / length, z / length)
         yaw, pitch = jnp.arctan2(x, -z), jnp.arctan2(y, jnp.sqrt(x * x + z * z))
