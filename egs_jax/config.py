@@ -46,6 +46,8 @@ class ModelConfig:
 
     architecture: Literal["paper", "parity"] = "paper"
     """paper: hash tri-plane and KANs everywhere; parity: what the original code computes."""
+    body: Literal["person", "head"] | None = None
+    """What the Gaussians are: the whole person, or the head, drawn over the clip's own body."""
     encoder: Literal["hash", "dense"] | None = None
     """Spatial encoder: three 2-D hash grids, or dense multi-resolution planes."""
     decoder: Literal["taylor", "mlp"] | None = None
@@ -99,6 +101,7 @@ class ModelConfig:
         """This config with every None replaced by what `architecture` says."""
         parity = self.architecture == "parity"
         defaults = {
+            "body": "head",
             "encoder": "dense" if parity else "hash",
             "decoder": "mlp" if parity else "taylor",
             "agents": "first" if parity else "strided",
@@ -163,6 +166,8 @@ class OptimConfig:
     """Scale."""
     quats: float = 0.001
     """Rotation."""
+    logit_skins: float = 0.01
+    """Share of the body's motion."""
     decay_steps: int = 20_000
     """Steps over which the decaying rates reach their end."""
     warmup_steps: int = 500

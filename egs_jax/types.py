@@ -42,7 +42,7 @@ class Drive(flax.struct.PyTreeNode):
     backgrounds: UInt8[Array, "B H Wd 3"]
     """The room without the person; for a head alone, the frame with its head painted out."""
     bodies: Float[Array, "B 4 4"] | None = None
-    """Body -> camera; None where everything moves with the head."""
+    """Body -> camera, where body space is head space at rest; None: all moves with the head."""
 
 
 class Batch(flax.struct.PyTreeNode):

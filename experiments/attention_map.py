@@ -191,11 +191,12 @@ def draw(avatar: Avatar, acting: Acting, frame: int, path: Path) -> None:
 def _painted(avatar: Avatar, values: np.ndarray, frame: int) -> np.ndarray:
     """Draw the cloud of `frame` with `values` [N,K] for colors over black, [H,Wd,K]."""
     drive = _drive(avatar, np.array([frame]))
-    moved = jax.jit(prepared.move, static_argnums=0)(avatar.config, avatar.prepared, drive)
+    pose = jax.jit(prepared.pose, static_argnums=0)
+    moved, viewmats = pose(avatar.config, avatar.prepared, drive)
     height, width = drive.backgrounds.shape[1:3]
     image = lambda colors: rasterize(
         moved.means[0], moved.quats[0], moved.scales[0], moved.opacities[0], colors,
-        drive.viewmats[0], drive.Ks[0], width, height, implementation="xla",
+        viewmats[0], drive.Ks[0], width, height, implementation="xla",
     ).rgb  # fmt: skip
     # Three at a time, as pictures are drawn: one program serves all.
     padded = jnp.pad(jnp.asarray(values, jnp.float32), ((0, 0), (0, -values.shape[1] % 3)))

@@ -14,6 +14,7 @@ from egs_jax.avatar.poses import PosePath, pose_path
 from egs_jax.avatar.precomputed import Prepared, prepare
 from egs_jax.config import Config
 from egs_jax.data.dataset import Dataset
+from egs_jax.model.limits import Limits
 from egs_jax.runtime.errors import InputError
 from egs_jax.training import step as train
 from egs_jax.training.checkpoint import FOLDER, Checkpoints
@@ -24,7 +25,7 @@ from egs_jax.types import Params
 
 @dataclass(frozen=True)
 class Avatar:
-    """A trained head: parameters, and the clip that lends it poses and torso."""
+    """A trained head or person: parameters, and the clip that lends poses and background."""
 
     config: Config
     params: Params
@@ -67,7 +68,14 @@ class Avatar:
     @functools.cached_property
     def prepared(self) -> Prepared:
         """The part of a frame's work that no frame changes, done when it is first asked for."""
-        return prepare(self.config, self.params, self.alive, self.sh_degree)
+        return prepare(self.config, self.params, self.alive, self.sh_degree, self.limits)
+
+    @functools.cached_property
+    def limits(self) -> Limits | None:
+        """Those of the poses of the clip's training frames; None: a head has none."""
+        if self.params["gaussians"].logit_skins is None:
+            return None
+        return Limits.of(self.dataset.arrays["viewmats"][slice(*self.dataset.splits["train"])])
 
     @functools.cached_property
     def path(self) -> PosePath:

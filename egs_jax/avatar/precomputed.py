@@ -23,6 +23,8 @@ from egs_jax.config import Config
 from egs_jax.model import forward as model
 from egs_jax.model.attention import dynamic_mix
 from egs_jax.model.gaussians import active_harmonics
+from egs_jax.model.limits import Limits
+from egs_jax.model.skinning import placed
 from egs_jax.types import Drive, Params, RenderOutput
 from kernels import RasterizeOutput, rasterize
 from kernels.deform import Deformed, DeformInputs, DeformWeights, deform, operand_dtype
@@ -47,9 +49,16 @@ class Prepared(flax.struct.PyTreeNode):
     """True, all of them."""
     offsets: Float[Array, "N 2"]
     """Zeros: like `alive` here because to make them takes a launch, 20 us, in every call."""
+    logit_skins: Float[Array, " N"] | None = None
+    """Of a person; None: all moves with the head."""
+    limits: Limits | None = None
+    """Of a person's poses; None: there are none."""
 
 
-def prepare(config: Config, params: Params, alive: Bool[Array, " N"], sh_degree: int) -> Prepared:
+def prepare(
+    config: Config, params: Params, alive: Bool[Array, " N"], sh_degree: int,
+    limits: Limits | None = None,
+) -> Prepared:  # fmt: skip
     """Compute what no frame changes.
 
     Args:
@@ -57,10 +66,12 @@ def prepare(config: Config, params: Params, alive: Bool[Array, " N"], sh_degree:
       params: Everything trained.
       alive: Slots in use; the others are left out (the first stays if there is none).
       sh_degree: Degree of spherical harmonics that is drawn, if there are so many.
+      limits: Of what poses are told to tokens and colors; None: all are.
     """
     live = np.flatnonzero(alive)
     live = live if live.size else np.zeros(1, int)
-    return _prepare(config.program, params, alive, live, np.int32(sh_degree))
+    kept = _prepare(config.program, params, alive, live, np.int32(sh_degree))
+    return kept.replace(limits=limits)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -94,6 +105,7 @@ def _prepare(
         token_weights=token_weights(model_config, networks["tokens"]) if packed else None,
         alive=jnp.ones(live.shape, bool),
         offsets=jnp.zeros((*live.shape, 2)),
+        logit_skins=None if free.logit_skins is None else free.logit_skins[live],
     )
 
 
@@ -107,6 +119,8 @@ def listen(
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B A T"]]:
     """Return the tokens of every frame of `drive`, and G: how much each agent listens to each."""
     nets = model.networks(config.model)
+    if kept.limits is not None:
+        drive = drive.replace(viewmats=kept.limits.poses(drive.viewmats))
     if kept.token_weights is not None:
         return frame_tokens(
             drive.audio_windows, drive.eyes, drive.viewmats, kept.agents, kept.token_weights,
@@ -117,12 +131,17 @@ def listen(
 
 
 def move(config: Config, kept: Prepared, drive: Drive) -> Deformed:
-    """Return the live Gaussians in every frame of `drive`, activated."""
+    """Return the live Gaussians in head space in every frame of `drive`, activated."""
     tokens, mix = listen(config, kept, drive)
     return deform(
         kept.canonical, kept.features, kept.static_mix, mix, tokens, kept.weights,
         implementation=_implementation(config),
     )  # fmt: skip
+
+
+def pose(config: Config, kept: Prepared, drive: Drive) -> tuple[Deformed, Float[Array, "B 4 4"]]:
+    """Return the same where head and body are, and the view matrices to draw them by."""
+    return placed(move(config, kept, drive), kept.logit_skins, drive, kept.limits)
 
 
 def render(config: Config, kept: Prepared, drive: Drive) -> RenderOutput:
@@ -140,11 +159,11 @@ def show(
 
 
 def _rasterized(config: Config, kept: Prepared, drive: Drive, *, as_bytes: bool) -> RasterizeOutput:
-    moved = move(config, kept, drive)
+    moved, viewmats = pose(config, kept, drive)
     height, width = drive.backgrounds.shape[1:3]
     return rasterize(
         moved.means, moved.quats, moved.scales, moved.opacities, moved.sh,
-        drive.viewmats, drive.Ks, width, height, sh_degree=config.model.sh_degree,
+        viewmats, drive.Ks, width, height, sh_degree=config.model.sh_degree,
         means2d_offset=kept.offsets, backgrounds=drive.backgrounds, alive=kept.alive,
         implementation=config.rasterizer, as_bytes=as_bytes,
     )  # fmt: skip

@@ -26,6 +26,7 @@ from egs_jax.model.decoders import (
     head_weights,
 )
 from egs_jax.model.gaussians import Gaussians, activate, active_harmonics
+from egs_jax.model.skinning import placed
 from egs_jax.model.tokens import SpeechTokens, period_bias, pose_vector
 from egs_jax.types import Drive, Params, RenderOutput
 from kernels import RasterizeAux, rasterize
@@ -270,8 +271,11 @@ def lip_shapes(
 def render(
     config: Config, cloud: Deformed, alive: Bool[Array, " N"], drive: Drive,
     sh_degree: Int[Array, ""] | None, means2d_offset: Float[Array, "B N 2"] | None,
+    logit_skins: Float[Array, " N"] | None = None,
 ) -> tuple[RenderOutput, RasterizeAux]:  # fmt: skip
     """Draw a cloud (one for all frames, or one per frame) over the frames' backgrounds.
+
+    Without limits, which change nothing where training looks (`limits`).
 
     Returns:
       The images, and what the rasterizer says of them.
@@ -279,9 +283,10 @@ def render(
     sh = cloud.sh
     if sh_degree is not None:  # masked, not cut, so that a rising degree never recompiles
         sh = jnp.where(active_harmonics(sh.shape[-2], sh_degree)[:, None], sh, 0)
+    cloud, viewmats = placed(cloud, logit_skins, drive)
     height, width = drive.backgrounds.shape[1:3]
     out = rasterize(
-        cloud.means, cloud.quats, cloud.scales, cloud.opacities, sh, drive.viewmats, drive.Ks,
+        cloud.means, cloud.quats, cloud.scales, cloud.opacities, sh, viewmats, drive.Ks,
         width, height, sh_degree=config.model.sh_degree, backgrounds=drive.backgrounds,
         means2d_offset=means2d_offset, alive=alive, implementation=config.rasterizer,
     )  # fmt: skip
@@ -307,4 +312,5 @@ def forward(
         )
     else:
         cloud = deformed_gaussians(config, params, alive, drive, dropout_key)
-    return render(config, cloud, alive, drive, sh_degree, means2d_offset)
+    skins = params["gaussians"].logit_skins
+    return render(config, cloud, alive, drive, sh_degree, means2d_offset, skins)

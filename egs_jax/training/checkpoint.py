@@ -66,7 +66,7 @@ class Checkpoints:
           OSError: if the save before it failed (see `wait`).
         """
         self.wait()
-        tree = jax.device_get(flax.serialization.to_state_dict(state))
+        tree = jax.device_get(_arrays(state))
         self._saving = self._writer.submit(self._write, step, tree)
 
     def wait(self) -> None:
@@ -113,10 +113,7 @@ class Checkpoints:
         if step is None:
             raise InputError(f"{self.folder}: no checkpoint; train this run first")
         where = self.folder / str(step)
-        wanted = jax.tree.map(
-            lambda leaf: np.zeros(leaf.shape, leaf.dtype),
-            flax.serialization.to_state_dict(abstract),
-        )
+        wanted = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), _arrays(abstract))
         try:
             found = self._manager.item_metadata(step) if _is_whole(where) else None
             if found is None:
@@ -138,7 +135,10 @@ class Checkpoints:
                 f"its files, which {state}: environment.json beside {FOLDER}/ has the versions "
                 "that wrote them"
             ) from error
-        return flax.serialization.from_state_dict(abstract, jax.tree.map(jax.numpy.asarray, tree))
+        tree = _completed(
+            jax.tree.map(jax.numpy.asarray, tree), flax.serialization.to_state_dict(abstract)
+        )
+        return flax.serialization.from_state_dict(abstract, tree)
 
     def close(self) -> None:
         """Finish the save that is being written, and release the folder."""
@@ -182,6 +182,26 @@ class NoCheckpoints:
 
     def close(self) -> None:
         """Do nothing."""
+
+
+def _arrays(state: Any) -> Any:
+    """Return a state as nested dicts, without its Nones: older checkpoints lack their keys too."""
+    return _pruned(flax.serialization.to_state_dict(state))
+
+
+def _pruned(tree: Any) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    return {name: _pruned(part) for name, part in tree.items() if part is not None}
+
+
+def _completed(tree: Any, like: Any) -> Any:
+    """Put the Nones that `_arrays` left out back where `like` has them."""
+    if not isinstance(like, dict):
+        return tree
+    return {
+        name: None if part is None else _completed(tree[name], part) for name, part in like.items()
+    }
 
 
 @contextlib.contextmanager

@@ -19,7 +19,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from egs_jax.config import EXTENT, Config, ModelConfig
 from egs_jax.data.dataset import Dataset
 from egs_jax.model import forward as model
-from egs_jax.model.gaussians import Gaussians, init_gaussians
+from egs_jax.model.gaussians import empty_gaussians, init_gaussians
+from egs_jax.model.skinning import initial_logit_skins
 from egs_jax.training import density, losses, optimizer
 from egs_jax.training.perceptual import PerceptualParams, frozen_network
 from egs_jax.training.state import TrainState
@@ -40,11 +41,17 @@ _init_networks = jax.jit(
 def init_state(config: Config, dataset: Dataset) -> TrainState:
     """Return the state before the first step: the dataset's cloud and fresh networks."""
     points, colors = dataset.arrays["points"], dataset.arrays["point_colors"]
+    skins = None
+    if config.model.resolved.body == "person":
+        skins = initial_logit_skins(points, dataset.arrays["mean_shape"])
 
     def build() -> TrainState:
         key = jax.random.key(config.seed)
         chosen = np.asarray(jax.random.permutation(key, len(points))[: config.densify.points])
-        gaussians, alive = init_gaussians(points[chosen], colors[chosen], config.densify.capacity)
+        gaussians, alive = init_gaussians(
+            points[chosen], colors[chosen], config.densify.capacity,
+            logit_skins=None if skins is None else skins[chosen],
+        )  # fmt: skip
         init_key = jax.random.fold_in(key, INIT_KEY)
         networks = _init_networks(config.model, init_key, dataset.audio_dim)
         return _fresh_state({"gaussians": gaussians, "networks": networks}, alive)
@@ -75,14 +82,7 @@ def abstract_state(config: Config, audio_dim: int) -> TrainState:
     n = config.densify.capacity
 
     def build() -> TrainState:
-        gaussians = Gaussians(
-            means=jnp.zeros((n, 3)),
-            log_scales=jnp.zeros((n, 3)),
-            quats=jnp.zeros((n, 4)),
-            logit_opacities=jnp.zeros(n),
-            sh0=jnp.zeros((n, 1, 3)),
-            shN=jnp.zeros((n, 15, 3)),
-        )
+        gaussians = empty_gaussians(n, skins=config.model.resolved.body == "person")
         networks = model.init_networks(config.model, jax.random.key(0), audio_dim)
         return _fresh_state({"gaussians": gaussians, "networks": networks}, jnp.zeros(n, bool))
 

@@ -53,6 +53,8 @@ def test_parity_resolves_to_the_original_code():
         "dense", "mlp", "first", "token",
     )  # fmt: skip
     assert ModelConfig(architecture="parity", decoder="taylor").resolved.decoder == "taylor"
+    assert parity.body == ModelConfig().resolved.body == "head"
+    assert ModelConfig(architecture="parity", body="person").resolved.body == "person"
     assert None not in dataclasses.astuple(ModelConfig().resolved)
 
 
@@ -152,6 +154,7 @@ BAD_VALUES = {
     "rasterizer": ["cuda"],
     "model.architecture": ["original", "none"],
     "model.decoder": ["kan"],
+    "model.body": ["torso", ""],
     "model.dropout": ["1", "-0.1", "nan", "inf"],
     "model.sh_degree": ["4", "-1"],
     "model.width": ["0"],
@@ -168,6 +171,7 @@ BAD_VALUES = {
     "schedule.keep_checkpoints": ["0"],
     "optim.means": ["1e-3", "1,2,3", "a,b", "nan,1", "-1,1"],
     "optim.sh0": ["nan", "-1", "inf"],
+    "optim.logit_skins": ["nan", "-1"],
     "optim.rate_scale": ["0", "inf"],
     "optim.decay_steps": ["0"],
     "densify.points": ["0", "100000000"],

@@ -45,6 +45,31 @@ def test_a_training_state_comes_back_bit_for_bit(tmp_path, painted, trained_run)
     checkpoints.close()
 
 
+class Optional(flax.struct.PyTreeNode):
+    """A state of today: what its older version did not have is None."""
+
+    old: jax.Array
+    new: jax.Array | None = None
+
+
+def test_what_came_to_be_optional_may_be_missing_in_older_checkpoints(tmp_path):
+    """An older version wrote the same without the new key; both read what the other wrote."""
+    numbers = jnp.arange(3.0)
+    checkpoints = Checkpoints(tmp_path)
+    older, newer = {"part": {"old": numbers}}, {"part": Optional(numbers)}
+    assert state_sha256(older) == state_sha256(newer)
+    for step, written in enumerate((older, newer)):
+        checkpoints.save(step, written)
+        for wanted in (newer, older):
+            chex.assert_trees_all_equal(checkpoints.load(wanted), wanted)
+        with pytest.raises(InputError, match=r"\['new'\] has shape None, this config makes \(2,\)"):
+            checkpoints.load({"part": Optional(numbers, jnp.zeros(2))})
+    full = {"part": Optional(numbers, jnp.ones(2))}
+    checkpoints.save(2, full)
+    chex.assert_trees_all_equal(checkpoints.load(full), full)
+    checkpoints.close()
+
+
 def test_hash_is_stable_and_sees_every_change():
     state = tiny()
     changes = [

@@ -44,8 +44,10 @@ def random_cloud(seed: int, capacity: int, share_alive: float = 0.6):
         logit_opacities=3.0 * normal(capacity),
         sh0=normal(capacity, 1, 3),
         shN=normal(capacity, 15, 3),
+        logit_skins=np.linspace(-3, 3, capacity, dtype=np.float32),
     )
-    alive, empty = rng.random(capacity) < share_alive, jax.device_get(empty_gaussians(capacity))
+    alive = rng.random(capacity) < share_alive
+    empty = jax.device_get(empty_gaussians(capacity, skins=True))
     cloud = jax.tree.map(lambda x, e: np.where(over_rows(alive, x), x, e), cloud, empty)
     slots = np.arange(1.0, capacity + 1, dtype=np.float32)
     marks = lambda x: np.broadcast_to(over_rows(slots, x), x.shape)

@@ -1,0 +1,139 @@
+"""Two rigid frames, head and body, and Gaussians in between (linear blend skinning).
+
+A Gaussian with the weight w = sigmoid(logit_skin) moves by (1 - w) A_head + w A_body: hair and jaw
+go with the head, shoulders with the body, and the neck bends. Its scales, opacity and color stay.
+Body space is head space at the clip's rest frame.
+
+Place in the pipeline: after `forward`'s Gaussians of a frame, before `rasterize`.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from scipy.special import expit, logit
+
+from egs_jax.model import rigid
+from egs_jax.model.limits import Limits
+from egs_jax.types import Drive
+from kernels.checks import typechecked
+from kernels.deform import Deformed
+
+MOST_LOGIT = 4.0
+"""Size of the largest logit at the start: beyond, weights hardly learn."""
+NECK = 0.35
+"""Face heights below the chin over which the head's frame becomes the body's at the start."""
+CHIN, BROW_TOP = 152, 10  # landmarks
+
+
+def placed(
+    cloud: Deformed, logit_skins: Float[Array, " N"] | None, drive: Drive,
+    limits: Limits | None = None,
+) -> tuple[Deformed, Float[Array, "B 4 4"]]:  # fmt: skip
+    """Put Gaussians of head space where head and body are in every frame of `drive`.
+
+    Args:
+      cloud: One for all frames, or one per frame.
+      logit_skins: Shares of the body's frame; None: the head is all there is, nothing changes.
+      drive: Poses of head and body.
+      limits: Those of the viewing directions; None: all are as they are.
+
+    Returns:
+      The Gaussians, and the view matrices to draw them by.
+    """
+    if logit_skins is None:
+        return cloud, drive.viewmats
+    heads, bodies, viewmats = frames_of(drive, limits)
+    return posed(cloud, logit_skins, heads, bodies), viewmats
+
+
+def frames_of(
+    drive: Drive, limits: Limits | None
+) -> tuple[Float[Array, "B 4 4"], Float[Array, "B 4 4"], Float[Array, "B 4 4"]]:
+    """Return where head and body are in the world that is drawn, and its view matrices.
+
+    That world is head space; where the head is seen from where it never was, it is turned with its
+    camera (`Limits.turns`): colors see another direction, pixels stay where they are.
+
+    Returns:
+      Transforms of head space and of body space to that world, and of it to the camera.
+    """
+    viewmats = jnp.asarray(drive.viewmats)
+    heads = rigid.identities(len(viewmats)) if limits is None else limits.turns(viewmats)
+    bodies = heads
+    if drive.bodies is not None:
+        apart = rigid.product(rigid.inverse(viewmats), jnp.asarray(drive.bodies))
+        bodies = rigid.product(heads, apart)
+    return heads, bodies, rigid.product(viewmats, rigid.inverse(heads))
+
+
+@typechecked
+def posed(
+    cloud: Deformed,
+    logit_skins: Float[Array, " N"],
+    heads: Float[Array, "B 4 4"],
+    bodies: Float[Array, "B 4 4"],
+) -> Deformed:
+    """Blend the two motions of every Gaussian.
+
+    A mean x goes to (1 - w) A_head x + w A_body x, a rotation q to r q with the quaternion
+    r = (1 - w) q_head + w q_body, both of one hemisphere (`rasterize` normalizes). With A_head the
+    identity and w = 0 every bit stays.
+
+    Args:
+      cloud: Gaussians of head space [world units], one set for all frames or one per frame.
+      logit_skins: w before the sigmoid.
+      heads: A_head, rigid.
+      bodies: A_body, rigid.
+
+    Returns:
+      The cloud with means and rotations of every frame; what does not move keeps its axes.
+    """
+    weights = jax.nn.sigmoid(logit_skins)[None]
+    means, quats = (v if v.ndim == 3 else v[None] for v in (cloud.means, cloud.quats))
+    own = [means[..., k] for k in range(3)]
+
+    def moved(frames: Float[Array, "B 4 4"], i: int) -> Float[Array, "B N"]:
+        return sum(frames[:, i, k, None] * own[k] for k in range(3)) + frames[:, i, 3, None]
+
+    blend = lambda head, body: head + weights * (body - head)
+    places = [blend(moved(heads, i), moved(bodies, i)) for i in range(3)]
+    q_head, q_body = (rigid.quats_of(frames[:, :3, :3]) for frames in (heads, bodies))
+    cosine = sum(q_head[:, k] * q_body[:, k] for k in range(4))
+    q_body = jnp.where(cosine < 0, -1.0, 1.0)[:, None] * q_body
+    turns = [blend(q_head[:, k, None], q_body[:, k, None]) for k in range(4)]
+    return cloud._replace(
+        means=jnp.stack(places, axis=-1),
+        quats=jnp.stack(_turned(turns, [quats[..., k] for k in range(4)]), axis=-1),
+    )
+
+
+def _turned(r: list[Array], q: list[Array]) -> list[Array]:
+    """Return the components of the quaternion r q."""
+    return [
+        r[0] * q[0] - r[1] * q[1] - r[2] * q[2] - r[3] * q[3],
+        r[0] * q[1] + r[1] * q[0] + r[2] * q[3] - r[3] * q[2],
+        r[0] * q[2] - r[1] * q[3] + r[2] * q[0] + r[3] * q[1],
+        r[0] * q[3] + r[1] * q[2] - r[2] * q[1] + r[3] * q[0],
+    ]
+
+
+@typechecked
+def initial_logit_skins(
+    points: Float[np.ndarray, "P 3"], mean_shape: Float[np.ndarray, "478 3"]
+) -> Float[np.ndarray, " P"]:
+    """Guess shares of the body's frame by height: 0 above the chin, 1 from below the neck on.
+
+    Args:
+      points: Positions in head space [world units]; +y is down.
+      mean_shape: The face's landmarks.
+
+    Returns:
+      Logits of a smooth ramp along the neck, at most `MOST_LOGIT` in size.
+    """
+    chin, top = mean_shape[CHIN, 1], mean_shape[BROW_TOP, 1]
+    neck = max(NECK * float(chin - top), 1e-6)
+    share = np.clip((points[:, 1] - chin) / neck, 0.0, 1.0)
+    smooth = share * share * (3.0 - 2.0 * share)
+    least = expit(-MOST_LOGIT)
+    return logit(np.clip(smooth, least, 1.0 - least)).astype(np.float32)

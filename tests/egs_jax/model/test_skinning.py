@@ -1,0 +1,188 @@
+"""Gaussians between head and body: both ends, the way between them, and gradients."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from egs_jax.model import rigid, skinning
+from egs_jax.model.limits import Limits
+from egs_jax.types import Drive
+from kernels import rasterize
+from kernels.deform import Deformed
+
+N, B, SIZE = 30, 3, 32
+HEAD, BODY = -np.inf, np.inf
+
+
+def poses(rotvecs, translations):
+    """Rigid transforms [B, 4, 4]; rotation vectors in degrees."""
+    made = np.tile(np.eye(4), (len(rotvecs), 1, 1))
+    made[:, :3, :3] = Rotation.from_rotvec(rotvecs, degrees=True).as_matrix()
+    made[:, :3, 3] = translations
+    return jnp.asarray(made, jnp.float32)
+
+
+VIEWMATS = poses([[0, 0, 0], [4, 12, -3], [-9, -20, 5]], [[0, 0, 4], [0.1, 0, 4], [0, 0.2, 3.8]])
+BODIES = poses([[0, 0, 0], [1, 3, 0], [0, -5, 2]], [[0, 0, 4], [0, 0, 4.1], [0.1, 0, 4]])
+
+
+def cloud_of(frames=None):
+    """A random cloud in front of the camera; `frames`: one for each."""
+    rng = np.random.default_rng(0)
+    lead = () if frames is None else (frames,)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=(*lead, N, *shape)), jnp.float32)
+    return Deformed(
+        0.5 * draw(3), draw(4), 0.15 * jnp.exp(0.3 * draw(3)),
+        0.2 + 0.6 * jax.nn.sigmoid(draw()), 0.4 * draw(1, 3),
+    )  # fmt: skip
+
+
+def drive_of(viewmats=VIEWMATS, bodies=BODIES):
+    count = len(viewmats)
+    K = jnp.array([[60.0, 0, SIZE / 2], [0, 60.0, SIZE / 2], [0, 0, 1]])
+    return Drive(
+        audio_windows=jnp.zeros((count, 8, 16, 1)), eyes=jnp.zeros(count), viewmats=viewmats,
+        Ks=jnp.broadcast_to(K[None], (count, 3, 3)), bodies=bodies,
+        backgrounds=jnp.zeros((count, SIZE, SIZE, 3), jnp.uint8),
+    )  # fmt: skip
+
+
+def draw(cloud, viewmats, Ks):
+    out = rasterize(*cloud, viewmats, Ks, SIZE, SIZE, sh_degree=0, implementation="xla")
+    return out.rgb, out.alpha
+
+
+@pytest.mark.parametrize("frames", [None, B])
+def test_without_weight_every_bit_stays(frames):
+    cloud, drive = cloud_of(frames), drive_of()
+    placed, viewmats = skinning.placed(cloud, jnp.full(N, HEAD), drive)
+    np.testing.assert_array_equal(viewmats, drive.viewmats)
+    for name in ("means", "quats"):
+        value = getattr(cloud, name)
+        np.testing.assert_array_equal(
+            getattr(placed, name), np.broadcast_to(value, (B, N, value.shape[-1]))
+        )
+    for name in ("scales", "opacities", "sh"):  # do not move, and stay as few
+        assert getattr(placed, name) is getattr(cloud, name)
+
+
+def test_a_head_is_passed_on():
+    cloud, drive = cloud_of(), drive_of()
+    placed, viewmats = skinning.placed(cloud, None, drive)
+    assert placed is cloud and viewmats is drive.viewmats
+
+
+def test_a_drive_without_bodies_moves_all_with_the_head():
+    cloud, drive = cloud_of(), drive_of(bodies=None)
+    placed, _ = skinning.placed(cloud, jnp.linspace(-3, 3, N), drive)
+    np.testing.assert_array_equal(placed.means, np.stack([cloud.means] * B))
+    np.testing.assert_allclose(placed.quats, np.stack([cloud.quats] * B), rtol=1e-6)
+
+
+def test_with_all_weight_the_cloud_is_seen_by_the_bodys_camera():
+    """Colors that do not depend on the direction: directions are told in head space."""
+    cloud, drive = cloud_of(), drive_of()
+    placed, viewmats = skinning.placed(cloud, jnp.full(N, BODY), drive)
+    want = draw(cloud, drive.bodies, drive.Ks)
+    for mine, theirs in zip(draw(placed, viewmats, drive.Ks), want, strict=True):
+        assert np.ptp(theirs) > 0.2
+        np.testing.assert_allclose(mine, theirs, atol=1e-4)
+    still = draw(cloud, drive.viewmats, drive.Ks)[1]
+    assert np.abs(still[1:] - want[1][1:]).max() > 0.1
+
+
+def test_half_way_the_center_is_the_middle_and_the_turn_half():
+    cloud = cloud_of()
+    heads, bodies = rigid.identities(1), poses([[0, 0, 40]], [[0.2, 0, 0]])
+    placed = skinning.posed(cloud, jnp.zeros(N), heads, bodies)
+    middle = 0.5 * (cloud.means + cloud.means @ bodies[0, :3, :3].T + bodies[:1, :3, 3])
+    np.testing.assert_allclose(placed.means[0], middle, atol=1e-6)
+    xyzw = lambda quats: Rotation.from_quat(np.asarray(quats)[:, [1, 2, 3, 0]])
+    turned = xyzw(placed.quats[0]) * xyzw(cloud.quats).inv()
+    np.testing.assert_allclose(turned.as_rotvec(degrees=True), [[0, 0, 20]] * N, atol=1e-3)
+
+
+def test_turns_to_either_side_of_half_a_turn_are_blended_the_short_way():
+    heads, bodies = poses([[0, 0, 170]], [[0, 0, 0]]), poses([[0, 0, 190]], [[0, 0, 0]])
+    quats = skinning.posed(cloud_of(), jnp.zeros(N), heads, bodies).quats
+    lengths = np.linalg.norm(quats[0], axis=1) / np.linalg.norm(cloud_of().quats, axis=1)
+    np.testing.assert_allclose(lengths, np.cos(np.radians(5)), atol=1e-5)
+
+
+def test_frames_lead_to_the_poses_of_head_and_body():
+    """With a world that is turned for its colors too."""
+    far = poses([[0, 60, 0], [30, -50, 0], [0, 0, 0]], [[0, 0, 4]] * 3)
+    limits = Limits.of(np.asarray(VIEWMATS))
+    heads, bodies, viewmats = skinning.frames_of(drive_of(far), limits)
+    assert np.abs(heads[:2] - np.eye(4)[None]).max() > 0.1
+    np.testing.assert_allclose(rigid.product(viewmats, heads), far, atol=2e-6)
+    np.testing.assert_allclose(rigid.product(viewmats, bodies), BODIES, atol=2e-6)
+
+
+@functools.cache
+def picture_loss():
+    """Loss of a picture against `target` and its gradients, jitted; the cloud, and pictures."""
+    wide = lambda tree: jax.tree.map(lambda v: jnp.asarray(v, jnp.float64), tree)
+    cloud, drive = wide((cloud_of(), drive_of().replace(backgrounds=None)))
+
+    def picture(skins, means):
+        placed, viewmats = skinning.placed(cloud._replace(means=means), skins, drive)
+        return jnp.concatenate([v.reshape(-1) for v in draw(placed, viewmats, drive.Ks)])
+
+    loss = lambda skins, means, target: jnp.mean(jnp.square(picture(skins, means) - target))
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1))), cloud, jax.jit(picture)
+
+
+def test_gradients_of_a_picture_are_finite_differences():
+    """In float64: of weights and centers, where head and body differ."""
+    with jax.enable_x64(True):
+        loss, cloud, _ = picture_loss()
+        rng = np.random.default_rng(1)
+        point = (jnp.asarray(rng.normal(size=N)), cloud.means)
+        target = jnp.full(B * SIZE * SIZE * 4, 0.3)
+        gradients = loss(*point, target)[1]
+        for k in range(2):
+            way = [jnp.zeros_like(value) for value in point]
+            way[k] = jnp.asarray(rng.normal(size=point[k].shape))
+            at = lambda step, way=way: float(
+                loss(*(p + step * w for p, w in zip(point, way, strict=True)), target)[0]
+            )
+            slope = (at(1e-6) - at(-1e-6)) / 2e-6
+            assert float(jnp.vdot(gradients[k], way[k])) == pytest.approx(slope, rel=1e-5)
+            assert abs(slope) > 1e-4
+
+
+def test_pictures_tell_what_moves_with_the_body():
+    with jax.enable_x64(True):
+        loss, cloud, picture = picture_loss()
+        true = np.where(np.arange(N) % 2, 4.0, -4.0)
+        target, skins = picture(jnp.asarray(true), cloud.means), jnp.zeros(N)
+        first = loss(skins, cloud.means, target)[0]
+        mean = spread = 0.0
+        for step in range(1, 61):
+            last, (slope, _) = loss(skins, cloud.means, target)
+            mean, spread = 0.9 * mean + 0.1 * slope, 0.99 * spread + 0.01 * slope**2
+            root = jnp.sqrt(spread / (1 - 0.99**step))
+            skins = skins - 0.2 * mean / (1 - 0.9**step) / (root + 1e-12)
+        assert last < 0.05 * first
+        assert np.mean(np.sign(skins) == np.sign(true)) > 0.85
+
+
+def test_weights_start_with_a_ramp_along_the_neck():
+    shape = np.zeros((478, 3), np.float32)
+    shape[skinning.BROW_TOP, 1], shape[skinning.CHIN, 1] = -0.6, 0.4  # +y is down
+    heights = np.array([-2.0, -0.6, 0.4, 0.4 + 0.35 / 2, 0.4 + 0.35, 3.0], np.float32)
+    points = heights[:, None] * np.array([[0, 1, 0]], np.float32) + np.float32([[0.3, 0, -0.2]])
+    logits = skinning.initial_logit_skins(points, shape)
+    np.testing.assert_allclose(logits, [-4, -4, -4, 0, 4, 4], atol=1e-4)
+    assert logits.dtype == np.float32
+    ramp = skinning.initial_logit_skins(
+        np.linspace([0, 0, 0], [0, 1, 0], 50, dtype=np.float32), shape
+    )
+    assert np.all(np.diff(ramp) >= 0) and len(np.unique(ramp)) > 10
+    flat = skinning.initial_logit_skins(points, np.zeros_like(shape))
+    np.testing.assert_allclose(np.abs(flat), 4, atol=1e-4)
