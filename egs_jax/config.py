@@ -82,8 +82,9 @@ class ModelConfig:
     """Finest grid resolution per unit of `bound`."""
     hash_table: int = 2**14
     """Entries of each level's table."""
-    bound: float = 1.25
-    """Half side of the cube that the spatial encoder covers, world units."""
+    bound: float | None = None
+    """Half side of the cube that the spatial encoder covers, world units: 1.25 for a head; 1.5 for
+    a person, whose body is squeezed into what is beyond 1."""
     sh_degree: int = 3
     """Highest spherical-harmonics degree."""
 
@@ -91,7 +92,9 @@ class ModelConfig:
         """Refuse values no network can be built from."""
         _need(0 <= self.sh_degree <= 3, "model.sh_degree", self.sh_degree, "0, 1, 2 or 3")
         _need(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
-        _need(0 < self.bound < math.inf, "model.bound", self.bound, "more than 0")
+        least = 1 if self.body == "person" else 0
+        if self.bound is not None:
+            _need(least < self.bound < math.inf, "model.bound", self.bound, f"more than {least}")
         sizes = ("ppe_period", "d_model", "agents_count", "heads", "width", "hash_levels")
         least = dict.fromkeys((*sizes, "hash_base", "hash_table"), 1)
         _need_numbers("model", self, {**least, "window_frames": 2, "hash_top": self.hash_base})
@@ -102,6 +105,7 @@ class ModelConfig:
         parity = self.architecture == "parity"
         defaults = {
             "body": "head",
+            "bound": 1.5 if self.body == "person" else 1.25,
             "encoder": "dense" if parity else "hash",
             "decoder": "mlp" if parity else "taylor",
             "agents": "first" if parity else "strided",

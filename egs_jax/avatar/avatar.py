@@ -53,7 +53,7 @@ class Avatar:
         """
         run_dir = Path(run_dir)
         config = load_config(run_dir)
-        dataset = Dataset.open(config.data_dir).view(config.size, "head")
+        dataset = Dataset.open(config.data_dir, config.size, config.model.resolved.body)
         if not (run_dir / FOLDER).is_dir():
             raise InputError(f"{run_dir}: no checkpoint yet; train this run first")
         with contextlib.closing(Checkpoints(run_dir, read_only=True)) as checkpoints:

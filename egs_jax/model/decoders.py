@@ -24,7 +24,7 @@ from egs_jax.model.kan import (
     layer_columns,
     make_layer,
 )
-from egs_jax.model.triplane import make_triplane
+from egs_jax.model.triplane import make_triplane, squeezed
 from kernels.checks import require, typechecked
 from kernels.deform import HEADS, Affine, HeadWeights, pack_heads
 
@@ -108,6 +108,8 @@ class SpatialEncoder(nn.Module):
 
     Attributes:
       bound: Half the side of the encoded cube [world units].
+      inner: Half the side of the cube within which space is as it is; all that lies beyond is
+        squeezed into the rest (`triplane.squeezed`). None: beyond `bound` nothing is told apart.
       planes: "hash" or "dense".
       d_model: Size of `f_v`.
       network: What follows the planes: "kan", "mlp", or "none" where the planes' features already
@@ -118,6 +120,7 @@ class SpatialEncoder(nn.Module):
     """
 
     bound: float
+    inner: float | None = None
     planes: Literal["hash", "dense"] = "hash"
     d_model: int = 64
     network: Literal["kan", "mlp", "none"] = "kan"
@@ -139,6 +142,8 @@ class SpatialEncoder(nn.Module):
         Raises:
           ValueError: if nothing follows the planes and their size is not `d_model`.
         """
+        if self.inner is not None:
+            means = squeezed(means, self.inner, self.bound)
         features = self.triplane(means)
         if self.network != "none":
             return self.project(features)

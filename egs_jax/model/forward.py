@@ -73,6 +73,7 @@ def networks(config: ModelConfig) -> Networks:
     return Networks(
         spatial=SpatialEncoder(
             bound=config.bound,
+            inner=1.0 if config.body == "person" else None,
             planes=config.encoder,
             d_model=config.d_model,
             network="none" if parity and dense and config.d_model == 64 else kind,

@@ -175,6 +175,23 @@ def make_triplane(
     return kinds[kind](bound=bound, **fields)
 
 
+@typechecked
+def squeezed(means: Float[Array, "N 3"], inner: float, bound: float) -> Float[Array, "N 3"]:
+    """Bring all of space into a cube, axis by axis, and leave its inner part as it is.
+
+    A coordinate of size inner + a goes to inner + a r / (a + r) with r = bound - inner: its slope
+    is 1 at the inner cube's side and falls with the distance, so that what is far shares cells.
+
+    Args:
+      means: Positions [world units].
+      inner: Half the side of the part that stays.
+      bound: Half the side of the whole, more than `inner`.
+    """
+    room = bound - inner
+    beyond = jnp.maximum(jnp.abs(means) - inner, 0)
+    return jnp.clip(means, -inner, inner) + jnp.sign(means) * room * beyond / (beyond + room)
+
+
 def _unit_planes(
     means: Float[Array, "N 3"], bound: float, axes: tuple[tuple[int, int], ...]
 ) -> Float[Array, "2 3 N"]:

@@ -74,7 +74,8 @@ def fit(config: Config, dataset: Dataset, *, run_dir: str | Path) -> TrainState:
         start_run(run_dir, config, dataset.meta.get("models"))
         checkpoints = Checkpoints(run_dir, config.schedule.keep_checkpoints)
     with contextlib.closing(checkpoints), stop_requests() as stop, _named_exhaustion():
-        frames, done = dataset.view(config.size, "head"), checkpoints.latest() or 0
+        frames = dataset.view(config.size, config.model.resolved.body)
+        done = checkpoints.latest() or 0
         source = batch_source(config, frames) if done < config.total_steps else frames
         programs = CompiledAhead(config, source, dataset.audio_dim, done)
         run = Run(config, dataset, source, programs, checkpoints, stop)

@@ -40,10 +40,12 @@ _init_networks = jax.jit(
 
 def init_state(config: Config, dataset: Dataset) -> TrainState:
     """Return the state before the first step: the dataset's cloud and fresh networks."""
-    points, colors = dataset.arrays["points"], dataset.arrays["point_colors"]
-    skins = None
+    arrays, skins = dataset.arrays, None
+    points, colors = arrays["points"], arrays["point_colors"]
     if config.model.resolved.body == "person":
-        skins = initial_logit_skins(points, dataset.arrays["mean_shape"])
+        points = np.concatenate([points, arrays["body_points"]])
+        colors = np.concatenate([colors, arrays["body_point_colors"]])
+        skins = initial_logit_skins(points, arrays["mean_shape"])
 
     def build() -> TrainState:
         key = jax.random.key(config.seed)

@@ -13,6 +13,7 @@ from egs_jax.model.triplane import (
     is_plane_parameter,
     level_resolutions,
     make_triplane,
+    squeezed,
 )
 
 SMALL = {"levels": 3, "base_resolution": 4, "top_resolution": 16, "table_size": 64}
@@ -208,3 +209,17 @@ def test_wrong_fields_are_named():
         make_triplane("hash", 0.0)
     with pytest.raises(ValueError, match="table_size"):
         make_triplane("hash", 1.0, table_size=1000).grids.layout()
+
+
+def test_space_beyond_the_inner_cube_is_squeezed_smoothly():
+    inner, bound = 1.0, 1.5
+    x = np.linspace(-30, 30, 6001, dtype=np.float32)
+    points = np.stack([x, 0 * x, -x], axis=1)
+    got = np.asarray(squeezed(jnp.asarray(points), inner, bound))
+    within = np.abs(x) <= inner
+    np.testing.assert_array_equal(got[within], points[within])
+    assert np.abs(got).max() < bound and np.all(np.diff(got[:, 0].astype(np.float64)) > 0)
+    np.testing.assert_allclose(got[:, 2], -got[:, 0])
+    slope = jax.vmap(jax.grad(lambda v: squeezed(v[None], inner, bound)[0, 0]))
+    at = np.float32([[0.999, 0, 0], [1.001, 0, 0], [1.5, 0, 0]])
+    np.testing.assert_allclose(slope(jnp.asarray(at))[:, 0], [1, 1, 0.25], atol=0.01)
