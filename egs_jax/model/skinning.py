@@ -68,6 +68,7 @@ def frames_of(
 
 
 @typechecked
+@typechecked
 def posed(
     cloud: Deformed,
     logit_skins: Float[Array, " N"],
@@ -89,23 +90,39 @@ def posed(
     Returns:
       The cloud with means and rotations of every frame; what does not move keeps its axes.
     """
-    weights = jax.nn.sigmoid(logit_skins)[None]
-    means, quats = (v if v.ndim == 3 else v[None] for v in (cloud.means, cloud.quats))
+    weights = _spread(jax.nn.sigmoid(logit_skins), len(heads))
+    means, quats = (
+        v if v.ndim == 3 else _spread(v, len(heads)) for v in (cloud.means, cloud.quats)
+    )
     own = [means[..., k] for k in range(3)]
+
+    q_head, q_body = (rigid.quats_of(frames[:, :3, :3]) for frames in (heads, bodies))
+    cosine = sum(q_head[:, k] * q_body[:, k] for k in range(4))
+    q_body = jnp.where(cosine < 0, -1.0, 1.0)[:, None] * q_body
+    # Once a frame: XLA would compute these anew for every Gaussian.
+    heads, bodies, q_head, q_body = jax.lax.optimization_barrier((heads, bodies, q_head, q_body))
 
     def moved(frames: Float[Array, "B 4 4"], i: int) -> Float[Array, "B N"]:
         return sum(frames[:, i, k, None] * own[k] for k in range(3)) + frames[:, i, 3, None]
 
     blend = lambda head, body: head + weights * (body - head)
     places = [blend(moved(heads, i), moved(bodies, i)) for i in range(3)]
-    q_head, q_body = (rigid.quats_of(frames[:, :3, :3]) for frames in (heads, bodies))
-    cosine = sum(q_head[:, k] * q_body[:, k] for k in range(4))
-    q_body = jnp.where(cosine < 0, -1.0, 1.0)[:, None] * q_body
     turns = [blend(q_head[:, k, None], q_body[:, k, None]) for k in range(4)]
     return cloud._replace(
         means=jnp.stack(places, axis=-1),
         quats=jnp.stack(_turned(turns, [quats[..., k] for k in range(4)]), axis=-1),
     )
+
+
+def _spread(values: Float[Array, "N *own"], count: int) -> Float[Array, "{count} N *own"]:
+    """Repeat what all frames share, as a product with ones.
+
+    Its gradient, the sum over frames, is a product too: with the sums that XLA would make of it
+    that of `posed` takes a CPU 17 ms instead of 1.5 (4 frames of 25,000 Gaussians).
+    """
+    ones = jnp.ones((count, 1), values.dtype)
+    spread = jnp.matmul(ones, values.reshape(1, -1), precision=jax.lax.Precision.HIGHEST)
+    return spread.reshape(count, *values.shape)
 
 
 def _turned(r: list[Array], q: list[Array]) -> list[Array]:

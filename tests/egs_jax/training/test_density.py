@@ -210,6 +210,9 @@ def test_accounting_over_random_clouds(share_alive):
             assert not np.any(new[~kept])
         for new, old in zip(jax.tree.leaves(out.gaussians), jax.tree.leaves(cloud), strict=True):
             np.testing.assert_array_equal(new[kept], old[kept])
+        born = out.plan.slots[out.plan.slots < 40]  # move as much with the body as their parents
+        skins = cloud.logit_skins[out.plan.parents[: len(born)]]
+        np.testing.assert_array_equal(out.gaussians.logit_skins[born], skins)
         assert np.all(~kept | np.asarray(alive & out.alive))
         assert np.sum(kept) == before - told["pruned"] - told["split"]
 
