@@ -75,7 +75,7 @@ class Avatar:
         """Those of the poses of the clip's training frames; None: a head has none."""
         if self.params["gaussians"].logit_skins is None:
             return None
-        return Limits.of(self.dataset.arrays["viewmats"][slice(*self.dataset.splits["train"])])
+        return Limits.of(self.dataset.arrays["viewmats"][self.dataset.train_frames])
 
     @functools.cached_property
     def path(self) -> PosePath:

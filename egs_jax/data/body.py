@@ -59,8 +59,9 @@ class BodyModel:
         viewmats: Float[np.ndarray, "T 4 4"],
         body_viewmats: Float[np.ndarray, "T 4 4"],
         rest: Float[np.ndarray, "4 4"],
+        frames: Int[np.ndarray, " N"] | None = None,
     ) -> "BodyModel":
-        """Fit to the training frames of a clip, which follow one another.
+        """Fit to frames of a clip whose poses follow one another.
 
         Fifths of the frames are held back in turn and told from the rest; where that is not clearly
         better than a still body, the body is still at its mean pose.
@@ -69,14 +70,17 @@ class BodyModel:
           viewmats: Head poses.
           body_viewmats: Body poses.
           rest: The head's pose at the rest frame, which is the body's too.
+          frames: Those to learn from, such as the training frames, in order; None: all.
 
         Raises:
           ValueError: if there are fewer than 10 frames.
         """
-        count = len(viewmats)
-        require(count >= 10, f"viewmats: expected at least 10 frames to learn from, got {count}")
+        frames = np.arange(len(viewmats)) if frames is None else frames
+        count = len(frames)
+        require(count >= 10, f"frames: expected at least 10 to learn from, got {count}")
         rest = rest.astype(np.float64)
-        head = _lagged(motion_about(viewmats, rest), np.arange(count))
+        head = _lagged(motion_about(viewmats, rest), frames)
+        body_viewmats = body_viewmats[frames]
         body = motion_about(body_viewmats, rest)
         part = np.arange(count) * _PARTS // count
 

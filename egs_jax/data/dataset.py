@@ -150,6 +150,11 @@ class Dataset:
         )
 
     @functools.cached_property
+    def train_frames(self) -> Int[np.ndarray, " N"]:
+        """Frames to train on: those of the split but what `meta.json` has under "left_out"."""
+        return np.setdiff1d(np.arange(*self.splits["train"]), self.meta.get("left_out", []))
+
+    @functools.cached_property
     def blink_frames(self) -> Int[np.ndarray, " K"]:
         """Training frames whose eyes are shut or half shut; there may be none."""
         return statistics.blink_frames(self.arrays["blink"], self.splits["train"])
@@ -190,10 +195,10 @@ class Dataset:
     @functools.cached_property
     def body_model(self) -> BodyModel:
         """What the training frames say of how the body follows the head."""
-        viewmats, train = np.asarray(self.arrays["viewmats"]), slice(*self.splits["train"])
+        viewmats = np.asarray(self.arrays["viewmats"])
         bodies = np.asarray(self.arrays["body_viewmats"])
         rest = viewmats[statistics.calmest(viewmats)]
-        return BodyModel.fit(viewmats[train], bodies[train], rest)
+        return BodyModel.fit(viewmats, bodies, rest, self.train_frames)
 
     def driven_by(
         self,
@@ -231,8 +236,8 @@ class Dataset:
 
     def drawn_frames(self, config: Config, step: int) -> DrawnFrames:
         """Draw what `step` sees, on all hosts."""
-        frames = np.arange(*self.splits["train"])
-        pool = FramePool(frames, self.rest_frames, self.blink_frames)
+        kept = lambda frames: frames[np.isin(frames, self.train_frames)]
+        pool = FramePool(self.train_frames, kept(self.rest_frames), kept(self.blink_frames))
         return draw_frames(config, pool, step)
 
     def footage(self, frames: Int[np.ndarray, " B"]) -> Footage:

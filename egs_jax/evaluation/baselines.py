@@ -28,11 +28,10 @@ class MeanFrame:
     """The mean of all training composites, whatever the frame asked for."""
 
     def __init__(self, dataset: Dataset):
-        start, stop = dataset.splits["train"]
         total = np.zeros((dataset.height, dataset.width, 3))
-        for i in range(start, stop):
+        for i in dataset.train_frames:
             total += dataset.target(i)
-        self._mean = (total / (stop - start) / 255).astype(np.float32)
+        self._mean = (total / len(dataset.train_frames) / 255).astype(np.float32)
 
     def __call__(self, i: int) -> Float[np.ndarray, "H Wd 3"]:
         """Guess frame i."""
@@ -43,9 +42,8 @@ class NearestFrame:
     """The training composite whose landmarks, centered, are nearest; shifted onto the frame's."""
 
     def __init__(self, dataset: Dataset):
-        self._dataset, (start, stop) = dataset, dataset.splits["train"]
-        self._start = start
-        points = np.stack([dataset.landmarks(i)[:, :2] for i in range(start, stop)])
+        self._dataset = dataset
+        points = np.stack([dataset.landmarks(i)[:, :2] for i in dataset.train_frames])
         self._centers = points.mean(1)
         self._shapes = points - self._centers[:, None]
 
@@ -62,7 +60,7 @@ class NearestFrame:
         shift = np.eye(2, 3)
         shift[:, 2] = center - self._centers[k]
         moved = cv2.warpAffine(
-            data.target(self._start + k), shift, (data.width, data.height),
+            data.target(data.train_frames[k]), shift, (data.width, data.height),
             flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE,
         )  # fmt: skip
         return moved.astype(np.float32) / 255

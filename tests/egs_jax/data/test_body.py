@@ -90,7 +90,7 @@ def test_body_does_not_fly_away():
 
 def test_what_cannot_be_told_is_refused():
     path = head_path(30)
-    with pytest.raises(ValueError, match="at least 10 frames"):
+    with pytest.raises(ValueError, match="at least 10 to learn from"):
         BodyModel.fit(path[:9], path[:9], REST)
     model = BodyModel.fit(path, path, REST)
     with pytest.raises(ValueError, match=r"numbers in \[0, 30\)"):

@@ -101,6 +101,17 @@ def test_a_person_is_the_whole_frame_over_the_plate(folder):
     assert head.drive(frames, 8).bodies is None is head.batch(config_of(), 4).drive.bodies
 
 
+def test_frames_left_out_are_never_drawn(copy):
+    meta = json.loads((copy / "meta.json").read_text())
+    (copy / "meta.json").write_text(json.dumps(meta | {"left_out": [0, 1, 2, 7]}))
+    dataset, config = Dataset.open(copy), config_of(silence_share=0.3)
+    kept = set(range(3, TRAIN)) - {7}
+    assert set(dataset.train_frames) == kept
+    seen = [dataset.drawn_frames(config, step) for step in range(4, 60)]
+    assert set(np.concatenate([d.frames for d in seen])) == kept
+    assert set(np.concatenate([d.lips for d in seen])) <= kept
+
+
 def test_the_background_is_painted_over_the_plate(dataset):
     for i in (0, 7):
         assert np.array_equal(dataset.background(i), dataset.arrays["plate"])
