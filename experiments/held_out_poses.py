@@ -109,8 +109,8 @@ def figures_of(avatar: Avatar) -> dict[str, float]:
         drawn["head_own_body"] = draw(avatar, frames, lent=False)
     values: dict[str, list[float]] = {}
     for name, images in drawn.items():
-        for i, image in zip(frames, images, strict=True):
-            image = np.clip(image, 0, 1)[None]
+        for i, drawing in zip(frames, images, strict=True):
+            image = np.clip(drawing, 0, 1)[None]
             frame = (data.frame(i)[None] / 255).astype(np.float32)
             person = data.person_mask(i)[None]
             plate = (data.plate[None] / 255).astype(np.float32)
