@@ -237,14 +237,6 @@ def test_infinite_gradient_of_a_finite_loss_is_seen():
     assert train._all_finite({"a": jnp.array([1e30, -1e30])})
 
 
-def test_composite_is_the_true_head_over_the_painted_background(course):
-    batch = course.data.batch(course.config, 0)
-    want = np.stack(
-        [course.data.target(i) for i in course.data.drawn_frames(course.config, 0).frames]
-    )
-    np.testing.assert_allclose(train.composite(batch), want / np.float32(255), atol=1e-7)
-
-
 @pytest.mark.parametrize("step", [0, STATIC])
 def test_step_lowers_for_tpu(course, step):
     state = course.handed if step else course.first
