@@ -59,7 +59,7 @@ class Limits(flax.struct.PyTreeNode):
         x, y, z = np.einsum("tji,tj->it", viewmats[:, :3, :3], -viewmats[:, :3, 3])
         # Yaws about their mean direction: there is no frame at the other side.
         ahead = np.arctan2(x.mean(), -z.mean())
-        yaws = ahead + _wrapped(np.arctan2(x, -z) - ahead, np)
+        yaws = ahead + _wrapped(np.arctan2(x, -z) - ahead)
         angles = np.stack([yaws, np.arctan2(y, np.hypot(x, z))], axis=1)
         middle, axes = _range(angles)
         farthest = np.linalg.norm((angles - middle) / axes, axis=1).max()
@@ -79,7 +79,7 @@ class Limits(flax.struct.PyTreeNode):
         seen = (x / length, y / length, z / length)
         yaw, pitch = jnp.arctan2(x, -z), jnp.arctan2(y, jnp.sqrt(x * x + z * z))
         yaw_center, pitch_center, yaw_half, pitch_half = (self.values[k] for k in range(21, 25))
-        u = _wrapped(yaw - yaw_center, jnp) / yaw_half
+        u = _wrapped(yaw - yaw_center) / yaw_half
         v = (pitch - pitch_center) / pitch_half
         radius = jnp.sqrt(u * u + v * v)
         share = soft(radius) / jnp.maximum(radius, 1)
@@ -116,9 +116,9 @@ def _range(numbers: Float[np.ndarray, "T K"]) -> tuple[np.ndarray, np.ndarray]:
     return (low + high) / 2, np.maximum((high - low) / 2, LEAST)
 
 
-def _wrapped(angle: Array, xp: object) -> Array:
+def _wrapped(angle: Array) -> Array:
     """Bring an angle to [-pi, pi)."""
-    return xp.mod(angle + np.pi, 2 * np.pi) - np.pi
+    return (angle + np.pi) % (2 * np.pi) - np.pi
 
 
 def _quats_between(a: tuple[Array, ...], b: tuple[Array, ...]) -> Float[Array, "B 4"]:

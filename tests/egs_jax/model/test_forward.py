@@ -24,6 +24,7 @@ CHOICES = [
         {"d_model": 32, "heads": 4, "ppe_period": 3, "attention": "cross"}, marks=pytest.mark.slow
     ),
     pytest.param({"ppe": "off"}, marks=pytest.mark.slow),
+    pytest.param({"body": "person", "decoder": "mlp"}, marks=pytest.mark.slow),
     pytest.param(
         {"architecture": "parity", "decoder": "taylor", "encoder": "hash"}, marks=pytest.mark.slow
     ),
