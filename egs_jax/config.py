@@ -83,8 +83,7 @@ class ModelConfig:
     hash_table: int = 2**14
     """Entries of each level's table."""
     bound: float | None = None
-    """Half side of the cube that the spatial encoder covers, world units: 1.25 for a head; 1.5 for
-    a person, whose body is squeezed into what is beyond 1."""
+    """Half side of the spatial encoder's cube [world units]: of a head 1.25, of a person 1.5."""
     sh_degree: int = 3
     """Highest spherical-harmonics degree."""
 
@@ -156,6 +155,8 @@ class OptimConfig:
 
     means: tuple[float, float] = (1.6e-4, 1.6e-6)
     """Centers; times the scene extent."""
+    depth_rate: float = 1.0
+    """Share of that rate along the depth, of which a head that hardly turns tells little."""
     networks: tuple[float, float] = (1e-4, 1e-5)
     """Everything in the networks but the planes; times the scene extent."""
     planes: tuple[float, float] = (1.6e-3, 1.6e-4)
@@ -281,8 +282,7 @@ class Config:
     rasterizer: Literal["xla", "triton"] | None = None
     """Rasterizer; None picks the best one that runs here."""
     frames_on: Literal["device", "host"] | None = None
-    """Where the training frames lie; None: on a GPU or TPU, if they take less than half of its
-    memory."""
+    """Where the training frames lie; None: on a GPU or TPU if half of its memory holds them."""
     devices: int = 1
     """Devices that share the frames of each step, those of all hosts together; a step has as many
     frames as the schedule says, or the next multiple of this."""

@@ -166,4 +166,5 @@ def _rasterized(config: Config, kept: Prepared, drive: Drive, *, as_bytes: bool)
         viewmats, drive.Ks, width, height, sh_degree=config.model.sh_degree,
         means2d_offset=kept.offsets, backgrounds=drive.backgrounds, alive=kept.alive,
         implementation=config.rasterizer, as_bytes=as_bytes,
+        capacity=model.raster_capacity(config.model, len(kept.alive), width, height),
     )  # fmt: skip

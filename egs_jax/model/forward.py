@@ -42,6 +42,7 @@ from kernels.deform import (
     product,
     token_shares,
 )
+from kernels.rasterize.api import default_capacity
 
 ATTENTION_GAIN = 4.0
 FACE_GAINS = DeltaGains(means=0.02, log_scales=0.2, quats=0.1, logit_opacities=1.0, sh_coeffs=0.1)
@@ -269,6 +270,15 @@ def lip_shapes(
     return nets.tokens.apply({"params": weights["tokens"]}, entries, method="read_lips")
 
 
+def raster_capacity(config: ModelConfig, count: int, width: int, height: int) -> int | None:
+    """Return most (Gaussian, tile) pairs of a frame; None: what `rasterize` picks for a head.
+
+    A person fills twice the tiles, with wider Gaussians.
+    """
+    person = config.resolved.body == "person"
+    return default_capacity(3 * count // 2, width, height) if person else None
+
+
 def render(
     config: Config, cloud: Deformed, alive: Bool[Array, " N"], drive: Drive,
     sh_degree: Int[Array, ""] | None, means2d_offset: Float[Array, "B N 2"] | None,
@@ -290,6 +300,7 @@ def render(
         cloud.means, cloud.quats, cloud.scales, cloud.opacities, sh, viewmats, drive.Ks,
         width, height, sh_degree=config.model.sh_degree, backgrounds=drive.backgrounds,
         means2d_offset=means2d_offset, alive=alive, implementation=config.rasterizer,
+        capacity=raster_capacity(config.model, len(alive), width, height),
     )  # fmt: skip
     return RenderOutput(rgb=out.rgb, alpha=out.alpha, depth=out.depth), out.aux
 
