@@ -108,8 +108,6 @@ class SpatialEncoder(nn.Module):
 
     Attributes:
       bound: Half the side of the encoded cube [world units].
-      inner: Half the side of the cube within which space is as it is; all that lies beyond is
-        squeezed into the rest (`triplane.squeezed`). None: beyond `bound` nothing is told apart.
       planes: "hash" or "dense".
       d_model: Size of `f_v`.
       network: What follows the planes: "kan", "mlp", or "none" where the planes' features already
@@ -117,16 +115,18 @@ class SpatialEncoder(nn.Module):
       hidden: Hidden size of what follows.
       plane_fields: Further attributes of the tri-plane, as (name, value) pairs.
       implementation: Of `kernels.sample_planes`.
+      inner: Half the side of the cube within which space is as it is; all that lies beyond is
+        squeezed into the rest (`triplane.squeezed`). None: beyond `bound` nothing is told apart.
     """
 
     bound: float
-    inner: float | None = None
     planes: Literal["hash", "dense"] = "hash"
     d_model: int = 64
     network: Literal["kan", "mlp", "none"] = "kan"
     hidden: int = 64
     plane_fields: tuple[tuple[str, int | float | tuple[int, ...]], ...] = ()
     implementation: str | None = None
+    inner: float | None = None
 
     def setup(self) -> None:
         """Make the planes and what follows them."""
