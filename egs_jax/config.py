@@ -46,8 +46,8 @@ class ModelConfig:
 
     architecture: Literal["paper", "parity"] = "paper"
     """paper: hash tri-plane and KANs everywhere; parity: what the original code computes."""
-    body: Literal["person", "head"] | None = None
-    """What the Gaussians are: the whole person, or the head, drawn over the clip's own body."""
+    body: Body | None = None
+    """What is drawn: the whole person, or (parity) the head, over the clip's own body."""
     encoder: Literal["hash", "dense"] | None = None
     """Spatial encoder: three 2-D hash grids, or dense multi-resolution planes."""
     decoder: Literal["taylor", "mlp"] | None = None
@@ -102,9 +102,10 @@ class ModelConfig:
     def resolved(self) -> "ModelConfig":
         """This config with every None replaced by what `architecture` says."""
         parity = self.architecture == "parity"
+        body = self.body or ("head" if parity else "person")
         defaults = {
-            "body": "head",
-            "bound": 1.5 if self.body == "person" else 1.25,
+            "body": body,
+            "bound": 1.5 if body == "person" else 1.25,
             "encoder": "dense" if parity else "hash",
             "decoder": "mlp" if parity else "taylor",
             "agents": "first" if parity else "strided",
@@ -251,12 +252,11 @@ class LossConfig:
     """Squared error of the lips' shape read from the sound alone, in standard deviations (not in
     `parity`, which has no such reading)."""
     hearing_noise: float = 1.0
-    """Noise added to the sound's features there, in standard deviations: without, a few minutes of
-    speech are learned by heart."""
+    """Noise added there to the sound's features, in standard deviations, against overfitting."""
     eyes: float = 0.2
     """Absolute error over the rectangle around both eyes."""
     mask: float = 0.4
-    """Absolute error of the rendered alpha against the head mask."""
+    """Absolute error of the rendered alpha against the mask of person or head."""
     perceptual_size: int = 224
     """Side of what the perceptual loss looks at, pixels."""
     perceptual_every: int = 1

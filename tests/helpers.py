@@ -55,7 +55,7 @@ def make_dataset(folder: Path, frames: int = FRAMES, seed: int = 0) -> Path:
         "silence_features": np.zeros((10, AUDIO_DIM), np.float32),
         "landmarks": np.stack([_open_mouth(landmarks, o) for o in opening]),
         "viewmats": np.stack([viewmat] * frames),
-        "body_viewmats": np.stack([viewmat] * frames),
+        "body_viewmats": np.stack([_aside(viewmat, 0.1 * np.sin(i)) for i in range(frames)]),
         "K": np.array([[FOCAL, 0, SIZE / 2], [0, FOCAL, SIZE / 2], [0, 0, 1]], np.float32),
         "mean_shape": np.zeros((478, 3), np.float32),
         "blink": np.zeros(frames, np.float32),
@@ -121,6 +121,13 @@ def python(*arguments: str) -> tuple[list[str], dict[str, str]]:
         "TERM": "dumb",
     }
     return [sys.executable, *arguments], environment
+
+
+def _aside(viewmat: np.ndarray, shift: float) -> np.ndarray:
+    """A pose moved to the right."""
+    moved = viewmat.copy()
+    moved[0, 3] += shift
+    return moved
 
 
 def _open_mouth(landmarks: np.ndarray, opening: float) -> np.ndarray:

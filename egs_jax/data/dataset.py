@@ -46,10 +46,10 @@ class Dataset:
         self.scale = 1.0 if size is None else size / self.source_width
         self.width = size or self.source_width
         self.height = round(self.source_height * self.scale)
-        self._views: dict[int, Dataset] = {}
+        self._views: dict[tuple[int, Body], Dataset] = {}
 
     @classmethod
-    def open(cls, folder: str | Path, size: int | None = None, body: Body = "head") -> "Dataset":
+    def open(cls, folder: str | Path, size: int | None = None, body: Body = "person") -> "Dataset":
         """Open a dataset folder; with `size`, as if it had been made at that many pixels.
 
         `body` says what an avatar of it is: the whole "person" before the room's plate, or a "head"
@@ -64,11 +64,17 @@ class Dataset:
         """Return the same dataset with another image side [pixels] (None: as stored) and body."""
         return Dataset(self.folder, self.meta, self.arrays, self.pictures, size, body)
 
-    def _resized(self, size: int) -> "Dataset":
-        """Return a view of this size, always the same one: it keeps what it computes."""
-        if size not in self._views:
-            self._views[size] = self.view(size, self.body)
-        return self._views[size]
+    def _seen_by(self, config: Config) -> "Dataset":
+        """Return the view that a config asks for, always the same one: it keeps what it computes.
+
+        Where it asks for no size, it is this dataset's.
+        """
+        wanted = config.size or self.width, config.model.resolved.body
+        if wanted == (self.width, self.body):
+            return self
+        if wanted not in self._views:
+            self._views[wanted] = self.view(*wanted)
+        return self._views[wanted]
 
     @property
     def audio_dim(self) -> int:
@@ -227,7 +233,7 @@ class Dataset:
 
     def batch(self, config: Config, step: int) -> Batch:
         """Cut this host's batch of `step` here: a function of (config.seed, step) alone."""
-        data = self if config.size in (None, self.width) else self._resized(config.size)
+        data = self._seen_by(config)
         drawn = host_part(self.drawn_frames(config, step))
         return cut_batch(
             config, config.stage(step), config.has_perceptual(step), data.clip,

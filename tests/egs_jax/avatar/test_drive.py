@@ -18,7 +18,7 @@ def dataset(tmp_path_factory) -> Dataset:
     viewmats = np.load(folder / "viewmats.npy")
     viewmats[:, 0, 3] = np.linspace(-0.2, 0.2, len(viewmats))  # a head that moves
     np.save(folder / "viewmats.npy", viewmats)
-    return Dataset.open(folder)
+    return Dataset.open(folder, body="head")
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,7 @@ def person(folder):
 
 @pytest.fixture(scope="module")
 def head(folder):
-    return Dataset.open(folder)
+    return Dataset.open(folder, body="head")
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 100), (7, 40), (3, 1000), (0, 25)])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers import AUDIO_DIM, FOCAL, FRAMES, SIZE, make_dataset, write_pictures
 
-from egs_jax.config import HEARD_FRAMES, Config, LossConfig, ScheduleConfig
+from egs_jax.config import HEARD_FRAMES, Config, LossConfig, ModelConfig, ScheduleConfig
 from egs_jax.data import statistics
 from egs_jax.data.dataset import Dataset
 from egs_jax.data.folder import FILES, PICTURES
@@ -25,12 +25,14 @@ from egs_jax.types import Batch
 TRAIN = FRAMES - 4
 
 
-def config_of(seed: int = 0, size: int | None = None, **schedule) -> Config:
+def config_of(
+    seed: int = 0, size: int | None = None, body: str = "head", **schedule
+) -> Config:  # fmt: skip
     """Four static steps, then deformation; no perceptual term, so that nothing is fetched."""
     settings = {"static_steps": 4, "deform_steps": 100, "batch": 3, "silence_share": 0.0}
     return Config(
         seed=seed, size=size, schedule=ScheduleConfig(**(settings | schedule)),
-        loss=LossConfig(perceptual=0.0),
+        model=ModelConfig(body=body), loss=LossConfig(perceptual=0.0),
     )  # fmt: skip
 
 
@@ -41,7 +43,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def dataset(folder) -> Dataset:
-    return Dataset.open(folder)
+    return Dataset.open(folder, body="head")
 
 
 @pytest.fixture
@@ -87,18 +89,20 @@ def test_arrays_and_pictures_stay_on_disk(dataset):
 
 
 def test_a_person_is_the_whole_frame_over_the_plate(folder):
-    person = Dataset.open(folder, body="person")
+    person = Dataset.open(folder)
     assert np.array_equal(person.target(3), person.frame(3))
     assert person.background(3) is person.background(7)
     assert np.array_equal(person.mask(3), person.pictures["person_masks"][3])
-    batch = person.batch(config_of(size=32), 4)
-    frames, _ = drawn(person, config_of(size=32), 4)
+    config = config_of(size=32, body="person")
+    batch, (frames, _) = person.batch(config, 4), drawn(person, config, 4)
     assert batch.masks.shape == (3, 32, 32) and batch.drive.backgrounds.shape == (3, 32, 32, 3)
     assert np.array_equal(batch.drive.backgrounds[2], person.view(32, "person").plate)
     assert np.array_equal(batch.drive.bodies, person.arrays["body_viewmats"][frames])
     assert np.array_equal(person.drive(frames, 8).bodies, batch.drive.bodies)
-    head = Dataset.open(folder)
+    head = Dataset.open(folder, body="head")
     assert head.drive(frames, 8).bodies is None is head.batch(config_of(), 4).drive.bodies
+    asked = person.batch(config_of(), 4)  # the config says what it trains
+    assert asked.drive.bodies is None and equal(asked, head.batch(config_of(), 4))
 
 
 def test_frames_left_out_are_never_drawn(copy):
@@ -283,8 +287,10 @@ def test_what_a_clip_is_at_another_size_is_computed_once(painted, monkeypatch):
         for size in (32, 40):
             assert dataset.batch(config_of(size=size), step).targets.shape[1] == size
     assert len(calls) == 2
-    view = dataset._resized(32)
-    assert view is dataset._resized(32) and view.arrays is dataset.arrays  # nothing is copied
+    view = dataset._seen_by(config_of(size=32))
+    assert (
+        view is dataset._seen_by(config_of(seed=1, size=32)) and view.arrays is dataset.arrays
+    )  # nothing is copied
 
 
 def test_the_perceptual_term_comes_only_when_due(dataset):

@@ -123,7 +123,7 @@ def make_clip(folder):
     meta = json.loads((folder / "meta.json").read_text())
     meta["splits"] = {"train": [0, TRAIN], "val": [TRAIN, count]}
     (folder / "meta.json").write_text(json.dumps(meta | {"tracking": {"jitter_px": 0.25}}))
-    return Dataset.open(folder)
+    return Dataset.open(folder, body="head")
 
 
 def made_up_lpips(network, a, b):

@@ -7,7 +7,7 @@ import pytest
 from helpers import fill_shapes
 
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.evaluation.renders import rendered_frames
+from egs_jax.evaluation.renders import given, rendered_frames
 
 FRAMES = np.array([3, 10, 12, 15, 19, 21])  # more than are drawn at a time
 
@@ -21,7 +21,7 @@ def avatar(trained_run):
 
 
 def drawn(avatar, heard=None):
-    return np.stack(list(rendered_frames(avatar, FRAMES, heard)))
+    return np.stack(list(rendered_frames(avatar, FRAMES, heard, told=False)))
 
 
 def test_other_sound_is_heard(avatar):
@@ -33,17 +33,29 @@ def test_other_sound_is_heard(avatar):
     assert np.any(plain != drawn(avatar, hush))
 
 
-@pytest.mark.parametrize("name", ["pose", "eyes", "background"])
+@pytest.mark.parametrize("name", ["pose", "eyes", "body"])
 def test_what_is_given_comes_from_the_frame_itself(avatar, name):
-    data = avatar.dataset.view(48, "head")
-    if name == "background":
-        frames = [*data.pictures["frames"]]
-        frames[12] = frames[12] ^ 255
-        data.pictures = data.pictures | {"frames": frames}
-    else:
-        array = {"pose": "viewmats", "eyes": "blink"}[name]
-        changed = np.array(data.arrays[array])
-        changed[12] = changed[12] + (0.05 if name == "pose" else 1)
-        data.arrays = data.arrays | {array: changed}
+    data = avatar.dataset.view(48, "person")
+    array = {"pose": "viewmats", "eyes": "blink", "body": "body_viewmats"}[name]
+    changed = np.array(data.arrays[array])
+    changed[12] = changed[12] + (1 if name == "eyes" else 0.05)
+    data.arrays = data.arrays | {array: changed}
     differs = np.any(drawn(avatar) != drawn(dataclasses.replace(avatar, dataset=data)), (1, 2, 3))
     np.testing.assert_array_equal(differs, FRAMES == 12)
+
+
+def test_a_person_is_given_less_than_a_head(avatar):
+    assert given(avatar.dataset) == ["pose", "eyes"]
+    assert given(avatar.dataset.view(48, "head")) == ["pose", "eyes", "background"]
+
+
+def test_a_body_that_is_told_does_not_know_where_it_was_seen(avatar):
+    told = lambda avatar: np.stack(list(rendered_frames(avatar, FRAMES)))
+    data = avatar.dataset.view(48, "person")
+    _ = data.body_model  # of the clip as it is
+    changed = np.array(data.arrays["body_viewmats"])
+    changed[12, 0, 3] += 0.5
+    data.arrays = data.arrays | {"body_viewmats": changed}
+    moved = dataclasses.replace(avatar, dataset=data)
+    np.testing.assert_array_equal(told(moved), told(avatar))
+    assert np.any(told(avatar) != drawn(avatar))

@@ -39,10 +39,13 @@ def test_only_training_frames_are_kept_and_any_split_will_do(painted):
     assert parallel.Splitter(config)(batch).targets is batch.targets
 
 
-def test_a_gpu_with_room_keeps_the_clip_and_the_config_decides(painted, monkeypatch):
-    config, data = micro_config(painted), Dataset.open(painted)
+@pytest.mark.parametrize(("body", "bytes_a_pixel"), [("person", 4), ("head", 7)])
+def test_a_gpu_with_room_keeps_the_clip_and_the_config_decides(
+    painted, monkeypatch, body, bytes_a_pixel
+):
+    config, data = micro_config(painted), Dataset.open(painted, body=body)
     start, stop = data.splits["train"]
-    needed = (stop - start) * data.width * data.height * 7
+    needed = (stop - start) * data.width * data.height * bytes_a_pixel
 
     class Device:
         def __init__(self, platform, room):
