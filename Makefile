@@ -10,11 +10,11 @@ OUT ?= runs/demo
 demo: $(VENV)/installed
 	$(VENV)/bin/python -m egs_jax demo --out "$(OUT)" $(if $(VIDEO),--video "$(VIDEO)") $(if $(AUDIO),--audio "$(AUDIO)")
 
-test: lint
+test: $(VENV)/installed  # lint is among the tests
 	$(VENV)/bin/python -m pytest -m "not slow"
 
 # Everything; the programs that XLA compiled twice are listed and are a fault.
-test-all: lint
+test-all: $(VENV)/installed
 	rm -rf .cache/compile_log
 	COMPILE_LOG=$(CURDIR)/.cache/compile_log PYTHONPATH=$(CURDIR)/tests/compile_log \
 		$(VENV)/bin/python -m pytest

@@ -156,8 +156,6 @@ class OptimConfig:
 
     means: tuple[float, float] = (1.6e-4, 1.6e-6)
     """Centers; times the scene extent."""
-    depth_rate: float = 1.0
-    """Share of that rate along the depth, of which a head that hardly turns tells little."""
     networks: tuple[float, float] = (1e-4, 1e-5)
     """Everything in the networks but the planes; times the scene extent."""
     planes: tuple[float, float] = (1.6e-3, 1.6e-4)

@@ -207,6 +207,22 @@ def _cross_driven(cases: list[dict]) -> str:
     return markdown(columns, cases)
 
 
+def _free_pose(cases: list[dict]) -> str:
+    columns = {
+        "avatar": lambda c: (
+            f"{labeled(c['video'])}, {c['preset']}, {c['width']} px, seed {c['seed']}"
+        ),
+        "body": lambda c: c["body"],
+        "face found, %": lambda c: number(100 * c["found_share"], 0),
+        "landmarks off, % of the face's width": lambda c: number(c["landmarks_percent"]),
+        "holes, % of the person": lambda c: number(c["holes_percent"]),
+        "high frequencies at the jaw (a film has 1)": lambda c: number(c["jaw"]),
+        "tear, %": lambda c: number(c["tear_percent"], 1),
+        "commit": lambda c: c["commit"][:7],
+    }
+    return markdown(columns, cases)
+
+
 def _point_density(cases: list[dict]) -> str:
     median = lambda where, name: lambda c: f"{1000 * c[where][name]['p50']:.1f}"
     columns = {
@@ -276,6 +292,7 @@ TABLES: dict[str, tuple[str, Maker]] = {
     "ablations": ("ablations", _ablations),
     "ablation_costs": ("ablations", _ablation_costs),
     "cross_driven": ("cross_driven", _cross_driven),
+    "free_pose": ("free_pose", _free_pose),
     "point_density": ("point_density", _point_density),
     "attention_map": ("attention_map", _attention_map),
     "kill_training": ("kill_training", _kill_training),

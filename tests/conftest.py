@@ -12,6 +12,7 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_traceback_in_locations_limit", 0)  # nobody reads them in these programs
 jax.config.update("jax_num_cpu_devices", 4)  # tests of several devices need no other process
 # Compiling takes far longer than running here: let XLA hurry, in this process and its children.
 # Its older emitters for the CPU write the same loops in a third of the time.

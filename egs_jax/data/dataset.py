@@ -30,6 +30,9 @@ from egs_jax.data.pictures import Pictures
 from egs_jax.speech.features import feature_windows
 from egs_jax.types import Batch, Camera, Drive
 
+PAINTED = 256
+"""Frames without their heads that are kept in memory."""
+
 
 class Dataset:
     """A preprocessed clip; open one with `Dataset.open`."""
@@ -47,6 +50,8 @@ class Dataset:
         self.width = size or self.source_width
         self.height = round(self.source_height * self.scale)
         self._views: dict[tuple[int, Body], Dataset] = {}
+        # Evaluation asks for the same frames over and over, and to paint one takes some ms.
+        self._painted = functools.lru_cache(PAINTED)(self._paint)
 
     @classmethod
     def open(cls, folder: str | Path, size: int | None = None, body: Body = "person") -> "Dataset":
@@ -89,8 +94,7 @@ class Dataset:
         """Return what the avatar is drawn over: the plate, or the frame without its head."""
         if self.body == "person":
             return self.plate
-        frame, head, person = (self._picture(name, i) for name in PICTURES)
-        return self._scaled(paint_out_head(frame, head, person > 127, self.arrays["plate"]))
+        return self._painted(self._index(i))
 
     def head_mask(self, i: int) -> Bool[np.ndarray, "H Wd"]:
         """Return which pixels are the head's."""
@@ -277,6 +281,11 @@ class Dataset:
         """Return audio windows of digital silence."""
         hush = self.arrays["silence_features"]
         return feature_windows(hush[:0], hush, np.arange(count), window_frames)
+
+    def _paint(self, i: int) -> UInt8[np.ndarray, "H Wd 3"]:
+        """Paint the head out of a frame."""
+        frame, head, person = (self._picture(name, i) for name in PICTURES)
+        return self._scaled(paint_out_head(frame, head, person > 127, self.arrays["plate"]))
 
     def _picture(self, name: str, i: int) -> np.ndarray:
         """Decode a picture at the size at which it is stored."""

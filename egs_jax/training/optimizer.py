@@ -66,8 +66,6 @@ def update(
             steps[name] = jax.tree_util.tree_map_with_path(
                 lambda path, s, count=count: scale * rate(config, path[-1].name, count) * s, step
             )
-            slow = jnp.array([1.0, 1.0, config.depth_rate])[None]
-            steps[name] = steps[name].replace(means=slow * steps[name].means)
         else:
             warmth = jnp.minimum(1.0, (count + 1) / (warmup_steps + 1))
             steps[name] = warmth * scale * rate(config, name, count) * step

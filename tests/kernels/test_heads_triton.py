@@ -57,7 +57,11 @@ def assert_close(got, want, most):
 
 @pytest.mark.parametrize(
     ("network", "rows", "d", "units", "k"),
-    [("taylor", 70, 64, 32, 16), ("taylor", 32, 16, 16, 1), ("mlp", 161, 32, 64, 9)],
+    [
+        ("taylor", 70, 64, 32, 16),
+        ("taylor", 32, 16, 16, 1),
+        pytest.param("mlp", 161, 32, 64, 9, marks=pytest.mark.slow),
+    ],
 )
 def test_outputs_and_gradients_equal_those_of_jax(network, rows, d, units, k):
     """Rows under, at and over whole programs; one block of units a head, and several."""

@@ -181,7 +181,8 @@ def test_harmonics_shared_by_three_frames(sh_degree):
     assert np.any(grads.colors[:, :, (sh_degree + 1) ** 2 - 1])
 
 
-@pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.slow), 5])
+@pytest.mark.parametrize("channels", [1, 5])
+@pytest.mark.slow
 def test_plain_colors_of_one_frame_with_gradient_of_the_camera(channels):
     check(1, (), (channels,), None, depth=channels == 5, camera_gradient=True)
 

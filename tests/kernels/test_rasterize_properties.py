@@ -254,6 +254,7 @@ def test_lowers_for_tpu(tiny):
     assert "stablehlo.while" in text and "callback" not in text
 
 
+@pytest.mark.slow
 def test_slot_sums_of_accelerators_equal_direct_sums(tiny, monkeypatch):
     """Off the CPU gradient rows go through slots and pairwise sums: run that path here."""
     blend = importlib.import_module("kernels.rasterize.xla.blend")

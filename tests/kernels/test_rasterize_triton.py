@@ -118,6 +118,7 @@ def test_lengths_around_every_block_and_equal_depths():
 
 
 @needs_triton
+@pytest.mark.slow
 def test_what_exceeds_the_capacity_is_dropped_farthest_first_in_each_frame():
     """Exactly full, one over, many over: the same capacity for frames that want more and more."""
     n, case = 14, random_case(14, 20, 12, seed=7, size=0.15)
@@ -232,6 +233,7 @@ def test_no_stop_and_no_clamp_before_a_constant_background():
 
 
 @needs_triton
+@pytest.mark.slow
 def test_vmap_and_shard_map_equal_the_xla_implementation():
     static = dict(width=17, height=9)
     cases = [random_case(12, 17, 9, seed=seed, size=0.2) for seed in (20, 21)]

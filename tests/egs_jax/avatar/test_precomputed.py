@@ -40,7 +40,9 @@ def random_params(config, free):
     return {"gaussians": free, "networks": fill_shapes(jax.eval_shape(init, jax.random.key(0)))}
 
 
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in ("mlp", "cross"))) for n in CHOICES]
+)
 def test_gaussians_are_those_of_the_forward_pass(scene, name):
     drive, free, alive = scene
     config = ModelConfig(**(SMALL | CHOICES[name]))

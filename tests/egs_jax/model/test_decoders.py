@@ -221,6 +221,7 @@ def test_whole_chain_lowers_for_tpu(architecture):
     assert "stablehlo.dot_general" in text and "stablehlo.custom_call" not in text
 
 
+@pytest.mark.slow
 def test_whole_chain_gradient_equals_differences():
     step, params, args = chain_step("paper")
     _, grads = step(params, *args)

@@ -72,6 +72,7 @@ def one_frame(painted, **fields):
 
 
 @pytest.mark.parametrize("fields", CHOICES, ids=lambda f: "-".join(map(str, f.values())))
+@pytest.mark.slow
 def test_every_choice_has_both_steps_on_every_platform(painted, fields):
     """Traced with all shape checks, differentiated, and lowered for the TPU too."""
     config, data = one_frame(painted, **fields), Dataset.open(painted)
@@ -101,6 +102,7 @@ def test_parity_learns_to_deform(painted):
     assert moved == {"spatial", "tokens", "attention", "deform"}
 
 
+@pytest.mark.slow
 def test_sound_moves_the_head_only_after_training(painted, trained_run):
     config, data = micro_config(painted), Dataset.open(painted)
     drive = data.drive(np.arange(4), config.model.window_frames)

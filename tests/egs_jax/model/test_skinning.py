@@ -156,6 +156,7 @@ def test_gradients_of_a_picture_are_finite_differences():
             assert abs(slope) > 1e-4
 
 
+@pytest.mark.slow
 def test_pictures_tell_what_moves_with_the_body():
     with jax.enable_x64(True):
         loss, cloud, picture = picture_loss()

@@ -108,6 +108,7 @@ def test_reprojection_rms_counts_valid_frames_only(moving_head):
     assert abs(tracking.reprojection_rms(truth, shifted, valid) - 0.5) < 1e-4
 
 
+@pytest.mark.slow
 def test_same_input_same_bits(moving_head):
     canonical, _, _, landmarks, valid, _, _, track = moving_head
     again = tracking.track_head(landmarks, valid, WIDTH, WIDTH, canonical)

@@ -125,6 +125,7 @@ def test_killed_and_resumed_run_has_the_bits_of_an_undisturbed_one(painted, trai
     assert_ends_as(trained_run, run_dir, state)
 
 
+@pytest.mark.slow
 def test_to_compile_ahead_changes_no_bit(painted, trained_run, tmp_path, monkeypatch):
     """As on a GPU, whose kernels fail to compile ahead: steps would compile them themselves."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

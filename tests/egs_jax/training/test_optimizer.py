@@ -89,15 +89,3 @@ def test_no_gradient_moves_nothing():
     zeros = jax.tree.map(jnp.zeros_like, params)
     after, _ = UPDATE(CONFIG, zeros, optimizer.init(params), params, jnp.float32(1))
     chex.assert_trees_all_equal(after, params)
-
-
-def test_depth_moves_at_its_own_share_of_the_rate():
-    params, grads = make_params(0), make_params(1)
-    state, slow = optimizer.init(params), OptimConfig(depth_rate=0.25)
-    moved = [
-        optimizer.update(config, grads, state, params, jnp.float32(1))[0]["gaussians"]
-        for config in (OptimConfig(), slow)
-    ]
-    plain, slowed = (np.asarray(m.means - params["gaussians"].means) for m in moved)
-    np.testing.assert_allclose(slowed, plain * (1, 1, 0.25), rtol=2e-3)
-    np.testing.assert_array_equal(moved[0].quats, moved[1].quats)
