@@ -35,7 +35,7 @@ from egs_jax.__main__ import Parser
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import infer_step, num_video_frames, pad_batch, to_uint8
 from egs_jax.avatar.drive import compose
-from egs_jax.avatar.poses import back_and_forth
+from egs_jax.avatar.poses import PosePath, back_and_forth
 from egs_jax.avatar.stream import MICRO_BATCH
 from egs_jax.data.dataset import Dataset
 from egs_jax.data.statistics import calmest
@@ -139,23 +139,19 @@ def run_case(
 def driving_of(avatar: Avatar, rows: np.ndarray, other: Dataset | None) -> Driving:
     """Drive a speech of feature `rows` by the poses of `other`, or of the own training clip."""
     data, config = avatar.dataset, avatar.config
-    own = lambda frames: compose(
-        data, avatar.path, rows, 0, frames, config.model.window_frames, config.seed
+    path = avatar.path if other is None else borrowed_path(data, other)
+    return lambda frames: compose(
+        data, path, rows, 0, frames, config.model.window_frames, config.seed
     )  # fmt: skip
-    if other is None:
-        return own
-    start, stop = data.splits["train"]
-    rest = start + calmest(data.arrays["viewmats"][start:stop])
+
+
+def borrowed_path(data: Dataset, other: Dataset) -> PosePath:
+    """Play another clip's poses back and forth; a person's body follows, a head's stands at rest."""
+    rest = data.train_frames[calmest(data.arrays["viewmats"][data.train_frames])]
     viewmats = borrowed(data.arrays["viewmats"][rest], np.asarray(other.arrays["viewmats"]))
-    cycle, background = back_and_forth(0, len(viewmats)), data.background(rest)
-
-    def driving(frames: np.ndarray) -> Drive:
-        return own(frames).replace(
-            viewmats=viewmats[cycle[frames % len(cycle)]],
-            backgrounds=np.stack([background] * len(frames)),
-        )
-
-    return driving
+    viewmats = viewmats[back_and_forth(0, len(viewmats))]
+    bodies = data.body_model.told(viewmats) if data.body == "person" else None
+    return PosePath(viewmats, bodies, np.full(len(viewmats), rest))
 
 
 def silenced(avatar: Avatar, driving: Driving) -> Driving:

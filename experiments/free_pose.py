@@ -33,6 +33,7 @@ from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import infer_step, pad_batch, to_uint8
 from egs_jax.avatar.poses import posed_about
 from egs_jax.avatar.stream import MICRO_BATCH
+from egs_jax.data.body import HISTORY
 from egs_jax.data.dataset import Dataset
 from egs_jax.data.statistics import calmest
 from egs_jax.evaluation.measures import landmarks_near
@@ -101,7 +102,7 @@ def sweep(avatar: Avatar, yaws: tuple, pitches: tuple) -> Swept:
             data.silence(count, window), np.zeros(count, np.float32), np.full(count, still)
         ).replace(viewmats=part)
         if drive.bodies is not None:  # the head has stood there for a while
-            held = [data.body_model.told(np.repeat(v[None], 21, axis=0))[-1] for v in part]
+            held = [data.body_model.told(np.repeat(v[None], HISTORY + 1, axis=0))[-1] for v in part]
             drive = drive.replace(bodies=np.stack(held))
         drawn = infer_step(avatar, pad_batch(drive, MICRO_BATCH))
         images += [to_uint8(image) for image in np.asarray(drawn.rgb)[:count]]
