@@ -146,7 +146,7 @@ def driving_of(avatar: Avatar, rows: np.ndarray, other: Dataset | None) -> Drivi
 
 
 def borrowed_path(data: Dataset, other: Dataset) -> PosePath:
-    """Play another clip's poses back and forth; a person's body follows, a head's stands at rest."""
+    """Play another clip's poses back and forth; a person's body follows, a head's is at rest."""
     rest = data.train_frames[calmest(data.arrays["viewmats"][data.train_frames])]
     viewmats = borrowed(data.arrays["viewmats"][rest], np.asarray(other.arrays["viewmats"]))
     viewmats = viewmats[back_and_forth(0, len(viewmats))]
