@@ -147,7 +147,7 @@ def driving_of(avatar: Avatar, rows: np.ndarray, other: Dataset | None) -> Drivi
 
 def borrowed_path(data: Dataset, other: Dataset) -> PosePath:
     """Play another clip's poses back and forth; a person's body follows, a head's is at rest."""
-    rest = data.train_frames[calmest(data.arrays["viewmats"][data.train_frames])]
+    rest = data.still_frame
     viewmats = borrowed(data.arrays["viewmats"][rest], np.asarray(other.arrays["viewmats"]))
     viewmats = viewmats[back_and_forth(0, len(viewmats))]
     bodies = data.body_model.told(viewmats) if data.body == "person" else None

@@ -35,10 +35,10 @@ from egs_jax.avatar.poses import posed_about
 from egs_jax.avatar.stream import MICRO_BATCH
 from egs_jax.data.body import HISTORY
 from egs_jax.data.dataset import Dataset
-from egs_jax.data.statistics import calmest
 from egs_jax.evaluation.measures import landmarks_near
 from egs_jax.face.landmarks import FaceLandmarker
 from egs_jax.face.mesh import FACE_OVAL, NUM_MESH_VERTICES
+from egs_jax.preprocess.tracking import HeadTrack
 from experiments._runs import add_case, parsed, rounded, run_main
 
 NAME = "free_pose"
@@ -88,8 +88,7 @@ def main(argv: list[str] | None = None) -> Path:
 def sweep(avatar: Avatar, yaws: tuple, pitches: tuple) -> Swept:
     """Draw the head at all poses, over the calmest training frame's body or its own."""
     data, window = avatar.dataset, avatar.config.model.window_frames
-    train = np.arange(*data.splits["train"])
-    still = int(train[calmest(data.arrays["viewmats"][train])])
+    still = data.still_frame
     angles = [(yaw, pitch) for pitch in pitches[::-1] for yaw in yaws]
     rows = np.array([(yaw, pitch, 0, 0, 0, 0) for yaw, pitch in angles], float)
     viewmats = posed_about(data.arrays["viewmats"][still].astype(np.float64), rows)
@@ -110,9 +109,8 @@ def sweep(avatar: Avatar, yaws: tuple, pitches: tuple) -> Swept:
     if data.body == "head":
         behind = np.abs(data.background(still).astype(int) - data.plate).max(-1) > 12
         opaque = [seen | behind for seen in opaque]
-    camera = np.einsum("pij,nj->pni", viewmats[:, :3, :3], data.arrays["mean_shape"])
-    camera = (camera + viewmats[:, None, :3, 3]) @ data.intrinsics.T
-    points = camera[..., :2] / camera[..., 2:]
+    shape = data.arrays["mean_shape"]
+    points = HeadTrack(viewmats, data.intrinsics, shape).project(shape)
     return Swept(angles, np.stack(images), np.stack(opaque), points)
 
 

@@ -15,7 +15,6 @@ from jaxtyping import Float, Float32, Int
 from scipy.spatial.transform import Rotation, Slerp
 
 from egs_jax.data.dataset import Dataset
-from egs_jax.data.statistics import calmest
 from egs_jax.runtime.errors import MAY_NOT_READ, InputError
 
 EASE = 12
@@ -56,7 +55,7 @@ def pose_path(dataset: Dataset, poses: str | Path = "clip") -> PosePath:
     """
     train = np.arange(*dataset.splits["train"])
     if poses == "still":
-        return _of_frames(dataset, train[[calmest(dataset.arrays["viewmats"][train])]])
+        return _of_frames(dataset, np.array([dataset.still_frame]))
     if poses == "clip" and dataset.body == "head":
         return _of_frames(dataset, back_and_forth(train[0], train[-1] + 1))
     if poses == "clip":
@@ -70,8 +69,7 @@ def pose_path(dataset: Dataset, poses: str | Path = "clip") -> PosePath:
             f"--poses {poses}: this avatar is a head over its clip's own body, which stands where "
             "it stood; use --poses clip or still, or train with --model.body person"
         )
-    still = dataset.arrays["viewmats"][train[calmest(dataset.arrays["viewmats"][train])]]
-    path = read_poses(poses, still)
+    path = read_poses(poses, dataset.arrays["viewmats"][dataset.still_frame])
     viewmats = between(path, eased_cycle(len(path)))
     twice = np.concatenate([viewmats, viewmats])  # the second round has the first behind it
     bodies = dataset.body_model.told(twice)[len(viewmats) :]

@@ -164,6 +164,13 @@ class Dataset:
         """Frames to train on: those of the split but what `meta.json` has under "left_out"."""
         return np.setdiff1d(np.arange(*self.splits["train"]), self.meta.get("left_out", []))
 
+    @property
+    def still_frame(self) -> int:
+        """The training frame whose head pose is nearest the mean one."""
+        return int(
+            self.train_frames[statistics.calmest(self.arrays["viewmats"][self.train_frames])]
+        )
+
     @functools.cached_property
     def blink_frames(self) -> Int[np.ndarray, " K"]:
         """Training frames whose eyes are shut or half shut; there may be none."""

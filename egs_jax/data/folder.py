@@ -10,7 +10,7 @@ from pathlib import Path
 import imageio.v3 as imageio
 import numpy as np
 
-from egs_jax.data.pictures import Pictures
+from egs_jax.data.pictures import Pictures, opening
 from egs_jax.face.mesh import NUM_LANDMARKS
 from egs_jax.runtime.errors import MAY_NOT_READ, InputError
 from egs_jax.speech.features import AUDIO_FEATURES, HOP_ROWS
@@ -72,23 +72,13 @@ def open_folder(
 
 
 def _open_plate(path: Path) -> np.ndarray:
-    try:
+    with opening(path):
         return imageio.imread(path)
-    except FileNotFoundError:
-        raise InputError(f"{path}: missing; preprocess the video again") from None
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{path}: damaged ({error}); preprocess the video again") from None
 
 
 def _open_array(path: Path) -> np.ndarray:
-    try:
+    with opening(path):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f"{path}: missing; preprocess the video again") from None
-    except PermissionError:
-        raise InputError(f"{path}: {MAY_NOT_READ}") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: damaged ({error}); preprocess the video again") from None
     if not isinstance(array, np.ndarray):
         array.close()
         raise InputError(f"{path}: not one array; preprocess the video again")

@@ -6,8 +6,9 @@ The zip's own checksums find damage, and any program that opens zip files shows 
 
 import collections
 import concurrent.futures
+import contextlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -26,6 +27,23 @@ _DAMAGE = (zipfile.BadZipFile, OSError, ValueError, KeyError, EOFError, SyntaxEr
 """What zipfile, zlib and Pillow raise when they cannot read a file."""
 
 
+@contextlib.contextmanager
+def opening(path: Path) -> Iterator[None]:
+    """Say in one line why a file of a dataset cannot be read.
+
+    Raises:
+      InputError: in the place of what libraries raise then.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing; preprocess the video again") from None
+    except PermissionError:
+        raise InputError(f"{path}: {MAY_NOT_READ}") from None
+    except _DAMAGE as error:
+        raise InputError(f"{path}: damaged ({error}); preprocess the video again") from None
+
+
 class Pictures(Sequence[Picture]):
     """The pictures of a clip, all of one size and type; those of `PicturesWriter`.
 
@@ -41,15 +59,9 @@ class Pictures(Sequence[Picture]):
           InputError: if it is missing or damaged.
         """
         self._path = Path(path)
-        try:
+        with opening(self._path):
             self._zip = zipfile.ZipFile(self._path)
             self._names = self._zip.namelist()
-        except FileNotFoundError:
-            raise InputError(f"{path}: missing; preprocess the video again") from None
-        except PermissionError:
-            raise InputError(f"{path}: {MAY_NOT_READ}") from None
-        except _DAMAGE as error:
-            raise InputError(f"{path}: damaged ({error}); preprocess the video again") from None
         if not self._names:
             raise InputError(f"{path}: has no pictures; preprocess the video again")
         first = self._read(0)

@@ -68,7 +68,6 @@ def frames_of(
 
 
 @typechecked
-@typechecked
 def posed(
     cloud: Deformed,
     logit_skins: Float[Array, " N"],

@@ -329,6 +329,15 @@ def test_files_that_may_not_be_read_are_not_called_damaged(copy, monkeypatch):
         Dataset.open(copy)
 
 
+def test_a_plate_that_may_not_be_read_is_not_called_damaged(copy, monkeypatch):
+    def read(path, **_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("egs_jax.data.folder.imageio.imread", read)
+    with pytest.raises(InputError, match=r"plate\.png: may not be read"):
+        Dataset.open(copy)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "\xff\xfe", '"text"', "null"])
 def test_damaged_description(copy, text):
     (copy / "meta.json").write_bytes(text.encode("latin-1"))
