@@ -170,8 +170,6 @@ class OptimConfig:
     """Scale."""
     quats: float = 0.001
     """Rotation."""
-    logit_skins: float = 0.01
-    """Share of the body's motion."""
     decay_steps: int = 20_000
     """Steps over which the decaying rates reach their end."""
     warmup_steps: int = 500

@@ -181,11 +181,11 @@ def _static_stage_gain(part: str) -> str:
 
 
 def _step() -> dict:
-    """A step of the deformation stage by Triton's kernels, with its perceptual loss."""
+    """A head's step of the deformation stage by Triton's kernels, with its perceptual loss."""
     [case] = [
         case
         for case in cases_of("bench_training_triton")
-        if case["stage"] == "deform" and case["perceptual"]
+        if case["stage"] == "deform" and case["perceptual"] and case.get("body", "head") == "head"
     ]
     return case
 

@@ -4,17 +4,20 @@ Claim: a call that is waited for is several times as fast as the original's code
 apart in the same way (`results/peers.json`: an NVIDIA H200, 50,000 Gaussians at 512 px, everything
 on the device, each call synchronized). Calls that are not waited for, as in a film, take less yet;
 that has no peer. Cases: the synthetic head (`kernels.rasterize.cases.head_case` under random
-networks) and, with --run, a trained avatar. Measured: each of `--calls` calls
-alone, synchronized (p50, p95, p99); the same calls without waiting in between; the calls with
-arguments from the host and pictures back; kernel times by stage and per call (torch's profiler,
-last, because it slows down what follows); memory. Of the original's case and the trained avatar
+networks) and, with --run, a trained avatar. Measured: each of `--calls` calls alone, synchronized
+(p50, p95, p99); the same calls without waiting in between; the calls with arguments from the host
+and pictures back; kernel times by stage and per call (torch's profiler, last, because it slows down
+what follows); memory. Of the original's case and the trained avatar
 also the training's own forward pass in the same run, which is what all this saves, and how far
 pictures are from those that XLA makes in float32 throughout. Copies and kernels of other cases are
 measured in a tenth of the calls.
 
     python -m experiments.bench_inference [--run RUN] [--calls 1000] [--plot-only] [--tiny]
+    python -m experiments.bench_inference --bodies [--calls 1000]
 
-writes `results/bench_inference.json` and draws `figures/inference.png`. `--tiny` runs a small case
+writes `results/bench_inference.json` and draws `figures/inference.png`; the second, the same
+Gaussians as a head's and as a person's, `results/bench_bodies.json` (claim: a person takes at most
+1.25 times as long). `--tiny` runs a small case
 on any machine (tests).
 
 Floors of a frame for 50,000 Gaussians at 512 px, estimated before the kernels were written: of
@@ -41,9 +44,10 @@ from egs_jax.avatar import draw as infer
 from egs_jax.avatar import precomputed as prepared
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.precomputed import Prepared
-from egs_jax.config import Config, DensifyConfig, ModelConfig
+from egs_jax.config import Body, Config, DensifyConfig, ModelConfig
 from egs_jax.model import forward as model
 from egs_jax.model.gaussians import Gaussians
+from egs_jax.model.limits import Limits
 from egs_jax.runtime.environment import keep_programs
 from egs_jax.runtime.errors import InputError
 from egs_jax.training import step as train
@@ -54,9 +58,9 @@ from experiments._runs import parsed, run_main, to_draw
 from kernels import compile_kernels
 from kernels.rasterize.cases import head_case
 
-NAME, FIGURE = "bench_inference", "inference"
+NAME, FIGURE, BODIES = "bench_inference", "inference", "bench_bodies"
 AUDIO_DIM = 384
-SYNTHETIC = "synthetic head"
+SYNTHETIC = "synthetic"
 COMPILERS = 6
 """Programs that are compiled at a time."""
 STAGES = {
@@ -80,10 +84,11 @@ class Scene(NamedTuple):
     drive: Callable[[int], Drive]  # of so many frames, on the host
 
 
-def synthetic(
-    n: int, size: int, architecture: str, decoder: str | None = None, **more: int
-) -> Scene:
-    """Make the benchmark's head, moved by random networks; None: the usual decoder."""
+def synthetic(n: int, size: int, architecture: str, body: Body = "head", **more: int) -> Scene:
+    """Make the benchmark's head, moved by random networks.
+
+    As a person, the same Gaussians stand between two frames that differ, at poses with limits.
+    """
     case = head_case(n, size)
     sh = case["colors"]
     logits = np.log(case["opacities"]) - np.log1p(-case["opacities"])
@@ -93,7 +98,7 @@ def synthetic(
     )  # fmt: skip
     config = Config(
         size=size,
-        model=ModelConfig(architecture=architecture, decoder=decoder, dropout=0.0, **more),
+        model=ModelConfig(architecture=architecture, body=body, dropout=0.0, **more),
         densify=DensifyConfig(capacity=n, points=min(n, 30_000)),
     )  # fmt: skip
     nets = train.fresh_networks(config.model, 0, AUDIO_DIM)
@@ -105,19 +110,24 @@ def synthetic(
     params = jax.device_put({"gaussians": free, "networks": nets})
     alive = jnp.ones(n, bool)
 
+    viewmat = np.asarray(case["viewmats"])
+    aside = viewmat.copy()
+    aside[0, 3] += 0.05
+
     def drive(batch: int) -> Drive:
         rng = np.random.default_rng(0)
         return Drive(
             audio_windows=rng.standard_normal((batch, 8, 16, AUDIO_DIM), np.float32),
             eyes=rng.random(batch, np.float32),
-            viewmats=np.stack([case["viewmats"]] * batch),
+            viewmats=np.stack([viewmat] * batch),
             Ks=np.stack([case["Ks"]] * batch),
             backgrounds=rng.integers(0, 256, (batch, size, size, 3), np.uint8),
+            bodies=np.stack([aside] * batch) if body == "person" else None,
         )
 
-    kept = prepared.prepare(config, params, alive, config.model.sh_degree)
-    name = ", ".join(filter(None, [SYNTHETIC, architecture, decoder]))
-    return Scene(name, n, size, config, params, alive, kept, drive)
+    limits = Limits.of(viewmat[None]) if body == "person" else None
+    kept = prepared.prepare(config, params, alive, config.model.sh_degree, limits)
+    return Scene(f"{SYNTHETIC} {body}, {architecture}", n, size, config, params, alive, kept, drive)
 
 
 def trained(run_dir: Path) -> Scene:
@@ -260,8 +270,8 @@ def before(scene: Scene, batch: int, calls: int) -> dict:
 
 
 def is_originals(scene: Scene) -> bool:
-    """Say if the original's code was measured on such an avatar."""
-    return (scene.gaussians, scene.size, scene.config.model.decoder) == (50_000, 512, None)
+    """Say if the original's code was measured on an avatar of this size."""
+    return (scene.gaussians, scene.size) == (50_000, 512)
 
 
 def is_main(scene: Scene) -> bool:
@@ -311,27 +321,34 @@ def main(argv: list[str] | None = None) -> Path:
     parser.add_argument("--run", type=Path)
     parser.add_argument("--calls", type=int, default=1000)
     parser.add_argument("--plot-only", action="store_true")
+    parser.add_argument("--bodies", action="store_true")
     arguments = parsed(parser, argv)
     if arguments.calls < 1:
         raise InputError(f"--calls: got {arguments.calls}, expected at least 1")
-    if not arguments.plot_only:
-        measure_all(arguments.run, arguments.calls, arguments.tiny, arguments.out)
+    if arguments.bodies:
+        scenes = [synthetic(50_000, 512, "paper", body) for body in ("head", "person")]
+        return measure_all(BODIES, scenes, (1, 16), arguments.calls, arguments.out)
+    if arguments.tiny and not arguments.plot_only:
+        measure_all(NAME, [synthetic(500, 48, "paper", hash_levels=1)], (2,), 3, arguments.out)
+    elif not arguments.plot_only:
+        measure_all(NAME, all_scenes(arguments.run), (1, 4, 16), arguments.calls, arguments.out)
     path = arguments.figures / f"{FIGURE}.png"
     _plots.inference(to_draw(NAME, arguments.out), path)
     return path
 
 
-def measure_all(run_dir: Path | None, calls: int, tiny: bool, folder: Path) -> None:
+def all_scenes(run_dir: Path | None) -> list[Scene]:
+    """Make what is measured: a trained avatar if there is one, and heads of several sizes."""
+    scenes = [] if run_dir is None else [trained(run_dir)]
+    scenes += [synthetic(50_000, 512, name) for name in ("paper", "parity")]
+    shapes = itertools.product((20_000, 50_000, 100_000), (512, 1024))
+    return scenes + [synthetic(*shape, "paper") for shape in shapes if shape != (50_000, 512)]
+
+
+def measure_all(
+    name: str, scenes: list[Scene], batches: tuple[int, ...], calls: int, folder: Path
+) -> Path:
     """Measure every scene at every batch, and write what is there after each."""
-    if tiny:
-        scenes, batches, calls = [synthetic(500, 48, "paper", hash_levels=1)], (2,), 3
-    else:
-        scenes = [synthetic(50_000, 512, name) for name in ("paper", "parity")]
-        shapes = itertools.product((20_000, 50_000, 100_000), (512, 1024))
-        scenes += [synthetic(*shape, "paper") for shape in shapes if shape != (50_000, 512)]
-        batches = (1, 4, 16)
-    if run_dir:
-        scenes.insert(0, trained(run_dir))
     keep_programs()  # what is asked of their memory would compile them once more
     pairs = list(itertools.product(scenes, batches))
     print(f"compiled in {compile_all(pairs):.1f} s", flush=True)
@@ -339,10 +356,11 @@ def measure_all(run_dir: Path | None, calls: int, tiny: bool, folder: Path) -> N
     found = []
     for pair, few in zip(pairs, fewer, strict=True):
         found.append(measured(*pair, calls, few))
-        record(NAME, found, folder)  # whatever comes
+        record(name, found, folder)  # whatever comes
     for case, pair, few in zip(found, pairs, fewer, strict=True):
         case.update(kernels(*pair, few))
-        record(NAME, found, folder)
+        path = record(name, found, folder)
+    return path
 
 
 if __name__ == "__main__":

@@ -21,10 +21,12 @@ into each run's folder, since it shows a person's face. 45 pictures of 256 px ta
 cores.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
+import jax
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
@@ -39,6 +41,7 @@ from egs_jax.evaluation.measures import landmarks_near
 from egs_jax.face.landmarks import FaceLandmarker
 from egs_jax.face.mesh import FACE_OVAL, NUM_MESH_VERTICES
 from egs_jax.preprocess.tracking import HeadTrack
+from egs_jax.types import Drive
 from experiments._runs import add_case, parsed, rounded, run_main
 
 NAME = "free_pose"
@@ -90,28 +93,43 @@ def sweep(avatar: Avatar, yaws: tuple, pitches: tuple) -> Swept:
     data, window = avatar.dataset, avatar.config.model.window_frames
     still = data.still_frame
     angles = [(yaw, pitch) for pitch in pitches[::-1] for yaw in yaws]
-    rows = np.array([(yaw, pitch, 0, 0, 0, 0) for yaw, pitch in angles], float)
-    viewmats = posed_about(data.arrays["viewmats"][still].astype(np.float64), rows)
-    viewmats = viewmats.astype(np.float32)
-    images, opaque = [], []
-    for at in range(0, len(angles), MICRO_BATCH):
-        part = viewmats[at : at + MICRO_BATCH]
-        count = len(part)
-        drive = data.driven_by(
-            data.silence(count, window), np.zeros(count, np.float32), np.full(count, still)
-        ).replace(viewmats=part)
-        if drive.bodies is not None:  # the head has stood there for a while
-            held = [data.body_model.told(np.repeat(v[None], HISTORY + 1, axis=0))[-1] for v in part]
-            drive = drive.replace(bodies=np.stack(held))
-        drawn = infer_step(avatar, pad_batch(drive, MICRO_BATCH))
-        images += [to_uint8(image) for image in np.asarray(drawn.rgb)[:count]]
-        opaque += list(np.asarray(drawn.alpha)[:count] > 0.5)
+    count = len(angles)
+    drive = data.driven_by(
+        data.silence(count, window), np.zeros(count, np.float32), np.full(count, still)
+    )
+    drive = turned(data, drive, angles)
+    drawn = list(drawn_frames(avatar, drive))
+    images = [to_uint8(rgb) for rgb, _ in drawn]
+    opaque = [alpha > 0.5 for _, alpha in drawn]
     if data.body == "head":
         behind = np.abs(data.background(still).astype(int) - data.plate).max(-1) > 12
         opaque = [seen | behind for seen in opaque]
     shape = data.arrays["mean_shape"]
-    points = HeadTrack(viewmats, data.intrinsics, shape).project(shape)
+    points = HeadTrack(drive.viewmats, data.intrinsics, shape).project(shape)
     return Swept(angles, np.stack(images), np.stack(opaque), points)
+
+
+def turned(data: Dataset, drive: Drive, angles: list[tuple[float, float]]) -> Drive:
+    """Turn the head from its calmest training pose by yaw and pitch [degrees] of every frame.
+
+    The body stands where it would if the head had stood there for a while.
+    """
+    rows = np.array([(yaw, pitch, 0, 0, 0, 0) for yaw, pitch in angles], float)
+    still = data.arrays["viewmats"][data.still_frame].astype(np.float64)
+    viewmats = posed_about(still, rows).astype(np.float32)
+    if drive.bodies is None:
+        return drive.replace(viewmats=viewmats)
+    held = [data.body_model.told(np.repeat(v[None], HISTORY + 1, axis=0))[-1] for v in viewmats]
+    return drive.replace(viewmats=viewmats, bodies=np.stack(held))
+
+
+def drawn_frames(avatar: Avatar, drive: Drive) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield color [H, Wd, 3] and opacity [H, Wd] of every frame, by one compiled program."""
+    for at in range(0, len(drive.eyes), MICRO_BATCH):
+        part = jax.tree.map(lambda v, at=at: v[at : at + MICRO_BATCH], drive)
+        drawn = infer_step(avatar, pad_batch(part, MICRO_BATCH))
+        count = len(part.eyes)
+        yield from zip(np.asarray(drawn.rgb)[:count], np.asarray(drawn.alpha)[:count], strict=True)
 
 
 def figures_of(avatar: Avatar, swept: Swept) -> dict:

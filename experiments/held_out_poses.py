@@ -23,8 +23,7 @@ import numpy as np
 
 from egs_jax.__main__ import Parser
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.avatar.draw import infer_step, pad_batch, to_uint8
-from egs_jax.avatar.stream import MICRO_BATCH
+from egs_jax.avatar.draw import to_uint8
 from egs_jax.config import PRESETS, preset
 from egs_jax.config_text import override
 from egs_jax.data.dataset import Dataset
@@ -34,6 +33,7 @@ from egs_jax.evaluation.measures import landmarks_near
 from egs_jax.face.landmarks import FaceLandmarker
 from egs_jax.training.perceptual import load_perceptual, lpips
 from experiments._runs import add_case, parsed, rounded, run_main, shrunk, train_command
+from experiments.free_pose import drawn_frames
 
 NAME = "held_out_poses"
 SHARE = 0.1
@@ -130,18 +130,14 @@ def figures_of(avatar: Avatar) -> dict[str, float]:
 
 def draw(avatar: Avatar, frames: np.ndarray, *, lent: bool) -> list[np.ndarray]:
     """Draw frames; with `lent`, a head alone over the picture of the nearest seen pose."""
-    data, images = avatar.dataset, []
-    poses = np.asarray(data.arrays["viewmats"])
-    for at in range(0, len(frames), MICRO_BATCH):
-        part = frames[at : at + MICRO_BATCH]
-        drive = data.drive(part, avatar.config.model.window_frames, told=True)
-        if lent and data.body == "head":
-            apart = np.square(poses[part][:, None] - poses[data.train_frames][None]).sum((2, 3))
-            near = data.train_frames[apart.argmin(axis=1)]
-            drive = drive.replace(backgrounds=np.stack([data.background(i) for i in near]))
-        rgb = infer_step(avatar, pad_batch(drive, MICRO_BATCH)).rgb
-        images += list(np.asarray(rgb)[: len(part)])
-    return images
+    data = avatar.dataset
+    drive = data.drive(frames, avatar.config.model.window_frames, told=True)
+    if lent and data.body == "head":
+        poses = np.asarray(data.arrays["viewmats"])
+        apart = np.square(poses[frames][:, None] - poses[data.train_frames][None]).sum((2, 3))
+        near = data.train_frames[apart.argmin(axis=1)]
+        drive = drive.replace(backgrounds=np.stack([data.background(i) for i in near]))
+    return [rgb for rgb, _ in drawn_frames(avatar, drive)]
 
 
 if __name__ == "__main__":

@@ -120,6 +120,7 @@ def _training(cases: list[dict]) -> str:
     """Steps by XLA alone, then those with Triton kernels."""
     columns = {
         "stage": lambda c: c["stage"],
+        "body": lambda c: c.get("body", "head"),
         "preset, px, batch": lambda c: f"{c['preset']}, {c['size']}, {c['batch']}",
         "perceptual loss": lambda c: "yes" if c["perceptual"] else "no",
         "Gaussians": lambda c: f"{c['gaussians']:,}",
@@ -142,7 +143,7 @@ def _training(cases: list[dict]) -> str:
 def paired_with_before() -> list[tuple[dict, dict]]:
     """Return each case of `before.json` with today's of the same bench and scene."""
     scene = ("name", "stage", "perceptual", "gaussians", "size", "batch")
-    of = lambda case: [case.get(name) for name in scene]
+    of = lambda case: [*(case.get(name) for name in scene), case.get("body", "head")]
     pairs = []
     for old in cases_of("before"):
         [new] = [case for case in cases_of(old["bench"]) if of(case) == of(old)]

@@ -88,7 +88,10 @@ def _prepare(
     cloud = cloud._replace(sh=jnp.where(active[None, :, None], cloud.sh, 0.0))
     # Without a live Gaussian the one that stays is as opaque as nothing.
     cloud = cloud._replace(logit_opacities=jnp.where(alive, cloud.logit_opacities, -jnp.inf))
-    cloud, features, static = jax.tree.map(lambda v: v[live], (cloud, features, static))
+    skins = model.logit_skins(config, params)
+    cloud, features, static, skins = jax.tree.map(
+        lambda v: v[live], (cloud, features, static, skins)
+    )
     agents = agents[live] if static is None else agents
     weights = model.deform_weights(nets, networks, model.harmonics(model_config))
     weights = replace(weights, heads=weights.heads.with_harmonics(active))
@@ -105,7 +108,7 @@ def _prepare(
         token_weights=token_weights(model_config, networks["tokens"]) if packed else None,
         alive=jnp.ones(live.shape, bool),
         offsets=jnp.zeros((*live.shape, 2)),
-        logit_skins=None if free.logit_skins is None else free.logit_skins[live],
+        logit_skins=skins,
     )
 
 

@@ -17,11 +17,11 @@ from scipy.spatial.transform import Rotation
 
 from kernels.checks import require, typechecked
 
-LAGS = (0, 2, 5, 10, 20)
-"""Frames back that the head's pose is looked at."""
+LAGS = (0, 5)
+"""Frames back that the head's pose is looked at: more tell parts of a clip not seen no better."""
 HISTORY = max(LAGS)
 """Frames before the one told that can matter."""
-_RIDGE = 0.02  # of a standardized number's variance
+_RIDGE = 0.003  # of a standardized number's variance
 _PARTS = 5  # stretches of the training frames, each held back once to ask whether it helps
 _LEAST_GAIN = 0.05  # of a still body's error there: below, the body is still
 _REACH = 0.25  # of the range seen in training, beyond its ends

@@ -26,7 +26,7 @@ from egs_jax.model.decoders import (
     head_weights,
 )
 from egs_jax.model.gaussians import Gaussians, activate, active_harmonics
-from egs_jax.model.skinning import placed
+from egs_jax.model.skinning import SkinField, placed
 from egs_jax.model.tokens import SpeechTokens, period_bias, pose_vector
 from egs_jax.types import Drive, Params, RenderOutput
 from kernels import RasterizeAux, rasterize
@@ -56,6 +56,8 @@ class Networks(NamedTuple):
     tokens: SpeechTokens
     attention: SpatialAudioAttention
     deform: DeformationDecoder
+    skins: SkinField | None
+    """None: all moves with the head."""
 
 
 @functools.cache
@@ -115,6 +117,7 @@ def networks(config: ModelConfig) -> Networks:
             gains=DeltaGains() if parity else FACE_GAINS,
             as_original=parity and kind == "mlp",
         ),
+        skins=SkinField() if config.body == "person" else None,
     )
 
 
@@ -126,7 +129,6 @@ def kernel_choice(config: Config) -> str | None:
 def init_networks(config: ModelConfig, key: Key[Array, ""], audio_dim: int) -> dict[str, Any]:
     """Make fresh parameters of all networks: {module name: parameters}."""
     nets = networks(config)
-    keys = dict(zip(Networks._fields, jax.random.split(key, len(nets)), strict=True))
     means, frame = jnp.zeros((2, 3)), jnp.zeros((1, 12))
     features = jnp.zeros((2, config.d_model))
     window = jnp.zeros((1, config.window_frames, 16, audio_dim))
@@ -137,7 +139,12 @@ def init_networks(config: ModelConfig, key: Key[Array, ""], audio_dim: int) -> d
         "attention": (features,),
         "deform": (features,),
     }
-    return {name: getattr(nets, name).init(keys[name], *inputs[name])["params"] for name in inputs}
+    keys = jax.random.split(key, len(inputs))
+    made = {
+        name: getattr(nets, name).init(k, *inputs[name])["params"]
+        for name, k in zip(inputs, keys, strict=True)
+    }
+    return made if nets.skins is None else made | {"skins": nets.skins.init(key, means)["params"]}
 
 
 def spatial_features(config: Config, params: Params) -> Float[Array, "N D"]:
@@ -145,6 +152,14 @@ def spatial_features(config: Config, params: Params) -> Float[Array, "N D"]:
     spatial = networks(config.model).spatial.clone(implementation=kernel_choice(config))
     means = params["gaussians"].means
     return spatial.apply({"params": params["networks"]["spatial"]}, means)
+
+
+def logit_skins(config: Config, params: Params) -> Float[Array, " N"] | None:
+    """Return the share of the body's frame of all Gaussians; None: all move with the head."""
+    skins = networks(config.model).skins
+    if skins is None:
+        return None
+    return skins.apply({"params": params["networks"]["skins"]}, params["gaussians"].means)
 
 
 def static_gaussians(config: Config, params: Params) -> Gaussians:
@@ -324,5 +339,5 @@ def forward(
         )
     else:
         cloud = deformed_gaussians(config, params, alive, drive, dropout_key)
-    skins = params["gaussians"].logit_skins
+    skins = logit_skins(config, params)
     return render(config, cloud, alive, drive, sh_degree, means2d_offset, skins)

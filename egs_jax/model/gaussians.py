@@ -41,8 +41,6 @@ class Gaussians(flax.struct.PyTreeNode):
     """Constant spherical-harmonics coefficient (RGB)."""
     shN: Float[Array, "N K 3"]
     """The others; K = (degree + 1)^2 - 1, that is 15 for degree 3."""
-    logit_skins: Float[Array, " N"] | None = None
-    """Share of the body's frame before the sigmoid (`skinning`); None: all moves with the head."""
 
     @property
     def capacity(self) -> int:
@@ -51,11 +49,10 @@ class Gaussians(flax.struct.PyTreeNode):
 
 
 @typechecked
-def empty_gaussians(capacity: int, *, sh_degree: int = 3, skins: bool = False) -> Gaussians:
+def empty_gaussians(capacity: int, *, sh_degree: int = 3) -> Gaussians:
     """Return `capacity` dead slots: at the origin, 1e-3 wide, unrotated, opacity under 5e-5, gray.
 
-    Dead slots hold these values, so that whatever reads them by mistake stays finite. With `skins`
-    they move half with the head, half with the body.
+    Dead slots hold these values, so that whatever reads them by mistake stays finite.
     """
     filled = lambda *shape, value=0.0: jnp.asarray(np.full(shape, value, np.float32))
     return Gaussians(
@@ -65,7 +62,6 @@ def empty_gaussians(capacity: int, *, sh_degree: int = 3, skins: bool = False) -
         logit_opacities=filled(capacity, value=-10.0),
         sh0=filled(capacity, 1, 3),
         shN=filled(capacity, (sh_degree + 1) ** 2 - 1, 3),
-        logit_skins=filled(capacity) if skins else None,
     )
 
 
@@ -76,7 +72,6 @@ def init_gaussians(
     capacity: int,
     *,
     sh_degree: int = 3,
-    logit_skins: Float[np.ndarray, " P"] | None = None,
 ) -> tuple[Gaussians, Bool[Array, " {capacity}"]]:
     """Place one isotropic Gaussian on every point (host code: a k-d tree finds the neighbors).
 
@@ -88,7 +83,6 @@ def init_gaussians(
       colors: Their RGB.
       capacity: Slots; those after the last point are dead (see `empty_gaussians`).
       sh_degree: Highest spherical-harmonics degree stored.
-      logit_skins: Their shares of the body's frame, as logits; None: all move with the head.
 
     Returns:
       The cloud and which of its slots are in use.
@@ -107,14 +101,13 @@ def init_gaussians(
     squared = np.mean(np.square(distances[:, 1:]), axis=1)  # the first is the point itself
     log_scales = 0.5 * np.log(np.maximum(squared, LEAST_SQUARED_DISTANCE))
     logit = np.log(INITIAL_OPACITY / (1.0 - INITIAL_OPACITY))
-    empty = empty_gaussians(capacity, sh_degree=sh_degree, skins=logit_skins is not None)
+    empty = empty_gaussians(capacity, sh_degree=sh_degree)
     fill = lambda slots, values: slots.at[:count].set(jnp.asarray(values, jnp.float32))
     cloud = empty.replace(
         means=fill(empty.means, points),
         log_scales=fill(empty.log_scales, np.repeat(log_scales[:, None], 3, axis=1)),
         logit_opacities=fill(empty.logit_opacities, np.full(count, logit)),
         sh0=fill(empty.sh0, (colors[:, None, :] / 255.0 - 0.5) / C0),
-        logit_skins=None if logit_skins is None else fill(empty.logit_skins, logit_skins),
     )
     return cloud, jnp.arange(capacity) < count
 

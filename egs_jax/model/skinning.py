@@ -4,9 +4,14 @@ A Gaussian with the weight w = sigmoid(logit_skin) moves by (1 - w) A_head + w A
 go with the head, shoulders with the body, and the neck bends. Its scales, opacity and color stay.
 Body space is head space at the clip's rest frame.
 
+Weights are a function of place, learned at the nodes of a coarse grid (`SkinField`), so that
+neighbors stay neighbors at poses that the clip does not show. One of its own for each Gaussian fits
+the clip no better, and tears collars when the head turns further.
+
 Place in the pipeline: after `forward`'s Gaussians of a frame, before `rasterize`.
 """
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,9 +26,51 @@ from kernels.deform import Deformed
 
 MOST_LOGIT = 4.0
 """Size of the largest logit at the start: beyond, weights hardly learn."""
+NODES = 17
+"""Nodes along each side of the grid of weights."""
+REACH = 1.6
+"""World units from its middle to its sides; beyond, weights are those of the nearest side."""
+GAIN = 100.0
+"""Logits of a unit of the grid's parameters: they learn so much faster than other networks."""
 NECK = 0.35
 """Face heights below the chin over which the head's frame becomes the body's at the start."""
 CHIN, BROW_TOP = 152, 10  # landmarks
+
+
+class SkinField(nn.Module):
+    """Shares of the body's frame as a smooth function of a Gaussian's place."""
+
+    @nn.compact
+    def __call__(self, means: Float[Array, "N 3"]) -> Float[Array, " N"]:
+        """Interpolate linearly between the grid's nodes.
+
+        Args:
+          means: Places in head space [world units]; no gradient goes to them.
+
+        Returns:
+          Logits.
+        """
+        grid = self.param("grid", nn.initializers.zeros, (NODES, NODES, NODES))
+        x, y, z = (_shares(jax.lax.stop_gradient(means[:, k])) for k in range(3))
+        # Products of matrices: gathers would have gradients that add in no fixed order.
+        rows = jnp.matmul(x, grid.reshape(NODES, -1), precision=jax.lax.Precision.HIGHEST)
+        rows = rows.reshape(-1, NODES, NODES)
+        return GAIN * jnp.sum(rows * y[:, :, None] * z[:, None, :], axis=(1, 2))
+
+
+def _shares(along: Float[Array, " N"]) -> Float[Array, "N K"]:
+    """Return how much each node of a row counts at a place: the two beside it, linearly."""
+    place = (jnp.clip(along, -REACH, REACH) / REACH + 1) * ((NODES - 1) / 2)
+    nodes = np.arange(NODES, dtype=np.float32)
+    return jnp.maximum(0.0, 1 - jnp.abs(place[:, None] - nodes[None]))
+
+
+def initial_skins(mean_shape: Float[np.ndarray, "478 3"]) -> dict[str, Float[np.ndarray, "K K K"]]:
+    """Return parameters of a `SkinField` whose weights are `initial_logit_skins`."""
+    along = np.linspace(-REACH, REACH, NODES, dtype=np.float32)
+    points = np.stack(np.meshgrid(along, along, along, indexing="ij"), axis=-1).reshape(-1, 3)
+    logits = initial_logit_skins(points, mean_shape).reshape(NODES, NODES, NODES)
+    return {"grid": logits / np.float32(GAIN)}
 
 
 def placed(

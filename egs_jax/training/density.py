@@ -252,9 +252,7 @@ def _write(
     born = grown.replace(
         means=stored.means + jnp.where(split, _sample_offsets(key_new, drawn), 0.0)
     )
-    empty = empty_gaussians(
-        stored.capacity, sh_degree=_sh_degree(stored), skins=stored.logit_skins is not None
-    )
+    empty = empty_gaussians(stored.capacity, sh_degree=_sh_degree(stored))
     keep = alive & ~plan.prune
 
     def place(kept: Array, newborn: Array, nothing: Array) -> Array:

@@ -20,7 +20,7 @@ from egs_jax.config import EXTENT, Config, ModelConfig
 from egs_jax.data.dataset import Dataset
 from egs_jax.model import forward as model
 from egs_jax.model.gaussians import empty_gaussians, init_gaussians
-from egs_jax.model.skinning import initial_logit_skins
+from egs_jax.model.skinning import initial_skins
 from egs_jax.training import density, losses, optimizer
 from egs_jax.training.perceptual import PerceptualParams, frozen_network
 from egs_jax.training.state import TrainState
@@ -40,22 +40,20 @@ _init_networks = jax.jit(
 
 def init_state(config: Config, dataset: Dataset) -> TrainState:
     """Return the state before the first step: the dataset's cloud and fresh networks."""
-    arrays, skins = dataset.arrays, None
+    arrays, person = dataset.arrays, config.model.resolved.body == "person"
     points, colors = arrays["points"], arrays["point_colors"]
-    if config.model.resolved.body == "person":
+    if person:
         points = np.concatenate([points, arrays["body_points"]])
         colors = np.concatenate([colors, arrays["body_point_colors"]])
-        skins = initial_logit_skins(points, arrays["mean_shape"])
 
     def build() -> TrainState:
         key = jax.random.key(config.seed)
         chosen = np.asarray(jax.random.permutation(key, len(points))[: config.densify.points])
-        gaussians, alive = init_gaussians(
-            points[chosen], colors[chosen], config.densify.capacity,
-            logit_skins=None if skins is None else skins[chosen],
-        )  # fmt: skip
+        gaussians, alive = init_gaussians(points[chosen], colors[chosen], config.densify.capacity)
         init_key = jax.random.fold_in(key, INIT_KEY)
         networks = _init_networks(config.model, init_key, dataset.audio_dim)
+        if person:
+            networks["skins"] = initial_skins(arrays["mean_shape"])
         return _fresh_state({"gaussians": gaussians, "networks": networks}, alive)
 
     return _made_on_cpu(build)
@@ -84,7 +82,7 @@ def abstract_state(config: Config, audio_dim: int) -> TrainState:
     n = config.densify.capacity
 
     def build() -> TrainState:
-        gaussians = empty_gaussians(n, skins=config.model.resolved.body == "person")
+        gaussians = empty_gaussians(n)
         networks = model.init_networks(config.model, jax.random.key(0), audio_dim)
         return _fresh_state({"gaussians": gaussians, "networks": networks}, jnp.zeros(n, bool))
 

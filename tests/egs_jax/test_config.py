@@ -171,7 +171,6 @@ BAD_VALUES = {
     "schedule.keep_checkpoints": ["0"],
     "optim.means": ["1e-3", "1,2,3", "a,b", "nan,1", "-1,1"],
     "optim.sh0": ["nan", "-1", "inf"],
-    "optim.logit_skins": ["nan", "-1"],
     "optim.rate_scale": ["0", "inf"],
     "optim.decay_steps": ["0"],
     "densify.points": ["0", "100000000"],

@@ -41,17 +41,6 @@ def test_dead_slots_are_those_of_an_empty_cloud():
     assert activate(cloud)[1][5] < 1e-4
 
 
-def test_a_person_has_shares_of_the_bodys_frame_and_a_head_has_no_such_leaf():
-    skins = np.array([-4, 0, 1, 4], np.float32)
-    person, _ = init_gaussians(POINTS, COLORS, 6, logit_skins=skins)
-    np.testing.assert_array_equal(person.logit_skins, [*skins, 0, 0])
-    head, _ = init_gaussians(POINTS, COLORS, 6)
-    assert head.logit_skins is None and empty_gaussians(6).logit_skins is None
-    assert len(jax.tree.leaves(person)) == len(jax.tree.leaves(head)) + 1
-    for name in ("means", "log_scales", "quats", "logit_opacities", "sh0", "shN"):
-        np.testing.assert_array_equal(getattr(person, name), getattr(head, name))
-
-
 def test_coinciding_points_get_the_floor():
     cloud, _ = init_gaussians(np.zeros((5, 3), np.float32), np.zeros((5, 3), np.uint8), 5)
     np.testing.assert_allclose(cloud.log_scales, 0.5 * np.log(1e-7), rtol=1e-6)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.interpolate import RegularGridInterpolator
 from scipy.spatial.transform import Rotation
 
 from egs_jax.model import rigid, skinning
@@ -171,6 +172,32 @@ def test_pictures_tell_what_moves_with_the_body():
             skins = skins - 0.2 * mean / (1 - 0.9**step) / (root + 1e-12)
         assert last < 0.05 * first
         assert np.mean(np.sign(skins) == np.sign(true)) > 0.85
+
+
+def test_weights_are_linear_between_the_nodes():
+    """In a box of 8 nodes, and beyond the grid as at its side."""
+    rng = np.random.default_rng(2)
+    grid = rng.normal(size=(skinning.NODES,) * 3).astype(np.float32)
+    places = rng.uniform(-1.2, 1.2, (40, 3)).astype(np.float32) * skinning.REACH
+    along = np.linspace(-skinning.REACH, skinning.REACH, skinning.NODES)
+    want = RegularGridInterpolator((along,) * 3, grid)(
+        np.clip(places.astype(float), -skinning.REACH, skinning.REACH)
+    )
+    field = functools.partial(skinning.SkinField().apply, {"params": {"grid": grid}})
+    np.testing.assert_allclose(field(places), skinning.GAIN * want, rtol=1e-4, atol=1e-3)
+    assert np.abs(places).max() > skinning.REACH
+    pull = jax.grad(lambda places: jnp.sum(field(places)))(places)
+    np.testing.assert_array_equal(pull, 0)  # Gaussians do not move to change their weight
+
+
+def test_the_grid_starts_with_the_ramp():
+    shape = np.zeros((478, 3), np.float32)
+    shape[skinning.BROW_TOP, 1], shape[skinning.CHIN, 1] = -0.6, 0.4
+    grid = skinning.initial_skins(shape)["grid"]
+    along = np.linspace(-skinning.REACH, skinning.REACH, skinning.NODES, dtype=np.float32)
+    column = np.stack([0 * along, along, 0 * along], axis=1)
+    want = skinning.initial_logit_skins(column, shape) / skinning.GAIN
+    np.testing.assert_allclose(grid, np.broadcast_to(want[None, :, None], grid.shape), rtol=1e-6)
 
 
 def test_weights_start_with_a_ramp_along_the_neck():

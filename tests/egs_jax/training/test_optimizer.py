@@ -20,7 +20,7 @@ def make_params(seed):
     draw = lambda *shape: jnp.asarray(np.float32(rng.standard_normal(shape)))
     cloud = Gaussians(
         means=draw(4, 3), log_scales=draw(4, 3), quats=draw(4, 4), logit_opacities=draw(4),
-        sh0=draw(4, 1, 3), shN=draw(4, 15, 3), logit_skins=draw(4),
+        sh0=draw(4, 1, 3), shN=draw(4, 15, 3),
     )  # fmt: skip
     networks = {m: {n: draw(*s) for n, s in leaves.items()} for m, leaves in NETWORKS.items()}
     return {"gaussians": cloud, "networks": networks}

@@ -16,6 +16,7 @@ from egs_jax.avatar import precomputed as prepared
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import infer_step
 from egs_jax.data.dataset import Dataset
+from egs_jax.model.skinning import GAIN
 from egs_jax.training import step as train
 from egs_jax.training.checkpoint import Checkpoints, state_sha256
 
@@ -25,17 +26,12 @@ pytestmark = pytest.mark.xdist_group("trained_run")
 def test_weights_learn_from_a_ramp_along_the_neck(trained_run, painted):
     config = micro_config(painted)
     start = train.init_state(config, Dataset.open(painted))
-    skins = lambda state: np.asarray(state.params["gaussians"].logit_skins)
-    alive = np.asarray(start.alive)
-    first = skins(start)[alive]
+    skins = lambda state: np.asarray(state.params["networks"]["skins"]["grid"]) * GAIN
+    first = skins(start)
     np.testing.assert_allclose(np.abs(first), 4, atol=1e-4)  # the painted face has no height
     assert 0.2 < np.mean(first > 0) < 0.9
-    changed = np.abs(np.abs(skins(trained_run.state)[np.asarray(trained_run.state.alive)]) - 4)
-    assert (
-        1e-3
-        < changed.max()
-        < 1.1 * config.total_steps * config.optim.logit_skins * (config.optim.rate_scale)
-    )
+    rate = GAIN * config.optim.networks[0] * config.optim.rate_scale
+    assert 1e-3 < np.abs(skins(trained_run.state) - first).max() < 1.1 * config.total_steps * rate
 
 
 def test_an_avatar_keeps_to_the_poses_of_its_training(trained_run, painted):
@@ -74,7 +70,7 @@ def test_a_head_has_no_limits(painted):
     config = micro_config(painted)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, body="head"))
     state = train.abstract_state(config, AUDIO_DIM)
-    assert state.params["gaussians"].logit_skins is None
+    assert "skins" not in state.params["networks"]
     data = Dataset.open(painted, body="head")
     assert Avatar.of_state(config, state.replace(step=1), data).limits is None
 
@@ -87,6 +83,6 @@ def test_a_person_comes_back_from_disk_and_is_no_head(trained_run, tmp_path):
     chex.assert_trees_all_equal(back, state)
     assert state_sha256(back) == state_sha256(state)
     head = dataclasses.replace(config, model=dataclasses.replace(config.model, body="head"))
-    with pytest.raises(Exception, match=r"\['logit_skins'\] has shape \(256,\), this config"):
+    with pytest.raises(Exception, match=r"\['networks'\].* has shape .* this config makes"):
         checkpoints.load(train.abstract_state(head, AUDIO_DIM))
     checkpoints.close()
