@@ -253,6 +253,8 @@ class LossConfig:
     """Absolute error over the rectangle around both eyes."""
     mask: float = 0.4
     """Absolute error of the rendered alpha against the mask of person or head."""
+    roughness: float = 0.01
+    """Squared differences of neighboring weights between head and body."""
     perceptual_size: int = 224
     """Side of what the perceptual loss looks at, pixels."""
     perceptual_every: int = 1

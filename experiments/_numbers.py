@@ -106,7 +106,7 @@ def _quality(clip: str, preset: str, metric: str, digits: int) -> str:
     found = [
         case
         for case in cases_of("self_reconstruction")
-        if (case["video"], case["preset"]) == (clip, preset)
+        if (case["video"], case["preset"], case["body"]) == (clip, preset, "head")
     ]
     longest = max((case["seconds_held_out"] for case in found), default=None)
     found = [case for case in found if case["seconds_held_out"] == longest]
@@ -185,7 +185,7 @@ def _step() -> dict:
     [case] = [
         case
         for case in cases_of("bench_training_triton")
-        if case["stage"] == "deform" and case["perceptual"] and case.get("body", "head") == "head"
+        if case["stage"] == "deform" and case["perceptual"] and case["body"] == "head"
     ]
     return case
 

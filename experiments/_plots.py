@@ -49,7 +49,7 @@ def _dots(axis: Any, variants: dict[tuple, list[dict]], metric: Metric) -> None:
 def reconstruction(cases: Sequence[dict], path: Path) -> None:
     """Draw head PSNR beside the two baselines, and the mouth beside shifted sound."""
     cases = sorted(cases, key=lambda case: case["set"])
-    names = [f"{c['video']} ({c['set']}), {c['preset']}, {c['seed']}" for c in cases]
+    names = [f"{c['video']} ({c['set']}), {c['preset']}, {c['body']}, {c['seed']}" for c in cases]
     places = np.arange(len(cases))
     panels = (
         ("PSNR of the head, dB", {

@@ -134,7 +134,7 @@ def base_config(arguments: Any) -> Config:
 
 def configured(name: str, base: Config, seed: int) -> Config:
     """Return the config of a variant."""
-    changes = {"seed": seed} | VARIANTS[name].changes(base)
+    changes = {"seed": seed, "model.body": "head"} | VARIANTS[name].changes(base)
     return override(base, {setting: str(value) for setting, value in changes.items()})
 
 

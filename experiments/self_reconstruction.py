@@ -1,12 +1,13 @@
 """Video of one person in, held-out frames of the same person out (the paper's self-driven setting).
 
 Claim: the avatar beats the two baselines of doing nothing clever, and the sound moves its mouth.
-Pose, lids and background of a held-out frame are given, as in the paper. The paper's own figure
+Pose and lids of a held-out frame are given, of an avatar of a head its background, too, as in the
+paper. The paper's own figure
 (36.07 dB composite PSNR on a longer clip of the Obama address, 450 px) is not comparable with short
 `tiny` runs at 160 px; it is the target of the `paper` preset on a GPU.
 
     python -m experiments.self_reconstruction CLIP [CLIP ...] [--presets tiny ...] [--seeds 0 ...]
-        [--jobs 1] [--work FOLDER] [--size N] [--val-seconds S] [--tiny]
+        [--body person] [--jobs 1] [--work FOLDER] [--size N] [--val-seconds S] [--tiny]
     python -m experiments.self_reconstruction --collect RUN_DIR [RUN_DIR ...] [--shared]
     python -m experiments.self_reconstruction --plot-only
 
@@ -14,8 +15,8 @@ A CLIP is a video, preprocessed once, or a dataset folder. About 15 minutes a vi
 two CPU cores. Stop it at any time: what is finished is kept, and the run in hand goes on from its
 checkpoint. `--jobs 6` has as many processes share the GPU, each with its part of the memory; times
 are null then, as with `--shared` those of collected runs. Every finished run becomes a case of
-`results/self_reconstruction.json`, in the place of an earlier one of the same video, preset, seed
-and split; `--collect` does only that, with runs made anywhere, of whose folders eval.json,
+`results/self_reconstruction.json`, in the place of an earlier one of the same video, preset, body,
+seed and split; `--collect` does only that, with runs made anywhere, of whose folders eval.json,
 config.json, metrics.jsonl and environment.json are needed. A case says whether its clip is one that
 settings were chosen on (`_clips`). `--tiny` trains a few steps (tests).
 """
@@ -28,9 +29,11 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import get_args
 
 from egs_jax.__main__ import Parser
-from egs_jax.config import PRESETS, Config, preset
+from egs_jax.config import PRESETS, Body, Config, preset
+from egs_jax.config_text import override
 from egs_jax.data.dataset import Dataset
 from egs_jax.evaluation.evaluate import evaluate
 from egs_jax.preprocess.pipeline import preprocess
@@ -80,6 +83,7 @@ def _parser() -> Parser:
     parser.add_argument("clips", type=Path, nargs="*", metavar="CLIP")
     parser.add_argument("--presets", nargs="+", default=["tiny"], choices=PRESETS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--body", default="person", choices=get_args(Body))
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--collect", type=Path, nargs="+", default=[], metavar="RUN_DIR")
     parser.add_argument("--shared", action="store_true", help="other runs had the GPU too")
@@ -104,7 +108,7 @@ def run_all(arguments: argparse.Namespace) -> tuple[list[Path], list[Path]]:
     every = itertools.product(arguments.seeds, datasets, arguments.presets)
     runs = {}
     for seed, dataset, name in every:
-        config = configured(dataset, name, seed, arguments.tiny)
+        config = configured(dataset, name, seed, arguments.body, arguments.tiny)
         runs[run_folder(arguments.work, dataset, config)] = (config, dataset)
     waiting = {place: run for place, run in runs.items() if not is_finished(run[0], place)}
     if arguments.jobs == 1:
@@ -135,16 +139,17 @@ def dataset_of(clip: Path, arguments: argparse.Namespace) -> Dataset:
     return Dataset.open(folder)
 
 
-def configured(dataset: Dataset, name: str, seed: int, tiny: bool) -> Config:
+def configured(dataset: Dataset, name: str, seed: int, body: Body, tiny: bool) -> Config:
     """Return the preset's settings for this dataset."""
     config = preset(name, data_dir=str(dataset.folder.resolve()), seed=seed)
+    config = override(config, {"model.body": body})
     return shrunk(config) if tiny else config
 
 
 def run_folder(work: Path, dataset: Dataset, config: Config) -> Path:
     """Return where a run trains."""
     video = Path(dataset.meta["source"]["name"]).stem
-    return work / video / f"{config.preset}-{config.seed}"
+    return work / video / f"{config.preset}-{config.model.resolved.body}-{config.seed}"
 
 
 def is_finished(config: Config, run_dir: Path) -> bool:
@@ -159,7 +164,7 @@ def _job(
     command = [
         sys.executable, "-m", "experiments.self_reconstruction", str(dataset.folder), "--only-run",
         "--presets", arguments.presets[0] if arguments.tiny else config.preset,
-        "--seeds", str(config.seed), "--work", str(arguments.work),
+        "--seeds", str(config.seed), "--body", arguments.body, "--work", str(arguments.work),
         "--out", str(arguments.out), "--figures", str(arguments.figures),
     ] + ["--tiny"] * arguments.tiny  # fmt: skip
     share = {
@@ -196,6 +201,7 @@ def case_of(run_dir: Path, *, shared: bool = False) -> dict:
         "source_sha256": source["sha256"],
         "set": set_of(source["sha256"]),
         "preset": config.preset,
+        "body": config.model.resolved.body,
         "seed": config.seed,
         "train_seconds": seconds,
     }
@@ -209,7 +215,7 @@ def case_of(run_dir: Path, *, shared: bool = False) -> dict:
 
 
 def _key(case: dict) -> tuple:
-    return case["video"], case["preset"], case["seed"], case["seconds_held_out"]
+    return tuple(case[k] for k in ("video", "preset", "body", "seed", "seconds_held_out"))
 
 
 if __name__ == "__main__":

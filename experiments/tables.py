@@ -30,16 +30,42 @@ BASES = {"long_window_ppe_off": "long_window"}
 
 def reconstruction(cases: list[dict]) -> str:
     """Show mean and deviation over the seeds of each clip and preset; report clips last."""
-    alike = ("video", "preset", "width", "seconds_held_out", "commit")
-    rows = grouped(sorted(cases, key=lambda c: c["set"]), *alike)
-    return markdown(_reconstruction_columns(), list(rows.values()))
+    return markdown(_reconstruction_columns(), _alike(cases, "head"))
+
+
+def persons(cases: list[dict]) -> str:
+    """Show the same of whole persons, with what only they have."""
+    of = lambda name, digits: lambda row: shown(spread_of([c[name] for c in row]), digits)
+    columns = _reconstruction_columns()
+    first = list(columns)[:3]
+    columns = {name: columns[name] for name in first} | {
+        "PSNR whole frame, dB": of("psnr_frame", 2),
+        "person (with the true body pose)": lambda row: (
+            f"{of('psnr_person', 2)(row)} ({of('psnr_person_given_body', 2)(row)})"
+        ),
+        "head": of("psnr_head", 2),
+        "SSIM, LPIPS person": lambda row: (
+            f"{of('ssim_person', 4)(row)}, {of('lpips_person', 4)(row)}"
+        ),
+        "LPIPS head": of("lpips", 4),
+        "mouth r": of("mouth_r", 2),
+        "person's share of the picture": of("person_fraction", 2),
+        "commit": columns["commit"],
+    }
+    return markdown(columns, _alike(cases, "person"))
+
+
+def _alike(cases: list[dict], body: str) -> list[list[dict]]:
+    """Group cases of one body that differ in their seed alone, report clips last."""
+    cases = sorted((c for c in cases if c["body"] == body), key=lambda c: c["set"])
+    return list(grouped(cases, "video", "preset", "width", "seconds_held_out", "commit").values())
 
 
 def reconstruction_by_seed(cases: list[dict]) -> str:
     """Lay out the same and more for every run."""
     cell = lambda name, digits: lambda row: number(row[0][name], digits)
     columns = _reconstruction_columns() | {
-        "seeds": lambda row: f"seed {row[0]['seed']}",
+        "seeds": lambda row: f"seed {row[0]['seed']}, {row[0]['body']}",
         "PSNR composite, dB (paper: 36.07, Obama)": cell("psnr", 2),
         "PSNR lips, dB": cell("psnr_lips", 2),
         "SSIM": cell("ssim", 4),
@@ -99,7 +125,7 @@ def beside_the_original(cases: list[dict]) -> list[dict]:
     """Pick our runs on the dataset folder that the original's code was trained on."""
     theirs = peer("quality")
     same = lambda case: all(case[name] == theirs[name] for name in ("video", "preset", "width"))
-    return list(filter(same, cases))
+    return [case for case in cases if case["body"] == "head" and same(case)]
 
 
 def peers(cases: list[dict]) -> str:
@@ -223,6 +249,23 @@ def _free_pose(cases: list[dict]) -> str:
     return markdown(columns, cases)
 
 
+def _held_out_poses(cases: list[dict]) -> str:
+    def beside(figure: str, digits: int) -> Callable[[dict], str]:
+        names = ("person", "head", "head_own_body", "nearest")
+        return lambda c: " / ".join(number(c[f"{name}.{figure}"], digits) for name in names)
+
+    columns = {
+        "clip, preset, seed": lambda c: f"{labeled(c['video'])}, {c['preset']}, {c['seed']}",
+        "frames trained, left out": lambda c: f"{c['frames_trained']}, {c['frames_left_out']}",
+        "PSNR person, dB": beside("psnr_person", 2),
+        "PSNR head, dB": beside("psnr_head", 2),
+        "LPIPS person": beside("lpips_person", 4),
+        "landmarks off, px": beside("landmarks_px", 2),
+        "commit": lambda c: c["commit"][:7],
+    }
+    return markdown(columns, cases)
+
+
 def _point_density(cases: list[dict]) -> str:
     median = lambda where, name: lambda c: f"{1000 * c[where][name]['p50']:.1f}"
     columns = {
@@ -287,12 +330,14 @@ Maker = Callable[[list[dict]], str]
 
 TABLES: dict[str, tuple[str, Maker]] = {
     "reconstruction": ("self_reconstruction", reconstruction),
+    "persons": ("self_reconstruction", persons),
     "self_reconstruction": ("self_reconstruction", reconstruction_by_seed),
     "peers": ("self_reconstruction", peers),
     "ablations": ("ablations", _ablations),
     "ablation_costs": ("ablations", _ablation_costs),
     "cross_driven": ("cross_driven", _cross_driven),
     "free_pose": ("free_pose", _free_pose),
+    "held_out_poses": ("held_out_poses", _held_out_poses),
     "point_density": ("point_density", _point_density),
     "attention_map": ("attention_map", _attention_map),
     "kill_training": ("kill_training", _kill_training),

@@ -120,7 +120,7 @@ def _training(cases: list[dict]) -> str:
     """Steps by XLA alone, then those with Triton kernels."""
     columns = {
         "stage": lambda c: c["stage"],
-        "body": lambda c: c.get("body", "head"),
+        "body": lambda c: c["body"],
         "preset, px, batch": lambda c: f"{c['preset']}, {c['size']}, {c['batch']}",
         "perceptual loss": lambda c: "yes" if c["perceptual"] else "no",
         "Gaussians": lambda c: f"{c['gaussians']:,}",
@@ -142,8 +142,8 @@ def _training(cases: list[dict]) -> str:
 
 def paired_with_before() -> list[tuple[dict, dict]]:
     """Return each case of `before.json` with today's of the same bench and scene."""
-    scene = ("name", "stage", "perceptual", "gaussians", "size", "batch")
-    of = lambda case: [*(case.get(name) for name in scene), case.get("body", "head")]
+    scene = ("name", "stage", "body", "perceptual", "gaussians", "size", "batch")
+    of = lambda case: [case.get(name) for name in scene]
     pairs = []
     for old in cases_of("before"):
         [new] = [case for case in cases_of(old["bench"]) if of(case) == of(old)]
@@ -307,8 +307,33 @@ def _inference(cases: list[dict]) -> str:
     return markdown(columns, cases) + "\n\n" + note
 
 
+def _bodies(cases: list[dict]) -> str:
+    """Each beside the head of its batch."""
+    heads = {c["batch"]: c for c in cases if "head" in c["name"]}
+
+    def beside(value: Callable[[dict], float]) -> Callable[[dict], str]:
+        def show(case: dict) -> str:
+            ours = value(case)
+            return f"{ours:.3f} ({ours / value(heads[case['batch']]):.2f}x)"
+
+        return show
+
+    columns = {
+        "avatar": lambda c: c["name"],
+        "Gaussians, px, batch": lambda c: f"{c['gaussians']:,}, {c['size']}, {c['batch']}",
+        "a call that is waited for: ms a frame (of a head's)": beside(call_ms),
+        "calls without waiting: ms a frame": beside(lambda c: c["streaming_ms_a_frame"]),
+        "kernels of a call, ms": beside(lambda c: c["device_p50_ms"]),
+        "kernels": lambda c: str(c["kernels_a_call"]),
+        "memory of a call and kept, MiB": lambda c: f"{c['memory_mb']:.0f}, {c['kept_mb']:.0f}",
+        "commit": lambda c: c["commit"][:7],
+    }
+    return markdown(columns, cases)
+
+
 TABLES = {
     "inference": ("bench_inference", _inference),
+    "bodies": ("bench_bodies", _bodies),
     "film": ("bench_film", _film),
     "stream_hour": ("stream_hour", _stream_hour),
     "training": ("bench_training_xla", _training),

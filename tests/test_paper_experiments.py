@@ -181,14 +181,14 @@ def finished_run(place, painted, seed=0):
 
 def test_self_reconstruction_draws_what_was_measured(painted, tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "")  # several jobs change it
-    run = finished_run(tmp_path / "work" / "painted" / "tiny-0", painted)
+    run = finished_run(tmp_path / "work" / "painted" / "tiny-person-0", painted)
     folders = ["--out", str(tmp_path), "--figures", str(tmp_path)]
     # A finished run is neither trained nor measured again.
     command = [str(painted), "--tiny", "--work", str(tmp_path / "work"), *folders]
     drawn = self_reconstruction.main(command).read_bytes()
     [case] = cases_of(tmp_path, "self_reconstruction")
     assert case == dict(
-        video="painted", source_sha256="0" * 64, set="dev", preset="tiny", seed=0,
+        video="painted", source_sha256="0" * 64, set="dev", preset="tiny", body="person", seed=0,
         train_seconds=2.0, seconds_trained=0.8, seconds_held_out=0.16, given=["pose"], mouth_r=None,
         mouth_r_shift_p95=None, psnr_head=30.0, baseline_mean_frame=20.0,
         baseline_nearest_frame=25.1235, render_fps=50.0, notes={"mouth_r": "no face"},
@@ -206,7 +206,7 @@ def test_self_reconstruction_draws_what_was_measured(painted, tmp_path, monkeypa
         notes = dict.fromkeys(("render_fps", "train_seconds"), self_reconstruction.NOT_TIMED)
         assert untimed == case | dict.fromkeys(notes) | {"notes": case["notes"] | notes}
     (run / "eval.json").unlink()
-    with pytest.raises(InputError, match="tiny-0: not measured yet"):
+    with pytest.raises(InputError, match="tiny-person-0: not measured yet"):
         self_reconstruction.main(["--collect", str(run), *folders])
 
 
@@ -226,7 +226,8 @@ def test_jobs_share_a_gpu_and_one_that_fails_stops_no_other(painted, tmp_path, m
     found = _runs.parsed(parsed, [*arguments, *where])
     done, failed = self_reconstruction.run_all(found)
     names = lambda paths: sorted(path.name for path in paths)
-    assert names(done) == ["fast-0", "paper-0"] and names(failed) == ["fast-1.log", "paper-1.log"]
+    assert names(done) == ["fast-person-0", "paper-person-0"]
+    assert names(failed) == ["fast-person-1.log", "paper-person-1.log"]
     assert len(started) == 4
     for command, env in started:
         assert command[3] == str(painted) and "--only-run" in command

@@ -49,7 +49,7 @@ class Prepared(flax.struct.PyTreeNode):
     """True, all of them."""
     offsets: Float[Array, "N 2"]
     """Zeros: like `alive` here because to make them takes a launch, 20 us, in every call."""
-    logit_skins: Float[Array, " N"] | None = None
+    skins: Float[Array, " N"] | None = None
     """Of a person; None: all moves with the head."""
     limits: Limits | None = None
     """Of a person's poses; None: there are none."""
@@ -88,7 +88,7 @@ def _prepare(
     cloud = cloud._replace(sh=jnp.where(active[None, :, None], cloud.sh, 0.0))
     # Without a live Gaussian the one that stays is as opaque as nothing.
     cloud = cloud._replace(logit_opacities=jnp.where(alive, cloud.logit_opacities, -jnp.inf))
-    skins = model.logit_skins(config, params)
+    skins = model.skins(config, params)
     cloud, features, static, skins = jax.tree.map(
         lambda v: v[live], (cloud, features, static, skins)
     )
@@ -108,7 +108,7 @@ def _prepare(
         token_weights=token_weights(model_config, networks["tokens"]) if packed else None,
         alive=jnp.ones(live.shape, bool),
         offsets=jnp.zeros((*live.shape, 2)),
-        logit_skins=skins,
+        skins=skins,
     )
 
 
@@ -144,7 +144,7 @@ def move(config: Config, kept: Prepared, drive: Drive) -> Deformed:
 
 def pose(config: Config, kept: Prepared, drive: Drive) -> tuple[Deformed, Float[Array, "B 4 4"]]:
     """Return the same where head and body are, and the view matrices to draw them by."""
-    return placed(move(config, kept, drive), kept.logit_skins, drive, kept.limits)
+    return placed(move(config, kept, drive), kept.skins, drive, kept.limits)
 
 
 def render(config: Config, kept: Prepared, drive: Drive) -> RenderOutput:

@@ -154,12 +154,12 @@ def spatial_features(config: Config, params: Params) -> Float[Array, "N D"]:
     return spatial.apply({"params": params["networks"]["spatial"]}, means)
 
 
-def logit_skins(config: Config, params: Params) -> Float[Array, " N"] | None:
+def skins(config: Config, params: Params) -> Float[Array, " N"] | None:
     """Return the share of the body's frame of all Gaussians; None: all move with the head."""
-    skins = networks(config.model).skins
-    if skins is None:
+    field = networks(config.model).skins
+    if field is None:
         return None
-    return skins.apply({"params": params["networks"]["skins"]}, params["gaussians"].means)
+    return field.apply({"params": params["networks"]["skins"]}, params["gaussians"].means)
 
 
 def static_gaussians(config: Config, params: Params) -> Gaussians:
@@ -297,7 +297,7 @@ def raster_capacity(config: ModelConfig, count: int, width: int, height: int) ->
 def render(
     config: Config, cloud: Deformed, alive: Bool[Array, " N"], drive: Drive,
     sh_degree: Int[Array, ""] | None, means2d_offset: Float[Array, "B N 2"] | None,
-    logit_skins: Float[Array, " N"] | None = None,
+    skins: Float[Array, " N"] | None = None,
 ) -> tuple[RenderOutput, RasterizeAux]:  # fmt: skip
     """Draw a cloud (one for all frames, or one per frame) over the frames' backgrounds.
 
@@ -309,7 +309,7 @@ def render(
     sh = cloud.sh
     if sh_degree is not None:  # masked, not cut, so that a rising degree never recompiles
         sh = jnp.where(active_harmonics(sh.shape[-2], sh_degree)[:, None], sh, 0)
-    cloud, viewmats = placed(cloud, logit_skins, drive)
+    cloud, viewmats = placed(cloud, skins, drive)
     height, width = drive.backgrounds.shape[1:3]
     out = rasterize(
         cloud.means, cloud.quats, cloud.scales, cloud.opacities, sh, viewmats, drive.Ks,
@@ -339,5 +339,5 @@ def forward(
         )
     else:
         cloud = deformed_gaussians(config, params, alive, drive, dropout_key)
-    skins = logit_skins(config, params)
-    return render(config, cloud, alive, drive, sh_degree, means2d_offset, skins)
+    weights = skins(config, params)
+    return render(config, cloud, alive, drive, sh_degree, means2d_offset, weights)

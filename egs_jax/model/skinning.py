@@ -1,12 +1,13 @@
 """Two rigid frames, head and body, and Gaussians in between (linear blend skinning).
 
-A Gaussian with the weight w = sigmoid(logit_skin) moves by (1 - w) A_head + w A_body: hair and jaw
-go with the head, shoulders with the body, and the neck bends. Its scales, opacity and color stay.
-Body space is head space at the clip's rest frame.
+A Gaussian with the weight w moves by (1 - w) A_head + w A_body: hair and jaw go with the head,
+shoulders with the body, and the neck bends. Its scales, opacity and color stay. Body space is head
+space at the clip's rest frame.
 
 Weights are a function of place, learned at the nodes of a coarse grid (`SkinField`), so that
-neighbors stay neighbors at poses that the clip does not show. One of its own for each Gaussian fits
-the clip no better, and tears collars when the head turns further.
+neighbors stay neighbors at poses that the clip does not show: one for each Gaussian fits the clip
+as well, and tears collars when the head turns further. Above the ears all is head. What no frame
+shows has the weights around it (`roughness`).
 
 Place in the pipeline: after `forward`'s Gaussians of a frame, before `rasterize`.
 """
@@ -26,6 +27,8 @@ from kernels.deform import Deformed
 
 MOST_LOGIT = 4.0
 """Size of the largest logit at the start: beyond, weights hardly learn."""
+HEAD_LOGIT = -1000.0
+"""Whose sigmoid and slope are 0."""
 NODES = 17
 """Nodes along each side of the grid of weights."""
 REACH = 1.6
@@ -34,7 +37,7 @@ GAIN = 100.0
 """Logits of a unit of the grid's parameters: they learn so much faster than other networks."""
 NECK = 0.35
 """Face heights below the chin over which the head's frame becomes the body's at the start."""
-CHIN, BROW_TOP = 152, 10  # landmarks
+CHIN, BROW_TOP, EARS = 152, 10, (234, 454)  # landmarks
 
 
 class SkinField(nn.Module):
@@ -42,20 +45,23 @@ class SkinField(nn.Module):
 
     @nn.compact
     def __call__(self, means: Float[Array, "N 3"]) -> Float[Array, " N"]:
-        """Interpolate linearly between the grid's nodes.
+        """Interpolate linearly between the weights of the grid's nodes.
 
         Args:
           means: Places in head space [world units]; no gradient goes to them.
 
         Returns:
-          Logits.
+          Weights in [0, 1].
         """
-        grid = self.param("grid", nn.initializers.zeros, (NODES, NODES, NODES))
+        nodes = _node_weights(self.param("grid", nn.initializers.zeros, (NODES, NODES, NODES)))
         x, y, z = (_shares(jax.lax.stop_gradient(means[:, k])) for k in range(3))
         # Products of matrices: gathers would have gradients that add in no fixed order.
-        rows = jnp.matmul(x, grid.reshape(NODES, -1), precision=jax.lax.Precision.HIGHEST)
-        rows = rows.reshape(-1, NODES, NODES)
-        return GAIN * jnp.sum(rows * y[:, :, None] * z[:, None, :], axis=(1, 2))
+        rows = jnp.matmul(x, nodes.reshape(NODES, -1), precision=jax.lax.Precision.HIGHEST)
+        return jnp.sum(rows.reshape(-1, NODES, NODES) * y[:, :, None] * z[:, None, :], axis=(1, 2))
+
+
+def _node_weights(grid: Float[Array, "K K K"]) -> Float[Array, "K K K"]:
+    return jax.nn.sigmoid(GAIN * grid)
 
 
 def _shares(along: Float[Array, " N"]) -> Float[Array, "N K"]:
@@ -65,33 +71,59 @@ def _shares(along: Float[Array, " N"]) -> Float[Array, "N K"]:
     return jnp.maximum(0.0, 1 - jnp.abs(place[:, None] - nodes[None]))
 
 
-def initial_skins(mean_shape: Float[np.ndarray, "478 3"]) -> dict[str, Float[np.ndarray, "K K K"]]:
-    """Return parameters of a `SkinField` whose weights are `initial_logit_skins`."""
-    along = np.linspace(-REACH, REACH, NODES, dtype=np.float32)
-    points = np.stack(np.meshgrid(along, along, along, indexing="ij"), axis=-1).reshape(-1, 3)
-    logits = initial_logit_skins(points, mean_shape).reshape(NODES, NODES, NODES)
-    return {"grid": logits / np.float32(GAIN)}
+def roughness(grid: Float[Array, "K K K"]) -> Float[Array, ""]:
+    """Return the mean squared difference of neighboring nodes' weights.
+
+    A small share of it in the loss decides where nothing else does: Adam makes whole steps of the
+    least gradient.
+    """
+    weights = _node_weights(grid)
+    return sum(jnp.mean(jnp.square(jnp.diff(weights, axis=axis))) for axis in range(3)) / 3
+
+
+@typechecked
+def initial_skins(
+    mean_shape: Float[np.ndarray, "478 3"],
+) -> dict[str, Float[np.ndarray, "K K K"]]:
+    """Guess parameters of a `SkinField` by height: 0 above the chin, 1 from below the neck on.
+
+    Args:
+      mean_shape: The face's landmarks in head space [world units]; +y is down.
+
+    Returns:
+      Logits of a smooth ramp along the neck, at most `MOST_LOGIT` in size, over `GAIN`; above the
+      ears so low that they stay at 0 whatever is learned.
+    """
+    heights = np.linspace(-REACH, REACH, NODES)
+    chin, top = float(mean_shape[CHIN, 1]), float(mean_shape[BROW_TOP, 1])
+    share = np.clip((heights - chin) / max(NECK * (chin - top), 1e-6), 0.0, 1.0)
+    smooth = share * share * (3.0 - 2.0 * share)
+    least = expit(-MOST_LOGIT)
+    logits = logit(np.clip(smooth, least, 1.0 - least))
+    logits[heights < mean_shape[EARS, 1].mean()] = HEAD_LOGIT
+    grid = np.broadcast_to(logits[None, :, None] / GAIN, (NODES, NODES, NODES))
+    return {"grid": grid.astype(np.float32)}
 
 
 def placed(
-    cloud: Deformed, logit_skins: Float[Array, " N"] | None, drive: Drive,
+    cloud: Deformed, skins: Float[Array, " N"] | None, drive: Drive,
     limits: Limits | None = None,
 ) -> tuple[Deformed, Float[Array, "B 4 4"]]:  # fmt: skip
     """Put Gaussians of head space where head and body are in every frame of `drive`.
 
     Args:
       cloud: One for all frames, or one per frame.
-      logit_skins: Shares of the body's frame; None: the head is all there is, nothing changes.
+      skins: Shares of the body's frame; None: the head is all there is, nothing changes.
       drive: Poses of head and body.
       limits: Those of the viewing directions; None: all are as they are.
 
     Returns:
       The Gaussians, and the view matrices to draw them by.
     """
-    if logit_skins is None:
+    if skins is None:
         return cloud, drive.viewmats
     heads, bodies, viewmats = frames_of(drive, limits)
-    return posed(cloud, logit_skins, heads, bodies), viewmats
+    return posed(cloud, skins, heads, bodies), viewmats
 
 
 def frames_of(
@@ -117,7 +149,7 @@ def frames_of(
 @typechecked
 def posed(
     cloud: Deformed,
-    logit_skins: Float[Array, " N"],
+    skins: Float[Array, " N"],
     heads: Float[Array, "B 4 4"],
     bodies: Float[Array, "B 4 4"],
 ) -> Deformed:
@@ -129,14 +161,14 @@ def posed(
 
     Args:
       cloud: Gaussians of head space [world units], one set for all frames or one per frame.
-      logit_skins: w before the sigmoid.
+      skins: w, in [0, 1].
       heads: A_head, rigid.
       bodies: A_body, rigid.
 
     Returns:
       The cloud with means and rotations of every frame; what does not move keeps its axes.
     """
-    weights = _spread(jax.nn.sigmoid(logit_skins), len(heads))
+    weights = _spread(skins, len(heads))
     means, quats = (
         v if v.ndim == 3 else _spread(v, len(heads)) for v in (cloud.means, cloud.quats)
     )
@@ -179,24 +211,3 @@ def _turned(r: list[Array], q: list[Array]) -> list[Array]:
         r[0] * q[2] - r[1] * q[3] + r[2] * q[0] + r[3] * q[1],
         r[0] * q[3] + r[1] * q[2] - r[2] * q[1] + r[3] * q[0],
     ]
-
-
-@typechecked
-def initial_logit_skins(
-    points: Float[np.ndarray, "P 3"], mean_shape: Float[np.ndarray, "478 3"]
-) -> Float[np.ndarray, " P"]:
-    """Guess shares of the body's frame by height: 0 above the chin, 1 from below the neck on.
-
-    Args:
-      points: Positions in head space [world units]; +y is down.
-      mean_shape: The face's landmarks.
-
-    Returns:
-      Logits of a smooth ramp along the neck, at most `MOST_LOGIT` in size.
-    """
-    chin, top = mean_shape[CHIN, 1], mean_shape[BROW_TOP, 1]
-    neck = max(NECK * float(chin - top), 1e-6)
-    share = np.clip((points[:, 1] - chin) / neck, 0.0, 1.0)
-    smooth = share * share * (3.0 - 2.0 * share)
-    least = expit(-MOST_LOGIT)
-    return logit(np.clip(smooth, least, 1.0 - least)).astype(np.float32)

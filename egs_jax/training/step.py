@@ -20,7 +20,7 @@ from egs_jax.config import EXTENT, Config, ModelConfig
 from egs_jax.data.dataset import Dataset
 from egs_jax.model import forward as model
 from egs_jax.model.gaussians import empty_gaussians, init_gaussians
-from egs_jax.model.skinning import initial_skins
+from egs_jax.model.skinning import initial_skins, roughness
 from egs_jax.training import density, losses, optimizer
 from egs_jax.training.perceptual import PerceptualParams, frozen_network
 from egs_jax.training.state import TrainState
@@ -297,6 +297,9 @@ def _loss(
         perceptual_gain=float(config.loss.perceptual_every),
         implementation=model.kernel_choice(config),
     )
+    if config.model.resolved.body == "person":
+        parts["roughness"] = roughness(params["networks"]["skins"]["grid"])
+        total = total + config.loss.roughness * parts["roughness"]
     if config.hears:
         noise = jax.random.normal(jax.random.fold_in(key, NOISE_KEY), batch.entries.shape)
         entries = batch.entries + batch.entry_noise[None, None] * noise

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.interpolate import RegularGridInterpolator
 from scipy.spatial.transform import Rotation
+from scipy.special import expit
 
 from egs_jax.model import rigid, skinning
 from egs_jax.model.limits import Limits
@@ -16,7 +17,7 @@ from kernels import rasterize
 from kernels.deform import Deformed
 
 N, B, SIZE = 30, 3, 32
-HEAD, BODY = -np.inf, np.inf
+HEAD, BODY = 0.0, 1.0
 
 
 def poses(rotvecs, translations):
@@ -79,7 +80,7 @@ def test_a_head_is_passed_on():
 
 def test_a_drive_without_bodies_moves_all_with_the_head():
     cloud, drive = cloud_of(), drive_of(bodies=None)
-    placed, _ = skinning.placed(cloud, jnp.linspace(-3, 3, N), drive)
+    placed, _ = skinning.placed(cloud, jnp.linspace(0, 1, N), drive)
     np.testing.assert_array_equal(placed.means, np.stack([cloud.means] * B))
     np.testing.assert_allclose(placed.quats, np.stack([cloud.quats] * B), rtol=1e-6)
 
@@ -99,7 +100,7 @@ def test_with_all_weight_the_cloud_is_seen_by_the_bodys_camera():
 def test_half_way_the_center_is_the_middle_and_the_turn_half():
     cloud = cloud_of()
     heads, bodies = rigid.identities(1), poses([[0, 0, 40]], [[0.2, 0, 0]])
-    placed = skinning.posed(cloud, jnp.zeros(N), heads, bodies)
+    placed = skinning.posed(cloud, jnp.full(N, 0.5), heads, bodies)
     middle = 0.5 * (cloud.means + cloud.means @ bodies[0, :3, :3].T + bodies[:1, :3, 3])
     np.testing.assert_allclose(placed.means[0], middle, atol=1e-6)
     xyzw = lambda quats: Rotation.from_quat(np.asarray(quats)[:, [1, 2, 3, 0]])
@@ -109,7 +110,7 @@ def test_half_way_the_center_is_the_middle_and_the_turn_half():
 
 def test_turns_to_either_side_of_half_a_turn_are_blended_the_short_way():
     heads, bodies = poses([[0, 0, 170]], [[0, 0, 0]]), poses([[0, 0, 190]], [[0, 0, 0]])
-    quats = skinning.posed(cloud_of(), jnp.zeros(N), heads, bodies).quats
+    quats = skinning.posed(cloud_of(), jnp.full(N, 0.5), heads, bodies).quats
     lengths = np.linalg.norm(quats[0], axis=1) / np.linalg.norm(cloud_of().quats, axis=1)
     np.testing.assert_allclose(lengths, np.cos(np.radians(5)), atol=1e-5)
 
@@ -131,7 +132,8 @@ def picture_loss():
     cloud, drive = wide((cloud_of(), drive_of().replace(backgrounds=None)))
 
     def picture(skins, means):
-        placed, viewmats = skinning.placed(cloud._replace(means=means), skins, drive)
+        weights = jax.nn.sigmoid(skins)
+        placed, viewmats = skinning.placed(cloud._replace(means=means), weights, drive)
         return jnp.concatenate([v.reshape(-1) for v in draw(placed, viewmats, drive.Ks)])
 
     loss = lambda skins, means, target: jnp.mean(jnp.square(picture(skins, means) - target))
@@ -177,40 +179,47 @@ def test_pictures_tell_what_moves_with_the_body():
 def test_weights_are_linear_between_the_nodes():
     """In a box of 8 nodes, and beyond the grid as at its side."""
     rng = np.random.default_rng(2)
-    grid = rng.normal(size=(skinning.NODES,) * 3).astype(np.float32)
+    grid = (rng.normal(size=(skinning.NODES,) * 3) / skinning.GAIN).astype(np.float32)
     places = rng.uniform(-1.2, 1.2, (40, 3)).astype(np.float32) * skinning.REACH
     along = np.linspace(-skinning.REACH, skinning.REACH, skinning.NODES)
-    want = RegularGridInterpolator((along,) * 3, grid)(
+    want = RegularGridInterpolator((along,) * 3, expit(skinning.GAIN * grid))(
         np.clip(places.astype(float), -skinning.REACH, skinning.REACH)
     )
     field = functools.partial(skinning.SkinField().apply, {"params": {"grid": grid}})
-    np.testing.assert_allclose(field(places), skinning.GAIN * want, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(field(places), want, atol=1e-5)
     assert np.abs(places).max() > skinning.REACH
     pull = jax.grad(lambda places: jnp.sum(field(places)))(places)
     np.testing.assert_array_equal(pull, 0)  # Gaussians do not move to change their weight
 
 
-def test_the_grid_starts_with_the_ramp():
+def test_weights_start_with_a_ramp_along_the_neck_and_stay_out_of_the_head():
     shape = np.zeros((478, 3), np.float32)
-    shape[skinning.BROW_TOP, 1], shape[skinning.CHIN, 1] = -0.6, 0.4
+    shape[skinning.BROW_TOP, 1], shape[skinning.CHIN, 1] = -1.4, 0.6  # +y is down
+    shape[skinning.EARS, 1] = -0.1
     grid = skinning.initial_skins(shape)["grid"]
-    along = np.linspace(-skinning.REACH, skinning.REACH, skinning.NODES, dtype=np.float32)
-    column = np.stack([0 * along, along, 0 * along], axis=1)
-    want = skinning.initial_logit_skins(column, shape) / skinning.GAIN
-    np.testing.assert_allclose(grid, np.broadcast_to(want[None, :, None], grid.shape), rtol=1e-6)
+    assert grid.dtype == np.float32
+    np.testing.assert_array_equal(grid, np.broadcast_to(grid[:1, :, :1], grid.shape))
+    along = np.linspace(-skinning.REACH, skinning.REACH, skinning.NODES)  # 0.2 apart
+    logits = skinning.GAIN * grid[0, :, 0]
+    ramp = np.interp(along, [0.6, 0.6 + 0.7 / 2, 0.6 + 0.7], [-4, 0, 4])
+    inside = (along > 0.7) & (along < 1.2)
+    np.testing.assert_allclose(logits[inside], ramp[inside], atol=1.0)
+    np.testing.assert_allclose(logits[(along > -0.1) & (along < 0.7)], -4, atol=1e-4)
+    np.testing.assert_allclose(logits[along > 1.35], 4, atol=1e-4)
+    pull = jax.grad(lambda grid: jnp.sum(skinning._node_weights(grid)))(grid)
+    head = along < -0.1
+    np.testing.assert_array_equal(pull[:, head], 0)
+    assert np.all(pull[:, ~head] > 0)
+    flat = skinning.initial_skins(np.zeros_like(shape))["grid"][0, along >= 0, 0]
+    np.testing.assert_allclose(np.abs(flat) * skinning.GAIN, 4, atol=1e-4)
 
 
-def test_weights_start_with_a_ramp_along_the_neck():
-    shape = np.zeros((478, 3), np.float32)
-    shape[skinning.BROW_TOP, 1], shape[skinning.CHIN, 1] = -0.6, 0.4  # +y is down
-    heights = np.array([-2.0, -0.6, 0.4, 0.4 + 0.35 / 2, 0.4 + 0.35, 3.0], np.float32)
-    points = heights[:, None] * np.array([[0, 1, 0]], np.float32) + np.float32([[0.3, 0, -0.2]])
-    logits = skinning.initial_logit_skins(points, shape)
-    np.testing.assert_allclose(logits, [-4, -4, -4, 0, 4, 4], atol=1e-4)
-    assert logits.dtype == np.float32
-    ramp = skinning.initial_logit_skins(
-        np.linspace([0, 0, 0], [0, 1, 0], 50, dtype=np.float32), shape
-    )
-    assert np.all(np.diff(ramp) >= 0) and len(np.unique(ramp)) > 10
-    flat = skinning.initial_logit_skins(points, np.zeros_like(shape))
-    np.testing.assert_allclose(np.abs(flat), 4, atol=1e-4)
+def test_roughness_draws_a_node_to_its_neighbors():
+    grid = np.zeros((skinning.NODES,) * 3, np.float32)
+    assert skinning.roughness(grid) == 0
+    grid[3, 4, 5] = 1 / skinning.GAIN
+    step = expit(1.0) - 0.5
+    pairs = skinning.NODES**2 * (skinning.NODES - 1)
+    value, pull = jax.value_and_grad(skinning.roughness)(grid)
+    assert float(value) == pytest.approx(2 * step**2 / pairs, rel=1e-4)
+    assert pull[3, 4, 5] > 0 > pull[4, 4, 5] and pull[8, 8, 8] == 0
