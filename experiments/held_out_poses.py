@@ -3,8 +3,9 @@
 The frames of the outer fifth of yaw and of pitch (the lowest and the highest tenth of each) are
 left out of training, whenever they were. Drawn with their head pose, lids and sound, nothing else
 given: a person's body is told from the head's path; a head alone is drawn over the body of the
-nearest seen pose, since at a pose that was never seen there is no body to give ("own body" has that
-of the frame itself). Beside them the nearest seen frame, shifted to fit.
+calmest pose, as heads are at poses that are not their clip's. Beside them the same over the body of
+the nearest seen pose, and of the frame itself, which a pose never seen has not; and the nearest
+seen frame, shifted to fit.
 
     python -m experiments.held_out_poses DATASET ... [--preset fast] [--seeds 0 1 2] [--work FOLDER]
         [--tiny]
@@ -102,11 +103,12 @@ def figures_of(avatar: Avatar) -> dict[str, float]:
     out = np.array(data.meta["left_out"])
     frames = out[np.unique(np.linspace(0, len(out) - 1, min(MOST, len(out))).astype(int))]
     nearest = NearestFrame(data)
-    drawn = {data.body: draw(avatar, frames, lent=True)}
+    drawn = {data.body: draw(avatar, frames, np.full(len(frames), data.still_frame))}
     if data.body == "person":
         drawn["nearest"] = [nearest(int(i)) for i in frames]
     else:
-        drawn["head_own_body"] = draw(avatar, frames, lent=False)
+        drawn["head_nearest_body"] = draw(avatar, frames, nearest_poses(data, frames))
+        drawn["head_own_body"] = draw(avatar, frames, frames)
     values: dict[str, list[float]] = {}
     for name, images in drawn.items():
         for i, drawing in zip(frames, images, strict=True):
@@ -128,15 +130,19 @@ def figures_of(avatar: Avatar) -> dict[str, float]:
     return {name: float(np.nanmean(each)) for name, each in values.items()}
 
 
-def draw(avatar: Avatar, frames: np.ndarray, *, lent: bool) -> list[np.ndarray]:
-    """Draw frames; with `lent`, a head alone over the picture of the nearest seen pose."""
+def nearest_poses(data: Dataset, frames: np.ndarray) -> np.ndarray:
+    """Return the training frame with the nearest head pose to that of each frame."""
+    poses = np.asarray(data.arrays["viewmats"])
+    apart = np.square(poses[frames][:, None] - poses[data.train_frames][None]).sum((2, 3))
+    return data.train_frames[apart.argmin(axis=1)]
+
+
+def draw(avatar: Avatar, frames: np.ndarray, behind: np.ndarray) -> list[np.ndarray]:
+    """Draw frames; a head alone over the picture, without its head, of the frames `behind`."""
     data = avatar.dataset
     drive = data.drive(frames, avatar.config.model.window_frames, told=True)
-    if lent and data.body == "head":
-        poses = np.asarray(data.arrays["viewmats"])
-        apart = np.square(poses[frames][:, None] - poses[data.train_frames][None]).sum((2, 3))
-        near = data.train_frames[apart.argmin(axis=1)]
-        drive = drive.replace(backgrounds=np.stack([data.background(i) for i in near]))
+    if data.body == "head":
+        drive = drive.replace(backgrounds=np.stack([data.background(i) for i in behind]))
     return [rgb for rgb, _ in drawn_frames(avatar, drive)]
 
 

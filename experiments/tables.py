@@ -249,10 +249,12 @@ def _free_pose(cases: list[dict]) -> str:
     return markdown(columns, cases)
 
 
+HELD_OUT = ("person", "head", "head_nearest_body", "head_own_body", "nearest")
+
+
 def _held_out_poses(cases: list[dict]) -> str:
     def beside(figure: str, digits: int) -> Callable[[dict], str]:
-        names = ("person", "head", "head_own_body", "nearest")
-        return lambda c: " / ".join(number(c[f"{name}.{figure}"], digits) for name in names)
+        return lambda c: " / ".join(number(c.get(f"{name}.{figure}"), digits) for name in HELD_OUT)
 
     columns = {
         "clip, preset, seed": lambda c: f"{labeled(c['video'])}, {c['preset']}, {c['seed']}",
