@@ -354,11 +354,11 @@ def measure_all(
     print(f"compiled in {compile_all(pairs):.1f} s", flush=True)
     fewer = [calls if is_main(scene) else max(3, calls // 10) for scene, _ in pairs]
     found = []
-    for pair, few in zip(pairs, fewer, strict=True):
-        found.append(measured(*pair, calls, few))
+    for (scene, batch), few in zip(pairs, fewer, strict=True):
+        found.append(measured(scene, batch, calls, few))
         record(name, found, folder)  # whatever comes
-    for case, pair, few in zip(found, pairs, fewer, strict=True):
-        case.update(kernels(*pair, few))
+    for case, (scene, batch), few in zip(found, pairs, fewer, strict=True):
+        case.update(kernels(scene, batch, few))
         path = record(name, found, folder)
     return path
 

@@ -55,19 +55,6 @@ def pytest_sessionfinish() -> None:
     gc.freeze()
 
 
-@pytest.fixture
-def getkey():
-    """Return a function that gives a fresh deterministic PRNG key at every call."""
-    count = 0
-
-    def next_key() -> jax.Array:
-        nonlocal count
-        count += 1
-        return jax.random.key(count)
-
-    return next_key
-
-
 @dataclass(frozen=True)
 class PerformerDataset:
     """A preprocessed clip of the synthetic performer (4 s, 192 px, mel features)."""

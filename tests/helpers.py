@@ -16,7 +16,6 @@ from typing import Any
 import cv2
 import imageio.v3 as imageio
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from egs_jax.config import Config
@@ -158,7 +157,7 @@ def fill_shapes(shapes):
 
     def leaf(path, shape):
         scale = shape.shape[-2] ** -0.5 if len(shape.shape) > 1 else 0.3
-        return jnp.asarray(np.float32(scale * rng.normal(size=shape.shape)))
+        return jax.device_put(np.float32(scale * rng.normal(size=shape.shape)))
 
     return jax.tree_util.tree_map_with_path(leaf, shapes)
 

@@ -4,9 +4,10 @@ Each render is compared with what it should be (`Dataset.target`), and a landmar
 both. Figures of the head are of composites: of an avatar of a person its head over the frame.
 """
 
+import functools
 from dataclasses import dataclass
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
@@ -17,7 +18,10 @@ from egs_jax.evaluation import metrics
 from egs_jax.evaluation.renders import rendered_frames
 from egs_jax.face.landmarks import MIN_PRESENCE, FaceLandmarker, roi_of_landmarks
 from egs_jax.runtime.progress import progress
-from egs_jax.training.perceptual import PerceptualParams, load_perceptual, lpips
+from egs_jax.training import perceptual
+from egs_jax.training.perceptual import PerceptualParams, load_perceptual
+
+lpips = jax.jit(perceptual.lpips)  # one program, not one for each of its operations
 
 
 @dataclass
@@ -79,7 +83,7 @@ def image_figures(
     unit = lambda picture: (picture[None] / 255).astype(np.float32)
     frame, target, plate = unit(data.frame(i)), unit(data.target(i)), unit(data.plate)
     head, rect, person = data.head_mask(i)[None], data.lips_rect(i)[None], data.person_mask(i)[None]
-    distance = lambda a, b: lpips(alexnet, jnp.asarray(a), jnp.asarray(b))
+    distance = functools.partial(lpips, alexnet)
     cut = lambda picture: np.where(person[..., None], picture, plate)
     composite = np.where(head[..., None], image, frame) if data.body == "person" else image
     values = {

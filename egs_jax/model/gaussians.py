@@ -54,11 +54,11 @@ def empty_gaussians(capacity: int, *, sh_degree: int = 3) -> Gaussians:
 
     Dead slots hold these values, so that whatever reads them by mistake stays finite.
     """
-    filled = lambda *shape, value=0.0: jnp.asarray(np.full(shape, value, np.float32))
+    filled = lambda *shape, value=0.0: jax.device_put(np.full(shape, value, np.float32))
     return Gaussians(
         means=filled(capacity, 3),
         log_scales=filled(capacity, 3, value=np.log(1e-3)),
-        quats=jnp.asarray(np.tile(np.float32([1, 0, 0, 0]), (capacity, 1))),
+        quats=jax.device_put(np.tile(np.float32([1, 0, 0, 0]), (capacity, 1))),
         logit_opacities=filled(capacity, value=-10.0),
         sh0=filled(capacity, 1, 3),
         shN=filled(capacity, (sh_degree + 1) ** 2 - 1, 3),

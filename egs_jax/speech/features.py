@@ -135,9 +135,9 @@ def _window_function(
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Return the function from `BATCH` windows of samples to their rows."""
     if kind == "mel":
-        filters = jnp.asarray(_mel_filters(_MEL_FFT))
+        filters = jax.device_put(_mel_filters(_MEL_FFT))
         return lambda samples: np.asarray(_mel_windows(filters, samples))
-    filters = jnp.asarray(_mel_filters(_WHISPER_FFT))
+    filters = jax.device_put(_mel_filters(_WHISPER_FFT))
     encoder = load_encoder() if encoder is None else encoder
     return lambda samples: np.asarray(_whisper_windows(encoder, filters, samples))
 

@@ -203,13 +203,13 @@ def load_encoder(path: str | Path | None = None) -> WhisperEncoder:
         return np.stack(arrays).astype(np.float32) if "#" in key else arrays[0].astype(np.float32)
 
     def matrix(key: str) -> Array:
-        return jnp.asarray(np.swapaxes(get(key), -1, -2).copy())
+        return jax.device_put(np.swapaxes(get(key), -1, -2).copy())
 
     def taps(key: str) -> Array:  # [out, in, 3] -> [3 * in, out]
-        return jnp.asarray(get(key).transpose(2, 1, 0).reshape(-1, WIDTH).copy())
+        return jax.device_put(get(key).transpose(2, 1, 0).reshape(-1, WIDTH).copy())
 
     def vector(key: str) -> Array:
-        return jnp.asarray(get(key))
+        return jax.device_put(get(key))
 
     attention, feed_forward = "layer_#/self_attention/", "layer_#/ffn/"
     return WhisperEncoder(

@@ -73,7 +73,7 @@ def _made_on_cpu(build: Callable[[], Any]) -> Any:
     with jax.default_device(device):
         made = jax.device_get(build())
     # By way of the host, so that it lies where arrays lie that nobody placed.
-    return jax.tree.map(jnp.asarray, made)
+    return jax.device_put(made)
 
 
 @functools.lru_cache(maxsize=8)

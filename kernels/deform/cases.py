@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -15,6 +16,8 @@ from kernels.deform.types import (
     Norm,
     pack_heads,
 )
+
+_pack_heads = jax.jit(pack_heads, static_argnames=("network", "n_harmonics"))
 
 
 def make_case(
@@ -66,5 +69,5 @@ def pack(case: SimpleNamespace, dtype: type = jnp.float32) -> DeformWeights:
     """Lay the weights of a case out for `deform`, matrices as `dtype`."""
     weights = dict(case.weights)
     parts = {name: weights.pop(name) for name in ("hidden", "heads")}
-    heads = pack_heads(case.network, **parts, n_harmonics=case.k)
+    heads = _pack_heads(case.network, **parts, n_harmonics=case.k)
     return DeformWeights(**weights, heads=heads).astype(dtype)

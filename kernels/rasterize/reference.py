@@ -5,6 +5,8 @@ gradients come from `jax.grad`. It shares no code with the implementations. Call
 `jax.enable_x64(True)`.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,6 +105,7 @@ def _rotation(q: Float[Array, "4"]) -> Float[Array, "3 3"]:
     return jnp.eye(3) + 2 * w * skew + 2 * skew @ skew
 
 
+@partial(jax.jit, static_argnames=("width", "height", "sh_degree"))
 def _splats(
     a: dict[str, Array], width: int, height: int, sh_degree: int | None, near_plane: float,
     eps2d: float, alpha_min: float,

@@ -42,7 +42,7 @@ def as_rows(shapes, features):
 
 def log_alphas(shapes, x, y):
     """Natural log of alpha before clamp and floor, [N, len(x)]."""
-    center_x, center_y, p, s, q, log_opacity = jnp.moveaxis(jnp.asarray(shapes), 1, 0)[..., None]
+    center_x, center_y, p, s, q, log_opacity = shapes.T[..., None]
     along = x[None] - center_x
     across = y[None] - center_y - s * along
     return log_opacity - p * along**2 - q * across**2
@@ -134,17 +134,23 @@ def assert_equals_dense(scenes, backgrounds, n_colors, spec=SPEC, with_depth=Tru
     rng = np.random.default_rng(9)
     capacity = TILES * max(len(shapes) for shapes, _ in scenes)
     lists = [make_lists(shapes, capacity, rng) for shapes, _ in scenes]
-    stacked = {name: jnp.stack([one[name] for one in lists]) for name in lists[0]}
-    stacked = SimpleNamespace(**stacked)
-    splats = jnp.stack([as_rows(*scene) for scene in scenes])
+    stacked = {name: np.stack([one[name] for one in lists]) for name in lists[0]}
+    splats = np.stack([as_rows(*scene) for scene in scenes])
     frames = len(scenes)
     grads = [
         rng.normal(size=(frames, HEIGHT, WIDTH, *more)).astype(np.float32)
         for more in ((n_colors,), (), ())
     ]
     used = [grads[0], grads[1] if with_depth else None, grads[2] if with_left else None]
-    rgb, depth, left, stops = blend.blend_forward(spec, splats, backgrounds, stacked, n_colors)
-    sums = blend.blend_backward(spec, splats, backgrounds, stacked, left, stops, *used, n_colors)
+
+    @jax.jit
+    def run(splats, backgrounds, lists, used):
+        arguments = spec, splats, backgrounds, SimpleNamespace(**lists)
+        images = blend.blend_forward(*arguments, n_colors)
+        return images, blend.blend_backward(*arguments, *images[2:], *used, n_colors)
+
+    done = run(splats, backgrounds, stacked, used)
+    (rgb, depth, left, stops), sums = jax.device_get(done)
     assert sums.shape[-1] == 6 + n_colors + with_depth
     for b, (shapes, features) in enumerate(scenes):
         behind = np.zeros(n_colors) if backgrounds is None else np.float64(backgrounds[b])
@@ -161,11 +167,11 @@ def assert_equals_dense(scenes, backgrounds, n_colors, spec=SPEC, with_depth=Tru
             (rgb, depth, left), images, ("rgb", "depth", "left"), strict=True
         ):
             assert_close(got[b], want, name)
-        got = shape_gradients(shapes, np.asarray(sums[b]))
+        got = shape_gradients(shapes, sums[b])
         for i, name in enumerate(("x", "y", "p", "s", "q", "opacity")):
             assert_close(got[:, i], grad_shapes[:, i], name)
         assert_close(sums[b, :, 6:], grad_features[:, : n_colors + with_depth], "features")
-    return np.asarray(stops), stacked
+    return stops, SimpleNamespace(**stacked)
 
 
 def test_frames_with_stops_clamped_splats_and_empty_lists():

@@ -28,13 +28,14 @@ def run(case, rows=32, units=32, dtype=jnp.bfloat16):
     from kernels.deform.triton.deform import Tile, deform_tiles
 
     tile = Tile(rows=rows, units=units, warps=4, stages=2, registers=255)
-    return deform_tiles(tile, *case.arrays, pack(case, dtype))
+    return jax.device_get(deform_tiles(tile, *case.arrays, pack(case, dtype)))
 
 
 def assert_close(got, case):
     """Equal but for sums in another order, which now and then turn the rounding of an operand."""
-    same = in_jax(*case.arrays, pack(case, jnp.bfloat16))
-    exact = in_jax(*case.arrays, pack(case))
+    got = jax.device_get(got)
+    same = jax.device_get(in_jax(*case.arrays, pack(case, jnp.bfloat16)))
+    exact = jax.device_get(in_jax(*case.arrays, pack(case)))
     for name, value, want, full in zip(same._fields, got, same, exact, strict=True):
         assert value.shape == want.shape and value.dtype == jnp.float32, name
         scale = np.max(np.abs(full))

@@ -1,5 +1,7 @@
 """`sample_planes` in plain JAX against its definition in float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ from kernels.planes.reference import sample_planes_reference
 def test_hash_equals_the_formula_in_unbounded_integers():
     x, y = np.array([0, 1, 511, 77]), np.array([0, 3, 640, 1001])
     want = [(int(a) ^ (int(b) * 2654435761 % 2**32)) % 4096 for a, b in zip(x, y, strict=True)]
-    got = spatial_hash(jnp.asarray(x, jnp.uint32), jnp.asarray(y, jnp.uint32), 4096)
+    got = jax.jit(spatial_hash, static_argnums=2)(np.uint32(x), np.uint32(y), 4096)
     np.testing.assert_array_equal(got, want)
 
 
@@ -32,16 +34,25 @@ def test_layout_by_hand():
 )
 def test_values_and_gradients_equal_the_definition(levels, planes, features):
     case = make_case(levels=levels, planes=planes, features=features)
-    read = lambda *arrays: sample_planes(*arrays, levels, implementation="xla")
-    got, pullback = jax.vjp(read, case.tables, case.points)
+
+    def both_ways(read):
+        """The jitted function to values and gradients."""
+
+        @jax.jit
+        def program(tables, points, cotangents):
+            values, pullback = jax.vjp(lambda *arrays: read(*arrays, levels), tables, points)
+            return values, pullback(cotangents)
+
+        return program
+
+    arrays = case.tables, case.points, case.cotangents
+    read = functools.partial(sample_planes, implementation="xla")
+    got, got_gradients = both_ways(read)(*arrays)
     with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
-        wide = lambda value: jnp.asarray(value, jnp.float64)
-        define = lambda *arrays: sample_planes_reference(*arrays, levels)
-        want, pullback_wide = jax.vjp(define, wide(case.tables), wide(case.points))
-        gradients = pullback_wide(wide(case.cotangents))
+        want, gradients = both_ways(sample_planes_reference)(*map(np.float64, arrays))
     assert got.shape == want.shape and got.dtype == jnp.float32
     np.testing.assert_allclose(got, want, atol=2e-5)
-    for gradient, expected in zip(pullback(case.cotangents), gradients, strict=True):
+    for gradient, expected in zip(got_gradients, gradients, strict=True):
         largest = np.max(np.abs(expected))
         np.testing.assert_allclose(gradient, expected, atol=1e-5 * largest)
 

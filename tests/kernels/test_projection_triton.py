@@ -40,7 +40,7 @@ def make_camera(n_frames):
     Ks = np.zeros((n_frames, 3, 3), np.float32)
     Ks[:, 0, 0], Ks[:, 1, 1], Ks[:, 2, 2] = focal[:, 0], focal[:, 1], 1
     Ks[:, 0, 2], Ks[:, 1, 2] = 0.6 * WIDTH, 0.4 * HEIGHT
-    return Camera(jnp.asarray(viewmats), jnp.asarray(Ks), WIDTH, HEIGHT, 0.2, 0.3)
+    return Camera(*jax.device_put((viewmats, Ks)), WIDTH, HEIGHT, 0.2, 0.3)
 
 
 def make_gaussians(n_frames, per_frame, color_shape, seed=0):
@@ -68,8 +68,8 @@ def make_gaussians(n_frames, per_frame, color_shape, seed=0):
     alive[:, DEAD] = False
     if "means" in per_frame:  # culled in one frame only
         values["means"][0, 8:12, 0] = np.nan
-    gaussians = Gaussians(**{k: jnp.asarray(np.float32(v)) for k, v in values.items()})
-    return gaussians, jnp.asarray(alive)
+    gaussians = Gaussians(**{k: np.float32(v) for k, v in values.items()})
+    return jax.device_put((gaussians, alive))
 
 
 @partial(jit, static_argnames=("sh_degree", "size"))
@@ -112,16 +112,21 @@ def check(
     # As large as such sums are: the linear forms are a few pixels.
     sums[..., :6] *= np.array([1, 3, 3, 9, 9, 9])
     options = dict(sh_degree=sh_degree, alpha_min=ALPHA_MIN)
-    splats, shape, (want, want_viewmats, want_Ks), radii = expected(
-        gaussians, alive, *camera[:2], sums, sh_degree, tuple(camera[2:])
+    splats, shape, (want, want_viewmats, want_Ks), radii = jax.device_get(
+        expected(gaussians, alive, *camera[:2], sums, sh_degree, tuple(camera[2:]))
     )
     assert not np.any(splats.visible[:, :8]) and np.sum(splats.visible[-1]) > 25
-    got = project_triton(gaussians, alive, camera, **options)
+
+    @jit
+    def run(gaussians, alive, viewmats, Ks, sums):
+        camera = Camera(viewmats, Ks, WIDTH, HEIGHT, 0.2, 0.3)
+        return project_triton(gaussians, alive, camera, **options), project_backward(
+            gaussians, alive, camera, sums, **options, depth_gradient=depth,
+            camera_gradient=camera_gradient, offset_gradient=offset_gradient,
+        )  # fmt: skip
+
+    got, (grads, viewmats, Ks) = jax.device_get(run(gaussians, alive, *camera[:2], sums))
     assert_values(got, splats, shape, radii)
-    grads, viewmats, Ks = project_backward(
-        gaussians, alive, camera, jnp.asarray(sums), **options, depth_gradient=depth,
-        camera_gradient=camera_gradient, offset_gradient=offset_gradient,
-    )  # fmt: skip
     if not offset_gradient:
         assert grads.means2d_offset is None
         grads, want = grads[:-1], want[:-1]
@@ -145,9 +150,9 @@ def assert_close(got, want, tolerance, name):
 
 def assert_values(got, splats, shape, radii):
     """All outputs of the forward kernel."""
-    visible = np.asarray(splats.visible)
+    visible = splats.visible
     n_colors = splats.colors.shape[-1]
-    rows = np.asarray(got.splats)
+    rows = got.splats
     dummy = np.where(np.arange(rows.shape[-1]) == 5, -np.inf, 0)[None]
     for unseen in (rows[:, -1], rows[:, :-1][~visible]):
         np.testing.assert_array_equal(unseen, np.broadcast_to(dummy, unseen.shape))
@@ -158,19 +163,16 @@ def assert_values(got, splats, shape, radii):
     for i in range(7 + n_colors):
         assert_close(own[:, i], want[:, i], 1e-5, f"number {i} of a splat")
     level = np.maximum(2 * (np.log(splats.opacities / ALPHA_MIN) + SLACK_POWER), 0)
-    fields = (*np.moveaxis(np.asarray(splats.means2d), -1, 0), *splats[2:6], level, splats.depths)
+    fields = (*np.moveaxis(splats.means2d, -1, 0), *splats[2:6], level, splats.depths)
     for i, field in enumerate(fields):
-        assert_close(
-            got.ellipses[..., i][visible], np.asarray(field)[visible], 1e-5, f"ellipse {i}"
-        )
+        assert_close(got.ellipses[..., i][visible], field[visible], 1e-5, f"ellipse {i}")
     assert np.all(got.ellipses[..., 6][~visible] == -1) and np.all(np.isfinite(got.ellipses))
-    keys = np.asarray(got.keys).reshape(visible.shape)
+    keys = got.keys.reshape(visible.shape)
     assert np.all(keys[~visible] == 2**32 - 1)
     order = np.argsort(rows[:, :-1, 7 + n_colors - 1][visible], kind="stable")
     np.testing.assert_array_equal(order, np.argsort(keys[visible], kind="stable"))
-    tiles = np.asarray(got.tiles)
-    assert not np.any(tiles[~visible])
-    np.testing.assert_array_equal(got.radii, np.where(tiles > 0, np.asarray(radii), 0))
+    assert not np.any(got.tiles[~visible])
+    np.testing.assert_array_equal(got.radii, np.where(got.tiles > 0, radii, 0))
 
 
 @pytest.mark.parametrize("sh_degree", [pytest.param(0, marks=pytest.mark.slow), 3])
@@ -208,9 +210,12 @@ def test_coefficients_beyond_the_degree_are_not_read():
     from kernels.rasterize.triton.projection import project_triton
 
     gaussians, alive = make_gaussians(1, (), (16, 3))
-    run = partial(project_triton, alive=alive, camera=make_camera(1), alpha_min=ALPHA_MIN)
-    got = run(gaussians._replace(colors=gaussians.colors.at[:, :, 4:].set(np.nan)), sh_degree=1)
-    want = run(gaussians._replace(colors=gaussians.colors[:, :, :4]), sh_degree=1)
+    options = dict(alive=alive, camera=make_camera(1), alpha_min=ALPHA_MIN, sh_degree=1)
+    run = jit(lambda gaussians: project_triton(gaussians, **options))
+    few = np.asarray(gaussians.colors)[:, :, :4]
+    none = np.full((1, N, 12, 3), np.nan, np.float32)
+    got = run(gaussians._replace(colors=np.concatenate([few, none], axis=2)))
+    want = run(gaussians._replace(colors=few))
     chex.assert_trees_all_equal(got, want)
 
 

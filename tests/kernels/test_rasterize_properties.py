@@ -22,7 +22,7 @@ CLOSE = dict(rtol=1e-4, atol=2e-5)
 
 @pytest.fixture(scope="module")
 def tiny():
-    return {k: jnp.asarray(v) if np.ndim(v) else v for k, v in make_case("tiny").items()}
+    return make_case("tiny")
 
 
 def assert_same(first, second):
@@ -61,59 +61,11 @@ def test_moving_scene_and_camera_together_changes_nothing(tiny):
     motion = np.eye(4)
     motion[:3, :3], motion[:3, 3] = R, shift
     moved = tiny | dict(
-        means=jnp.asarray(np.float32(np.asarray(tiny["means"]) @ R.T + shift)),
-        quats=jnp.asarray(np.float32(quaternion_product(q, np.asarray(tiny["quats"])))),
-        viewmats=jnp.asarray(np.float32(np.asarray(tiny["viewmats"]) @ np.linalg.inv(motion))),
+        means=np.float32(tiny["means"] @ R.T + shift),
+        quats=np.float32(quaternion_product(q, tiny["quats"])),
+        viewmats=np.float32(tiny["viewmats"] @ np.linalg.inv(motion)),
     )
     assert_same(rasterize(**moved), rasterize(**tiny))
-
-
-def test_opaque_front_hides_all(tiny):
-    """Two opaque splats stop the light: what lies behind has no say and no gradient."""
-    wall = {name: tiny[name].at[:3].set(tiny[name][:1]) for name in GAUSSIANS}
-    forward = tiny["viewmats"][2, :3]
-    distance = jnp.array([1.0, 1.1, 1.2])  # towards the camera: the last is nearest
-    wall["means"] = wall["means"].at[:3].set(-forward[None] * distance[:, None])
-    wall["scales"] = wall["scales"].at[:3].set(30.0)
-    wall["opacities"] = wall["opacities"].at[:3].set(1.0)
-
-    def total(colors):
-        return jnp.sum(rasterize(**tiny | wall | dict(colors=colors)).rgb)
-
-    gradient = jit(jax.grad(total))(wall["colors"])
-    assert np.all(gradient[1:3] > 0)
-    assert not np.any(gradient[0]) and not np.any(gradient[3:])
-
-
-def test_two_clamped_splats_leave_exactly_the_least_transmittance(tiny):
-    """0.01 * 0.01 is not under 1e-4: the second of two opaque splats is drawn."""
-    pair = {name: tiny[name].at[:2].set(tiny[name][:1]) for name in GAUSSIANS}
-    forward = tiny["viewmats"][2, :3]
-    pair["means"] = pair["means"].at[:2].set(-forward[None] * jnp.array([1.0, 1.1])[:, None])
-    pair["scales"] = pair["scales"].at[:2].set(30.0)
-    pair["opacities"] = pair["opacities"].at[:2].set(1.0).at[2:].set(0.0)
-    alpha = rasterize(**tiny | pair).alpha
-    np.testing.assert_allclose(alpha, 1 - 1e-4, atol=1e-7)
-
-
-def test_axis_lands_on_the_corner_of_the_four_middle_pixels(tiny):
-    one = dict(
-        means=jnp.zeros((1, 3)),
-        quats=jnp.array([[1.0, 0, 0, 0]]),
-        scales=jnp.full((1, 3), 0.05),
-        opacities=jnp.array([0.5]),
-        colors=jnp.ones((1, 3)),
-        viewmats=jnp.eye(4).at[2, 3].set(4.0),
-        Ks=jnp.array([[80.0, 0, 20], [0, 80, 12], [0, 0, 1]]),
-    )
-    out = rasterize(**one, width=40, height=24)
-    middle = out.alpha[11:13, 19:21]
-    np.testing.assert_allclose(middle, middle[0, 0], rtol=1e-6)
-    assert float(middle[0, 0]) == float(out.alpha.max())
-    np.testing.assert_allclose(out.alpha, out.alpha[::-1, ::-1], atol=1e-6)
-    np.testing.assert_allclose(out.depth, 4.0 * out.alpha, rtol=1e-5)
-    # sigma = 80 * 0.05 / 4 = 1 px, blurred: ceil(3 sqrt(1.3)) = 4
-    assert int(out.aux.radii[0]) == 4
 
 
 def loss_of(static):
@@ -122,6 +74,68 @@ def loss_of(static):
         return jnp.sum(out.rgb**2) + jnp.sum(jnp.sin(out.depth)) + jnp.sum(out.alpha**2)
 
     return loss
+
+
+TRACES = []
+
+
+@jit
+def gradient(arrays):
+    """That of scenes of the size of `tiny`: one program for all tests."""
+    TRACES.append(1)
+    return jax.grad(loss_of(dict(width=40, height=24)))(arrays)
+
+
+def arrays_of(case):
+    return {name: value for name, value in case.items() if name not in ("width", "height")}
+
+
+def with_walls(tiny, *distances):
+    """The scene whose first splats stand wide and opaque so far towards the camera."""
+    wall = {name: tiny[name].copy() for name in GAUSSIANS}
+    for name in GAUSSIANS:
+        wall[name][: len(distances)] = tiny[name][0]
+    wall["means"][: len(distances)] = -tiny["viewmats"][2, :3] * np.float32(distances)[:, None]
+    wall["scales"][: len(distances)] = 30.0
+    wall["opacities"][: len(distances)] = 1.0
+    return tiny | wall
+
+
+def test_opaque_front_hides_all(tiny):
+    """Two opaque splats stop the light: what lies behind has no say and no gradient."""
+    colors = gradient(arrays_of(with_walls(tiny, 1.0, 1.1, 1.2)))["colors"]  # the last is nearest
+    colors = np.asarray(colors)
+    assert np.all(colors[1:3] > 0)
+    assert not np.any(colors[0]) and not np.any(colors[3:])
+
+
+def test_two_clamped_splats_leave_exactly_the_least_transmittance(tiny):
+    """0.01 * 0.01 is not under 1e-4: the second of two opaque splats is drawn."""
+    pair = with_walls(tiny, 1.0, 1.1)
+    pair["opacities"][2:] = 0.0
+    alpha = rasterize(**pair).alpha
+    np.testing.assert_allclose(alpha, 1 - 1e-4, atol=1e-7)
+
+
+def test_axis_lands_on_the_corner_of_the_four_middle_pixels(tiny):
+    viewmat = np.eye(4, dtype=np.float32)
+    viewmat[2, 3] = 4.0
+    one = dict(
+        means=np.zeros((40, 3), np.float32),
+        quats=np.tile(np.float32([1, 0, 0, 0]), (40, 1)),
+        scales=np.full((40, 3), 0.05, np.float32),
+        opacities=np.float32([0.5] + [0.0] * 39),  # as many as elsewhere: the same program
+        viewmats=viewmat,
+        Ks=np.float32([[80, 0, 20], [0, 80, 12], [0, 0, 1]]),
+    )
+    out = jax.tree.map(np.asarray, rasterize(**tiny | one))
+    middle = out.alpha[11:13, 19:21]
+    np.testing.assert_allclose(middle, middle[0, 0], rtol=1e-6)
+    assert float(middle[0, 0]) == float(out.alpha.max())
+    np.testing.assert_allclose(out.alpha, out.alpha[::-1, ::-1], atol=1e-6)
+    np.testing.assert_allclose(out.depth, 4.0 * out.alpha, rtol=1e-5)
+    # sigma = 80 * 0.05 / 4 = 1 px, blurred: ceil(3 sqrt(1.3)) = 4
+    assert int(out.aux.radii[0]) == 4
 
 
 @pytest.mark.parametrize(
@@ -133,58 +147,48 @@ def loss_of(static):
 )
 def test_gradients_of_several_frames_equal_the_loop(tiny, way):
     """One call with leading axes; the gradient of vmap, inside and outside."""
-    static = dict(width=40, height=24)
-    arrays = {name: value for name, value in tiny.items() if name not in static}
+    arrays, other = arrays_of(tiny), random_case(40, 40, 24, seed=20)
     shared = {name: arrays.pop(name) for name in ("means", "quats", "scales")}
-    other = random_case(40, 40, 24, seed=20)
-    stacked = {name: jnp.stack([v, jnp.asarray(other[name])]) for name, v in arrays.items()}
-    loss = loss_of(static)
-    both = lambda shared, frame: loss(shared | frame)
-    plain = jax.grad(both, argnums=(0, 1))
-    gradient = jit(plain)
+    stacked = {name: np.stack([v, other[name]]) for name, v in arrays.items()}
+    both = lambda shared, frame: loss_of(dict(width=40, height=24))(shared | frame)
     if way == "leading axes":
-        got = gradient(shared, stacked)
+        got = gradient(shared | stacked)
     elif way == "vmap inside":
         summed = lambda *arguments: jnp.sum(jax.vmap(both, (None, 0))(*arguments))
-        got = jit(jax.grad(summed, argnums=(0, 1)))(shared, stacked)
+        of_shared, of_frames = jit(jax.grad(summed, argnums=(0, 1)))(shared, stacked)
+        got = of_shared | of_frames
     else:
-        each, frames = jit(jax.vmap(plain, (None, 0)))(shared, stacked)
-        got = jax.tree.map(lambda v: jnp.sum(v, 0), each), frames
-    loop = [gradient(shared, {k: v[i] for k, v in stacked.items()}) for i in range(2)]
-    want = (
-        jax.tree.map(lambda a, b: a + b, loop[0][0], loop[1][0]),
-        jax.tree.map(lambda *v: jnp.stack(v), loop[0][1], loop[1][1]),
-    )
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        scale = float(jnp.max(jnp.abs(b)))
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * scale)
+        plain = jax.grad(both, argnums=(0, 1))
+        each, of_frames = jit(jax.vmap(plain, (None, 0)))(shared, stacked)
+        got = jax.tree.map(lambda v: np.sum(v, axis=0), each) | of_frames
+    loop = [gradient(shared | {k: v[i] for k, v in stacked.items()}) for i in range(2)]
+    loop = jax.tree.map(np.asarray, loop)
+    for name in arrays | shared:
+        want = [frame[name] for frame in loop]
+        want = np.sum(want, axis=0) if name in shared else np.stack(want)
+        atol = 1e-5 * np.max(np.abs(want))
+        np.testing.assert_allclose(got[name], want, rtol=1e-4, atol=atol, err_msg=name)
 
 
 def test_background_forms_agree(tiny):
-    plain = jnp.array([0.2, 0.5, 0.8])
-    image = jnp.broadcast_to(plain[None, None], (24, 40, 3))
+    plain = np.float32([0.2, 0.5, 0.8])
+    image = np.tile(plain, (24, 40, 1))
     per_pixel = rasterize(**tiny | dict(backgrounds=image)).rgb
     np.testing.assert_array_equal(rasterize(**tiny | dict(backgrounds=plain)).rgb, per_pixel)
-    black = rasterize(**tiny | dict(backgrounds=None))
+    black = jax.tree.map(np.asarray, rasterize(**tiny | dict(backgrounds=None)))
     left = (1.0 - black.alpha)[..., None]
     np.testing.assert_allclose(black.rgb + left * image, per_pixel, atol=1e-6)
 
 
 def test_gradients_repeat_bit_for_bit_and_data_do_not_retrace(tiny):
-    traces = []
-
-    @jit
-    def gradient(arrays):
-        traces.append(1)
-        return jax.grad(loss_of(dict(width=40, height=24)))(arrays)
-
-    arrays = {name: value for name, value in tiny.items() if name not in ("width", "height")}
-    first, again = gradient(arrays), gradient(arrays)
-    chex.assert_trees_all_equal(first, again)
+    arrays = arrays_of(tiny)
+    first = gradient(arrays)
+    traces = len(TRACES)
+    chex.assert_trees_all_equal(first, gradient(arrays))
     for factor in (0.0, 0.1, 5.0):  # none drawn, few instances, many
-        gradient(arrays | dict(scales=arrays["scales"] * factor))
+        gradient(arrays | dict(scales=arrays["scales"] * np.float32(factor)))
     gradient(arrays | dict(opacities=arrays["opacities"] * 0))
-    assert len(traces) == 1
+    assert len(TRACES) == traces
 
 
 def test_tiles_that_nothing_touches_show_the_background():
@@ -195,6 +199,7 @@ def test_tiles_that_nothing_touches_show_the_background():
     background = rng.random((88, 104, 3)).astype(np.float32)
     small = rasterize(**case | dict(backgrounds=background[:24, :40]))
     large = rasterize(**case | dict(backgrounds=background, width=104, height=88))
+    small, large = jax.tree.map(np.asarray, (small, large))
     assert float(small.alpha.max()) > 0.5
     for corner, whole in zip(small[:3], large[:3], strict=True):
         np.testing.assert_allclose(whole[:24, :40], corner, **CLOSE)
@@ -222,7 +227,7 @@ def test_depths_are_sorted_as_floats_are():
     depths = np.float32(rng.normal(size=(3, 500)) * 10.0 ** rng.integers(-30, 30, (3, 500)))
     depths[:, 100:200] = depths[:, :100]
     depths[:, 200:230] = np.inf
-    got = binning._sort_by_depth(jnp.asarray(depths))
+    got = jit(binning._sort_by_depth)(depths)
     np.testing.assert_array_equal(got, np.argsort(depths, axis=1, kind="stable"))
 
 
@@ -242,13 +247,13 @@ def test_runs_under_shard_map(tiny):
         loss, mesh=mesh, in_specs=(PartitionSpec(), frames), out_specs=PartitionSpec()
     )
     got = jit(jax.grad(mapped))(shared, cameras)
-    want = jit(jax.grad(loss_of(static)))(shared | cameras)
+    want = gradient(shared | cameras)
     for name in shared:
         np.testing.assert_allclose(got[name], want[name], **CLOSE)
 
 
 def test_lowers_for_tpu(tiny):
-    arrays = {name: value for name, value in tiny.items() if name not in ("width", "height")}
+    arrays = arrays_of(tiny)
     step = jax.jit(jax.value_and_grad(loss_of(dict(width=40, height=24))))
     text = step.trace(arrays).lower(lowering_platforms=("tpu",)).as_text()
     assert "stablehlo.while" in text and "callback" not in text
@@ -258,8 +263,8 @@ def test_lowers_for_tpu(tiny):
 def test_slot_sums_of_accelerators_equal_direct_sums(tiny, monkeypatch):
     """Off the CPU gradient rows go through slots and pairwise sums: run that path here."""
     blend = importlib.import_module("kernels.rasterize.xla.blend")
-    arrays = {name: value for name, value in tiny.items() if name not in ("width", "height")}
-    want = jit(jax.grad(loss_of(dict(width=40, height=24))))(arrays)
+    arrays = arrays_of(tiny)
+    want = gradient(arrays)
     monkeypatch.setattr(
         blend.jax.lax, "platform_dependent", lambda *args, cpu, default: default(*args)
     )
@@ -267,7 +272,7 @@ def test_slot_sums_of_accelerators_equal_direct_sums(tiny, monkeypatch):
     static = dict(width=40, height=24, capacity=239)
     got = jit(jax.grad(loss_of(static)))(arrays)
     for name in arrays:
-        scale = float(jnp.max(jnp.abs(want[name])))
+        scale = np.max(np.abs(want[name]))
         np.testing.assert_allclose(got[name], want[name], rtol=1e-4, atol=1e-5 * scale)
 
 

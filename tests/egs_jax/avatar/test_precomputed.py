@@ -30,7 +30,7 @@ def scene(painted):
     points, colors = np.array(data.arrays["points"]), np.array(data.arrays["point_colors"])
     free, alive = init_gaussians(points, colors, POINTS + 40)
     order = np.random.default_rng(0).permutation(POINTS + 40)
-    free, alive = jax.tree.map(lambda v: v[order], (free, alive))
+    free, alive = jax.device_put(jax.tree.map(lambda v: np.asarray(v)[order], (free, alive)))
     return data.drive(np.array([1, 5, 9]), 8), free, alive
 
 

@@ -4,7 +4,6 @@ import functools
 import importlib.util
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import fill_shapes
@@ -32,16 +31,19 @@ pytestmark = pytest.mark.skipif(
 
 
 def scene(window, features, agents, frames, ppe):
-    """Config, parameters far from their start, agents, and what drives the frames."""
+    """Config, parameters far from their start, agents, what drives the frames; their weights."""
     config = ModelConfig(window_frames=window, ppe=ppe)
     init = functools.partial(model.init_networks, config, audio_dim=features)
     params = fill_shapes(jax.eval_shape(init, jax.random.key(0)))["tokens"]
     rng = np.random.default_rng(0)
-    draw = lambda *shape: jnp.asarray(np.float32(rng.normal(size=shape)))
-    viewmats = draw(frames, 4, 4).at[:, :3, 3].multiply(4.0)
-    drive = Drive(draw(frames, window, 16, features), jnp.abs(draw(frames)) % 1, viewmats,
-                  draw(frames, 3, 3), jnp.zeros((frames, 8, 8, 3), jnp.uint8))  # fmt: skip
-    return config, params, draw(agents, WIDTH), drive
+    draw = lambda *shape: np.float32(rng.normal(size=shape))
+    viewmats = draw(frames, 4, 4)
+    viewmats[:, :3, 3] *= 4
+    drive = Drive(draw(frames, window, 16, features), np.abs(draw(frames)) % 1, viewmats,
+                  draw(frames, 3, 3), np.zeros((frames, 8, 8, 3), np.uint8))  # fmt: skip
+    weights = jax.jit(token_weights, static_argnums=0)(config, params)
+    chosen, drive = jax.device_put((draw(agents, WIDTH), drive))
+    return config, params, chosen, drive, weights
 
 
 @pytest.mark.parametrize(
@@ -53,14 +55,18 @@ def scene(window, features, agents, frames, ppe):
     ],  # fmt: skip
 )
 def test_kernel_and_its_definition_equal_the_modules(window, features, agents, frames, ppe):
-    config, params, chosen, drive = scene(window, features, agents, frames, ppe)
+    config, params, chosen, drive, weights = scene(window, features, agents, frames, ppe)
     nets = model.networks(config)
-    want, bias = jax.jit(model.condition, static_argnums=0)(config, params, drive)
-    mix = dynamic_mix(chosen, want, nets.attention.temperature, bias)
-    weights = token_weights(config, params)
+
+    @jax.jit
+    def modules(params, drive, chosen):
+        tokens, bias = model.condition(config, params, drive)
+        return tokens, dynamic_mix(chosen, tokens, nets.attention.temperature, bias)
+
+    want, mix = map(np.asarray, modules(params, drive, chosen))
     args = drive.audio_windows, drive.eyes, drive.viewmats, chosen, weights
     numbers = dict(distance=nets.tokens.pose_distance, temperature=nets.attention.temperature)
-    tokens, got = frame_tokens(*args, **numbers)
+    tokens, got = map(np.asarray, frame_tokens(*args, **numbers))
     defined = jax.jit(functools.partial(frame_tokens_reference, **numbers))(*args)
     np.testing.assert_allclose(defined[0], want, atol=2e-5 * np.abs(want).max())
     np.testing.assert_allclose(defined[1], mix, atol=1e-5)
@@ -72,15 +78,18 @@ def test_kernel_and_its_definition_equal_the_modules(window, features, agents, f
 
 def test_a_frame_has_the_same_bits_in_any_batch():
     """And one that is not finite harms no other."""
-    config, params, chosen, drive = scene(3, 10, 33, 3, "temporal")
-    weights = token_weights(config, params)
-    call = functools.partial(frame_tokens, distance=5.0, temperature=8.0)
-    arrays = [drive.audio_windows, drive.eyes, drive.viewmats]
-    together = call(*arrays, chosen, weights)
-    arrays[0] = arrays[0].at[1, 0, 5, 2].set(jnp.nan)
-    spoilt = call(*arrays, chosen, weights)
+    _, _, chosen, drive, weights = scene(3, 10, 33, 3, "temporal")
+
+    def call(*arguments):
+        return jax.tree.map(np.asarray, frame_tokens(*arguments, distance=5.0, temperature=8.0))
+
+    arrays = jax.device_get([drive.audio_windows, drive.eyes, drive.viewmats])
+    together = call(*jax.device_put(arrays), chosen, weights)
+    arrays[0] = arrays[0].copy()
+    arrays[0][1, 0, 5, 2] = np.nan
+    spoilt = call(*jax.device_put(arrays), chosen, weights)
     for frame in (0, 2):
-        alone = call(*(a[frame : frame + 1] for a in arrays), chosen, weights)
+        alone = call(*jax.device_put([a[frame : frame + 1] for a in arrays]), chosen, weights)
         for one, *others in zip(alone, together, spoilt, strict=True):
             for other in others:
                 np.testing.assert_array_equal(one[0], other[frame])
@@ -88,14 +97,14 @@ def test_a_frame_has_the_same_bits_in_any_batch():
 
 
 def test_what_the_kernel_does_not_have_is_refused():
-    args = [jnp.zeros(shape) for shape in ((1, 13, 16, 8), (1,), (1, 4, 4), (3, 64))]
+    zeros = lambda *shape: jax.device_put(np.zeros(shape, np.float32))
+    args = [zeros(*shape) for shape in ((1,), (1, 4, 4), (3, 64), (9,))]
     call = functools.partial(frame_tokens, distance=5.0, temperature=8.0)
     with pytest.raises(ValueError, match="at most 12 frames a window"):
-        call(*args, jnp.zeros(9))
-    args[0] = args[0][:, :8]
+        call(zeros(1, 13, 16, 8), *args)
     with pytest.raises(ValueError, match="weights: expected [0-9]+ numbers, got 9"):
-        call(*args, jnp.zeros(9))
-    parts = {name: jnp.zeros(shape) for name, shape in sizes(8, 8).items()}
+        call(zeros(1, 8, 16, 8), *args)
+    parts = {name: zeros(*shape) for name, shape in sizes(8, 8).items()}
     with pytest.raises(ValueError, match=r"parts: \['null'\]: expected \(64,\), got None"):
         pack({name: value for name, value in parts.items() if name != "null"}, 8, 8)
 

@@ -4,10 +4,19 @@ import jax
 import numpy as np
 import pytest
 
-from egs_jax.model.gaussians import C0, activate, empty_gaussians, init_gaussians
+from egs_jax.model import gaussians
+from egs_jax.model.gaussians import C0, empty_gaussians
 
 POINTS = np.array([[0, 0, 0], [1, 0, 0], [0, 2, 0], [0, 0, 3]], np.float32)
 COLORS = np.array([[255, 0, 51], [0, 0, 0], [255, 255, 255], [10, 20, 30]], np.uint8)
+
+
+def init_gaussians(*arguments, **options):
+    return jax.device_get(gaussians.init_gaussians(*arguments, **options))
+
+
+def activate(cloud):
+    return jax.device_get(jax.jit(gaussians.activate)(cloud))
 
 
 def test_scales_come_from_the_three_nearest_neighbours():
@@ -34,7 +43,7 @@ def test_activated_colors_and_opacities_are_those_asked_for():
 def test_dead_slots_are_those_of_an_empty_cloud():
     cloud, _ = init_gaussians(POINTS, COLORS, 6)
     for filled, empty in zip(
-        jax.tree.leaves(cloud), jax.tree.leaves(empty_gaussians(6)), strict=True
+        *map(jax.tree.leaves, (cloud, jax.device_get(empty_gaussians(6)))), strict=True
     ):
         assert filled.dtype == np.float32 and np.all(np.isfinite(filled))
         np.testing.assert_array_equal(filled[4:], empty[4:])

@@ -1,7 +1,6 @@
 """Limits of poses: nothing within what training saw, the nearest seen view beyond, no kink."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -25,18 +24,21 @@ def turned(yaws, pitches=0.0, distance=4.0):
     turns = Rotation.from_euler("YX", np.stack([yaws, pitches], axis=1), degrees=True)
     made[:, :3, :3] = turns.as_matrix()
     made[:, 2, 3] = distance
-    return jnp.asarray(made, jnp.float32)
+    return np.float32(made)
 
 
-def directions(viewmats):
-    """Yaw and pitch of cameras in head space [degrees]."""
-    x, y, z = np.asarray(rigid.inverse(viewmats))[:, :3, 3].T
-    return np.degrees(np.arctan2(x, -z)), np.degrees(np.arctan2(y, np.hypot(x, z)))
+turns_of, poses_of, placed_by = map(jax.jit, (Limits.turns, Limits.poses, placed))
+
+
+@jax.jit
+def cameras_told(limits, viewmats):
+    return rigid.inverse(rigid.product(viewmats, rigid.inverse(limits.turns(viewmats))))
 
 
 def told(limits, viewmats):
-    """Directions in which colors are seen."""
-    return directions(rigid.product(viewmats, rigid.inverse(limits.turns(viewmats))))
+    """Yaw and pitch in head space of the directions in which colors are seen [degrees]."""
+    x, y, z = np.asarray(cameras_told(limits, viewmats))[:, :3, 3].T
+    return np.degrees(np.arctan2(x, -z)), np.degrees(np.arctan2(y, np.hypot(x, z)))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def seen():
     """Training frames that turn by `YAW` and nod by `PITCH`, in an ellipse."""
     phase = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     radius = np.tile([0.5, 1.0], 20)
-    return np.asarray(turned(YAW * radius * np.cos(phase), PITCH * radius * np.sin(phase)))
+    return turned(YAW * radius * np.cos(phase), PITCH * radius * np.sin(phase))
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +55,8 @@ def limits(seen):
 
 
 def test_training_frames_keep_every_bit(seen, limits):
-    viewmats = jnp.asarray(seen)
-    np.testing.assert_array_equal(limits.turns(viewmats), rigid.identities(len(seen)))
-    np.testing.assert_array_equal(limits.poses(viewmats), viewmats)
+    np.testing.assert_array_equal(turns_of(limits, seen), [np.eye(4)] * len(seen))
+    np.testing.assert_array_equal(poses_of(limits, seen), seen)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -64,18 +65,22 @@ def test_all_training_frames_are_inside_wherever_they_are(seed):
     rng = np.random.default_rng(seed)
     yaws = [20.0, 170.0, -100.0][seed] + rng.normal(size=200) * 15
     viewmats = turned(yaws, rng.normal(size=200) * 8)
-    limits = Limits.of(np.asarray(viewmats))
-    np.testing.assert_array_equal(limits.turns(viewmats), rigid.identities(200))
-    np.testing.assert_array_equal(limits.poses(viewmats), viewmats)
-    assert limits.values[23] < np.radians(90)  # the range is that of the frames, not of a circle
+    limits = Limits.of(viewmats)
+    np.testing.assert_array_equal(turns_of(limits, viewmats), [np.eye(4)] * 200)
+    np.testing.assert_array_equal(poses_of(limits, viewmats), viewmats)
+    assert np.asarray(limits.values)[23] < np.radians(
+        90
+    )  # the range is that of the frames, not of a circle
 
 
 def test_soft_limit_has_no_kink():
-    np.testing.assert_array_equal(soft(jnp.array([0.0, 0.3, 1.0])), np.float32([0, 0.3, 1]))
-    slope = jax.vmap(jax.grad(soft))(jnp.array([0.5, 1.0, 1.0 + 1e-4, 1.1, 9.0]))
-    np.testing.assert_allclose(slope[:3], 1, atol=1e-5)
-    assert 0.5 < slope[3] < 1 and slope[4] < 1e-6
-    assert soft(jnp.array(100.0)) == pytest.approx(1 + REACH)
+    values = np.float32([0.0, 0.3, 0.5, 1.0, 1.0 + 1e-4, 1.1, 9.0, 100.0])
+    both = jax.jit(jax.vmap(jax.value_and_grad(soft)))
+    limited, slope = map(np.asarray, both(values))
+    np.testing.assert_array_equal(limited[:4], values[:4])
+    np.testing.assert_allclose(slope[:5], 1, atol=1e-5)
+    assert 0.5 < slope[5] < 1 and slope[6] < 1e-6
+    assert limited[7] == pytest.approx(1 + REACH)
 
 
 def test_directions_beyond_end_near_the_edge(limits):
@@ -100,8 +105,8 @@ def test_the_edge_is_crossed_without_a_step_or_a_kink(limits):
 
 def test_the_world_is_turned_by_the_least_rotation(limits):
     viewmats = turned([60.0, -40, 10], [0.0, 30, -50])
-    turns = np.asarray(limits.turns(viewmats), float)
-    before = np.asarray(rigid.inverse(viewmats), float)[:, :3, 3]
+    turns = np.asarray(turns_of(limits, viewmats), float)
+    before = np.linalg.inv(np.float64(viewmats))[:, :3, 3]
     after = np.einsum("bij,bj->bi", turns[:, :3, :3], before)
     cosine = np.sum(before * after, axis=1) / 16
     angles = Rotation.from_matrix(turns[:, :3, :3]).magnitude()
@@ -111,16 +116,16 @@ def test_the_world_is_turned_by_the_least_rotation(limits):
 
 def test_from_behind_is_finite(limits):
     viewmats = turned([180.0, 179.99, 0.0], [0.0, 0.0, 90.0])
-    turns = np.asarray(limits.turns(viewmats))[:, :3, :3]
+    turns = np.asarray(turns_of(limits, viewmats))[:, :3, :3]
     np.testing.assert_allclose(turns @ turns.transpose(0, 2, 1), [np.eye(3)] * 3, atol=1e-4)
-    assert np.isfinite(limits.poses(viewmats)).all()
+    assert np.isfinite(poses_of(limits, viewmats)).all()
 
 
 def test_a_still_head_may_move_by_a_degree():
-    limits = Limits.of(np.asarray(turned([0.0] * 5)))
+    limits = Limits.of(turned([0.0] * 5))
     yaw, _ = told(limits, turned([0.9, 10.0]))
     np.testing.assert_allclose(yaw, [0.9, 1 + REACH], atol=0.02)
-    pose = limits.poses(turned([0.9, 10.0]))
+    pose = np.asarray(poses_of(limits, turned([0.9, 10.0])))
     assert np.array_equal(pose[0], turned([0.9])[0])
     turn = Rotation.from_matrix(pose[1, :3, :3]).magnitude()
     assert np.degrees(turn) == pytest.approx(1 + REACH, abs=0.02)
@@ -128,38 +133,39 @@ def test_a_still_head_may_move_by_a_degree():
 
 def test_told_poses_end_near_the_seen_ones(seen, limits):
     far = turned([80.0, -80.0], distance=6.0)
-    pose = limits.poses(far)
+    pose = np.asarray(poses_of(limits, far))
     turns = Rotation.from_matrix(pose[:, :3, :3]).as_rotvec(degrees=True)
     np.testing.assert_allclose(turns[:, 1], [25, -25], atol=0.5)
     np.testing.assert_allclose(turns[:, [0, 2]], 0, atol=1.5)
     np.testing.assert_allclose(pose[:, 2, 3], 4 + module.LEAST * (1 + REACH), atol=1e-3)
     # A little beyond is told nearly as it is.
-    near = turned([YAW * 1.02])
-    np.testing.assert_allclose(limits.poses(near), near, atol=2e-3)
-    assert np.any(limits.poses(near) != near)
+    near = turned([YAW * 1.02, 0.0])
+    np.testing.assert_allclose(poses_of(limits, near), near, atol=2e-3)
+    assert np.any(np.asarray(poses_of(limits, near))[0] != near[0])
 
 
 def picture(viewmats, limits, sh):
     """One round Gaussian at the middle of the head, as a person is drawn."""
     count = len(viewmats)
+    filled = lambda *shape, value=0.0: np.full(shape, value, np.float32)
     cloud = Deformed(
-        jnp.zeros((1, 3)), jnp.array([[1.0, 0, 0, 0]]), jnp.full((1, 3), 0.4), jnp.full(1, 0.9), sh
+        filled(1, 3), np.float32([[1, 0, 0, 0]]), filled(1, 3, value=0.4), filled(1, value=0.9), sh
     )
-    K = jnp.array([[50.0, 0, SIZE / 2], [0, 50.0, SIZE / 2], [0, 0, 1]])
+    K = np.float32([[50, 0, SIZE / 2], [0, 50, SIZE / 2], [0, 0, 1]])
     drive = Drive(
-        audio_windows=jnp.zeros((count, 8, 16, 1)), eyes=jnp.zeros(count), viewmats=viewmats,
-        Ks=jnp.broadcast_to(K[None], (count, 3, 3)), backgrounds=jnp.zeros((count, SIZE, SIZE, 3)),
+        audio_windows=filled(count, 8, 16, 1), eyes=filled(count), viewmats=viewmats,
+        Ks=np.stack([K] * count), backgrounds=filled(count, SIZE, SIZE, 3),
     )  # fmt: skip
-    moved, views = placed(cloud, jnp.zeros(1), drive, limits)
+    moved, views = placed_by(cloud, filled(1), drive, limits)
     out = rasterize(*moved, views, drive.Ks, SIZE, SIZE, sh_degree=1, implementation="xla")
-    return out.rgb, out.alpha
+    return np.asarray(out.rgb), np.asarray(out.alpha)
 
 
 def test_beyond_colors_are_those_of_the_edge_and_the_silhouette_is_the_true_one(limits):
     rng = np.random.default_rng(0)
-    sh = jnp.asarray(0.5 * rng.normal(size=(1, 4, 3)), jnp.float32)
+    sh = np.float32(0.5 * rng.normal(size=(1, 4, 3)))
     far = turned([70.0, -70.0], [0.0, 0.0])
-    edge = turned(np.degrees(limits.values[23]) * (1 + REACH) * np.array([1.0, -1.0]))
+    edge = turned(np.degrees(np.asarray(limits.values)[23]) * (1 + REACH) * np.array([1.0, -1.0]))
     (mine, alpha), (free, silhouette) = (picture(far, limit, sh) for limit in (limits, None))
     np.testing.assert_allclose(mine, picture(edge, None, sh)[0], atol=1e-4)
     np.testing.assert_allclose(alpha, silhouette, atol=1e-5)

@@ -10,7 +10,7 @@ from scipy.interpolate import RegularGridInterpolator
 from scipy.spatial.transform import Rotation
 from scipy.special import expit
 
-from egs_jax.model import rigid, skinning
+from egs_jax.model import skinning
 from egs_jax.model.limits import Limits
 from egs_jax.types import Drive
 from kernels import rasterize
@@ -25,9 +25,10 @@ def poses(rotvecs, translations):
     made = np.tile(np.eye(4), (len(rotvecs), 1, 1))
     made[:, :3, :3] = Rotation.from_rotvec(rotvecs, degrees=True).as_matrix()
     made[:, :3, 3] = translations
-    return jnp.asarray(made, jnp.float32)
+    return np.float32(made)
 
 
+posed = jax.jit(skinning.posed)
 VIEWMATS = poses([[0, 0, 0], [4, 12, -3], [-9, -20, 5]], [[0, 0, 4], [0.1, 0, 4], [0, 0.2, 3.8]])
 BODIES = poses([[0, 0, 0], [1, 3, 0], [0, -5, 2]], [[0, 0, 4], [0, 0, 4.1], [0.1, 0, 4]])
 
@@ -36,20 +37,20 @@ def cloud_of(frames=None):
     """A random cloud in front of the camera; `frames`: one for each."""
     rng = np.random.default_rng(0)
     lead = () if frames is None else (frames,)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=(*lead, N, *shape)), jnp.float32)
+    draw = lambda *shape: np.float32(rng.normal(size=(*lead, N, *shape)))
     return Deformed(
-        0.5 * draw(3), draw(4), 0.15 * jnp.exp(0.3 * draw(3)),
-        0.2 + 0.6 * jax.nn.sigmoid(draw()), 0.4 * draw(1, 3),
+        0.5 * draw(3), draw(4), 0.15 * np.exp(0.3 * draw(3)),
+        0.2 + 0.6 / (1 + np.exp(-draw())), 0.4 * draw(1, 3),
     )  # fmt: skip
 
 
 def drive_of(viewmats=VIEWMATS, bodies=BODIES):
     count = len(viewmats)
-    K = jnp.array([[60.0, 0, SIZE / 2], [0, 60.0, SIZE / 2], [0, 0, 1]])
+    K = np.float32([[60, 0, SIZE / 2], [0, 60, SIZE / 2], [0, 0, 1]])
     return Drive(
-        audio_windows=jnp.zeros((count, 8, 16, 1)), eyes=jnp.zeros(count), viewmats=viewmats,
-        Ks=jnp.broadcast_to(K[None], (count, 3, 3)), bodies=bodies,
-        backgrounds=jnp.zeros((count, SIZE, SIZE, 3), jnp.uint8),
+        audio_windows=np.zeros((count, 8, 16, 1), np.float32), eyes=np.zeros(count, np.float32),
+        viewmats=viewmats, Ks=np.stack([K] * count), bodies=bodies,
+        backgrounds=np.zeros((count, SIZE, SIZE, 3), np.uint8),
     )  # fmt: skip
 
 
@@ -58,18 +59,28 @@ def draw(cloud, viewmats, Ks):
     return out.rgb, out.alpha
 
 
+def drawn(*arguments):
+    return jax.tree.map(np.asarray, draw(*arguments))
+
+
 @pytest.mark.parametrize("frames", [None, B])
 def test_without_weight_every_bit_stays(frames):
     cloud, drive = cloud_of(frames), drive_of()
-    placed, viewmats = skinning.placed(cloud, jnp.full(N, HEAD), drive)
+
+    @jax.jit
+    def place(cloud, skins, drive):
+        placed, viewmats = skinning.placed(cloud, skins, drive)
+        for name in ("scales", "opacities", "sh"):  # do not move, and stay as few
+            assert getattr(placed, name) is getattr(cloud, name)
+        return placed, viewmats
+
+    placed, viewmats = place(cloud, np.full(N, HEAD, np.float32), drive)
     np.testing.assert_array_equal(viewmats, drive.viewmats)
     for name in ("means", "quats"):
         value = getattr(cloud, name)
         np.testing.assert_array_equal(
             getattr(placed, name), np.broadcast_to(value, (B, N, value.shape[-1]))
         )
-    for name in ("scales", "opacities", "sh"):  # do not move, and stay as few
-        assert getattr(placed, name) is getattr(cloud, name)
 
 
 def test_a_head_is_passed_on():
@@ -80,7 +91,7 @@ def test_a_head_is_passed_on():
 
 def test_a_drive_without_bodies_moves_all_with_the_head():
     cloud, drive = cloud_of(), drive_of(bodies=None)
-    placed, _ = skinning.placed(cloud, jnp.linspace(0, 1, N), drive)
+    placed, _ = jax.jit(skinning.placed)(cloud, np.linspace(0, 1, N, dtype=np.float32), drive)
     np.testing.assert_array_equal(placed.means, np.stack([cloud.means] * B))
     np.testing.assert_allclose(placed.quats, np.stack([cloud.quats] * B), rtol=1e-6)
 
@@ -88,19 +99,21 @@ def test_a_drive_without_bodies_moves_all_with_the_head():
 def test_with_all_weight_the_cloud_is_seen_by_the_bodys_camera():
     """Colors that do not depend on the direction: directions are told in head space."""
     cloud, drive = cloud_of(), drive_of()
-    placed, viewmats = skinning.placed(cloud, jnp.full(N, BODY), drive)
-    want = draw(cloud, drive.bodies, drive.Ks)
-    for mine, theirs in zip(draw(placed, viewmats, drive.Ks), want, strict=True):
+    placed, viewmats = jax.jit(skinning.placed)(cloud, np.full(N, BODY, np.float32), drive)
+    frames = {name: np.stack([getattr(cloud, name)] * B) for name in ("means", "quats")}
+    cloud = cloud._replace(**frames)  # shaped as what was placed: one program draws both
+    want = drawn(cloud, drive.bodies, drive.Ks)
+    for mine, theirs in zip(drawn(placed, viewmats, drive.Ks), want, strict=True):
         assert np.ptp(theirs) > 0.2
         np.testing.assert_allclose(mine, theirs, atol=1e-4)
-    still = draw(cloud, drive.viewmats, drive.Ks)[1]
+    still = drawn(cloud, drive.viewmats, drive.Ks)[1]
     assert np.abs(still[1:] - want[1][1:]).max() > 0.1
 
 
 def test_half_way_the_center_is_the_middle_and_the_turn_half():
     cloud = cloud_of()
-    heads, bodies = rigid.identities(1), poses([[0, 0, 40]], [[0.2, 0, 0]])
-    placed = skinning.posed(cloud, jnp.full(N, 0.5), heads, bodies)
+    heads, bodies = poses([[0, 0, 0]], [[0, 0, 0]]), poses([[0, 0, 40]], [[0.2, 0, 0]])
+    placed = jax.tree.map(np.asarray, posed(cloud, np.full(N, 0.5, np.float32), heads, bodies))
     middle = 0.5 * (cloud.means + cloud.means @ bodies[0, :3, :3].T + bodies[:1, :3, 3])
     np.testing.assert_allclose(placed.means[0], middle, atol=1e-6)
     xyzw = lambda quats: Rotation.from_quat(np.asarray(quats)[:, [1, 2, 3, 0]])
@@ -110,7 +123,7 @@ def test_half_way_the_center_is_the_middle_and_the_turn_half():
 
 def test_turns_to_either_side_of_half_a_turn_are_blended_the_short_way():
     heads, bodies = poses([[0, 0, 170]], [[0, 0, 0]]), poses([[0, 0, 190]], [[0, 0, 0]])
-    quats = skinning.posed(cloud_of(), jnp.full(N, 0.5), heads, bodies).quats
+    quats = np.asarray(posed(cloud_of(), np.full(N, 0.5, np.float32), heads, bodies).quats)
     lengths = np.linalg.norm(quats[0], axis=1) / np.linalg.norm(cloud_of().quats, axis=1)
     np.testing.assert_allclose(lengths, np.cos(np.radians(5)), atol=1e-5)
 
@@ -118,18 +131,17 @@ def test_turns_to_either_side_of_half_a_turn_are_blended_the_short_way():
 def test_frames_lead_to_the_poses_of_head_and_body():
     """With a world that is turned for its colors too."""
     far = poses([[0, 60, 0], [30, -50, 0], [0, 0, 0]], [[0, 0, 4]] * 3)
-    limits = Limits.of(np.asarray(VIEWMATS))
-    heads, bodies, viewmats = skinning.frames_of(drive_of(far), limits)
+    frames = jax.jit(skinning.frames_of)(drive_of(far), Limits.of(VIEWMATS))
+    heads, bodies, viewmats = map(np.asarray, frames)
     assert np.abs(heads[:2] - np.eye(4)[None]).max() > 0.1
-    np.testing.assert_allclose(rigid.product(viewmats, heads), far, atol=2e-6)
-    np.testing.assert_allclose(rigid.product(viewmats, bodies), BODIES, atol=2e-6)
+    np.testing.assert_allclose(viewmats @ heads, far, atol=2e-6)
+    np.testing.assert_allclose(viewmats @ bodies, BODIES, atol=2e-6)
 
 
 @functools.cache
 def picture_loss():
     """Loss of a picture against `target` and its gradients, jitted; the cloud, and pictures."""
-    wide = lambda tree: jax.tree.map(lambda v: jnp.asarray(v, jnp.float64), tree)
-    cloud, drive = wide((cloud_of(), drive_of().replace(backgrounds=None)))
+    cloud, drive = jax.tree.map(np.float64, (cloud_of(), drive_of().replace(backgrounds=None)))
 
     def picture(skins, means):
         weights = jax.nn.sigmoid(skins)
@@ -145,17 +157,17 @@ def test_gradients_of_a_picture_are_finite_differences():
     with jax.enable_x64(True):
         loss, cloud, _ = picture_loss()
         rng = np.random.default_rng(1)
-        point = (jnp.asarray(rng.normal(size=N)), cloud.means)
-        target = jnp.full(B * SIZE * SIZE * 4, 0.3)
+        point = (rng.normal(size=N), cloud.means)
+        target = np.full(B * SIZE * SIZE * 4, 0.3)
         gradients = loss(*point, target)[1]
         for k in range(2):
-            way = [jnp.zeros_like(value) for value in point]
-            way[k] = jnp.asarray(rng.normal(size=point[k].shape))
+            way = [np.zeros_like(value) for value in point]
+            way[k] = rng.normal(size=point[k].shape)
             at = lambda step, way=way: float(
                 loss(*(p + step * w for p, w in zip(point, way, strict=True)), target)[0]
             )
             slope = (at(1e-6) - at(-1e-6)) / 2e-6
-            assert float(jnp.vdot(gradients[k], way[k])) == pytest.approx(slope, rel=1e-5)
+            assert float(np.vdot(gradients[k], way[k])) == pytest.approx(slope, rel=1e-5)
             assert abs(slope) > 1e-4
 
 

@@ -23,6 +23,15 @@ def points(count, bound, seed=0):
     return np.random.default_rng(seed).uniform(-bound, bound, (count, 3)).astype(np.float32)
 
 
+def started(module, means):
+    """Fresh parameters, as NumPy's."""
+    return jax.device_get(jax.jit(module.init)(jax.random.key(0), means))["params"]
+
+
+def applied(module, params, means):
+    return np.asarray(jax.jit(module.apply)({"params": params}, means))
+
+
 def corners(coordinate, cells):
     """First vertex and weight of the second, by hand."""
     first = min(max(int(np.floor(coordinate)), 0), cells - 1)
@@ -56,7 +65,7 @@ def dense_reference(module, params, means):
         flipped = np.clip(-means[n].astype(np.float64) / module.bound, -1, 1)
         levels = []
         for level, size in enumerate(module.resolutions):
-            planes, product = np.asarray(params[f"planes_{level}"]), 1.0
+            planes, product = params[f"planes_{level}"], 1.0
             for plane, (column_axis, row_axis) in enumerate(DENSE_AXES):
                 c, wc = corners((flipped[column_axis] + 1) / 2 * (size - 1), size - 1)
                 r, wr = corners((flipped[row_axis] + 1) / 2 * (size - 1), size - 1)
@@ -84,42 +93,42 @@ def test_resolutions_and_layout_of_the_default_grid():
 
 
 @pytest.mark.parametrize("features", [1, 2])
-def test_hash_triplane_equals_loops(getkey, features):
+def test_hash_triplane_equals_loops(features):
     module = HashTriplane(bound=1.5, features_per_level=features, table_scale=1.0, **SMALL)
     means = points(20, 1.8)  # some outside
-    params = jax.jit(module.init)(getkey(), jnp.asarray(means))["params"]
+    params = started(module, means)
     assert module.grids.layout()[2].tolist() == [False, True, True]
-    got = jax.jit(module.apply)({"params": params}, jnp.asarray(means))
+    got = applied(module, params, means)
     assert got.shape == (20, module.out_dim)
-    want = hash_reference(module, np.asarray(params["tables"]), means)
+    want = hash_reference(module, params["tables"], means)
     np.testing.assert_allclose(got, want, atol=2e-5)
 
 
-def test_dense_triplane_equals_loops_flips_and_clamps(getkey):
+def test_dense_triplane_equals_loops_flips_and_clamps():
     module = DenseTriplane(bound=1.5, resolutions=(3, 5), channels=4)
     means = points(20, 1.8)
-    params = jax.jit(module.init)(getkey(), jnp.asarray(means))["params"]
-    got = jax.jit(module.apply)({"params": params}, jnp.asarray(means))
+    params = started(module, means)
+    got = applied(module, params, means)
     np.testing.assert_allclose(got, dense_reference(module, params, means), atol=1e-6)
-    corner = jax.jit(module.apply)({"params": params}, jnp.full((1, 3), 1.5))
-    first = np.prod(np.asarray(params["planes_0"])[:, 0, 0], axis=0)  # +bound is vertex 0
+    corner = applied(module, params, np.full((1, 3), 1.5, np.float32))
+    first = np.prod(params["planes_0"][:, 0, 0], axis=0)  # +bound is vertex 0
     np.testing.assert_allclose(corner[0, :4], first, rtol=1e-6)
-    outside = jax.jit(module.apply)({"params": params}, jnp.full((1, 3), 9.0))
+    outside = applied(module, params, np.full((1, 3), 9.0, np.float32))
     np.testing.assert_array_equal(outside, corner)
 
 
-def test_dense_levels_reproduce_a_linear_function(getkey):
+def test_dense_levels_reproduce_a_linear_function():
     """Bilinear reading of a linear function is that function, its slope the gradient."""
     module = HashTriplane(bound=2.0, levels=1, base_resolution=7, top_resolution=7)
     grid = np.linspace(-2, 2, 8)
     values = 0.3 * grid[None, :] - 0.7 * grid[:, None] + 0.2  # rows: second axis
-    params = {"tables": jnp.asarray(np.float32(np.tile(values.reshape(1, -1, 1), (3, 1, 1))))}
-    means = jnp.asarray(points(50, 1.99))
-    out = jax.jit(module.apply)({"params": params}, means)
+    params = {"tables": np.float32(np.tile(values.reshape(1, -1, 1), (3, 1, 1)))}
+    means = points(50, 1.99)
+    out = applied(module, params, means)
     for plane, (a, b) in enumerate(HASH_AXES):
         want = 0.3 * means[:, a] - 0.7 * means[:, b] + 0.2
         np.testing.assert_allclose(out[:, plane], want, atol=1e-6)
-    slope = jax.jacrev(lambda m: module.apply({"params": params}, m[None])[0])(means[0])
+    slope = jax.jit(jax.jacrev(lambda m: module.apply({"params": params}, m[None])[0]))(means[0])
     np.testing.assert_allclose(slope, [[0.3, -0.7, 0], [0, 0.3, -0.7], [0.3, 0, -0.7]], atol=1e-5)
 
 
@@ -130,18 +139,19 @@ def test_dense_levels_reproduce_a_linear_function(getkey):
         DenseTriplane(bound=1.2, resolutions=(4, 6), channels=3),
     ],
 )
-def test_gradients_against_differences(getkey, module):
+def test_gradients_against_differences(module):
     means = points(16, 1.19)
-    params = jax.jit(module.init)(getkey(), jnp.asarray(means))["params"]
-    probe = jnp.asarray(np.float32(np.random.default_rng(2).normal(size=(16, module.out_dim))))
+    params = started(module, means)
+    probe = np.float32(np.random.default_rng(2).normal(size=(16, module.out_dim)))
 
     @jax.jit
     def loss(params, means):
         return jnp.sum(module.apply({"params": params}, means) * probe)
 
-    grad_params, grad_means = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, jnp.asarray(means))
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))
+    grad_params, grad_means = jax.device_get(gradient(params, means))
     if isinstance(module, HashTriplane):
-        plain = lambda m: hash_reference(module, np.asarray(params["tables"]), m)
+        plain = lambda m: hash_reference(module, params["tables"], m)
     else:
         plain = lambda m: dense_reference(module, params, m)
     step = 1e-4  # the reference is smooth within a cell: keep differences that stay inside one
@@ -151,41 +161,41 @@ def test_gradients_against_differences(getkey, module):
         up, down = plain(means + shift), plain(means - shift)
         middle = plain(means)
         straight = np.abs(up + down - 2 * middle).max(axis=1) < 1e-5
-        difference = ((up - down) * np.asarray(probe)).sum(axis=1) / (2 * step)
+        difference = ((up - down) * probe).sum(axis=1) / (2 * step)
         assert straight.sum() >= 12
         np.testing.assert_allclose(grad_means[straight, axis], difference[straight], atol=0.02)
     rng = np.random.default_rng(1)
-    direction = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape)), params)
-    inner = sum(jax.tree.leaves(jax.tree.map(jnp.vdot, grad_params, direction)))
-    shifted = [jax.tree.map(lambda p, d, e=e: p + e * d, params, direction) for e in (1e-2, -1e-2)]
-    change = (loss(shifted[0], jnp.asarray(means)) - loss(shifted[1], jnp.asarray(means))) / 2e-2
+    direction = jax.tree.map(lambda p: np.float32(rng.normal(size=p.shape)), params)
+    inner = sum(jax.tree.leaves(jax.tree.map(np.vdot, grad_params, direction)))
+    move = lambda e: jax.tree.map(lambda p, d: p + np.float32(e) * d, params, direction)
+    change = (loss(move(1e-2), means) - loss(move(-1e-2), means)) / 2e-2
     np.testing.assert_allclose(inner, change, rtol=5e-3, atol=5e-3)
 
 
-def test_table_gradient_is_the_corner_weights_and_repeats_bitwise(getkey):
+def test_table_gradient_is_the_corner_weights_and_repeats_bitwise():
     module = HashTriplane(bound=1.0, **SMALL)
-    means = jnp.asarray(points(300, 1.0))
-    params = jax.jit(module.init)(getkey(), means)["params"]
-    grad = jax.jit(jax.grad(lambda p: jnp.sum(module.apply({"params": p}, means))))
-    first, second = grad(params)["tables"], grad(params)["tables"]
+    means = points(300, 1.0)
+    params = started(module, means)
+    grad = jax.jit(jax.grad(lambda p, m: jnp.sum(module.apply({"params": p}, m))))
+    first, second = (np.asarray(grad(params, means)["tables"]) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     _, starts, _, entries = module.grids.layout()
     for start, stop in zip(starts, [*starts[1:], entries], strict=True):
         np.testing.assert_allclose(first[:, start:stop].sum(axis=(1, 2)), 300.0, rtol=1e-5)
 
 
-def test_outside_has_no_positional_gradient_and_nan_stays_where_it_is(getkey):
+def test_outside_has_no_positional_gradient_and_nan_stays_where_it_is():
     module = HashTriplane(bound=1.0, table_scale=1.0, **SMALL)
-    means = jnp.asarray([[3.0, -3.0, 5.0], [0.1, 0.2, 0.3], [np.nan, 0.0, np.inf]])
-    params = jax.jit(module.init)(getkey(), means)["params"]
-    out = jax.jit(module.apply)({"params": params}, means)
+    means = np.float32([[3.0, -3.0, 5.0], [0.1, 0.2, 0.3], [np.nan, 0.0, np.inf]])
+    params = started(module, means)
+    out = applied(module, params, means)
     total = lambda m: jnp.sum(module.apply({"params": params}, m)[:2])
-    grad = jax.jit(jax.grad(total))(means)
+    grad = np.asarray(jax.jit(jax.grad(total))(means))
     np.testing.assert_array_equal(grad[0], 0.0)
     assert np.isfinite(out[:2]).all() and np.isfinite(grad[:2]).all() and (grad[1] != 0).any()
 
 
-def test_planes_are_told_from_networks(getkey):
+def test_planes_are_told_from_networks():
     tree = {
         "encoder": {"triplane": {"tables": 1, "planes_0": 2}, "project": {"kernel": 3}},
         "deform": {"bias": 4},
@@ -215,11 +225,11 @@ def test_space_beyond_the_inner_cube_is_squeezed_smoothly():
     inner, bound = 1.0, 1.5
     x = np.linspace(-30, 30, 6001, dtype=np.float32)
     points = np.stack([x, 0 * x, -x], axis=1)
-    got = np.asarray(squeezed(jnp.asarray(points), inner, bound))
+    got = np.asarray(jax.jit(squeezed, static_argnums=(1, 2))(points, inner, bound))
     within = np.abs(x) <= inner
     np.testing.assert_array_equal(got[within], points[within])
     assert np.abs(got).max() < bound and np.all(np.diff(got[:, 0].astype(np.float64)) > 0)
     np.testing.assert_allclose(got[:, 2], -got[:, 0])
-    slope = jax.vmap(jax.grad(lambda v: squeezed(v[None], inner, bound)[0, 0]))
+    slope = jax.jit(jax.vmap(jax.grad(lambda v: squeezed(v[None], inner, bound)[0, 0])))
     at = np.float32([[0.999, 0, 0], [1.001, 0, 0], [1.5, 0, 0]])
-    np.testing.assert_allclose(slope(jnp.asarray(at))[:, 0], [1, 1, 0.25], atol=0.01)
+    np.testing.assert_allclose(np.asarray(slope(at))[:, 0], [1, 1, 0.25], atol=0.01)

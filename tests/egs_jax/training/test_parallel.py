@@ -1,6 +1,7 @@
 """Four virtual devices of a CPU do what one does, whichever way they share the frames."""
 
 import dataclasses
+import functools
 from types import SimpleNamespace
 from unittest import mock
 
@@ -8,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import micro_config
+from helpers import fill_shapes, micro_config
 
 import kernels
 from egs_jax.config import Config, ScheduleConfig
 from egs_jax.data.dataset import Dataset
+from egs_jax.model import forward as model
 from egs_jax.runtime.errors import InputError
 from egs_jax.training import parallel
 from egs_jax.training import step as train
@@ -37,6 +39,19 @@ def config(painted):
 @pytest.fixture(scope="module")
 def data(painted):
     return Dataset.open(painted)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def networks_drawn_by_numpy():
+    """Their start compiles for ten seconds, and no test here is about it."""
+
+    def drawn(*arguments):
+        init = functools.partial(model.init_networks, arguments[0], audio_dim=arguments[2])
+        shapes = jax.eval_shape(init, arguments[1])
+        return jax.tree.map(lambda value: 0.3 * np.asarray(value), fill_shapes(shapes))
+
+    with mock.patch.object(train, "_init_networks", drawn):
+        yield
 
 
 def one_step(config, data, source):

@@ -42,6 +42,7 @@ class Scene(NamedTuple):
     """The same with random heads and view-dependent colors: every input can be seen."""
 
 
+@jax.jit
 def copy(tree):
     return jax.tree.map(jnp.copy, tree)
 
@@ -78,7 +79,8 @@ def scene_of(painted, body):
     fresh = train.init_state(config, data)
     handed = train.hand_over(config, copy(fresh)).replace(step=jnp.int32(STATIC))
     rng = np.random.default_rng(0)
-    noisy = lambda leaf: leaf + 0.05 * rng.standard_normal(leaf.shape).astype(np.float32)
+    draw = lambda shape: 0.05 * rng.standard_normal(shape).astype(np.float32)
+    noisy = lambda leaf: jax.device_put(np.asarray(leaf) + draw(leaf.shape))
     networks = dict(handed.params["networks"])
     networks["deform"] = jax.tree.map(noisy, networks["deform"])
     gaussians = handed.params["gaussians"]
@@ -398,7 +400,8 @@ def test_the_sound_is_heard_through_noise(scene):
     assert np.any(batch.entry_noise)
     assert hearing(batch, 0) != hearing(batch, 1)
     assert hearing(quiet, 0) == hearing(quiet, 1) != hearing(batch, 0)
-    read = model.lip_shapes(scene.config.model, scene.handed.params, jnp.asarray(batch.entries))
+    read_lips = jax.jit(model.lip_shapes, static_argnums=0)
+    read = read_lips(scene.config.model, scene.handed.params, batch.entries)
     want = np.mean(np.square(np.asarray(read) - batch.lip_shapes))
     assert hearing(quiet, 0) == pytest.approx(want, rel=1e-5)
 
@@ -602,7 +605,7 @@ def loss_of(scene, monkeypatch, looks=False, **weights):
     )
     config = scene.config
     config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, **weights))
-    batch = jax.tree.map(jnp.asarray, scene.data.batch(config, STATIC))
+    batch = jax.device_put(scene.data.batch(config, STATIC))
     frozen = PerceptualParams((), (), (), "vgg16") if looks else None
     state = scene.handed
     total, (metrics, _) = train._loss(
