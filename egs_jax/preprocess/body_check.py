@@ -26,6 +26,9 @@ _RULES = {
     ),
     "shoulders": Rule("%", (4, _INF), (2, _INF), "film with the shoulders in view"),
     "bending": Rule("%", (0, 0.75), (0, 2), "lean and turn less; shoulders are followed stiffly"),
+    "shoulders lost": Rule(
+        "% frames", (0, 5), (0, 50), "lean and turn less; let no hand hide them"
+    ),
 }
 _FAULTS = {
     "camera": "the camera moves (by {:.1f} % of the picture)",
@@ -64,7 +67,7 @@ class BodyReport:
         what = "no clean room" if plate["verdict"] == "bad" else "a blurred room"
         return (
             f"{text}{what} for an avatar of a whole person: {plate['why']}; train with {HEAD}, or "
-            "film again with the camera standing still\n"
+            "film again in one place with the camera standing still\n"
         )
 
 
@@ -92,13 +95,14 @@ def check_body(room: RoomFigures | None, body: BodyTrack, size: int) -> BodyRepo
             _judge("other people", 100 * room.others),
         ]
         if any(finding.verdict != "ok" for finding in findings[:2]):
-            findings[2] = Finding("background", None, "%", "unknown", "not while the camera moves")
+            findings[2] = Finding("background", None, "%", "unknown", "the whole room changes")
     findings.append(_judge("shoulders", 100 * body.torso_share))
     if body.followed:
         findings.append(_judge("bending", 100 * body.residual_px[0] / size))
     else:
-        reason = "shoulders cannot be followed: they stand still"
+        reason = "shoulders that cannot be followed stand still"
         findings.append(Finding("bending", None, "%", "unknown", reason))
+    findings.append(_judge("shoulders lost", 100 * body.failed))
     return BodyReport(tuple(findings))
 
 

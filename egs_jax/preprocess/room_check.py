@@ -27,6 +27,7 @@ _APART = 0.25  # share of a frame's room that differs from the plate where it is
 _LEAST_ROOM = 0.02  # share of the picture that must be seen of the room
 _SOMEBODY = 0.01  # share of the picture: less is a hand or a lock of hair
 _DARK, _CLIPPED = 8, 250  # levels: pixels beyond say nothing of the exposure
+_LIT = 0.1  # share of the room that must be lit to tell the exposure
 _WINDOW, _ALIKE = 11, 0.6  # px around a pixel whose brightness is to be so correlated
 _TEXTURE = 4.0  # levels: deviation there
 _FOUND, _TIE = 0.6, 0.02  # share of the texture that is alike where the room is; no difference
@@ -113,11 +114,12 @@ def _shrunk(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _difference(look: _Look, plate: UInt8[np.ndarray, "h w 3"]) -> float:
     """Return the share of a look's room that differs from the plate, exposure apart."""
-    room, picture = ~look.hidden, look.picture.astype(np.float32)
-    clipped = look.picture.max(axis=2) > _CLIPPED
-    lit = room & (plate.min(axis=2) > _DARK) & ~clipped
-    gain = np.median(plate[lit] / np.maximum(picture[lit], 1.0)) if lit.any() else 1.0
-    apart = np.abs(cv2.blur(gain * picture - plate, (3, 3))).max(axis=2)
+    room, bright, wanted = ~look.hidden, look.picture.max(axis=2), plate.max(axis=2)
+    clipped = bright > _CLIPPED
+    lit = room & (np.minimum(bright, wanted) > _DARK) & ~clipped
+    enough = lit.sum() > _LIT * room.sum()
+    gain = np.median(wanted[lit] / bright[lit].astype(np.float32)) if enough else 1.0
+    apart = np.abs(cv2.blur(gain * look.picture.astype(np.float32) - plate, (3, 3))).max(axis=2)
     return float(((apart > _DIFFERS) & ~clipped)[room].mean())
 
 

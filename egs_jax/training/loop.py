@@ -67,8 +67,8 @@ def fit(config: Config, dataset: Dataset, *, run_dir: str | Path) -> TrainState:
     """
     run_dir = Path(run_dir)
     config = dataclasses.replace(config, size=config.size or dataset.width)
-    _check_length(dataset)
     _check_plate(config, dataset)
+    _check_length(dataset)
     parallel.check(config)
     print(CONSENT)
     checkpoints: Checkpoints | NoCheckpoints = NoCheckpoints()
@@ -214,6 +214,6 @@ def _check_plate(config: Config, dataset: Dataset) -> None:
     if verdict == "bad" and config.model.body is None:
         raise InputError(
             f"{dataset.folder}: no clean room for an avatar of a whole person: {why}; add "
-            "--model.body head, or film again with the camera standing still"
+            "--model.body head, or film again in one place with the camera standing still"
         )
     print(f"{why}: expect a blurred room, or train with --model.body head in a new --run-dir")

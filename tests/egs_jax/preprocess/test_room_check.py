@@ -89,6 +89,14 @@ def test_before_a_plain_wall_the_camera_may_move(grain):
     assert found.camera < 1e-3 and found.elsewhere == 0 and found.changing < 0.01
 
 
+def test_a_few_lamps_do_not_tell_the_exposure():
+    """Of a dark blue room in which hardly a pixel is lit, by a lamp that comes and goes."""
+    dark = np.full((SIZE, SIZE, 3), (0, 0, 6), np.uint8)
+    lamp = np.full((SIZE, SIZE, 3), (0, 0, 6), np.uint8)
+    lamp[4:9, 4:9] = 12, 12, 200
+    assert measured([dark, lamp] * 4).elsewhere == 0
+
+
 @pytest.mark.parametrize("first", [ROOM, PLAIN])
 def test_a_cut_is_another_room(first):
     """Nine views of one, three of another: only these are elsewhere."""
