@@ -94,7 +94,7 @@ def check_body(room: RoomFigures | None, body: BodyTrack, size: int) -> BodyRepo
             _judge("background", 100 * room.changing),
             _judge("other people", 100 * room.others),
         ]
-        if any(finding.verdict != "ok" for finding in findings[:2]):
+        if any(finding.verdict == "bad" for finding in findings[:2]):
             findings[2] = Finding("background", None, "%", "unknown", "the whole room changes")
     findings.append(_judge("shoulders", 100 * body.torso_share))
     if body.followed:

@@ -91,6 +91,7 @@ class HeadMasker:
         self._size = height, width
         self._before: dict[str, np.ndarray] = {}
         self._points: np.ndarray | None = None
+        self._nobody = np.zeros((height, width), bool)
 
     @typechecked
     def update(
@@ -129,32 +130,36 @@ class HeadMasker:
         self._points = points
         margin = 2 * round(_MARGIN * self._size[1]) + 1
         kernel = np.ones((margin, margin), np.uint8)
-        people = body | head
-        others = self._apart(people, oval)
-        if others.any():
-            others = (cv2.dilate(others.view(np.uint8), kernel) > 0) & ~head
+        people, others = body | head, self._nobody
+        apart = self._apart(people, points)
+        if apart is not None:
+            others = (cv2.dilate(apart.view(np.uint8), kernel) > 0) & ~head
             people &= ~others
             # The network's doubts around them are not the person's either.
-            others |= self._apart(people | ((probability > 0.1) & ~others), oval)
+            apart = self._apart(people | ((probability > 0.1) & ~others), points)
+            others = others if apart is None else others | apart
             probability = np.where(others, 0, probability)
-        unsure = (probability > 0.1) | people | (ears & ~others)
+        unsure = (probability > 0.1) | people | ears
         foreground = cv2.dilate(unsure.view(np.uint8), kernel) > 0
-        return FrameMasks(head, _soft(probability, people), foreground, others & ~foreground)
+        return FrameMasks(head, _soft(probability, people), foreground, others)
 
-    def _apart(self, people: np.ndarray, face: np.ndarray) -> np.ndarray:
+    def _apart(self, people: np.ndarray, points: np.ndarray) -> np.ndarray | None:
         """Return what hangs together neither with the face nor with what is straight below it.
 
-        Below: a microphone or a desk may part head and chest. Small gaps are bridged.
+        Below: a microphone or a desk may part head and chest. Small gaps are bridged. None if
+        nothing is apart.
         """
-        step = max(1, self._size[1] // 128)
+        step = max(1, self._size[1] // 64)
         reach = 2 * max(1, round(_MARGIN * self._size[1] / step)) + 1
         coarse = np.ascontiguousarray(people[::step, ::step]).view(np.uint8)
         coarse = cv2.dilate(coarse, np.ones((reach, reach), np.uint8))
-        below = np.cumsum(face[::step, ::step].any(axis=1)) > 0
-        seed = below[:, None] & face[::step, ::step].any(axis=0)
+        left, top = np.maximum(points[FACE_OVAL].min(axis=0) / step, 0).astype(int)
+        right = max(0, int(points[FACE_OVAL, 0].max() / step)) + 1
+        seed = np.zeros(coarse.shape, bool)
+        seed[top:, left:right] = True
         apart = coarse - _component_touching(coarse, seed)
         if not apart.any():
-            return np.zeros(self._size, bool)
+            return None
         size = self._size[::-1]
         return people & (cv2.resize(apart, size, interpolation=cv2.INTER_NEAREST) > 0)
 

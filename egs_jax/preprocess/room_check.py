@@ -22,6 +22,7 @@ from kernels.checks import typechecked
 
 _SIDE = 160  # px of the longer side of the pictures that are kept
 _MOST = 64  # of them, the whole clip
+_POINTS = 1000  # of the room that are followed
 _DIFFERS = 24  # levels of 255: more than noise, compression and soft shadows
 _APART = 0.25  # share of a frame's room that differs from the plate where it is another room
 _LEAST_ROOM = 0.02  # share of the picture that must be seen of the room
@@ -72,8 +73,8 @@ class RoomCheck:
         """Take in one of the frames that the plate is made of, in their order."""
         if self._count % self._stride == 0:
             size = _small_size(frame)
-            hidden = (masks.foreground | masks.others).astype(np.float32)
-            hidden = cv2.resize(hidden, size, interpolation=cv2.INTER_AREA) > 0
+            hidden = (masks.foreground | masks.others) * np.uint8(255)
+            hidden = _shrunk(hidden, size) > 0
             others = float(masks.others.mean()) > _SOMEBODY
             self._looks.append(_Look(_shrunk(frame, size), hidden, others))
             if len(self._looks) > _MOST:
@@ -114,13 +115,19 @@ def _shrunk(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _difference(look: _Look, plate: UInt8[np.ndarray, "h w 3"]) -> float:
     """Return the share of a look's room that differs from the plate, exposure apart."""
-    room, bright, wanted = ~look.hidden, look.picture.max(axis=2), plate.max(axis=2)
+    room, bright, wanted = ~look.hidden, _brightest(look.picture), _brightest(plate)
     clipped = bright > _CLIPPED
     lit = room & (np.minimum(bright, wanted) > _DARK) & ~clipped
     enough = lit.sum() > _LIT * room.sum()
     gain = np.median(wanted[lit] / bright[lit].astype(np.float32)) if enough else 1.0
-    apart = np.abs(cv2.blur(gain * look.picture.astype(np.float32) - plate, (3, 3))).max(axis=2)
-    return float(((apart > _DIFFERS) & ~clipped)[room].mean())
+    apart = cv2.blur(gain * look.picture.astype(np.float32) - plate, (3, 3))
+    return float(((_brightest(np.abs(apart)) > _DIFFERS) & ~clipped)[room].mean())
+
+
+def _brightest(picture: np.ndarray) -> np.ndarray:
+    """Return the largest of the three channels."""
+    red, green, blue = cv2.split(picture)
+    return cv2.max(cv2.max(red, green), blue)
 
 
 def _motion(looks: list[_Look], best: int) -> tuple[float, Bool[np.ndarray, " N"]]:
@@ -129,7 +136,7 @@ def _motion(looks: list[_Look], best: int) -> tuple[float, Bool[np.ndarray, " N"
     room = ~looks[best].hidden
     weights = cv2.erode(room.view(np.uint8), np.ones((5, 5), np.uint8)).astype(np.float64)
     kernel, center = np.ones((1, 1), np.uint8), complex(width / 2, height / 2)
-    part = template(looks[best].picture, room, weights, kernel, center)
+    part = template(looks[best].picture, room, weights, kernel, center, _POINTS)
     if part is None or not _agreement(looks[best], looks[best], Similarity()):
         return 0.0, np.zeros(len(looks), bool)
     found: dict[int, Similarity | None] = {best: Similarity()}

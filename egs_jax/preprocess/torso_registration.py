@@ -169,7 +169,7 @@ def working_side(frame: Picture) -> int:
 
 def template(
     frame: Picture, part: Bool[np.ndarray, "h w"], weights: Float[np.ndarray, "h w"],
-    kernel: np.ndarray, center: complex,
+    kernel: np.ndarray, center: complex, most: int = _MOST_POINTS,
 ) -> Template | None:  # fmt: skip
     """Prepare a part of a frame.
 
@@ -179,6 +179,7 @@ def template(
       weights: How much its pixels count, those around it too.
       kernel: Widens the mask of what may hide it, in pixels of twice the shrunk picture's.
       center: Principal point [pixels of the frame].
+      most: Points to follow in each size, at most.
 
     Returns:
       None if it shows too little to follow.
@@ -190,7 +191,9 @@ def template(
     radius = float(np.sqrt(np.mean(np.abs(positions - middle) ** 2)))
     levels = []
     for picture in _pictures(frame, side):
-        levels.append(_level(picture, weights, side * 2 ** len(levels), center, middle, radius))
+        levels.append(
+            _level(picture, weights, side * 2 ** len(levels), center, middle, radius, most)
+        )
         weights = _shrunk(weights, 2)
     if min(len(level.points) for level in levels) < _FEWEST_POINTS:
         return None
@@ -199,13 +202,13 @@ def template(
 
 def _level(
     picture: np.ndarray, weights: np.ndarray, side: int, center: complex, middle: complex,
-    radius: float,
+    radius: float, most: int,
 ) -> _Level:  # fmt: skip
     """Choose the part's points in a picture: where its brightness changes the most."""
     d_x = cv2.Scharr(picture, cv2.CV_32F, 1, 0, scale=1 / 32) / side
     d_y = cv2.Scharr(picture, cv2.CV_32F, 0, 1, scale=1 / 32) / side
     telling = (weights * (d_x**2 + d_y**2))[1:-1, 1:-1]
-    count = min(_MOST_POINTS, int((telling > 0).sum()))
+    count = min(most, int((telling > 0).sum()))
     order = np.argsort(-telling, axis=None, kind="stable")[:count]
     y, x = (index + 1 for index in np.unravel_index(np.sort(order), telling.shape))
     points = side * (x + 0.5 + 1j * (y + 0.5)) - center
