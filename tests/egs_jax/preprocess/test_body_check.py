@@ -11,7 +11,7 @@ from egs_jax.preprocess.room_check import RoomFigures
 
 STILL = RoomFigures(camera=0.0005, elsewhere=0.0, changing=0.001, others=0.0)
 POSES = np.zeros((1, 4, 4), np.float32)
-SEEN = BodyTrack(POSES, True, (1.0, 2.0), 0.0, 5.0, 0.15)
+SEEN = BodyTrack(POSES, True, (0.8, 1.2), 0.0, 5.0, 0.15)
 UNSEEN = BodyTrack(POSES, False, (np.nan, np.nan), 1.0, 0.0, 0.01)
 NAMES = [
     "camera",
@@ -48,9 +48,9 @@ def test_every_finding_reacts_to_its_figure():
     assert verdicts(STILL._replace(others=1.0)) == {"other people": "warn"}
     unseen = {"shoulders": "bad", "bending": "unknown", "shoulders lost": "bad"}
     assert verdicts(body=UNSEEN) == unseen
-    bent = BodyTrack(POSES, True, (3.0, 4.0), 0.2, 5.0, 0.03)
+    bent = BodyTrack(POSES, True, (1.0, 4.0), 0.2, 5.0, 0.03)
     assert verdicts(body=bent) == dict.fromkeys(NAMES[4:], "warn")
-    assert check_body(STILL, bent, 256)["bending"].value == pytest.approx(100 * 3 / 256)
+    assert check_body(STILL, bent, 256)["bending"].value == pytest.approx(100 * 4 / 256)
     assert verdicts(None) == dict.fromkeys(NAMES[:4], "unknown")
 
 
