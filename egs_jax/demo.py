@@ -64,6 +64,9 @@ def demo(
         preprocess(video, dataset_dir)
     dataset = Dataset.open(dataset_dir)
     _check_source(dataset, Path(video))
+    if dataset.plate_fault[0] == "bad":
+        print("an avatar of the head alone, over the film's own body and room")
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, body="head"))
     fit(config, dataset, run_dir=run_dir)
     talk = out / "talk.mp4"
     render_video(run_dir, audio, talk)

@@ -158,6 +158,15 @@ MUTATIONS = [
     edit("reprojection error counts lost frames", "egs_jax/preprocess/tracking.py",
          "(error[valid] ** 2)", "(error**2)",
          f"{PREPROCESS}/test_tracking.py::test_reprojection_rms_counts_valid_frames_only"),
+    edit("other people are the person", "egs_jax/preprocess/masks.py",
+         "probability = np.where(others, 0, probability)", "others = others & False",
+         f"{PREPROCESS}/test_masks.py::test_another_person_apart_is_room"),
+    edit("what stands before a room moves it", "egs_jax/preprocess/room_check.py",
+         "max(unmoved - _TIE, _FOUND)", "0.01",
+         f"{PREPROCESS}/test_room_check.py::test_a_passer_by_and_a_screen_are_no_moving_camera"),
+    edit("a moving room is not refused", f"{TRAINING}/loop.py",
+         "verdict == \"bad\" and config", "verdict == \"\" and config",
+         f"{LOOP}::test_a_person_before_a_moving_room_is_refused_or_warned_of"),
 
     # Records and checkpoints.
     edit("a resumed log keeps the lines that a crash lost", f"{TRAINING}/run_folder.py",

@@ -132,6 +132,12 @@ class Dataset:
         return self._scaled(self.arrays["plate"])
 
     @property
+    def plate_fault(self) -> tuple[str, str]:
+        """What `preprocess` said of the plate: "ok", "warn" or "bad" (there is none), and why."""
+        told = self.meta.get("body_check", {}).get("plate", {})
+        return told.get("verdict", "ok"), told.get("why", "")
+
+    @property
     def intrinsics(self) -> Float[np.ndarray, "3 3"]:
         """Intrinsics at this size [pixels]."""
         scale = np.array([self.scale, self.height / self.source_height, 1], np.float32)

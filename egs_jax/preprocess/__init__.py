@@ -8,9 +8,11 @@ tracking           head poses, focal length and mean face from landmarks
 bundle_adjustment  its solvers
 pose_refinement    poses that follow the image itself
 track_report       a track's jitter against optical flow
-torso_registration  where the torso of one frame is in others
+torso_registration  where the torso, or the room, of one frame is in others
 body_tracking      body poses from where the torso is
 masks              masks of head and person, lips, the room without the person
+room_check         how still the room is, and who else is in it
+body_check         are room and shoulders good enough for a whole person
 head_cloud         the points that a head starts from
 body_cloud         the points that neck, shoulders and clothes start from
 pipeline           all of it, in one command

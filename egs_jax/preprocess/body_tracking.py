@@ -19,7 +19,7 @@ from jaxtyping import Bool, Complex, Float, Float32, UInt8
 from scipy.ndimage import median_filter
 from scipy.signal import savgol_filter
 
-from egs_jax.preprocess.torso_registration import Fit, Similarity, Torso, find_torso, register
+from egs_jax.preprocess.torso_registration import Fit, Similarity, Template, find_torso, register
 from kernels.checks import require
 
 Picture = UInt8[np.ndarray, "H Wd 3"]
@@ -114,7 +114,7 @@ def _head_places(viewmats: Float[np.ndarray, "T 4 4"], K: np.ndarray) -> np.ndar
 
 
 def _register_all(
-    frames: Sequence[Picture], head_masks: Sequence[np.ndarray], torso: Torso,
+    frames: Sequence[Picture], head_masks: Sequence[np.ndarray], torso: Template,
     heads: Complex[np.ndarray, " T"], rest: int,
 ) -> list[Fit]:  # fmt: skip
     """Register every frame, each started from its neighbor towards the rest frame."""

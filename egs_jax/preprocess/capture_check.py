@@ -11,6 +11,7 @@ frames, as lips part before the vowel is loud.
 """
 
 import io
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import cv2
@@ -45,7 +46,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class _Rule:
+class Rule:
     """Bounds of a property: outside `ok` a warning, outside `fair` bad, with what to do then."""
 
     unit: str
@@ -53,31 +54,53 @@ class _Rule:
     fair: tuple[float, float]
     remedy: str
 
+    def judge(self, name: str, value: float) -> Finding:
+        """Return what is to be said of the property `name`."""
+        if self.ok[0] <= value <= self.ok[1]:
+            return Finding(name, value, self.unit, "ok", "")
+        fair = self.fair[0] <= value <= self.fair[1]
+        return Finding(name, value, self.unit, "warn" if fair else "bad", self.remedy)
+
+
+def format_findings(title: str, findings: Sequence[Finding], width: int = 100) -> str:
+    """Return findings as a text table, at most `width` columns wide."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("property", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("what to do")
+    for f in findings:
+        value = "-" if f.value is None else f"{f.value:.4g} {f.unit}".strip()
+        table.add_row(f.name, value, f.verdict, f.remedy)
+    text = io.StringIO()
+    Console(file=text, width=width, color_system=None).print(table)
+    return text.getvalue()
+
 
 _INF = float("inf")
 _RULES = {
-    "frame rate": _Rule("/s", (23.9, _INF), (14.9, _INF), "record at 25 pictures a second or more"),
-    "frame gaps": _Rule("", (0, 0.5), (0, _INF), "record at a constant rate (phones: lock it)"),
-    "duration": _Rule("s", (60, _INF), (10, _INF), "record one to five minutes of speech"),
-    "frames with face": _Rule("%", (99.5, _INF), (90, _INF), "keep the whole face in view"),
-    "face width": _Rule("px", (160, _INF), (80, _INF), "come closer or record at a higher size"),
-    "sharpness": _Rule(
+    "frame rate": Rule("/s", (23.9, _INF), (14.9, _INF), "record at 25 pictures a second or more"),
+    "frame gaps": Rule("", (0, 0.5), (0, _INF), "record at a constant rate (phones: lock it)"),
+    "duration": Rule("s", (60, _INF), (10, _INF), "record one to five minutes of speech"),
+    "frames with face": Rule("%", (99.5, _INF), (90, _INF), "keep the whole face in view"),
+    "face width": Rule("px", (160, _INF), (80, _INF), "come closer or record at a higher size"),
+    "sharpness": Rule(
         "", (5e-3, _INF), (1.5e-3, _INF), "focus on the eyes, clean the lens, add light"
     ),
-    "yaw range": _Rule("deg", (0, 50), (0, 90), "face the camera; small turns are enough"),
-    "pitch range": _Rule("deg", (0, 40), (0, 70), "keep the head level; small nods are enough"),
-    "motion": _Rule("%/frame", (0, 3), (0, 6), "move more slowly; fast moves blur"),
-    "brightness": _Rule("/255", (60, 200), (35, 230), "light the face evenly from the front"),
-    "under-exposed": _Rule("%", (0, 15), (0, 40), "add light on the face"),
-    "over-exposed": _Rule("%", (0, 3), (0, 15), "lower the exposure"),
-    "flicker": _Rule(
+    "yaw range": Rule("deg", (0, 50), (0, 90), "face the camera; small turns are enough"),
+    "pitch range": Rule("deg", (0, 40), (0, 70), "keep the head level; small nods are enough"),
+    "motion": Rule("%/frame", (0, 3), (0, 6), "move more slowly; fast moves blur"),
+    "brightness": Rule("/255", (60, 200), (35, 230), "light the face evenly from the front"),
+    "under-exposed": Rule("%", (0, 15), (0, 40), "add light on the face"),
+    "over-exposed": Rule("%", (0, 3), (0, 15), "lower the exposure"),
+    "flicker": Rule(
         "%", (0, 1.5), (0, 4), "lock exposure and white balance; avoid flickering lamps"
     ),
-    "silence": _Rule("%", (2, 60), (0, 85), "speak most of the time, with a few pauses"),
-    "mouth closed": _Rule(
+    "silence": Rule("%", (2, 60), (0, 85), "speak most of the time, with a few pauses"),
+    "mouth closed": Rule(
         "%", (2, 70), (0, 90), "rest with lips closed for some seconds, then speak"
     ),
-    "audio-video lag": _Rule(
+    "audio-video lag": Rule(
         "frames", (-2, 5), (-4, 7), "shift the sound until lips and voice agree"
     ),
 }
@@ -105,17 +128,7 @@ class CaptureReport:
 
     def format_table(self, width: int = 100) -> str:
         """Return the findings as a text table, at most `width` columns wide."""
-        table = Table(title="Capture check", title_justify="left")
-        table.add_column("property", no_wrap=True)
-        table.add_column("value", justify="right", no_wrap=True)
-        table.add_column("verdict", no_wrap=True)
-        table.add_column("what to do")
-        for f in self.findings:
-            value = "-" if f.value is None else f"{f.value:.4g} {f.unit}".strip()
-            table.add_row(f.name, value, f.verdict, f.remedy)
-        text = io.StringIO()
-        Console(file=text, width=width, color_system=None).print(table)
-        return text.getvalue()
+        return format_findings("Capture check", self.findings, width)
 
 
 class CaptureCheck:
@@ -247,10 +260,7 @@ def _judge(name: str, value: float | None) -> Finding:
         }.get(name, "no face was found; show one face, well lit, looking at the camera")
         verdict = "bad" if name == "silence" else "unknown"
         return Finding(name, None, rule.unit, verdict, reason)
-    if rule.ok[0] <= value <= rule.ok[1]:
-        return Finding(name, value, rule.unit, "ok", "")
-    fair = rule.fair[0] <= value <= rule.fair[1]
-    return Finding(name, value, rule.unit, "warn" if fair else "bad", rule.remedy)
+    return rule.judge(name, value)
 
 
 def _interpolated(values: list[float | None]) -> np.ndarray:

@@ -21,6 +21,8 @@ PERSON_LABELS = tuple(range(1, len(FACE_CLASSES)))
 HEAD_LABELS = tuple(
     label for label in PERSON_LABELS if FACE_CLASSES[label] not in ("neck", "necklace", "cloth")
 )
+_MARGIN = 0.0125
+"""Around people, of the picture's width; parts of a person are at most twice that apart."""
 _SMOOTHING = 0.5
 """Share of the frame before in the mix of probabilities."""
 # The jaw from its right corner (below the ear) over the chin to the left one; the ears' roots.
@@ -37,11 +39,13 @@ class FrameMasks:
       head: Head without neck.
       soft_person: Head, neck, torso with a soft edge, uint8; above 127 is person.
       foreground: Everything that may be person, with a margin: never background.
+      others: Other people, apart from this one, with a margin: background where nothing else is.
     """
 
     head: np.ndarray
     soft_person: np.ndarray
     foreground: np.ndarray
+    others: np.ndarray
 
 
 @typechecked
@@ -75,7 +79,8 @@ class HeadMasker:
 
     The network's probability is mixed with that of the frame before, carried along with the head (a
     similarity fitted to the rigid landmarks), so that its edge does not flicker while the head may
-    move as it likes. Without a face parser the neck is cut along the jaw's landmarks.
+    move as it likes. Without a face parser the neck is cut along the jaw's landmarks. The person is
+    what hangs together with the face or with what is straight below it; others are room.
 
     Args:
       height: Picture height.
@@ -86,6 +91,7 @@ class HeadMasker:
         self._size = height, width
         self._before: dict[str, np.ndarray] = {}
         self._points: np.ndarray | None = None
+        self._nobody = np.zeros((height, width), bool)
 
     @typechecked
     def update(
@@ -122,10 +128,40 @@ class HeadMasker:
             head = head & (self._above_jaw(points, reach=1.0) | oval)
         head = _component_touching(head | oval, oval)
         self._points = points
-        margin = 2 * round(0.0125 * self._size[1]) + 1
-        unsure = (probability > 0.1) | body | head | ears
-        foreground = cv2.dilate(unsure.view(np.uint8), np.ones((margin, margin), np.uint8)) > 0
-        return FrameMasks(head, _soft(probability, body | head), foreground)
+        margin = 2 * round(_MARGIN * self._size[1]) + 1
+        kernel = np.ones((margin, margin), np.uint8)
+        people, others = body | head, self._nobody
+        apart = self._apart(people, points)
+        if apart is not None:
+            others = (cv2.dilate(apart.view(np.uint8), kernel) > 0) & ~head
+            people &= ~others
+            # The network's doubts around them are not the person's either.
+            apart = self._apart(people | ((probability > 0.1) & ~others), points)
+            others = others if apart is None else others | apart
+            probability = np.where(others, 0, probability)
+        unsure = (probability > 0.1) | people | ears
+        foreground = cv2.dilate(unsure.view(np.uint8), kernel) > 0
+        return FrameMasks(head, _soft(probability, people), foreground, others)
+
+    def _apart(self, people: np.ndarray, points: np.ndarray) -> np.ndarray | None:
+        """Return what hangs together neither with the face nor with what is straight below it.
+
+        Below: a microphone or a desk may part head and chest. Small gaps are bridged. None if
+        nothing is apart.
+        """
+        step = max(1, self._size[1] // 64)
+        reach = 2 * max(1, round(_MARGIN * self._size[1] / step)) + 1
+        coarse = np.ascontiguousarray(people[::step, ::step]).view(np.uint8)
+        coarse = cv2.dilate(coarse, np.ones((reach, reach), np.uint8))
+        left, top = np.maximum(points[FACE_OVAL].min(axis=0) / step, 0).astype(int)
+        right = max(0, int(points[FACE_OVAL, 0].max() / step)) + 1
+        seed = np.zeros(coarse.shape, bool)
+        seed[top:, left:right] = True
+        apart = coarse - _component_touching(coarse, seed)
+        if not apart.any():
+            return None
+        size = self._size[::-1]
+        return people & (cv2.resize(apart, size, interpolation=cv2.INTER_NEAREST) > 0)
 
     def _steady(self, name: str, now: np.ndarray, now_from_before: np.ndarray | None) -> np.ndarray:
         """Mix with the frame before, moved by `now_from_before`; return it at the frame's size."""
@@ -205,11 +241,15 @@ def _similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 def _component_touching(mask: np.ndarray, seed: np.ndarray) -> np.ndarray:
     """Keep the connected parts of `mask` that touch `seed`."""
-    _, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=4)
-    keep = np.zeros(labels.max() + 1, bool)
-    keep[np.unique(labels[seed & mask])] = True
+    count, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=4)
+    keep = np.zeros(count, bool)
+    keep[labels[seed]] = True
     keep[0] = False
     return keep[labels]
+
+
+_PEOPLE = 1e-3
+"""Weight of other people in the room's picture."""
 
 
 class BackgroundModel:
@@ -217,6 +257,7 @@ class BackgroundModel:
 
     Per pixel a mean over frames, in which a frame weighs the more the farther the pixel was from
     any foreground in it: the original picks the one farthest frame, which shows seams and noise.
+    Where other people stood it hardly weighs: who walks by is not in the room, who stays is.
     Pixels that the person always covered are filled from their surroundings, smoothly.
 
     Args:
@@ -230,11 +271,16 @@ class BackgroundModel:
 
     @typechecked
     def update(
-        self, frame: UInt8[np.ndarray, "H W 3"], foreground: Bool[np.ndarray, "H W"]
+        self,
+        frame: UInt8[np.ndarray, "H W 3"],
+        foreground: Bool[np.ndarray, "H W"],
+        others: Bool[np.ndarray, "H W"] | None = None,
     ) -> None:
         """Take one frame in; every tenth frame of a video is enough."""
         distance = cv2.distanceTransform((~foreground).view(np.uint8), cv2.DIST_L2, 3)
         weight = np.minimum(distance / (0.1 * frame.shape[1]), 1.0) ** 3
+        if others is not None:
+            weight = np.where(others, _PEOPLE * weight, weight)
         self._weight += weight
         self._sum += weight[..., None] * frame
 

@@ -22,6 +22,7 @@ from egs_jax.face.segmentation import FaceParser, PersonSegmenter
 from egs_jax.media.audio_file import read_audio, write_wav
 from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.media.video_reader import VideoInfo, probe, read_frames
+from egs_jax.preprocess.body_check import BodyReport, check_body
 from egs_jax.preprocess.body_cloud import body_cloud
 from egs_jax.preprocess.body_tracking import track_body
 from egs_jax.preprocess.crop import Crop, choose_crop
@@ -29,6 +30,7 @@ from egs_jax.preprocess.face_pass import LEAST_FRAMES, Faces, find_faces
 from egs_jax.preprocess.head_cloud import head_cloud
 from egs_jax.preprocess.masks import BackgroundModel, HeadMasker, lips_rect
 from egs_jax.preprocess.pose_refinement import refine_poses
+from egs_jax.preprocess.room_check import RoomCheck, RoomFigures
 from egs_jax.preprocess.track_report import jitter_rms
 from egs_jax.preprocess.tracking import HeadTrack, reprojection_rms, track_head
 from egs_jax.runtime.assets import ASSETS, file_sha256
@@ -119,10 +121,10 @@ def _fill(
     landmarks = crop.landmarks(faces.landmarks)
     samples = _fit_length(samples, len(landmarks))
     features = extract_features(samples, kind)
-    frames = _cut_frames(work, video, crop, landmarks, parser, max_seconds)
+    frames, room = _cut_frames(work, video, crop, landmarks, parser, max_seconds)
     track, figures = _track(frames, landmarks, valid, crop.size)
     save = lambda name, array: np.save(work / FILES[name], array)
-    body, figures["body"] = _body(work, frames, track)
+    body, figures["body"], found = _body(work, frames, track, room)
     save("body_viewmats", body)
     for name, array in _clouds(work, frames, track, body).items():
         save(name, array)
@@ -155,6 +157,7 @@ def _fill(
         "tracking": figures,
         "seen_of_all_frames": list(SEEN_OF_ALL_FRAMES),
         "capture": faces.capture.as_dict(),
+        "body_check": found.as_dict(),
     }
 
 
@@ -194,12 +197,12 @@ def align_sound(
 def _cut_frames(
     work: Path, video: Path, crop: Crop, landmarks: np.ndarray, parser: FaceParser | None,
     max_seconds: float | None,
-) -> Pictures:  # fmt: skip
-    """Write frames, masks and the plate; returns the frames."""
+) -> tuple[Pictures, RoomFigures | None]:  # fmt: skip
+    """Write frames, masks and the plate; returns the frames and what was seen of the room."""
     count, size = len(landmarks), crop.size
     _check_room(work, round(BYTES_A_PIXEL * count * size**2))
     segmenter, masker = PersonSegmenter(), HeadMasker(size, size)
-    room = BackgroundModel(size, size)
+    room, looks = BackgroundModel(size, size), RoomCheck()
     with contextlib.ExitStack() as stack:
         frames, heads, people = (
             stack.enter_context(PicturesWriter(work / FILES[name])) for name in PICTURES
@@ -213,9 +216,11 @@ def _cut_frames(
             heads.append(masks.head)
             people.append(masks.soft_person)
             if i % 10 == 0:
-                room.update(frame, masks.foreground)
-    imageio.imwrite(work / FILES["plate"], room.result())
-    return Pictures(work / FILES["frames"])
+                room.update(frame, masks.foreground, masks.others)
+                looks.update(frame, masks)
+    plate = room.result()
+    imageio.imwrite(work / FILES["plate"], plate)
+    return Pictures(work / FILES["frames"]), looks.result(plate)
 
 
 def _track(
@@ -244,8 +249,10 @@ def _track(
     return track, figures
 
 
-def _body(work: Path, frames: Pictures, track: HeadTrack) -> tuple[np.ndarray, dict]:
-    """Return body poses [T, 4, 4] and their figures."""
+def _body(
+    work: Path, frames: Pictures, track: HeadTrack, room: RoomFigures | None
+) -> tuple[np.ndarray, dict, BodyReport]:
+    """Return body poses [T, 4, 4], their figures, and whether all is good for a whole person."""
     heads, people = (Pictures(work / FILES[name]) for name in ("head_masks", "person_masks"))
     found = track_body(frames, heads, people, track.viewmats, track.K, calmest(track.viewmats))
     median, high = found.residual_px
@@ -264,7 +271,9 @@ def _body(work: Path, frames: Pictures, track: HeadTrack) -> tuple[np.ndarray, d
         )
     else:
         print("body: too little of it is seen to follow; it stands still")
-    return found.cam_from_body, figures
+    report = check_body(room, found, frames.shape[2])
+    print(report.format(), end="")
+    return found.cam_from_body, figures, report
 
 
 def _clouds(

@@ -1,12 +1,13 @@
-"""The torso of one frame found in others: a similarity of the picture.
+"""A part of one frame found in others, the torso above all: a similarity of the picture.
 
 Gauss-Newton on brightness with robust weights and the light's gain and offset, from coarse to fine,
 on pictures of about 240 px. The torso is the person without the widened head; points far from the
-head count the most, since hair and collar go along with it.
+head count the most, since hair and collar go along with it. What may hide the part in a frame is
+told by a mask: a torso's head.
 
 Conventions: pixel centers at integer + 0.5. A place in the picture is a complex number z = x + iy
 from the principal point [pixels], a similarity `z -> turn * z + shift`. Letters: N points of the
-torso.
+part.
 """
 
 from typing import NamedTuple
@@ -28,8 +29,8 @@ _WIDEST = 20.0  # the deviation to start from, of 255
 _NECK = (0.06, 0.12)  # head heights that the head is widened by sideways and downwards
 _FAR = 0.25  # head heights from the widened head where a point counts in full
 _LEAST_TORSO = 0.02  # share of the picture
-_LEAST_SEEN = 0.3  # share of the torso's texture that a frame must show
-_LEAST_LIKENESS = 0.6  # correlation of a frame's torso with the rest frame's
+_LEAST_SEEN = 0.3  # share of the part's texture that a frame must show
+_LEAST_LIKENESS = 0.6  # correlation of a frame's part with the rest frame's
 _CELL = 24  # px of the shrunk picture: side of the cells whose own motion is the residual
 # Errors of neighboring pixels are alike: their sum claims to know more than it does, by this much.
 _TRUST = 0.02
@@ -43,13 +44,13 @@ class Similarity(NamedTuple):
 
 
 class _Level(NamedTuple):
-    """The rest frame's torso in one size.
+    """The rest frame's part in one size.
 
     Attributes:
       side: Pixels of the frames that one of its pixels takes.
-      points: [N] complex, where the torso's pixels lie, from the principal point.
+      points: [N] complex, where the part's pixels lie, from the principal point.
       values: [N] their brightness.
-      jacobian: [N, 6] change of brightness by growth, roll and shift about the torso's middle
+      jacobian: [N, 6] change of brightness by growth, roll and shift about the part's middle
         (growth and roll in units of its radius), by gain and by offset.
       weights: [N] in [0, 1].
     """
@@ -61,14 +62,14 @@ class _Level(NamedTuple):
     weights: Float[np.ndarray, " N"]
 
 
-class Torso(NamedTuple):
+class Template(NamedTuple):
     """What frames are registered to.
 
     Attributes:
       levels: Finest first.
-      kernel: Widens a head's mask, in pixels of twice the finest side.
+      kernel: Widens the mask of what may hide the part, in pixels of twice the finest side.
       center: Principal point, complex.
-      middle: The torso's middle, complex, from the principal point.
+      middle: The part's middle, complex, from the principal point.
       radius: Root mean square distance from it.
     """
 
@@ -83,9 +84,9 @@ class Fit(NamedTuple):
     """A registered frame.
 
     Attributes:
-      similarity: Where its torso is.
+      similarity: Where the part is.
       good: Whether that can be believed.
-      residual: Motion of parts of the torso that it does not explain, rms [pixels].
+      residual: Motion within the part that it does not explain, rms [pixels].
     """
 
     similarity: Similarity
@@ -132,7 +133,7 @@ def _widened(head: Bool[np.ndarray, "H Wd"], side: int, kernel: np.ndarray) -> n
 
 def find_torso(
     frame: Picture, head: np.ndarray, person: np.ndarray, K: np.ndarray
-) -> tuple[Torso | None, float]:
+) -> tuple[Template | None, float]:
     """Prepare the rest frame's torso.
 
     Args:
@@ -146,41 +147,68 @@ def find_torso(
       the picture.
     """
     frame, center = np.asarray(frame), complex(K[0, 2], K[1, 2])
-    side = max(1, round(max(frame.shape[:2]) / _WORKING_SIZE))
-    pictures = _pictures(frame, side)
+    side = working_side(frame)
     kernel, height = _head_kernel(np.asarray(head)[side :: 2 * side, side :: 2 * side])
     wide = _widened(np.asarray(head), side, kernel)
-    wide = cv2.resize(wide, pictures[0].shape[::-1], interpolation=cv2.INTER_NEAREST)
-    torso = (_shrunk(np.asarray(person), side) > 127.5) & (wide == 0)
+    person = _shrunk(np.asarray(person), side)
+    wide = cv2.resize(wide, person.shape[::-1], interpolation=cv2.INTER_NEAREST)
+    torso = (person > 127.5) & (wide == 0)
     share = float(torso.mean())
     if share < _LEAST_TORSO or height == 0:
         return None, share
     # A pixel around it too: plain clothes are seen by their outline.
     around = cv2.dilate(torso.view(np.uint8), np.ones((3, 3), np.uint8)) * (1 - wide)
     far = cv2.distanceTransform(1 - wide, cv2.DIST_L2, 5) / (_FAR * 2 * height)
-    weights = around * np.clip(far, 0.1, 1.0)
-    y, x = np.nonzero(torso)
+    return template(frame, torso, around * np.clip(far, 0.1, 1.0), kernel, center), share
+
+
+def working_side(frame: Picture) -> int:
+    """Return how many pixels of a frame one of the shrunk picture takes."""
+    return max(1, round(max(frame.shape[:2]) / _WORKING_SIZE))
+
+
+def template(
+    frame: Picture, part: Bool[np.ndarray, "h w"], weights: Float[np.ndarray, "h w"],
+    kernel: np.ndarray, center: complex, most: int = _MOST_POINTS,
+) -> Template | None:  # fmt: skip
+    """Prepare a part of a frame.
+
+    Args:
+      frame: RGB.
+      part: Where it is, in the picture shrunk by `working_side`.
+      weights: How much its pixels count, those around it too.
+      kernel: Widens the mask of what may hide it, in pixels of twice the shrunk picture's.
+      center: Principal point [pixels of the frame].
+      most: Points to follow in each size, at most.
+
+    Returns:
+      None if it shows too little to follow.
+    """
+    side = working_side(frame)
+    y, x = np.nonzero(part)
     positions = side * (x + 0.5 + 1j * (y + 0.5)) - center
     middle = complex(positions.mean())
     radius = float(np.sqrt(np.mean(np.abs(positions - middle) ** 2)))
     levels = []
-    for picture in pictures:
-        levels.append(_level(picture, weights, side * 2 ** len(levels), center, middle, radius))
+    for picture in _pictures(frame, side):
+        levels.append(
+            _level(picture, weights, side * 2 ** len(levels), center, middle, radius, most)
+        )
         weights = _shrunk(weights, 2)
     if min(len(level.points) for level in levels) < _FEWEST_POINTS:
-        return None, share
-    return Torso(levels, kernel, center, middle, radius), share
+        return None
+    return Template(levels, kernel, center, middle, radius)
 
 
 def _level(
     picture: np.ndarray, weights: np.ndarray, side: int, center: complex, middle: complex,
-    radius: float,
+    radius: float, most: int,
 ) -> _Level:  # fmt: skip
-    """Choose the torso's points in a picture: where its brightness changes the most."""
+    """Choose the part's points in a picture: where its brightness changes the most."""
     d_x = cv2.Scharr(picture, cv2.CV_32F, 1, 0, scale=1 / 32) / side
     d_y = cv2.Scharr(picture, cv2.CV_32F, 0, 1, scale=1 / 32) / side
     telling = (weights * (d_x**2 + d_y**2))[1:-1, 1:-1]
-    count = min(_MOST_POINTS, int((telling > 0).sum()))
+    count = min(most, int((telling > 0).sum()))
     order = np.argsort(-telling, axis=None, kind="stable")[:count]
     y, x = (index + 1 for index in np.unravel_index(np.sort(order), telling.shape))
     points = side * (x + 0.5 + 1j * (y + 0.5)) - center
@@ -207,61 +235,61 @@ def _sample(picture: np.ndarray, z: np.ndarray, level: _Level, center: complex) 
 
 
 def _hidden(wide: np.ndarray, z: np.ndarray, side: int, center: complex) -> np.ndarray:
-    """Tell which of `z` [N] lie behind the widened head."""
+    """Tell which of `z` [N] lie behind what is widened."""
     position = (z + center) / side
     x = np.clip(position.real.astype(np.intp), 0, wide.shape[1] - 1)
     y = np.clip(position.imag.astype(np.intp), 0, wide.shape[0] - 1)
     return wide[y, x] > 0
 
 
-def register(frame: Picture, head: np.ndarray, torso: Torso, start: Similarity) -> Fit:
-    """Find the torso in a frame.
+def register(frame: Picture, hiding: np.ndarray, part: Template, start: Similarity) -> Fit:
+    """Find a part in a frame.
 
     Args:
       frame: RGB.
-      head: Its head without neck, bool [H, W].
-      torso: That of the rest frame.
+      hiding: What may hide the part there, bool [H, W]: of a torso the head without neck.
+      part: That of the rest frame.
       start: Where the search begins.
 
     Returns:
-      Where the torso is; `good` is False if too little of it is seen or it does not look alike.
+      Where the part is; `good` is False if too little of it is seen or it does not look alike.
     """
-    pictures = _pictures(frame, torso.levels[0].side)
-    coarse = 2 * torso.levels[0].side
-    wide = _widened(head, torso.levels[0].side, torso.kernel)
+    pictures = _pictures(frame, part.levels[0].side)
+    coarse = 2 * part.levels[0].side
+    wide = _widened(hiding, part.levels[0].side, part.kernel)
     turn, shift = start
     light, spread = np.zeros(2), _WIDEST
-    for level, picture in zip(torso.levels[::-1], pictures[::-1], strict=True):
-        weights = level.weights * ~_hidden(wide, turn * level.points + shift, coarse, torso.center)
+    for level, picture in zip(part.levels[::-1], pictures[::-1], strict=True):
+        weights = level.weights * ~_hidden(wide, turn * level.points + shift, coarse, part.center)
         for _ in range(_ITERATIONS):
-            sample, inside = _sample(picture, turn * level.points + shift, level, torso.center)
+            sample, inside = _sample(picture, turn * level.points + shift, level, part.center)
             residual = sample - (1 + light[0]) * level.values - light[1]
             trust = weights * inside / (1 + (residual / (_ROBUST * spread)) ** 2) ** 2
             spread = float(np.sqrt((trust @ residual**2) / (trust.sum() + 1e-6))) + 0.5
-            change = _step(level, trust, residual, spread, turn, shift, torso)
+            change = _step(level, trust, residual, spread, turn, shift, part)
             light = light + change[4:]
-            grown = 1 + (change[0] + 1j * change[1]) / torso.radius
+            grown = 1 + (change[0] + 1j * change[1]) / part.radius
             moved = change[2] + 1j * change[3]
-            # The torso at rest was moved by `change` to look like this one: the frame's similarity
+            # The part at rest was moved by `change` to look like this one: the frame's similarity
             # is what came before, after the inverse of that.
-            shift = shift + turn * (torso.middle - (torso.middle + moved) / grown)
+            shift = shift + turn * (part.middle - (part.middle + moved) / grown)
             turn = turn / grown
-            if np.abs(change[:4]).max() < _CONVERGED * torso.levels[0].side:
+            if np.abs(change[:4]).max() < _CONVERGED * part.levels[0].side:
                 break
-    return _judged(Similarity(turn, shift), light, level, picture, weights, torso)
+    return _judged(Similarity(turn, shift), light, level, picture, weights, part)
 
 
 def _step(
     level: _Level, trust: np.ndarray, residual: np.ndarray, spread: float, turn: complex,
-    shift: complex, torso: Torso,
+    shift: complex, part: Template,
 ) -> np.ndarray:  # fmt: skip
     """Solve for the change [6] that explains `residual` best, in pixels, gain and offset."""
     weighted = level.jacobian * trust[:, None]
     normal, pull = level.jacobian.T @ weighted, residual @ weighted
-    away = torso.radius * (turn - 1), turn * torso.middle + shift - torso.middle
+    away = part.radius * (turn - 1), turn * part.middle + shift - part.middle
     total = np.array([away[0].real, away[0].imag, away[1].real, away[1].imag])
     # A far place is unlikely: decides only what the picture says nothing about.
-    prior = spread**2 / (_TRUST * (0.5 * torso.radius) ** 2)
+    prior = spread**2 / (_TRUST * (0.5 * part.radius) ** 2)
     normal[np.arange(4), np.arange(4)] += prior
     pull[:4] += prior * total
     return np.linalg.solve(normal + 1e-9 * np.diag(np.diag(normal)) + 1e-6 * np.eye(6), pull)
@@ -269,11 +297,11 @@ def _step(
 
 def _judged(
     similarity: Similarity, light: np.ndarray, level: _Level, picture: np.ndarray,
-    weights: np.ndarray, torso: Torso,
+    weights: np.ndarray, part: Template,
 ) -> Fit:  # fmt: skip
-    """Judge a registration by how alike the torsos are, and by what still moves in their parts."""
+    """Judge a registration by how alike the two are, and by what still moves within."""
     turn, shift = similarity
-    sample, inside = _sample(picture, turn * level.points + shift, level, torso.center)
+    sample, inside = _sample(picture, turn * level.points + shift, level, part.center)
     seen = weights * inside
     texture = (level.jacobian[:, 2:4] ** 2).sum(axis=-1)
     share = float((seen @ texture) / (level.weights @ texture))
@@ -286,7 +314,7 @@ def _judged(
 
 
 def _own_motion(level: _Level, seen: np.ndarray, residual: np.ndarray) -> float:
-    """Return the rms over the torso's cells of the shift [px] that best explains `residual`."""
+    """Return the rms over the part's cells of the shift [px] that best explains `residual`."""
     cell = np.floor(level.points.real / (_CELL * level.side)) + 1000 * np.floor(
         level.points.imag / (_CELL * level.side)
     )

@@ -58,7 +58,8 @@ def fit(config: Config, dataset: Dataset, *, run_dir: str | Path) -> TrainState:
     into `run_dir` and prints the state's SHA-256.
 
     Raises:
-      InputError: a run folder of other settings, a damaged checkpoint, a clip too short.
+      InputError: a run folder of other settings, a damaged checkpoint, a clip too short, no clean
+        room behind a whole person that the config does not name outright.
       TrainingError: the loss stayed non-finite after going back `MAX_ROLLBACKS` times, the device
         ran out of memory, or devices that share the frames disagree.
       OSError: a checkpoint could not be written, or be read though it is whole; it is untouched.
@@ -66,6 +67,7 @@ def fit(config: Config, dataset: Dataset, *, run_dir: str | Path) -> TrainState:
     """
     run_dir = Path(run_dir)
     config = dataclasses.replace(config, size=config.size or dataset.width)
+    _check_plate(config, dataset)
     _check_length(dataset)
     parallel.check(config)
     print(CONSENT)
@@ -202,3 +204,16 @@ def _check_length(dataset: Dataset) -> None:
             f"only {seconds:.0f} s of training video: expect a stiff mouth on new speech; "
             "3 to 5 minutes are best"
         )
+
+
+def _check_plate(config: Config, dataset: Dataset) -> None:
+    """Refuse a whole person before a room that moves, unless that is asked for by its name."""
+    verdict, why = dataset.plate_fault
+    if verdict == "ok" or config.model.resolved.body == "head":
+        return
+    if verdict == "bad" and config.model.body is None:
+        raise InputError(
+            f"{dataset.folder}: no clean room for an avatar of a whole person: {why}; add "
+            "--model.body head, or film again in one place with the camera standing still"
+        )
+    print(f"{why}: expect a blurred room, or train with --model.body head in a new --run-dir")

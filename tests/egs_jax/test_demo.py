@@ -51,6 +51,25 @@ def test_demo_makes_a_film_and_a_report_and_keeps_what_is_done(
         demo.demo(out, video=video)
 
 
+def test_film_of_a_moving_camera_becomes_a_head(painted, tmp_path, monkeypatch):
+    def preprocess(video, folder):
+        shutil.copytree(painted, folder)
+        meta = json.loads((folder / "meta.json").read_text())
+        meta["source"] = {"name": video.name, "sha256": file_sha256(video)}
+        meta["body_check"] = {"plate": {"verdict": "bad", "why": "the camera moves"}}
+        (folder / "meta.json").write_text(json.dumps(meta))
+
+    def fit(config, dataset, run_dir):
+        raise InputError(f"trains a {config.model.body}")
+
+    monkeypatch.setattr(demo, "preprocess", preprocess)
+    monkeypatch.setattr(demo, "fit", fit)
+    video = tmp_path / "me.mp4"
+    video.write_bytes(b"film")
+    with pytest.raises(InputError, match="trains a head"):
+        demo.demo(tmp_path / "demo", video=video, audio=write_wav_at(tmp_path / "own.wav"))
+
+
 def write_wav_at(path):
     write_wav(path, np.zeros(SAMPLE_RATE // 2, np.float32))
     return path

@@ -48,6 +48,26 @@ def test_a_second_person_and_a_raised_hand_are_not_head():
     assert overlap(masks.head, head) > 0.93
 
 
+def test_another_person_apart_is_room():
+    _, head, person, landmarks = person_at(60.0)
+    other = cv2.circle(np.zeros((SIZE, SIZE), np.uint8), (175, 50), 18, 1, -1) > 0
+    doubt = cv2.circle(np.zeros((SIZE, SIZE), np.uint8), (130, 20), 8, 1, -1) > 0
+    believed = np.maximum(probability(person | other), 0.3 * probability(doubt))
+    masks = HeadMasker(SIZE, SIZE).update(landmarks, believed)
+    assert overlap(masks.soft_person > 127, person) > 0.95 and overlap(masks.head, head) > 0.93
+    assert not masks.soft_person[other | doubt].any() and not masks.foreground[other | doubt].any()
+    assert masks.others[other].all() and not masks.others[person].any()
+    alone = HeadMasker(SIZE, SIZE).update(landmarks, probability(person))
+    assert not alone.others.any()
+
+
+def test_what_a_microphone_parts_from_the_head_is_still_the_person():
+    _, _, person, landmarks = person_at(100.0)
+    person[133:147] = False
+    masks = HeadMasker(SIZE, SIZE).update(landmarks, probability(person))
+    assert overlap(masks.soft_person > 127, person) > 0.95 and not masks.others.any()
+
+
 def test_face_parser_decides_where_given():
     _, head, person, landmarks = person_at(100.0)
     labels = np.where(head, 1, np.where(person, 14, 0)).astype(np.uint8)
@@ -107,6 +127,19 @@ def test_what_was_always_covered_is_filled_from_around():
     error = np.abs(clean.astype(int) - room())[hidden]
     assert error.mean() < 25  # of a ramp of 100 levels; the head's own color is off by 90
     assert np.abs(np.diff(clean.astype(int)[:120], axis=1)).max() < 40  # no hard edge
+
+
+def test_who_walks_by_is_not_in_the_room_and_who_stays_is():
+    plain, nobody = np.full((40, 40, 3), 90, np.uint8), np.zeros((40, 40), bool)
+    passing, staying = BackgroundModel(40, 40), BackgroundModel(40, 40)
+    for i in range(8):
+        other = nobody.copy()
+        other[10:30, 5:20] = True
+        frame = np.where(other[..., None], 200, plain).astype(np.uint8)
+        staying.update(frame, nobody, other)
+        passing.update(frame if i < 6 else plain, nobody, other if i < 6 else nobody)
+    assert (staying.result() == frame).all()
+    assert np.abs(passing.result().astype(int) - plain).max() <= 1
 
 
 def test_nothing_uncovered_is_gray():

@@ -27,11 +27,12 @@ from egs_jax.performer import head as performer_head
 from egs_jax.performer.anatomy import CLOTH
 from egs_jax.performer.mesh import rasterize_triangles
 from egs_jax.performer.shading import background
-from egs_jax.preprocess.crop import choose_crop
+from egs_jax.preprocess.crop import Crop, choose_crop
 from egs_jax.preprocess.face_pass import MAX_GAP, bridge_gaps, find_faces, missing_ranges
 from egs_jax.preprocess.pipeline import (
     _NAMES,
     SEEN_OF_ALL_FRAMES,
+    _cut_frames,
     align_sound,
     blink_signal,
     preprocess,
@@ -207,6 +208,26 @@ def test_short_clip_is_warned_of(performer_dataset):
     report = json.loads((performer_dataset.folder / "meta.json").read_text())["capture"]
     assert report["duration"]["verdict"] == "bad" and "minutes" in report["duration"]["remedy"]
     assert "record one to five minutes" in performer_dataset.output
+
+
+def test_body_check_is_told_and_kept(performer_dataset):
+    found = json.loads((performer_dataset.folder / "meta.json").read_text())["body_check"]
+    assert found["plate"] == {"verdict": "ok", "why": ""} and found["camera"]["value"] < 0.1
+    wrong = {name for name in found if found[name]["verdict"] != "ok"}
+    assert wrong == set() and "Body check" in performer_dataset.output
+
+
+def test_room_of_a_camera_that_moves_is_seen_to_move(tmp_path, performer_dataset, pictures, arrays):
+    larger = [cv2.resize(image, (SIZE + 24, SIZE + 24)) for image in pictures[:41:2]]
+    at = [round(12 + 12 * np.sin(0.5 * i)) for i in range(21)]
+    film = [image[12:-12, x : x + SIZE] for image, x in zip(larger, at, strict=True)]
+    points = arrays["landmarks"][:41:2] * np.float32((SIZE + 24) / SIZE)
+    points = points - np.float32([[[x, 12, 0]] for x in at])
+    video = encode(tmp_path / "clip.mp4", film, sound=False)
+    _, room = _cut_frames(tmp_path, video, Crop(0, 0, SIZE, SIZE), points, None, None)
+    true = np.std([at[i] for i in (0, 10, 20)]) / SIZE
+    assert room.camera == pytest.approx(true, rel=0.1) and true > 0.01
+    assert room.elsewhere == room.others == 0
 
 
 # --- clips nobody can use -----------------------------------------------------------------------

@@ -258,6 +258,39 @@ def test_other_settings_in_the_same_folder_are_refused(painted, trained_run):
         fit(config, Dataset.open(painted), run_dir=trained_run.folder)
 
 
+def test_a_person_before_a_moving_room_is_refused_or_warned_of(
+    painted, tmp_path, monkeypatch, capsys
+):
+    """Unless it is named outright; a head needs no room."""
+    folder = shutil.copytree(painted, tmp_path / "dataset")
+    meta = json.loads((folder / "meta.json").read_text())
+    reaches = mock.Mock(side_effect=InputError("it goes on"))
+    monkeypatch.setattr(parallel, "check", reaches)
+
+    def told(verdict, *body):
+        plate = {"verdict": verdict, "why": "the camera moves (by 2.0 % of the picture)"}
+        (folder / "meta.json").write_text(json.dumps(meta | {"body_check": {"plate": plate}}))
+        command = ["train", "tiny", "--data-dir", str(folder), "--run-dir", str(tmp_path / "run")]
+        assert main([*command, *body]) == 2
+        out, error = capsys.readouterr()
+        assert error.count("\n") == 1
+        lines = [line for line in out.splitlines() if "3 to 5 minutes" not in line]
+        return lines, error.removeprefix("egs-jax: ").rstrip()
+
+    assert told("bad") == (
+        [],
+        f"{folder}: no clean room for an avatar of a whole person: the camera moves (by 2.0 % of "
+        "the picture); add --model.body head, or film again in one place with the camera standing "
+        "still",
+    )
+    warning = (
+        "the camera moves (by 2.0 % of the picture): expect a blurred room, or train with "
+        "--model.body head in a new --run-dir"
+    )
+    assert told("warn") == told("bad", "--model.body", "person") == ([warning], "it goes on")
+    assert told("ok") == told("bad", "--model.body", "head") == ([], "it goes on")
+
+
 def test_a_run_may_go_on_elsewhere(painted, trained_run, tmp_path, capsys):
     run_dir = back_at_30(trained_run, tmp_path / "run")
     config = dataclasses.replace(micro_config(painted), frames_on="device", parallel="pmap")
