@@ -12,12 +12,14 @@ Place in the pipeline: between a drive and `forward`'s functions, when an avatar
 """
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from scipy.spatial.transform import Rotation
 
 from egs_jax.model import rigid
+from egs_jax.model.rigid import Quaternion, Rigid, Vector
 from kernels.checks import typechecked
 
 REACH = 0.25
@@ -67,14 +69,13 @@ class Limits(flax.struct.PyTreeNode):
         parts = (mean.as_matrix().reshape(9), center, half * SLACK, middle, axes)
         return cls(jnp.asarray(np.concatenate(parts), jnp.float32))
 
-    def turns(self, viewmats: Float[Array, "B 4 4"]) -> Float[Array, "B 4 4"]:
+    def turns(self, views: Rigid) -> Rigid:
         """Return by how much to turn the world that the camera looks along a seen direction.
 
         It is the smallest rotation, about the origin of head space, that takes the camera's
         direction to its limited one; where training looked it is the identity.
         """
-        cameras = rigid.inverse(viewmats)
-        x, y, z = (cameras[:, k, 3] for k in range(3))
+        x, y, z = rigid.inverse(views).shift
         length = jnp.sqrt(x * x + y * y + z * z)
         seen = (x / length, y / length, z / length)
         yaw, pitch = jnp.arctan2(x, -z), jnp.arctan2(y, jnp.sqrt(x * x + z * z))
@@ -86,17 +87,17 @@ class Limits(flax.struct.PyTreeNode):
         yaw, pitch = yaw_center + yaw_half * share * u, pitch_center + pitch_half * share * v
         flat = jnp.cos(pitch)
         wanted = (flat * jnp.sin(yaw), jnp.sin(pitch), -flat * jnp.cos(yaw))
-        turned = rigid.rotations_of(_quats_between(seen, wanted))
-        limited = rigid.assembled(turned, jnp.zeros((len(viewmats), 3)))
-        inside = (radius <= 1)[:, None, None]
-        return jnp.where(inside, rigid.identities(len(viewmats)), limited)
+        same = rigid.identities(radius)
+        limited = Rigid(rigid.rotations_of(_quats_between(seen, wanted)), same.shift)
+        return jax.tree.map(lambda one, other: jnp.where(radius <= 1, one, other), same, limited)
 
     def poses(self, viewmats: Float[Array, "B 4 4"]) -> Float[Array, "B 4 4"]:
         """Return the poses that the tokens may be told: where training was, the same bits."""
-        mean = jnp.broadcast_to(self.values[:9].reshape(1, 3, 3), (len(viewmats), 3, 3))
-        since = rigid.quats_of(rigid.product(viewmats[:, :3, :3], mean.transpose(0, 2, 1)))
+        views = rigid.parts(viewmats)
+        mean = tuple(tuple(self.values[3 * i + k] for k in range(3)) for i in range(3))
+        since = rigid.quats_of(rigid.turn_product(views.turn, rigid.transposed(mean)))
         center, half = self.values[9:15], self.values[15:21]
-        numbers = [2 * since[:, k] for k in (1, 2, 3)] + [viewmats[:, k, 3] for k in range(3)]
+        numbers = [2 * value for value in since[1:]] + list(views.shift)
         limited, inside = [], jnp.ones(len(viewmats), bool)
         for k, number in enumerate(numbers):
             beyond = (number - center[k]) / half[k]
@@ -105,9 +106,11 @@ class Limits(flax.struct.PyTreeNode):
             inside &= size <= 1
         x, y, z = (value / 2 for value in limited[:3])
         w = jnp.sqrt(jnp.maximum(1 - (x * x + y * y + z * z), 0))
-        turned = rigid.product(rigid.rotations_of(jnp.stack([w, x, y, z], axis=1)), mean)
-        told = rigid.assembled(turned, jnp.stack(limited[3:], axis=1))
-        return jnp.where(inside[:, None, None], viewmats, told)
+        turn = rigid.turn_product(rigid.rotations_of((w, x, y, z)), mean)
+        told = Rigid(turn, tuple(limited[3:]))
+        return rigid.whole(
+            jax.tree.map(lambda own, other: jnp.where(inside, own, other), views, told)
+        )
 
 
 def _range(numbers: Float[np.ndarray, "T K"]) -> tuple[np.ndarray, np.ndarray]:
@@ -121,9 +124,9 @@ def _wrapped(angle: Array) -> Array:
     return (angle + np.pi) % (2 * np.pi) - np.pi
 
 
-def _quats_between(a: tuple[Array, ...], b: tuple[Array, ...]) -> Float[Array, "B 4"]:
+def _quats_between(a: Vector, b: Vector) -> Quaternion:
     """Return quaternions, of any length, of the smallest rotations of unit vectors a to b."""
     cosine = sum(x * y for x, y in zip(a, b, strict=True))
-    axis = [a[i] * b[j] - a[j] * b[i] for i, j in ((1, 2), (2, 0), (0, 1))]
+    axis = (a[i] * b[j] - a[j] * b[i] for i, j in ((1, 2), (2, 0), (0, 1)))
     # Of opposite vectors no rotation is the smallest; the identity is one at least.
-    return jnp.stack([jnp.maximum(1 + cosine, 1e-4), *axis], axis=1)
+    return (jnp.maximum(1 + cosine, 1e-4), *axis)

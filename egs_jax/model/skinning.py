@@ -137,13 +137,13 @@ def frames_of(
     Returns:
       Transforms of head space and of body space to that world, and of it to the camera.
     """
-    viewmats = jnp.asarray(drive.viewmats)
-    heads = rigid.identities(len(viewmats)) if limits is None else limits.turns(viewmats)
+    views = rigid.parts(jnp.asarray(drive.viewmats))
+    heads = rigid.identities(views.shift[0]) if limits is None else limits.turns(views)
     bodies = heads
     if drive.bodies is not None:
-        apart = rigid.product(rigid.inverse(viewmats), jnp.asarray(drive.bodies))
+        apart = rigid.product(rigid.inverse(views), rigid.parts(jnp.asarray(drive.bodies)))
         bodies = rigid.product(heads, apart)
-    return heads, bodies, rigid.product(viewmats, rigid.inverse(heads))
+    return tuple(map(rigid.whole, (heads, bodies, rigid.product(views, rigid.inverse(heads)))))
 
 
 @typechecked
@@ -174,18 +174,19 @@ def posed(
     )
     own = [means[..., k] for k in range(3)]
 
-    q_head, q_body = (rigid.quats_of(frames[:, :3, :3]) for frames in (heads, bodies))
-    cosine = sum(q_head[:, k] * q_body[:, k] for k in range(4))
-    q_body = jnp.where(cosine < 0, -1.0, 1.0)[:, None] * q_body
-    # Once a frame: XLA would compute these anew for every Gaussian.
-    heads, bodies, q_head, q_body = jax.lax.optimization_barrier((heads, bodies, q_head, q_body))
+    # Once a frame: XLA would compute these anew for every Gaussian, and for every use.
+    heads, bodies = jax.lax.optimization_barrier((heads, bodies))
+    q_head, q_body = (rigid.quats_of(rigid.parts(frames).turn) for frames in (heads, bodies))
+    sign = jnp.where(sum(a * b for a, b in zip(q_head, q_body, strict=True)) < 0, -1.0, 1.0)
+    q_body = tuple(sign * value for value in q_body)
+    q_head, q_body = jax.lax.optimization_barrier((q_head, q_body))
 
     def moved(frames: Float[Array, "B 4 4"], i: int) -> Float[Array, "B N"]:
         return sum(frames[:, i, k, None] * own[k] for k in range(3)) + frames[:, i, 3, None]
 
     blend = lambda head, body: head + weights * (body - head)
     places = [blend(moved(heads, i), moved(bodies, i)) for i in range(3)]
-    turns = [blend(q_head[:, k, None], q_body[:, k, None]) for k in range(4)]
+    turns = [blend(q_head[k][:, None], q_body[k][:, None]) for k in range(4)]
     return cloud._replace(
         means=jnp.stack(places, axis=-1),
         quats=jnp.stack(_turned(turns, [quats[..., k] for k in range(4)]), axis=-1),

@@ -27,17 +27,24 @@ def turned(yaws, pitches=0.0, distance=4.0):
     return np.float32(made)
 
 
-turns_of, poses_of, placed_by = map(jax.jit, (Limits.turns, Limits.poses, placed))
+poses_of, placed_by = map(jax.jit, (Limits.poses, placed))
+
+
+@jax.jit
+def turns_of(limits, viewmats):
+    return rigid.whole(limits.turns(rigid.parts(viewmats)))
 
 
 @jax.jit
 def cameras_told(limits, viewmats):
-    return rigid.inverse(rigid.product(viewmats, rigid.inverse(limits.turns(viewmats))))
+    """Where cameras are in head space, once the world is turned."""
+    views = rigid.parts(viewmats)
+    return rigid.inverse(rigid.product(views, rigid.inverse(limits.turns(views)))).shift
 
 
 def told(limits, viewmats):
     """Yaw and pitch in head space of the directions in which colors are seen [degrees]."""
-    x, y, z = np.asarray(cameras_told(limits, viewmats))[:, :3, 3].T
+    x, y, z = map(np.asarray, cameras_told(limits, viewmats))
     return np.degrees(np.arctan2(x, -z)), np.degrees(np.arctan2(y, np.hypot(x, z)))
 
 

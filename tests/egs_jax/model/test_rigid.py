@@ -15,9 +15,17 @@ def random_transforms(seed, count=5):
     return transforms
 
 
-product, inverse, quats_of, rotations_of = map(
-    jax.jit, (rigid.product, rigid.inverse, rigid.quats_of, rigid.rotations_of)
-)
+parts = rigid.parts
+product = jax.jit(lambda a, b: rigid.whole(rigid.product(parts(a), parts(b))))
+inverse = jax.jit(lambda a: rigid.whole(rigid.inverse(parts(a))))
+quats_of = jax.jit(lambda a: jnp.stack(rigid.quats_of(parts(a).turn), axis=1))
+NOTHING = np.tile(np.eye(4, dtype=np.float32), (5, 1, 1))
+
+
+@jax.jit
+def rotations_of(quats):
+    turn = rigid.rotations_of(tuple(quats[:, k] for k in range(4)))
+    return jnp.stack([jnp.stack(row, axis=1) for row in turn], axis=1)
 
 
 def test_products_and_inverses_are_those_of_matrices():
@@ -27,11 +35,12 @@ def test_products_and_inverses_are_those_of_matrices():
 
 
 def test_the_identity_changes_no_bit():
-    a, nothing = random_transforms(0), np.asarray(rigid.identities(5))
-    for same in (product(a, nothing), product(nothing, a)):
+    a = random_transforms(0)
+    for same in (product(a, NOTHING), product(NOTHING, a), rigid.whole(parts(a))):
         np.testing.assert_array_equal(same, a)
-    np.testing.assert_array_equal(inverse(nothing), nothing)
-    np.testing.assert_array_equal(quats_of(nothing[:, :3, :3]), [[1, 0, 0, 0]] * 5)
+    np.testing.assert_array_equal(inverse(NOTHING), NOTHING)
+    np.testing.assert_array_equal(quats_of(NOTHING), [[1, 0, 0, 0]] * 5)
+    np.testing.assert_array_equal(rigid.whole(rigid.identities(jnp.arange(5.0))), NOTHING)
 
 
 def test_quaternions_of_every_angle():
@@ -39,7 +48,9 @@ def test_quaternions_of_every_angle():
     axes = np.concatenate([axes / np.linalg.norm(axes, axis=1, keepdims=True), np.eye(3)])
     for angle in (0.0, 1e-4, 1.0, 3.0, np.pi - 1e-4, np.pi):
         turns = Rotation.from_rotvec(angle * axes)
-        quats = np.asarray(quats_of(np.float32(turns.as_matrix())))
+        transforms = np.tile(np.eye(4, dtype=np.float32), (len(axes), 1, 1))
+        transforms[:, :3, :3] = turns.as_matrix()
+        quats = np.asarray(quats_of(transforms))
         assert np.all(quats[:, 0] >= 0)
         np.testing.assert_allclose(np.linalg.norm(quats, axis=1), 1, atol=1e-6)
         np.testing.assert_allclose(
@@ -48,6 +59,5 @@ def test_quaternions_of_every_angle():
 
 
 def test_gradients_are_finite_where_nothing_is_turned():
-    loss = lambda turned: jnp.sum(rigid.rotations_of(rigid.quats_of(turned))[0, 0])
-    nothing = np.asarray(rigid.identities(2))[:, :3, :3]
-    assert np.isfinite(jax.jit(jax.grad(loss))(nothing)).all()
+    loss = lambda a: jnp.sum(rigid.rotations_of(rigid.quats_of(parts(a).turn))[0][0])
+    assert np.isfinite(jax.jit(jax.grad(loss))(NOTHING)).all()
