@@ -192,7 +192,7 @@ def chain(architecture):
         agent_network="mlp" if paper else "linear",
     )
     decoder = DeformationDecoder(network, width=8, as_original=not paper)
-    nets = model.Networks(encoder, None, tokens, attention, decoder)
+    nets = model.Networks(encoder, None, tokens, attention, decoder, None)
 
     def apply(params, means, windows, eye, pose):
         features = encoder.apply(params["encoder"], means)
