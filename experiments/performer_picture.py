@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> Path:
     avatar = Avatar.load(arguments.run_dir)
     data = avatar.dataset
     start, stop = data.splits["val"]
-    frames = loudest(data.arrays["mouth_opening"][start:stop], len(ANGLES)) + start
+    frames = widest(data.arrays["mouth_opening"][start:stop], len(ANGLES)) + start
     drive = turned(data, data.drive(frames, avatar.config.model.window_frames), ANGLES)
     drive = drive.replace(backgrounds=np.stack([background(data.height, data.width)] * len(frames)))
     pictures = [to_uint8(rgb) for rgb, _ in drawn_frames(avatar, drive)]
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> Path:
     return path
 
 
-def loudest(opening: Float[np.ndarray, " T"], count: int) -> np.ndarray:
+def widest(opening: Float[np.ndarray, " T"], count: int) -> np.ndarray:
     """Return the frame with the widest mouth in each of `count` equal stretches."""
     parts = np.array_split(np.arange(len(opening)), count)
     return np.array([part[np.argmax(opening[part])] for part in parts])
