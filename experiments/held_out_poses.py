@@ -25,13 +25,13 @@ import numpy as np
 from egs_jax.__main__ import Parser
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import to_uint8
-from egs_jax.config import PRESETS, preset
 from egs_jax.config_text import override
 from egs_jax.data.dataset import Dataset
 from egs_jax.evaluation import metrics
 from egs_jax.evaluation.baselines import NearestFrame
 from egs_jax.evaluation.measures import landmarks_near
 from egs_jax.face.landmarks import FaceLandmarker
+from egs_jax.presets import PRESETS, preset
 from egs_jax.training.perceptual import load_perceptual, lpips
 from experiments._runs import add_case, parsed, rounded, run_main, shrunk, train_command
 from experiments.free_pose import drawn_frames
