@@ -86,7 +86,7 @@ class ModelConfig:
     """Half side of the spatial encoder's cube [world units]: of a head 1.25, of a person 1.5."""
     sh_degree: int = 3
     """Highest spherical-harmonics degree."""
-    elongation: float = 6.0
+    elongation: float = 4.0
     """Longest axis of a person's Gaussians at most, as a multiple of the middle one: longer ones
     are needles from where the clip never looked. Heads have no limit."""
 
