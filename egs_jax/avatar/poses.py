@@ -48,8 +48,9 @@ def pose_path(dataset: Dataset, poses: str | Path = "clip") -> PosePath:
       dataset: The clip; an avatar of a head alone cannot leave its poses.
       poses: "clip" (those of the longest stretch of training frames without a cut), "still" (the
         calmest training frame's) or a file: NAME.npy with head -> camera transforms [T, 4, 4] of
-        25 frames a second, or NAME.csv with a row a frame and a header: yaw, pitch, roll [degrees] about the still pose (yaw to the
-        picture's right, pitch up, roll clockwise) and x, y, z [head units] (right, down, away).
+        25 frames a second, or NAME.csv with a row a frame and a header: yaw, pitch, roll [degrees]
+        about the still pose (yaw to the picture's right, pitch up, roll clockwise) and x, y, z
+        [head units] (right, down, away).
 
     Raises:
       InputError: if the file is missing or holds no such poses, or the avatar is a head alone.

@@ -9,6 +9,7 @@ of a film is taken for part of the person.
 
 import cv2
 import numpy as np
+import scipy.linalg
 from jaxtyping import Bool, Float, UInt8
 from scipy.ndimage import binary_dilation, binary_opening
 
@@ -52,7 +53,9 @@ def unexplained(patches: UInt8[np.ndarray, "T 12 12 3"]) -> Float[np.ndarray, " 
     for _ in range(_ROUNDS):
         mean = flat[trusted].mean(axis=0)
         known = flat[trusted] - mean
-        mixes = np.linalg.eigh(known.T @ known)[1][:, -min(_MIXES, len(known) // 4) :].T
+        scatter, count = known.T @ known, min(_MIXES, len(known) // 4)
+        most = (len(scatter) - count, len(scatter) - 1)
+        mixes = scipy.linalg.eigh(scatter, subset_by_index=most)[1].T
         error = _left(flat - mean, mixes)
         trusted = error <= _limit(error[trusted])
     return error
