@@ -16,6 +16,7 @@ from egs_jax.face.mesh import NUM_LANDMARKS, RIGID_POINTS
 from egs_jax.media.clock import FPS
 from egs_jax.preprocess.capture_check import CaptureCheck
 from egs_jax.preprocess.films import Film
+from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.progress import progress
 
 COUNT_EVERY = 25
@@ -101,6 +102,9 @@ def find_faces(
 
     Returns:
       Where it is; in no frame if there is no such face.
+
+    Raises:
+      InputError: if the film is damaged or has no picture in this part.
     """
     follower = _Follower(landmarker, choice)
     check = CaptureCheck(film.info.average_fps, film.info.variable_rate)
@@ -115,6 +119,10 @@ def find_faces(
             found.append(nothing if face is None else face.landmarks.astype(np.float32))
             if i % COLOR_EVERY == 0:
                 colors.append(_colors(frame, found[-1]))
+    if not found:
+        raise InputError(
+            f"{film.path}: has no picture after {film.start / FPS:.1f} s; lower --start"
+        )
     crowd = max(follower.counts)
     faces = Faces(np.stack(found), np.stack(thumbnails), np.stack(colors), check, crowd)
     print(f"{film.path.name}: face found in {int(faces.valid.sum())} of {len(found)} frames")

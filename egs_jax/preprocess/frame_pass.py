@@ -52,7 +52,8 @@ def write_frames(work: Path, material: Material, parser: FaceParser | None) -> S
         )
         bar = stack.enter_context(progress(count, "frames and masks", "frame"))
         for k in material.used:
-            crop, gain, room = material.crops[k], material.gains[k], BackgroundModel(size, size)
+            crop, gain = material.crops[k], material.gains[k]
+            room = BackgroundModel(size, size) if len(material.used) > 1 else together
             for source, first in _chosen(material, k):
                 if first:
                     masker = HeadMasker(size, size)
@@ -65,7 +66,7 @@ def write_frames(work: Path, material: Material, parser: FaceParser | None) -> S
                 people.append(masks.soft_person)
                 patches.append(mouth_patch(frame, points))
                 if number % 10 == 0:
-                    for model in (room, together):
+                    for model in dict.fromkeys((room, together)):
                         model.update(frame, masks.foreground, masks.others)
                     looks.update(frame, masks)
                 number += 1

@@ -23,6 +23,7 @@ _ROUNDS = 4
 _UNEXPLAINED = 2.5  # times the usual error: no mouth
 _LEAST = 9.0  # levels of 255, rms, that are always explained
 _PART_OF_IT = 1 / 3  # share of the frames
+_FEWEST = 200  # frames; of fewer, too few mouths are known to say what is none
 _SHORT, _EDGE = 3, 4  # frames: shorter is a blur, and what comes and goes around longer
 
 
@@ -74,8 +75,11 @@ def mouth_seen(patches: UInt8[np.ndarray, "T 12 12 3"]) -> Bool[np.ndarray, " T"
     """Tell in which frames nothing is before the mouth.
 
     Args:
-      patches: `mouth_patch` of every frame of one person in one light, at least 25.
+      patches: `mouth_patch` of every frame of one person in one light. Of less than 8 s nothing
+        can be told: every mouth counts as seen.
     """
+    if len(patches) < _FEWEST:
+        return np.ones(len(patches), bool)
     error = unexplained(patches)
     hidden = error > _limit(error)
     hidden = binary_opening(hidden, np.ones(_SHORT, bool))

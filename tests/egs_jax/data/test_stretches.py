@@ -1,12 +1,13 @@
 """Datasets of several stretches: nothing leads over a border, nothing hidden is learned from."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import AUDIO_DIM, FRAMES, make_dataset, micro_config
+from helpers import AUDIO_DIM, FRAMES, SIZE, make_dataset, micro_config, write_pictures
 
 from egs_jax.avatar.poses import pose_path
 from egs_jax.data import stretches
@@ -128,6 +129,21 @@ def test_body_is_told_from_the_path_of_its_own_stretch(folder):
     np.testing.assert_array_equal(model.told(jumped, after, starts), told)
     assert not np.array_equal(model.told(jumped, after), told)
     assert Dataset.open(folder).told_bodies(after).shape == (len(after), 4, 4)
+
+
+def test_head_of_a_film_is_painted_out_over_its_own_room(folder, tmp_path):
+    made = tmp_path / "dataset"
+    shutil.copytree(folder, made)
+    plain = Dataset.open(made, body="head")
+    before = [plain.background(i) for i in (0, FRAMES - 1)]
+    rooms = np.stack([np.full((SIZE, SIZE, 3), level, np.uint8) for level in (10, 200)])
+    write_pictures(made, film_plates=rooms)
+    dataset = Dataset.open(made, body="head")
+    for i, level, plate in ((0, 10, before[0]), (FRAMES - 1, 200, before[1])):
+        middle = np.s_[20:24, 20:28]
+        assert np.abs(dataset.background(i)[middle].astype(int) - level).max() < 12
+        assert np.abs(plate[middle].astype(int) - level).max() > 12
+    assert np.array_equal(Dataset.open(made).background(0), plain.plate)  # a person has one room
 
 
 def test_values_lie_on_one_line_of_time():

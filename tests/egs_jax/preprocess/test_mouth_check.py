@@ -66,12 +66,12 @@ def test_what_hides_the_mouth_for_a_while_is_found():
 
 
 def test_mouth_that_only_speaks_is_seen():
-    assert mouth_seen(patches(speaks(150))).all()
+    assert mouth_seen(patches(speaks(240))).all()
 
 
 def test_what_is_always_there_is_part_of_the_person():
-    frames = speaks(120)
-    for t in range(120):
+    frames = speaks(210)
+    for t in range(210):
         hide(frames[t], "microphone", 0)
     assert mouth_seen(patches(frames)).all()
 
