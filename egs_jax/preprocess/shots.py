@@ -73,8 +73,8 @@ def cuts_between(
     points = landmarks[known][:, RIGID_POINTS, :2].astype(np.float64)
     eyes = np.linalg.norm(landmarks[known, 33, :2] - landmarks[known, 263, :2], axis=-1)
     moved = np.median(np.linalg.norm(np.diff(points, axis=0), axis=-1), axis=-1) / eyes[1:]
-    pictures = thumbnails[known].astype(np.float32)
-    changed = np.sqrt(np.square(np.diff(pictures, axis=0)).mean(axis=(1, 2)))
+    steps = zip(known, known[1:], strict=False)  # one by one: a film may be long
+    changed = np.array([_rms(thumbnails[b] - np.float32(thumbnails[a])) for a, b in steps])
     wide = np.where(np.diff(known) > 1, _BRIDGED, 1.0)
     for values, (least, above_usual, above_beside) in ((moved, _MOVED), (changed, _CHANGED)):
         usual = percentile_filter(values, _USUAL, min(_AROUND, len(values)), mode="nearest")
@@ -89,17 +89,17 @@ def cuts_between(
 
 def mixed_scenes(thumbnails: UInt8[np.ndarray, "T h w"]) -> Bool[np.ndarray, " T"]:
     """Tell which frames are a mix of an earlier and a later picture: fades and dissolves."""
-    count, numbers = len(thumbnails), np.arange(len(thumbnails))
-    flat = thumbnails.reshape(count, -1).astype(np.float32)
+    count = len(thumbnails)
     mixed = np.zeros(count, bool)
-    for i in numbers:
-        before, after = flat[max(i - _MIXED, 0)], flat[min(i + _MIXED, count - 1)]
+    for i in range(count):
+        near = thumbnails[[max(i - _MIXED, 0), i, min(i + _MIXED, count - 1)]]
+        before, now, after = near.reshape(3, -1).astype(np.float32)
         change = after - before
         size = float(change @ change)
         if size < _SCENES**2 * len(change):
             continue
-        share = float(change @ (flat[i] - before)) / size
-        rest = flat[i] - before - share * change
+        share = float(change @ (now - before)) / size
+        rest = now - before - share * change
         mixed[i] = _MIX[0] < share < _MIX[1] and float(rest @ rest) < _UNMIXED**2 * size
     return mixed
 
@@ -186,7 +186,7 @@ def same_person(films: Sequence[Faces], choices: Sequence[Choice]) -> list[Choic
     shapes = np.array([_turned(shape, shapes.mean(axis=0)) for shape, _ in looks])
     colors = np.array([_standard(color) for _, color in looks])
     lengths = np.array([part.stop - part.start for _, part in places])
-    apart = np.sqrt(np.square(shapes[:, None] - shapes[None]).sum(axis=-1).mean(axis=-1))
+    apart = np.array([np.sqrt(np.square(shapes - s).sum(axis=-1).mean(axis=-1)) for s in shapes])
     unlike = 1 - np.einsum("ip,jp->ij", colors, colors)
     other = (apart / _SHAPE + unlike / _COLOR > _OTHER) & (apart > _SHAPE_LEAST)
     most = int(np.argmax((~other * lengths[None]).sum(axis=1)))
@@ -217,6 +217,10 @@ def colors_of(faces: Faces, parts: Sequence[Part]) -> Float[np.ndarray, "P 3"]:
     )
     seen = seen[np.isfinite(seen).all(axis=(1, 2))]
     return np.median(seen, axis=0) if len(seen) else np.zeros((len(RIGID_POINTS), 3), np.float32)
+
+
+def _rms(difference: np.ndarray) -> float:
+    return float(np.sqrt(np.square(difference).mean()))
 
 
 def _turned(points: np.ndarray, model: np.ndarray) -> np.ndarray:
