@@ -116,8 +116,10 @@ def _parser(argv: list[str]) -> Parser:
     def add_run(verb: Parser) -> None:
         verb.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="what `train` made")
 
-    verb = add("preprocess", "video of one person -> dataset folder")
-    verb.add_argument("video", type=Path, metavar="VIDEO", help="any film that ffmpeg reads")
+    verb = add("preprocess", "videos of one person -> dataset folder")
+    verb.add_argument(
+        "video", type=Path, metavar="VIDEO", nargs="+", help="any films that ffmpeg reads"
+    )
     verb.add_argument("dataset_dir", type=Path, metavar="DATASET_DIR", help="folder to make")
     verb.add_argument("--size", type=_side, help="side of the square frames in pixels (512)")
     verb.add_argument(
@@ -129,6 +131,12 @@ def _parser(argv: list[str]) -> Parser:
     )
     verb.add_argument("--max-seconds", type=_seconds, help="use only this much of the video")
     verb.add_argument("--val-seconds", type=_seconds, help="hold out this much (default 1/11)")
+    verb.add_argument("--start", type=_time, help="second of the video to begin at")
+    verb.add_argument("--end", type=_seconds, help="second of the video to stop at")
+    verb.add_argument(
+        "--face", type=_face, metavar="left|right|N",
+        help="whose face where there are several; N counts from the left (default: the largest)",
+    )  # fmt: skip
     verb.set_defaults(run=_preprocess)
 
     verb = add("train", "dataset folder -> avatar; resumes by itself")
@@ -201,6 +209,9 @@ def _preprocess(arguments: argparse.Namespace) -> None:
         face_parser=arguments.face_parser,
         max_seconds=arguments.max_seconds,
         val_seconds=arguments.val_seconds,
+        start=arguments.start,
+        end=arguments.end,
+        face=arguments.face,
     )
 
 
@@ -254,6 +265,19 @@ def _side(text: str) -> int:
         if 32 <= (value := int(text)) <= 4096:
             return value
     raise argparse.ArgumentTypeError(f"got {text}, expected a whole number from 32 to 4096")
+
+
+def _time(text: str) -> float:
+    return 0.0 if text.strip() in ("0", "0.0") else _seconds(text)
+
+
+def _face(text: str) -> str | int:
+    if text in ("left", "right"):
+        return text
+    with contextlib.suppress(ValueError):
+        if (value := int(text)) > 0:
+            return value
+    raise argparse.ArgumentTypeError(f"got {text}, expected left, right or a number from 1 on")
 
 
 def _seconds(text: str) -> float:

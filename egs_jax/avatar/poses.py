@@ -15,6 +15,7 @@ from jaxtyping import Float, Float32, Int
 from scipy.spatial.transform import Rotation, Slerp
 
 from egs_jax.data.dataset import Dataset
+from egs_jax.data.stretches import nearest_of
 from egs_jax.runtime.errors import MAY_NOT_READ, InputError
 
 EASE = 12
@@ -45,21 +46,23 @@ def pose_path(dataset: Dataset, poses: str | Path = "clip") -> PosePath:
 
     Args:
       dataset: The clip; an avatar of a head alone cannot leave its poses.
-      poses: "clip" (those of the training frames), "still" (the calmest of them) or a file:
-        NAME.npy with head -> camera transforms [T, 4, 4] of 25 frames a second, or NAME.csv with a
-        row a frame and a header: yaw, pitch, roll [degrees] about the still pose (yaw to the
-        picture's right, pitch up, roll clockwise) and x, y, z [head units] (right, down, away).
+      poses: "clip" (those of the longest stretch of training frames without a cut), "still" (the
+        calmest training frame's) or a file: NAME.npy with head -> camera transforms [T, 4, 4] of
+        25 frames a second, or NAME.csv with a row a frame and a header: yaw, pitch, roll [degrees]
+        about the still pose (yaw to the picture's right, pitch up, roll clockwise) and x, y, z
+        [head units] (right, down, away).
 
     Raises:
       InputError: if the file is missing or holds no such poses, or the avatar is a head alone.
     """
-    train = np.arange(*dataset.splits["train"])
+    start, stop = dataset.playback
     if poses == "still":
         return _of_frames(dataset, np.array([dataset.still_frame]))
     if poses == "clip" and dataset.body == "head":
-        return _of_frames(dataset, back_and_forth(train[0], train[-1] + 1))
+        # A frame that bridges a moment without a face has no picture to draw a head over.
+        return _of_frames(dataset, nearest_of(dataset.valid, back_and_forth(start, stop)))
     if poses == "clip":
-        at = train[0] + eased_cycle(len(train))
+        at = start + eased_cycle(stop - start)
         viewmats, bodies = (
             between(dataset.arrays[name], at) for name in ("viewmats", "body_viewmats")
         )
@@ -73,7 +76,7 @@ def pose_path(dataset: Dataset, poses: str | Path = "clip") -> PosePath:
     viewmats = between(path, eased_cycle(len(path)))
     twice = np.concatenate([viewmats, viewmats])  # the second round has the first behind it
     bodies = dataset.body_model.told(twice)[len(viewmats) :]
-    return PosePath(viewmats, bodies, np.full(len(viewmats), train[0]))
+    return PosePath(viewmats, bodies, np.full(len(viewmats), start))
 
 
 def _of_frames(dataset: Dataset, frames: Int[np.ndarray, " P"]) -> PosePath:

@@ -33,6 +33,8 @@ class Clip(flax.struct.PyTreeNode):
 
     audio_features: Float[Array, "R F"]
     silence_features: Float[Array, "Q F"]
+    sound_places: Int[Array, "T 3"]
+    """Where the sound of a frame is, and the rows that it may hear (`stretches.sound_places`)."""
     blink: Float[Array, " T"]
     viewmats: Float[Array, "T 4 4"]
     K: Float[Array, "3 3"]
@@ -118,7 +120,8 @@ def cut_batch(
     frames, sound, hush = drawn.frames, clip.audio_features, clip.silence_features
 
     def windows(frames: Array, silent: Array, count: int) -> Float[Array, "B W 16 F"]:
-        own = feature_windows(sound, hush, frames, count)
+        place = clip.sound_places[frames]
+        own = feature_windows(sound, hush, place[:, 0], count, spans=place[:, 1:])
         first = jax.process_index() * len(frames)  # among those of all hosts
         rest = feature_windows(hush[:0], hush, first + xp.arange(len(frames)), count)
         return xp.where(silent[:, None, None, None], rest, own)

@@ -60,6 +60,7 @@ class BodyModel:
         body_viewmats: Float[np.ndarray, "T 4 4"],
         rest: Float[np.ndarray, "4 4"],
         frames: Int[np.ndarray, " N"] | None = None,
+        starts: Int[np.ndarray, " T"] | None = None,
     ) -> "BodyModel":
         """Fit to frames of a clip whose poses follow one another.
 
@@ -71,6 +72,7 @@ class BodyModel:
           body_viewmats: Body poses.
           rest: The head's pose at the rest frame, which is the body's too.
           frames: Those to learn from, such as the training frames, in order; None: all.
+          starts: First frame of every frame's path, where the poses are of several; None: 0.
 
         Raises:
           ValueError: if there are fewer than 10 frames.
@@ -79,7 +81,7 @@ class BodyModel:
         count = len(frames)
         require(count >= 10, f"frames: expected at least 10 to learn from, got {count}")
         rest = rest.astype(np.float64)
-        head = _lagged(motion_about(viewmats, rest), frames)
+        head = _lagged(motion_about(viewmats, rest), frames, starts)
         body_viewmats = body_viewmats[frames]
         body = motion_about(body_viewmats, rest)
         part = np.arange(count) * _PARTS // count
@@ -100,13 +102,17 @@ class BodyModel:
 
     @typechecked
     def told(
-        self, viewmats: Float[np.ndarray, "T 4 4"], frames: Int[np.ndarray, " N"] | None = None
+        self,
+        viewmats: Float[np.ndarray, "T 4 4"],
+        frames: Int[np.ndarray, " N"] | None = None,
+        starts: Int[np.ndarray, " T"] | None = None,
     ) -> Float32[np.ndarray, "N 4 4"]:
         """Return body poses at some frames of a head's path.
 
         Args:
           viewmats: The path, from its start or from `HISTORY` frames before the first frame told.
           frames: Numbers of its frames to tell; None: all.
+          starts: First frame of every frame's path, where there are several; None: 0.
 
         Raises:
           ValueError: if a number is no frame of the path.
@@ -117,7 +123,7 @@ class BodyModel:
             not len(numbers) or bool(0 <= numbers.min() and numbers.max() < count),
             f"frames: expected numbers in [0, {count}), got {list(numbers[:5])} ...",
         )
-        head = _lagged(motion_about(viewmats, self.rest), numbers)
+        head = _lagged(motion_about(viewmats, self.rest), numbers, starts)
         body = np.clip(_applied(self.coefficients, head), *self.limits)
         return poses_about(body, self.rest).astype(np.float32)
 
@@ -159,9 +165,12 @@ def shoulder_rms(
     return float(np.sqrt(np.square(seen[0] - seen[1]).sum(axis=-1).mean()))
 
 
-def _lagged(head: np.ndarray, numbers: np.ndarray) -> Float[np.ndarray, "N F"]:
+def _lagged(
+    head: np.ndarray, numbers: np.ndarray, starts: np.ndarray | None = None
+) -> Float[np.ndarray, "N F"]:
     """Return the head's numbers at all lags before some frames, the first pose held before it."""
-    return np.concatenate([head[np.maximum(numbers - lag, 0)] for lag in LAGS], axis=1)
+    first = 0 if starts is None else starts[numbers]
+    return np.concatenate([head[np.maximum(numbers - lag, first)] for lag in LAGS], axis=1)
 
 
 def _applied(coefficients: np.ndarray, head: np.ndarray) -> Float[np.ndarray, "N 6"]:

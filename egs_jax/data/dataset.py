@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from egs_jax.config import Body, Config
-from egs_jax.data import statistics
+from egs_jax.data import statistics, stretches
 from egs_jax.data.batches import (
     Clip,
     DrawnFrames,
@@ -27,6 +27,8 @@ from egs_jax.data.body import BodyModel
 from egs_jax.data.folder import PICTURES, open_folder
 from egs_jax.data.paint import paint_out_head
 from egs_jax.data.pictures import Pictures
+from egs_jax.data.stretches import Stretch
+from egs_jax.runtime.errors import InputError
 from egs_jax.speech.features import feature_windows
 from egs_jax.types import Batch, Camera, Drive
 
@@ -166,9 +168,44 @@ class Dataset:
         )
 
     @functools.cached_property
+    def stretches(self) -> tuple[Stretch, ...]:
+        """Runs of frames that follow one another in one film; all frames are in one of them."""
+        return stretches.stretches_of(self.meta, len(self.arrays["audio_features"]))
+
+    @functools.cached_property
+    def valid(self) -> Bool[np.ndarray, " T"]:
+        """Which frames show the face; the others bridge a moment without it."""
+        return np.asarray(self.arrays["valid"])
+
+    @functools.cached_property
+    def usable(self) -> Bool[np.ndarray, " T"]:
+        """Which frames show the face with nothing before the mouth: to learn from, to compare."""
+        return self.valid & np.asarray(self.arrays["mouth_seen"])
+
+    @functools.cached_property
     def train_frames(self) -> Int[np.ndarray, " N"]:
-        """Frames to train on: those of the split but what `meta.json` has under "left_out"."""
-        return np.setdiff1d(np.arange(*self.splits["train"]), self.meta.get("left_out", []))
+        """Frames to train on: the `usable` of the split but what `meta.json` has as "left_out"."""
+        return np.setdiff1d(self.frames_of("train"), self.meta.get("left_out", []))
+
+    def frames_of(self, split: str) -> Int[np.ndarray, " N"]:
+        """Return the `usable` frames of a split, in order.
+
+        Raises:
+          InputError: if there are none.
+        """
+        start, stop = self.splits[split]
+        frames = start + np.flatnonzero(self.usable[start:stop])
+        if not frames.size:
+            raise InputError(
+                f"{self.folder}: no frame of {split} shows a face with nothing before the mouth; "
+                "preprocess again with another --val-seconds"
+            )
+        return frames
+
+    @property
+    def playback(self) -> tuple[int, int]:
+        """The longest run of training frames [start, stop) without a cut."""
+        return stretches.longest(self.stretches, self.splits["train"])
 
     @property
     def still_frame(self) -> int:
@@ -180,25 +217,26 @@ class Dataset:
     @functools.cached_property
     def blink_frames(self) -> Int[np.ndarray, " K"]:
         """Training frames whose eyes are shut or half shut; there may be none."""
-        return statistics.blink_frames(self.arrays["blink"], self.splits["train"])
+        return statistics.blink_frames(self.arrays["blink"], self.train_frames)
 
     @functools.cached_property
     def rest_frames(self) -> Int[np.ndarray, " R"]:
         """Training frames whose mouth is shut or nearly so."""
-        return statistics.rest_frames(self.arrays["mouth_opening"], self.splits["train"])
+        return statistics.rest_frames(self.arrays["mouth_opening"], self.train_frames)
 
     @functools.cached_property
     def lip_shapes(self) -> Float[np.ndarray, "T 2"]:
         """Opening and width of the mouth, in standard deviations from the training mean."""
         arrays = self.arrays
         return statistics.lip_shapes(
-            arrays["mouth_opening"], arrays["landmarks"], self.splits["train"]
+            arrays["mouth_opening"], arrays["landmarks"], self.train_frames
         )
 
     @functools.cached_property
     def sound_spread(self) -> Float[np.ndarray, " F"]:
         """Standard deviation of every sound feature over the training frames."""
-        return statistics.sound_spread(self.arrays["audio_features"], self.splits["train"])
+        heard = self._sound_places[self.train_frames, 0]
+        return statistics.sound_spread(self.arrays["audio_features"], heard)
 
     def drive(
         self, frames: Int[np.ndarray, " B"], window_frames: int, *, told: bool = False
@@ -213,7 +251,19 @@ class Dataset:
         drive = self.driven_by(self.audio_windows(frames, window_frames), eyes, frames)
         if not told or drive.bodies is None:
             return drive
-        return drive.replace(bodies=self.body_model.told(self.arrays["viewmats"], frames))
+        return drive.replace(bodies=self.told_bodies(frames))
+
+    def told_bodies(self, frames: Int[np.ndarray, " B"]) -> Float[np.ndarray, "B 4 4"]:
+        """Return where the body stands at `frames` by `body_model`, told in each one's stretch."""
+        return self.body_model.told(self.arrays["viewmats"], frames, self._starts)
+
+    @functools.cached_property
+    def _starts(self) -> Int[np.ndarray, " T"]:
+        return stretches.starts_of(self.stretches)
+
+    @functools.cached_property
+    def _sound_places(self) -> Int[np.ndarray, "T 3"]:
+        return stretches.sound_places(self.stretches)
 
     @functools.cached_property
     def body_model(self) -> BodyModel:
@@ -221,7 +271,7 @@ class Dataset:
         viewmats = np.asarray(self.arrays["viewmats"])
         bodies = np.asarray(self.arrays["body_viewmats"])
         rest = viewmats[statistics.calmest(viewmats)]
-        return BodyModel.fit(viewmats, bodies, rest, self.train_frames)
+        return BodyModel.fit(viewmats, bodies, rest, self.train_frames, self._starts)
 
     def driven_by(
         self,
@@ -244,9 +294,10 @@ class Dataset:
     def audio_windows(
         self, frames: Int[np.ndarray, " B"], window_frames: int
     ) -> Float[np.ndarray, "B W 16 F"]:
-        """Return the sound around the clip's `frames`."""
+        """Return the sound around the clip's `frames`, each in its own stretch."""
         rows, silence = self.arrays["audio_features"], self.arrays["silence_features"]
-        return feature_windows(rows, silence, np.asarray(frames), window_frames)
+        place = self._sound_places[np.asarray(frames)]
+        return feature_windows(rows, silence, place[:, 0], window_frames, spans=place[:, 1:])
 
     def batch(self, config: Config, step: int) -> Batch:
         """Cut this host's batch of `step` here: a function of (config.seed, step) alone."""
@@ -259,8 +310,7 @@ class Dataset:
 
     def drawn_frames(self, config: Config, step: int) -> DrawnFrames:
         """Draw what `step` sees, on all hosts."""
-        kept = lambda frames: frames[np.isin(frames, self.train_frames)]
-        pool = FramePool(self.train_frames, kept(self.rest_frames), kept(self.blink_frames))
+        pool = FramePool(self.train_frames, self.rest_frames, self.blink_frames)
         return draw_frames(config, pool, step)
 
     def footage(self, frames: Int[np.ndarray, " B"]) -> Footage:
@@ -279,6 +329,7 @@ class Dataset:
         return Clip(
             audio_features=arrays["audio_features"],
             silence_features=arrays["silence_features"],
+            sound_places=self._sound_places,
             blink=np.asarray(arrays["blink"]),
             viewmats=np.asarray(arrays["viewmats"]),
             K=self.intrinsics,
@@ -298,7 +349,10 @@ class Dataset:
     def _paint(self, i: int) -> UInt8[np.ndarray, "H Wd 3"]:
         """Paint the head out of a frame."""
         frame, head, person = (self._picture(name, i) for name in PICTURES)
-        return self._scaled(paint_out_head(frame, head, person > 127, self.arrays["plate"]))
+        plate, films = self.arrays["plate"], self.pictures.get("film_plates")
+        if films is not None:
+            plate = films[next(s.film for s in self.stretches if s.start <= i < s.stop)]
+        return self._scaled(paint_out_head(frame, head, person > 127, plate))
 
     def _picture(self, name: str, i: int) -> np.ndarray:
         """Decode a picture at the size at which it is stored."""

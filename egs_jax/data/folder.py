@@ -11,6 +11,7 @@ import imageio.v3 as imageio
 import numpy as np
 
 from egs_jax.data.pictures import Pictures, opening
+from egs_jax.data.stretches import stretches_of
 from egs_jax.face.mesh import NUM_LANDMARKS
 from egs_jax.runtime.errors import MAY_NOT_READ, InputError
 from egs_jax.speech.features import AUDIO_FEATURES, HOP_ROWS
@@ -23,14 +24,18 @@ _ARRAYS = (
     "body_point_colors",
 )  # fmt: skip
 """Names of what lies in files NAME.npy."""
+_FLAGS = ("valid", "mouth_seen")
+"""Likewise; where there is no such file, every frame has the flag."""
 PICTURES = ("frames", "head_masks", "person_masks")
 """Names of what lies in files NAME.zip: a picture a frame."""
 FILES = (
-    {name: f"{name}.npy" for name in _ARRAYS}
+    {name: f"{name}.npy" for name in (*_ARRAYS, *_FLAGS)}
     | {name: f"{name}.zip" for name in PICTURES}
-    | {"plate": "plate.png"}
+    | {"plate": "plate.png", "film_plates": "film_plates.zip"}
 )
-"""The file of everything that a folder has besides its description; the plate is one picture."""
+"""The file of everything that a folder has besides its description; the plate is one picture.
+
+`film_plates`, a plate for each of several films, is there only where their rooms differ."""
 SPLITS = ("train", "val")
 """Names of the ranges of frames that `meta.json` gives."""
 
@@ -41,7 +46,8 @@ def open_folder(
     """Open a dataset folder and check that it is complete.
 
     Returns:
-      What `meta.json` says; the arrays by name, memory-mapped, and "plate"; the pictures by name.
+      What `meta.json` says; the arrays by name, memory-mapped, and "plate"; the pictures by name,
+      and "film_plates" if there are any.
 
     Raises:
       InputError: if the folder is not a complete dataset of this version.
@@ -65,9 +71,15 @@ def open_folder(
             "preprocess the video again"
         )
     arrays = {name: _open_array(folder / FILES[name]) for name in _ARRAYS}
+    for name in _FLAGS:
+        known = (folder / FILES[name]).exists()
+        length = np.atleast_1d(arrays["blink"]).shape[0]
+        arrays[name] = _open_array(folder / FILES[name]) if known else np.ones(length, bool)
     arrays["plate"] = _open_plate(folder / FILES["plate"])
     pictures = {name: Pictures(folder / FILES[name]) for name in PICTURES}
     _check(folder, meta, arrays, pictures)
+    if (folder / FILES["film_plates"]).exists():
+        pictures["film_plates"] = Pictures(folder / FILES["film_plates"])
     return meta, arrays, pictures
 
 
@@ -98,6 +110,7 @@ def _check(
         if kind not in AUDIO_FEATURES:
             raise ValueError(f"sound features of kind {kind!r}")
         features = AUDIO_FEATURES[kind].feature_dim
+        stretches_of(meta, len(np.atleast_1d(arrays["audio_features"])))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(
@@ -140,6 +153,8 @@ def _expected(
         "blink": (real, (frames,)),
         "lips_rects": (np.int32, (frames, 4)),
         "mouth_opening": (real, (frames,)),
+        "valid": (np.bool_, (frames,)),
+        "mouth_seen": (np.bool_, (frames,)),
         "points": (real, (*lengths["points"], 3)),
         "point_colors": (np.uint8, (*lengths["points"], 3)),
         "body_points": (real, (*lengths["body_points"], 3)),

@@ -1,6 +1,6 @@
 """Statistics of a clip by which training chooses frames and measures lips.
 
-Before: `folder`; after: `dataset`. T frames of a clip; `train` is its range of training frames.
+Before: `folder`; after: `dataset`. T frames of a clip; `train` are its training frames, in order.
 """
 
 import numpy as np
@@ -16,19 +16,19 @@ EYES_MARGIN = 0.1
 """Margin around both eyes, as a share of their width."""
 
 
-def blink_frames(blink: Float[np.ndarray, " T"], train: tuple[int, int]) -> Int[np.ndarray, " K"]:
+def blink_frames(
+    blink: Float[np.ndarray, " T"], train: Int[np.ndarray, " N"]
+) -> Int[np.ndarray, " K"]:
     """Return the training frames whose eyes are shut or half shut; there may be none."""
-    start, stop = train
-    return start + np.flatnonzero(blink[start:stop] > BLINK)
+    return train[blink[train] > BLINK]
 
 
 def rest_frames(
-    mouth_opening: Float[np.ndarray, " T"], train: tuple[int, int]
+    mouth_opening: Float[np.ndarray, " T"], train: Int[np.ndarray, " N"]
 ) -> Int[np.ndarray, " R"]:
     """Return the training frames whose mouth is shut or nearly so."""
-    start, stop = train
-    opening = np.asarray(mouth_opening[start:stop])
-    return start + np.flatnonzero(opening <= np.quantile(opening, REST_SHARE))
+    opening = np.asarray(mouth_opening[train])
+    return train[opening <= np.quantile(opening, REST_SHARE)]
 
 
 def calmest(viewmats: Float[np.ndarray, "T 4 4"]) -> int:
@@ -39,22 +39,25 @@ def calmest(viewmats: Float[np.ndarray, "T 4 4"]) -> int:
 def lip_shapes(
     mouth_opening: Float[np.ndarray, " T"],
     landmarks: Float[np.ndarray, "T 478 3"],
-    train: tuple[int, int],
+    train: Int[np.ndarray, " N"],
 ) -> Float[np.ndarray, "T 2"]:
     """Return opening and width of the mouth, in standard deviations from the training mean."""
     width = mouth_width(np.asarray(landmarks))
     shapes = np.stack([mouth_opening, width], axis=1)
-    seen = shapes[slice(*train)]
+    seen = shapes[train]
     spread = np.maximum(seen.std(axis=0), 1e-3)  # a still mouth has none
     return np.float32((shapes - seen.mean(axis=0)) / spread)
 
 
 def sound_spread(
-    audio_features: Float[np.ndarray, "R F"], train: tuple[int, int]
+    audio_features: Float[np.ndarray, "R F"], train: Int[np.ndarray, " N"]
 ) -> Float[np.ndarray, " F"]:
-    """Return the standard deviation of every sound feature over the training frames."""
-    start, stop = train
-    return np.asarray(audio_features[2 * start : 2 * stop]).std(axis=0)  # 50 rows a second
+    """Return the standard deviation of every sound feature over the training frames.
+
+    `train` says where they are in the table of features, in frames of two rows.
+    """
+    rows = (2 * train[:, None] + np.arange(2)).ravel()  # 50 rows a second
+    return np.asarray(audio_features)[rows].std(axis=0)
 
 
 def eyes_rects(landmarks: Float[np.ndarray, "T 478 3"]) -> Float[np.ndarray, "T 4"]:

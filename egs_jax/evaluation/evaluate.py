@@ -35,7 +35,7 @@ def evaluate(run_dir: str | Path, split: str = "val") -> dict:
     run_dir = Path(run_dir)
     avatar, landmarker = Avatar.load(run_dir), FaceLandmarker()
     data = avatar.dataset
-    frames = np.arange(*data.splits[split])
+    frames = data.frames_of(split)
     measured = measure_split(avatar, frames, landmarker)
     values, notes = metrics.report(
         {name: mean_figure(each, "undefined there") for name, each in measured.images.items()}
@@ -67,10 +67,9 @@ def evaluate(run_dir: str | Path, split: str = "val") -> dict:
 
 def seconds_of(dataset: Dataset) -> dict[str, float]:
     """Return how many seconds of the clip were trained on, and how many held out."""
-    seconds = lambda split: (split[1] - split[0]) / dataset.fps
     return {
-        "seconds_trained": seconds(dataset.splits["train"]),
-        "seconds_held_out": seconds(dataset.splits["val"]),
+        "seconds_trained": len(dataset.train_frames) / dataset.fps,
+        "seconds_held_out": len(dataset.frames_of("val")) / dataset.fps,
     }
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import to_uint8
+from egs_jax.data.stretches import laid_out
 from egs_jax.evaluation import metrics
 from egs_jax.evaluation.measures import Measured, landmarks_near
 from egs_jax.evaluation.metrics import Figure, mean_figure
@@ -36,9 +37,9 @@ def mouth_figures(
     data, frames = avatar.dataset, measured.frames
     true, rendered = mouth_opening(measured.true_landmarks), mouth_opening(measured.landmarks)
     offsets = metrics.shift_offsets(len(frames), data.fps)
-    start, stop = data.splits["train"]
-    spoken = np.linspace(start, stop - 1, min(TRAIN_FRAMES, stop - start)).astype(int)
-    quiet = np.linspace(start, stop - 1, min(SILENT_FRAMES, stop - start)).astype(int)
+    train = data.train_frames
+    spread = lambda most: train[np.linspace(0, len(train) - 1, min(most, len(train))).astype(int)]
+    spoken, quiet = spread(TRAIN_FRAMES), spread(SILENT_FRAMES)
     hush = data.silence(len(quiet), avatar.config.model.window_frames)
     total = len(offsets) * len(frames) + len(spoken) + len(quiet)
     with progress(total, "evaluate: mouth", "frame") as bar:
@@ -83,7 +84,9 @@ def sync_figures(avatar: Avatar, measured: Measured) -> dict[str, Figure]:
     data, frames = avatar.dataset, measured.frames
     sound = read_audio(data.folder / "audio.wav")
     level = metrics.sound_energy(sound, SAMPLE_RATE, data.num_frames, data.fps)[frames]
-    lag, confidence = metrics.sync_lag(mouth_opening(measured.landmarks), level)
+    # On one line of time, stretches apart: no lag pairs a mouth with the sound of another stretch.
+    line = lambda values: laid_out(values, frames, data.stretches, metrics.MAX_LAG + 1)
+    lag, confidence = metrics.sync_lag(line(mouth_opening(measured.landmarks)), line(level))
     return {"sync_lag_frames": lag, "sync_conf": confidence}
 
 

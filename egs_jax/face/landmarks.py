@@ -179,7 +179,13 @@ class FaceLandmarker:
         if previous is not None:
             box = previous.box
             found.sort(key=lambda detection: -_iou(detection.box, box[None])[0])
-        face = self.landmark(rgb, roi_of_detection(found[0]))
+        return self.landmark_detection(rgb, found[0])
+
+    def landmark_detection(
+        self, rgb: UInt8[np.ndarray, "H Wd 3"], detection: Detection
+    ) -> Face | None:
+        """Find the landmarks of a detected face; None if it turns out to be none."""
+        face = self.landmark(rgb, roi_of_detection(detection))
         if face.score >= MIN_PRESENCE:
             # Once more from its own landmarks, so that first frames look like tracked ones.
             face = self.landmark(rgb, roi_of_landmarks(face.landmarks))

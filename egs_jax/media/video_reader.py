@@ -17,10 +17,17 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, VideoReformatter
 
 from egs_jax.media.audio_file import open_media
 from egs_jax.media.clock import FPS
+from egs_jax.media.decoded_pictures import (
+    Converter,
+    display_matrix,
+    has_alpha,
+    hdr_curve,
+    progressive,
+    transparency_decoder,
+)
 from egs_jax.runtime.errors import InputError
 
 PathLike = str | os.PathLike
@@ -28,9 +35,9 @@ PathLike = str | os.PathLike
 _TIE = 1e-3
 _LARGEST_GAP = 30.0  # seconds between two pictures; more is a broken clock, not a slow camera
 _TRUNCATION_SLACK = 0.5  # seconds a container's header may claim beyond its last packet
-_HDR_TRANSFERS = (16, 18)  # SMPTE 2084 (PQ) and ARIB STD-B67 (HLG)
+_LOOKED_AT = 5  # pictures by which interlacing is told
+_PACKETS, _REORDERED = 300, 16  # packets that tell the rate; pictures that may be out of order
 _PICTURE_FORMATS = ("image2", "tty", "gif")  # opened as videos by the library, never meant so
-_UNSPECIFIED = 2  # the decoder's "color matrix not stated"
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ class VideoInfo:
         mirrored files count as 0 or 90).
       has_audio: Whether the file has a sound track.
       codec: Name of the video codec.
+      repairs: What is done to its pictures besides turning them to RGB, a line of text each.
     """
 
     path: Path
@@ -61,6 +69,7 @@ class VideoInfo:
     rotation: int
     has_audio: bool
     codec: str
+    repairs: tuple[str, ...] = ()
 
     def num_frames(self, fps: float = FPS) -> int:
         """Return how many frames `read_frames(path, fps)` gives, by the file's header."""
@@ -81,11 +90,12 @@ def probe(path: PathLike) -> VideoInfo:
     """
     with _opened(path) as (container, stream):
         rate = stream.average_rate or stream.guessed_rate or Fraction(FPS)
-        first = next(_decoded(path, container, stream), None)
-        if first is None:
+        some = list(itertools.islice(_decoded(path, container, stream), _LOOKED_AT))
+        if not some:
             raise InputError(f"{path}: the video stream holds no pictures; export the video again")
-        image = _Converter(stream)(first)
-        turned, flip_rows, flip_columns = _display_matrix(first)
+        first = some[0]
+        image = Converter(stream)(first)
+        turned, flip_rows, flip_columns = display_matrix(first)
         rotation = (
             (90 if flip_columns else 270) if turned else (180 if flip_rows and flip_columns else 0)
         )
@@ -96,16 +106,29 @@ def probe(path: PathLike) -> VideoInfo:
             height=image.shape[0],
             fps=float(stream.guessed_rate or rate),
             average_fps=float(rate),
-            variable_rate=_variable_rate(container, stream),
+            variable_rate=_variable_rate(path),
             duration=duration,
             rotation=rotation,
             has_audio=bool(container.streams.audio),
             codec=stream.codec_context.name,
+            repairs=_repairs(some),
         )
 
 
+def _repairs(frames: list[av.VideoFrame]) -> tuple[str, ...]:
+    """Say what is done to pictures like these."""
+    said = []
+    if any(frame.interlaced_frame for frame in frames):
+        said.append("interlaced; its fields are made whole frames (bwdif)")
+    if curve := hdr_curve(frames[0]):
+        said.append(f"HDR ({curve}); turned to SDR (BT.709 primaries, sRGB curve, by swscale)")
+    if has_alpha(frames[0]):
+        said.append("partly transparent; laid on black")
+    return tuple(said)
+
+
 def read_frames(
-    path: PathLike, fps: float = FPS, max_seconds: float | None = None
+    path: PathLike, fps: float = FPS, max_seconds: float | None = None, start: int = 0
 ) -> Iterator[np.ndarray]:
     """Give a video's pictures at a constant rate, picked by timestamp.
 
@@ -117,10 +140,11 @@ def read_frames(
       path: The file.
       fps: Rate to give.
       max_seconds: Stop after this many seconds of the clock.
+      start: Number of the first frame to give; those before it are passed over.
 
     Returns:
       An iterator of contiguous uint8 [H, W, 3] RGB arrays, each its own memory; round(duration *
-      fps) of them.
+      fps) of them, less those before `start`.
 
     Raises:
       InputError: At the call when the file cannot be opened, from the iterator when it is damaged
@@ -129,17 +153,22 @@ def read_frames(
     with _opened(path):  # complain at the call, not at the first frame
         pass
     limit = None if max_seconds is None else max(1, round(max_seconds * fps))
-    return itertools.islice(_resampled(path, float(fps)), limit)
+    return (
+        convert(frame)
+        for convert, frame in itertools.islice(_resampled(path, float(fps)), start, limit)
+    )
 
 
-def _resampled(path: PathLike, fps: float) -> Iterator[np.ndarray]:
+def _resampled(path: PathLike, fps: float) -> Iterator[tuple[Converter, av.VideoFrame]]:
+    """Yield the pictures of all frames before they are converted, and what converts them."""
     with _opened(path) as (container, stream):
-        convert = _Converter(stream)
+        convert = Converter(stream)
         usual_gap = float(1 / (stream.average_rate or Fraction(FPS)))
         zero = (container.start_time or 0) / av.time_base
         count, held, time, gap = 0, None, 0.0, usual_gap
-        for frame in _decoded(path, container, stream):
-            now = time + gap if frame.pts is None else float(frame.pts * stream.time_base) - zero
+        for frame in progressive(_decoded(path, container, stream), stream):
+            unit = frame.time_base or stream.time_base  # a filter has its own
+            now = time + gap if frame.pts is None else float(frame.pts * unit) - zero
             if held is not None:
                 if now - time > _LARGEST_GAP:
                     raise InputError(
@@ -147,14 +176,14 @@ def _resampled(path: PathLike, fps: float) -> Iterator[np.ndarray]:
                         "cut that part out or re-encode the video"
                     )
                 while count / fps <= 0.5 * (time + now) + _TIE:
-                    yield convert(held)
+                    yield convert, held
                     count += 1
             held, time = frame, now
-            gap = float(frame.duration * stream.time_base) if frame.duration else usual_gap
+            gap = float(frame.duration * unit) if frame.duration else usual_gap
         if held is None:
             raise InputError(f"{path}: the video stream holds no pictures; export the video again")
         while count < max(1, round((time + gap) * fps)):
-            yield convert(held)
+            yield convert, held
             count += 1
 
 
@@ -205,6 +234,7 @@ def _decoded(
 ) -> Iterator[av.VideoFrame]:
     """Decode every picture; a damaged one, or an end before the header's, is an error."""
     zero, latest, shown = (container.start_time or 0) / av.time_base, 0.0, 0.0
+    layered = transparency_decoder(stream)
     try:
         for packet in container.demux():
             if packet.dts is not None and packet.time_base:
@@ -213,7 +243,7 @@ def _decoded(
                 )
             if packet.stream.index != stream.index:
                 continue
-            for frame in packet.decode():
+            for frame in layered.decode(packet) if layered else packet.decode():
                 if frame.is_corrupt:
                     raise InputError(
                         f"{path}: damaged near {shown:.1f} s; export or copy the video again"
@@ -233,46 +263,6 @@ def _decoded(
         )
 
 
-class _Converter:
-    """A function from decoded pictures to upright, square-pixeled, contiguous 8-bit RGB."""
-
-    def __init__(self, stream: av.VideoStream):
-        # One for the whole video: it holds the color tables, which take 1.6 s to build for HDR.
-        self._reformatter = VideoReformatter()
-        ratio = stream.sample_aspect_ratio
-        self._ratio = float(ratio) if ratio else 1.0
-
-    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        options = {}
-        if frame.color_trc in _HDR_TRANSFERS:
-            options = {
-                "dst_color_trc": ColorTrc.IEC61966_2_1,
-                "dst_color_primaries": ColorPrimaries.BT709,
-            }
-        elif frame.colorspace == _UNSPECIFIED and frame.height >= 720:
-            options = {"src_colorspace": Colorspace.ITU709}  # what players assume for untagged HD
-        width = max(1, round(frame.width * self._ratio))
-        rgb = self._reformatter.reformat(frame, width=width, format="rgb24", **options)
-        turned, flip_rows, flip_columns = _display_matrix(frame)
-        image = rgb.to_ndarray()
-        image = image.transpose(1, 0, 2) if turned else image
-        image = image[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
-        # A copy: the rows of `image` are padded and belong to the decoder.
-        return np.array(image, order="C", copy=True)
-
-
-def _display_matrix(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
-    """Return (transpose, then flip rows, then flip columns), which set a picture upright."""
-    data = frame.side_data.get("DISPLAYMATRIX")
-    if data is None:
-        return False, False, False
-    # The file says x' = a x + c y, y' = b x + d y (16.16 fixed point).
-    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5]
-    if abs(int(a)) >= abs(int(b)):
-        return False, bool(d < 0), bool(a < 0)
-    return True, bool(b < 0), bool(c < 0)
-
-
 def _stream_end(container: av.container.InputContainer, stream: av.VideoStream) -> float:
     """Return when the video ends on the container's clock, by the headers, in seconds."""
     zero = (container.start_time or 0) / av.time_base
@@ -286,14 +276,23 @@ def _stream_end(container: av.container.InputContainer, stream: av.VideoStream) 
     return (container.duration or 0) / av.time_base
 
 
-def _variable_rate(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
-    """Tell if gaps between pictures vary: by the whole index, or by the next 300 packets."""
-    if stream.frames and len(stream.index_entries) == stream.frames:
-        ticks = [entry.timestamp for entry in stream.index_entries]
-    else:
-        packets = itertools.islice(container.demux(stream), 300)
-        ticks = [packet.pts for packet in packets if packet.pts is not None]
-    gaps = np.diff(np.sort(np.asarray(ticks, np.float64))) * float(stream.time_base)
+def _variable_rate(path: PathLike) -> bool:
+    """Tell if gaps between pictures vary: by the whole index, or by the first packets.
+
+    The file is opened anew: what a decoder has taken in would be missing.
+    """
+    with _opened(path) as (container, stream):
+        if stream.frames and len(stream.index_entries) == stream.frames:
+            ticks = np.array([entry.timestamp for entry in stream.index_entries], np.float64)
+        else:
+            packets = itertools.islice(container.demux(stream), _PACKETS)
+            times = [(packet.pts, packet.dts) for packet in packets if packet.pts is not None]
+            ticks = np.array([pts for pts, _ in times], np.float64)
+            # Packets come in the order of decoding: of what is shown after the last one's turn to
+            # be decoded, some is still to come.
+            turns = [dts for _, dts in times if dts is not None]
+            ticks = ticks[ticks <= turns[-1]] if turns else np.sort(ticks)[:-_REORDERED]
+        gaps = np.diff(np.sort(ticks)) * float(stream.time_base)
     return bool(gaps.size > 1 and np.ptp(gaps) > 0.25 * np.median(gaps) + 2e-3)
 
 

@@ -56,6 +56,7 @@ def track_body(
     viewmats: Float[np.ndarray, "T 4 4"],
     K: Float[np.ndarray, "3 3"],
     rest: int,
+    runs: Sequence[tuple[int, int]] | None = None,
 ) -> BodyTrack:
     """Follow the torso through a clip.
 
@@ -69,6 +70,8 @@ def track_body(
       viewmats: Head poses, head to camera.
       K: Intrinsics [pixels].
       rest: Number of the rest frame, in which body and head share one space.
+      runs: Frames [start, stop) that follow one another in time; None: all do. Where none of a
+        run is registered, its body stands still where its head is on average.
 
     Returns:
       Body poses and their figures. Where too little torso is seen, or it cannot be registered in
@@ -89,11 +92,12 @@ def track_body(
     nothing = BodyTrack(still, False, (np.nan, np.nan), 1.0, 0.0, share)
     if torso is None:
         return nothing
-    fits = _register_all(frames, head_masks, torso, _head_places(viewmats, K), rest)
+    heads = _head_places(viewmats, K)
+    fits = _register_all(frames, head_masks, torso, heads, rest)
     good = np.array([fit.good for fit in fits])
     if good.mean() < _SELDOM:
         return nothing
-    path = _path(fits, good, rest)
+    path = _path(fits, good, heads, [(0, count)] if runs is None else runs, rest)
     placed = path[:, :1] * torso.levels[0].points + path[:, 1:]  # [T, N]
     moves = np.abs(placed - placed.mean(axis=0))
     residual = np.array([fit.residual for fit in fits])[good]
@@ -133,25 +137,39 @@ def _register_all(
     return [fits[i] for i in range(len(heads))]
 
 
-def _path(fits: list[Fit], good: Bool[np.ndarray, " T"], rest: int) -> np.ndarray:
+def _path(
+    fits: list[Fit], good: Bool[np.ndarray, " T"], heads: Complex[np.ndarray, " T"],
+    runs: Sequence[tuple[int, int]], rest: int,
+) -> Complex[np.ndarray, "T 2"]:  # fmt: skip
     """Return turn and shift of every frame, [T, 2] complex, bridged, smoothed, (1, 0) at `rest`.
 
     Registration to one picture trembles by some hundredths of a pixel only, so little smoothing is
     needed: wider windows fit the torso's true motion worse.
     """
-    numbers = np.arange(len(fits))
-    path = np.array([fit.similarity for fit in fits])
-    lines = np.stack([path.real, path.imag], -1).reshape(len(fits), 4)
+    path = np.array([fit.similarity for fit in fits], complex)
+    for first, stop in runs:
+        part, own = slice(first, stop), good[first:stop]
+        if own.any():
+            path[part] = _smoothed(path[part], own)
+        else:
+            path[part] = 1, heads[part].mean() - heads[rest]
+    turn = path[:, 0] / path[rest, 0]
+    path = np.stack([turn, path[:, 1] - turn * path[rest, 1]], -1)
+    path[rest] = 1, 0
+    return path
+
+
+def _smoothed(
+    path: Complex[np.ndarray, "T 2"], good: Bool[np.ndarray, " T"]
+) -> Complex[np.ndarray, "T 2"]:
+    numbers = np.arange(len(path))
+    lines = np.stack([path.real, path.imag], -1).reshape(len(path), 4)
     lines = np.stack([np.interp(numbers, numbers[good], v[good]) for v in lines.T], -1)
     median, window = _SMOOTHING
     lines = median_filter(lines, (median, 1), mode="nearest")
     if len(lines) >= window:
         lines = savgol_filter(lines, window, 2, axis=0, mode="nearest")
-    path = lines[:, 0::2] + 1j * lines[:, 1::2]
-    turn = path[:, 0] / path[rest, 0]
-    path = np.stack([turn, path[:, 1] - turn * path[rest, 1]], -1)
-    path[rest] = 1, 0
-    return path
+    return lines[:, 0::2] + 1j * lines[:, 1::2]
 
 
 def _poses(

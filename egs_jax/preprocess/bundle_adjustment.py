@@ -10,7 +10,7 @@ Jitted functions take `CHUNK` frames, so that each compiles once for clips of an
 T frames, L landmarks, S = 3 L + 1 shared unknowns (mean shape, then log focal length).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -286,6 +286,33 @@ def solve_scene(
         current = current - scipy.linalg.solve(matrix, right, assume_a="pos")
         poses = _descend(poses, unpack(current), seen, 2)[0]
     return unpack(best[1])
+
+
+def solve_chains(
+    information: Float[np.ndarray, "T 6 6"],
+    weighted_mean: Float[np.ndarray, "T 6"],
+    start: Float[np.ndarray, "T 6"],
+    runs: Sequence[tuple[int, int]],
+    edges: Edges | None = None,
+) -> Float[np.ndarray, "T 6"]:
+    """Do the same as `solve_chain` for every run [start, stop) of frames on its own.
+
+    A run without any information keeps its poses of `start`; no edge may lead out of a run.
+    """
+    poses = np.array(start, np.float64)
+    for first, stop in runs:
+        part = slice(first, stop)
+        if not information[part].any():
+            continue
+        inner = None
+        if edges is not None:
+            own = (edges.start >= first) & (edges.stop < stop)
+            inner = Edges(
+                edges.start[own] - first, edges.stop[own] - first, edges.delta[own],
+                edges.information[own],
+            )  # fmt: skip
+        poses[part] = solve_chain(information[part], weighted_mean[part], inner)
+    return poses
 
 
 def solve_chain(

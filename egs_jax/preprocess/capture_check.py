@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from rich.console import Console
 from rich.table import Table
 
@@ -180,26 +180,61 @@ class CaptureCheck:
         # Mean square of the samples (Parseval; the window's mean square is 3/8).
         self._power += list(2 * spectrum[:, band].sum(1) / _HOP**2 / 0.375)
 
-    def report(self) -> CaptureReport:
-        """Return the findings over everything taken in so far."""
-        seen = [row for row in self._frames if row is not None]
-        values: dict[str, float | None] = dict.fromkeys(_RULES)
-        values["frame rate"] = self._source_fps
-        values["frame gaps"] = float(self._variable_rate)
-        values["duration"] = len(self._frames) / FPS
-        values["frames with face"] = 100.0 * len(seen) / max(len(self._frames), 1)
-        if seen:
-            values.update(_face_values(np.asarray(seen)))
-        power = np.asarray(self._power)
-        audible = power.size > 0 and float(power.max()) > _SILENT
-        if power.size:
-            values["silence"] = 100.0 * _silent_share(power)
-        confidence = None
-        if audible and len(seen) >= 0.9 * len(self._frames):
-            opening = _interpolated([None if row is None else row[-1] for row in self._frames])
-            lag, confidence = audio_video_lag(opening, power)
-            values["audio-video lag"] = None if lag is None else float(lag)
-        return CaptureReport(tuple(_judge(n, v) for n, v in values.items()), confidence)
+    def report(self, kept: Bool[np.ndarray, " T"] | None = None) -> CaptureReport:
+        """Return the findings over everything taken in so far, or over some frames of it."""
+        return report_of([self], [kept])
+
+    @property
+    def frames(self) -> list[tuple[float, ...] | None]:
+        """Nine numbers of every frame with a face."""
+        return self._frames
+
+    @property
+    def power(self) -> Float[np.ndarray, " T"]:
+        """Power of the sound in the speech band, one value a frame."""
+        power = np.asarray(self._power[: len(self._frames)])
+        return np.pad(power, (0, len(self._frames) - power.size))
+
+    @property
+    def source(self) -> tuple[float, bool]:
+        """Average rate of the source, and whether it varies."""
+        return self._source_fps, self._variable_rate
+
+
+def report_of(
+    checks: Sequence[CaptureCheck], kept: Sequence[Bool[np.ndarray, " T"] | None]
+) -> CaptureReport:
+    """Return the findings over several films of one person.
+
+    Args:
+      checks: What was taken in of each.
+      kept: Which of its frames are used; None: all. Of the others only the face is missed.
+    """
+    frames: list[tuple[float, ...] | None] = []
+    powers, everything, found = [np.zeros(0)], 0, 0
+    for check, mask in zip(checks, kept, strict=True):
+        chosen = range(len(check.frames)) if mask is None else np.flatnonzero(mask)
+        frames += [check.frames[i] for i in chosen]
+        powers.append(check.power[list(chosen)])
+        everything += len(check.frames)
+        found += sum(row is not None for row in check.frames)
+    seen, power = [row for row in frames if row is not None], np.concatenate(powers)
+    values: dict[str, float | None] = dict.fromkeys(_RULES)
+    values["frame rate"] = min(check.source[0] for check in checks)
+    values["frame gaps"] = float(any(check.source[1] for check in checks))
+    values["duration"] = len(frames) / FPS
+    values["frames with face"] = 100.0 * found / max(everything, 1)
+    if seen:
+        values.update(_face_values(np.asarray(seen)))
+    audible = power.size > 0 and float(power.max()) > _SILENT
+    if power.size:
+        values["silence"] = 100.0 * _silent_share(power)
+    confidence = None
+    if audible and len(seen) >= 0.9 * len(frames):
+        opening = _interpolated([None if row is None else row[-1] for row in frames])
+        lag, confidence = audio_video_lag(opening, power)
+        values["audio-video lag"] = None if lag is None else float(lag)
+    return CaptureReport(tuple(_judge(n, v) for n, v in values.items()), confidence)
 
 
 def _angles(points: np.ndarray) -> tuple[float, float]:

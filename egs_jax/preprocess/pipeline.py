@@ -1,107 +1,116 @@
-"""Video of one person -> dataset folder, one command.
+"""Videos of one person -> dataset folder, one command.
 
 Frames stream through twice (`face_pass` first, since the crop needs the whole clip); nothing but a
 few numbers per frame is kept in memory. The folder appears under its name only when it is complete.
 """
 
-import contextlib
+import hashlib
 import json
 import shutil
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
 from jaxtyping import Float
 
-from egs_jax.data.folder import FILES, FORMAT_VERSION, PICTURES
+from egs_jax.data.folder import FILES, FORMAT_VERSION
 from egs_jax.data.pictures import Pictures, PicturesWriter
 from egs_jax.data.statistics import calmest
+from egs_jax.face.landmarks import FaceLandmarker
 from egs_jax.face.mesh import canonical_face_mesh, eye_openness, mouth_opening
-from egs_jax.face.segmentation import FaceParser, PersonSegmenter
-from egs_jax.media.audio_file import read_audio, write_wav
-from egs_jax.media.clock import FPS, SAMPLE_RATE
-from egs_jax.media.video_reader import VideoInfo, probe, read_frames
+from egs_jax.face.segmentation import FaceParser
+from egs_jax.media.audio_file import write_wav
+from egs_jax.media.clock import FPS
 from egs_jax.preprocess.body_check import BodyReport, check_body
 from egs_jax.preprocess.body_cloud import body_cloud
 from egs_jax.preprocess.body_tracking import track_body
-from egs_jax.preprocess.crop import Crop, choose_crop
-from egs_jax.preprocess.face_pass import LEAST_FRAMES, Faces, find_faces
+from egs_jax.preprocess.dataset_folder import check_target, replace_folder, work_folder
+from egs_jax.preprocess.face_pass import find_faces
+from egs_jax.preprocess.films import open_films
+from egs_jax.preprocess.frame_pass import SecondPass, write_frames
 from egs_jax.preprocess.head_cloud import head_cloud
-from egs_jax.preprocess.masks import BackgroundModel, HeadMasker, lips_rect
+from egs_jax.preprocess.masks import lips_rect
+from egs_jax.preprocess.material import Material, Sound, join_sound
 from egs_jax.preprocess.pose_refinement import refine_poses
-from egs_jax.preprocess.room_check import RoomCheck, RoomFigures
+from egs_jax.preprocess.room_check import RoomFigures
+from egs_jax.preprocess.shots import LEAST_STRETCH, choose_all
 from egs_jax.preprocess.track_report import jitter_rms
 from egs_jax.preprocess.tracking import HeadTrack, reprojection_rms, track_head
 from egs_jax.runtime.assets import ASSETS, file_sha256
 from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.files import needs_room
-from egs_jax.runtime.progress import progress
-from egs_jax.speech.features import AUDIO_FEATURES, extract_features, silence_features
+from egs_jax.speech.features import AUDIO_FEATURES, FeatureKind, silence_features
 
-_NAMES = {"meta.json", "audio.wav", *FILES.values()}
 SEEN_OF_ALL_FRAMES = (
     "crop", "audio-video lag", "mean face", "focal length", "head poses", "body's pose",
     "hull of the cloud", "first points and colors", "clean background", "blink scale",
+    "exposure of several films", "what is before the mouth",
 )  # fmt: skip
 """Parts of a dataset that are made of all frames, held-out ones too (see the room's docstring)."""
-BYTES_A_PIXEL = 1.0
-"""What frames and masks take at most: 0.6 of sharp clips, more of noise."""
-NATURAL_LAG = 2
-"""Frames by which lips open before their sound is loud, in speech in sync."""
 
 
 def preprocess(
-    video: str | Path,
+    video: str | Path | Sequence[str | Path],
     dataset_dir: str | Path,
     *,
     size: int | None = None,
-    audio_features: str = "whisper",
+    audio_features: FeatureKind = "whisper",
     face_parser: str | Path | None = None,
     max_seconds: float | None = None,
     val_seconds: float | None = None,
+    start: float | None = None,
+    end: float | None = None,
+    face: str | int | None = None,
 ) -> Path:
-    """Make a dataset folder from a video of one person speaking.
+    """Make a dataset folder from a video of one person speaking, or from several.
+
+    What shows no face, a fade or a cut-away is left out; what remains are stretches, which nothing
+    leads over (`data.stretches`).
 
     Args:
-      video: The video; any frame rate, size and rotation, with sound.
+      video: The video, or several of one person in their order; any frame rate, size and rotation,
+        with sound.
       dataset_dir: The folder to make; a dataset that is there already is replaced.
       size: Side of the square frames in pixels; None: 512, or less if the video shows less.
       audio_features: "whisper" (trained on English) or "mel" (light, language-neutral).
       face_parser: A 19-class BiSeNet V2 face parser (.tflite) for better head masks.
-      max_seconds: Use only the start of the video.
+      max_seconds: Use no more than this, from the start on.
       val_seconds: Hold out this much at the end; None: the last 1/11, as the paper.
+      start: Second of the video to begin at; of a single video only.
+      end: Second of the video to stop at; likewise.
+      face: Whose face where there are several: "left", "right" or the number from the left (1 is
+        the first); None: the largest.
 
     Returns:
       The dataset folder.
 
     Raises:
-      InputError: if the video, the parser or the folder cannot be used.
+      InputError: if a video, the parser or the folder cannot be used.
       OSError: if the disk is full or fails; a dataset that was there before is untouched.
     """
-    video, dataset_dir = Path(video), Path(dataset_dir)
-    info = probe(video)
-    _check_target(dataset_dir)
-    if not info.has_audio:
-        raise InputError(
-            f"{video}: has no sound track; training needs the speech, record with a microphone"
-        )
+    videos = [Path(video)] if isinstance(video, str | Path) else [Path(each) for each in video]
+    dataset_dir = Path(dataset_dir)
+    films = open_films(videos, start, end, max_seconds)
+    check_target(dataset_dir)
     if audio_features not in AUDIO_FEATURES:
         known = ", ".join(AUDIO_FEATURES)
         raise InputError(f"audio features: no {audio_features!r}; choose one of {known}")
     parser = None if face_parser is None else FaceParser(face_parser)
-    samples = read_audio(video)
-    if max_seconds is not None:
-        samples = samples[: round(max_seconds * SAMPLE_RATE)]
-    faces = find_faces(video, info, samples, max_seconds)
-    start = split_at(len(faces.valid), val_seconds)
-    work = _work_folder(dataset_dir)
+    landmarker, sounds = FaceLandmarker(), [film.sound() for film in films]
+    faces = [
+        find_faces(film, sound, landmarker, face) for film, sound in zip(films, sounds, strict=True)
+    ]
+    material = Material(films, faces, choose_all(films, faces, face), size)
+    print(material.capture.format_table(), end="")
+    border = split_at(len(material.valid), val_seconds)
+    work = work_folder(dataset_dir)
     try:
-        meta = _fill(work, video, info, samples, faces, size, audio_features, parser, max_seconds)
+        meta = _fill(work, material, sounds, audio_features, parser)
         meta["models"] = _models(audio_features, face_parser)
-        meta["splits"] = {"train": [0, start], "val": [start, len(faces.valid)]}
+        meta["splits"] = {"train": [0, border], "val": [border, len(material.valid)]}
         (work / "meta.json").write_text(json.dumps(meta, indent=2))
-        _replace_folder(work, dataset_dir)
+        replace_folder(work, dataset_dir)
     except OSError as error:
         hint = "; make room" if needs_room(error) else ""
         raise OSError(f"{dataset_dir}: cannot make the dataset ({error}){hint}") from error
@@ -112,53 +121,103 @@ def preprocess(
 
 
 def _fill(
-    work: Path, video: Path, info: VideoInfo, samples: np.ndarray, faces: Faces, size: int | None,
-    kind: str, parser: FaceParser | None, max_seconds: float | None,
+    work: Path, material: Material, sounds: Sequence[np.ndarray], kind: FeatureKind,
+    parser: FaceParser | None,
 ) -> dict:  # fmt: skip
     """Write every array of the dataset into `work`; returns the contents of `meta.json`."""
-    samples, shift = align_sound(samples, faces.capture["audio-video lag"].value)
-    crop, valid = choose_crop(faces.landmarks, info.width, info.height, size), faces.valid
-    landmarks = crop.landmarks(faces.landmarks)
-    samples = _fit_length(samples, len(landmarks))
-    features = extract_features(samples, kind)
-    frames, room = _cut_frames(work, video, crop, landmarks, parser, max_seconds)
-    track, figures = _track(frames, landmarks, valid, crop.size)
+    sound = join_sound(material, sounds, kind)
+    seen = write_frames(work, material, parser)
+    frames, landmarks, valid = Pictures(work / FILES["frames"]), material.landmarks, material.valid
+    side = material.frame_size
+    track, figures = _track(frames, material)
     save = lambda name, array: np.save(work / FILES[name], array)
-    body, figures["body"], found = _body(work, frames, track, room)
+    body, figures["body"], found = _body(work, frames, track, seen.room, material)
+    _save_plates(work, material, seen, found)
     save("body_viewmats", body)
     for name, array in _clouds(work, frames, track, body).items():
         save(name, array)
-    save("audio_features", features)
+    save("audio_features", sound.features)
     save("silence_features", silence_features(kind))
     save("landmarks", landmarks)
     save("viewmats", track.viewmats.astype(np.float32))
     save("K", track.K.astype(np.float32))
     save("mean_shape", track.mean_shape.astype(np.float32))
     save("blink", blink_signal(eye_openness(landmarks).mean(-1)))
-    save("lips_rects", np.stack([lips_rect(p, crop.size, crop.size) for p in landmarks]))
+    save("lips_rects", np.stack([lips_rect(p, side, side) for p in landmarks]))
     save("mouth_opening", mouth_opening(landmarks).astype(np.float32))
-    write_wav(work / "audio.wav", samples)
+    save("valid", valid)
+    save("mouth_seen", seen.mouth_seen)
+    write_wav(work / "audio.wav", sound.samples)
+    sources = _sources(material, sound)
     return {
         "format_version": FORMAT_VERSION,
         "fps": FPS,
-        "width": crop.size,
-        "height": crop.size,
+        "width": side,
+        "height": side,
         "num_frames": len(frames),
-        "source": {
-            "name": video.name,
-            "sha256": file_sha256(video),
-            "fps": info.average_fps,
-            "crop": {"left": crop.left, "top": crop.top, "side": crop.side},
-        },
-        "sound_moved_earlier_frames": shift,
-        "audio_features": {"kind": kind, "dim": features.shape[1], "rows_per_second": 50},
+        "source": _joined(sources),
+        "films": sources,
+        "stretches": [stretch._asdict() for stretch in sound.stretches],
+        "sound_moved_earlier_frames": sound.shifts[_longest(material)],
+        "audio_features": {"kind": kind, "dim": sound.features.shape[1], "rows_per_second": 50},
         "head_masks": "face parser" if parser else "person segmentation and landmarks",
         "face_frames": int(valid.sum()),
+        "mouth_frames": int(seen.mouth_seen.sum()),
         "tracking": figures,
         "seen_of_all_frames": list(SEEN_OF_ALL_FRAMES),
-        "capture": faces.capture.as_dict(),
+        "capture": material.capture.as_dict(),
         "body_check": found.as_dict(),
     }
+
+
+def _longest(material: Material) -> int:
+    """Return the number of the film of which most is used."""
+    return max(material.used, key=material.frames_used)
+
+
+def _sources(material: Material, sound: Sound) -> list[dict]:
+    """Describe every film that was given, used or not."""
+    described = []
+    for k, film in enumerate(material.films):
+        entry = {
+            "name": film.path.name,
+            "sha256": file_sha256(film.path),
+            "fps": film.info.average_fps,
+            "frames_used": material.frames_used(k),
+        }
+        if k in material.crops:
+            crop = material.crops[k]
+            entry["crop"] = {"left": crop.left, "top": crop.top, "side": crop.side}
+            entry["gain"] = [round(float(value), 4) for value in material.gains[k]]
+            entry["sound_moved_earlier_frames"] = sound.shifts[k]
+        described.append(entry)
+    return described
+
+
+def _joined(films: list[dict]) -> dict:
+    """Return the source of a dataset: its film, or what stands for several."""
+    main = max(films, key=lambda film: film["frames_used"])
+    source = {name: main[name] for name in ("name", "sha256", "fps", "crop")}
+    if len(films) > 1:
+        source["name"] = f"{films[0]['name']} and {len(films) - 1} more"
+        every = "".join(film["sha256"] for film in films)
+        source["sha256"] = hashlib.sha256(every.encode()).hexdigest()
+    return source
+
+
+def _save_plates(work: Path, material: Material, seen: SecondPass, found: BodyReport) -> None:
+    """Write the room of all films; where they have none in common, the longest one's, and each's.
+
+    A head alone is drawn over its own film's room; a person has one room only.
+    """
+    plate = seen.plate
+    if len(seen.film_plates) > 1 and found.plate["verdict"] == "bad":
+        with PicturesWriter(work / FILES["film_plates"]) as writer:
+            for k in range(len(material.films)):
+                used = material.used.index(k if k in material.used else _longest(material))
+                writer.append(seen.film_plates[used])
+        plate = seen.film_plates[material.used.index(_longest(material))]
+    imageio.imwrite(work / FILES["plate"], plate)
 
 
 def _models(audio_features: str, face_parser: str | Path | None) -> dict[str, str]:
@@ -172,68 +231,17 @@ def _models(audio_features: str, face_parser: str | Path | None) -> dict[str, st
     return models
 
 
-def align_sound(
-    samples: Float[np.ndarray, " S"], lag: float | None
-) -> tuple[Float[np.ndarray, " S2"], int]:
-    """Undo a recording's own delay between lips and sound, so that the avatar does not learn it.
-
-    Args:
-      samples: The sound.
-      lag: Frames by which the sound comes after the lips, or None if that is not known.
-
-    Returns:
-      The sound moved earlier (later if negative), and by how many frames.
-    """
-    shift = 0 if lag is None else round(lag - NATURAL_LAG)
-    if abs(shift) < 2:
-        return samples, 0
-    off = f"{abs(lag):.0f} frames {'after' if lag >= 0 else 'before'} the lips"
-    way = "earlier" if shift > 0 else "later"
-    print(f"the sound comes {off}, {NATURAL_LAG} after are natural; moved {abs(shift)} {way}")
-    moved = shift * SAMPLE_RATE // FPS
-    return (samples[moved:] if moved > 0 else np.pad(samples, (-moved, 0))), shift
-
-
-def _cut_frames(
-    work: Path, video: Path, crop: Crop, landmarks: np.ndarray, parser: FaceParser | None,
-    max_seconds: float | None,
-) -> tuple[Pictures, RoomFigures | None]:  # fmt: skip
-    """Write frames, masks and the plate; returns the frames and what was seen of the room."""
-    count, size = len(landmarks), crop.size
-    _check_room(work, round(BYTES_A_PIXEL * count * size**2))
-    segmenter, masker = PersonSegmenter(), HeadMasker(size, size)
-    room, looks = BackgroundModel(size, size), RoomCheck()
-    with contextlib.ExitStack() as stack:
-        frames, heads, people = (
-            stack.enter_context(PicturesWriter(work / FILES[name])) for name in PICTURES
-        )
-        bar = stack.enter_context(progress(count, "frames and masks", "frame"))
-        for i, source in enumerate(bar.track(read_frames(video, FPS, max_seconds), task_id=0)):
-            frame = crop.image(source)
-            labels = None if parser is None else parser.parse(frame)
-            masks = masker.update(landmarks[i], segmenter.segment(frame), labels)
-            frames.append(frame)
-            heads.append(masks.head)
-            people.append(masks.soft_person)
-            if i % 10 == 0:
-                room.update(frame, masks.foreground, masks.others)
-                looks.update(frame, masks)
-    plate = room.result()
-    imageio.imwrite(work / FILES["plate"], plate)
-    return Pictures(work / FILES["frames"]), looks.result(plate)
-
-
-def _track(
-    frames: Pictures, landmarks: np.ndarray, valid: np.ndarray, size: int
-) -> tuple[HeadTrack, dict]:
+def _track(frames: Pictures, material: Material) -> tuple[HeadTrack, dict]:
     """Return head poses, refined against the picture, and their figures."""
-    mesh = canonical_face_mesh()
-    track = track_head(landmarks, valid, size, size, mesh.vertices)
+    mesh, size = canonical_face_mesh(), material.frame_size
+    landmarks, valid, runs = material.landmarks, material.valid, material.runs
+    track = track_head(landmarks, valid, size, size, mesh.vertices, runs)
     print("refining the head poses against the picture")
     track = refine_poses(
-        frames, track, landmarks, valid, canonical=mesh.vertices, triangles=mesh.triangles
-    )
-    jitter = jitter_rms(frames, track, landmarks, valid)
+        frames, track, landmarks, valid, canonical=mesh.vertices, triangles=mesh.triangles,
+        runs=runs,
+    )  # fmt: skip
+    jitter = jitter_rms(frames, track, landmarks, valid, runs)
     figures = {
         "reprojection_rms_px": reprojection_rms(track, landmarks, valid),
         "jitter_px": jitter.posed,
@@ -250,11 +258,12 @@ def _track(
 
 
 def _body(
-    work: Path, frames: Pictures, track: HeadTrack, room: RoomFigures | None
+    work: Path, frames: Pictures, track: HeadTrack, room: RoomFigures | None, material: Material
 ) -> tuple[np.ndarray, dict, BodyReport]:
     """Return body poses [T, 4, 4], their figures, and whether all is good for a whole person."""
     heads, people = (Pictures(work / FILES[name]) for name in ("head_masks", "person_masks"))
-    found = track_body(frames, heads, people, track.viewmats, track.K, calmest(track.viewmats))
+    rest = calmest(track.viewmats)
+    found = track_body(frames, heads, people, track.viewmats, track.K, rest, material.runs)
     median, high = found.residual_px
     figures = {
         "followed": found.followed,
@@ -309,60 +318,9 @@ def split_at(frames: int, val_seconds: float | None) -> int:
       InputError: if no training frames would be left.
     """
     start = frames * 10 // 11 if val_seconds is None else frames - round(val_seconds * FPS)
-    if start < LEAST_FRAMES // 2 or start >= frames:
+    if start < LEAST_STRETCH // 2 or start >= frames:
         raise InputError(
             f"--val-seconds {val_seconds}: the clip has {frames / FPS:.1f} s, which leaves nothing "
             "to train or to validate on; hold out less"
         )
     return start
-
-
-def _fit_length(samples: np.ndarray, frames: int) -> np.ndarray:
-    """Return sound cut or padded with silence to exactly the video's length."""
-    wanted = frames * SAMPLE_RATE // FPS
-    return np.pad(samples[:wanted], (0, max(0, wanted - len(samples))))
-
-
-def _check_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise InputError(
-            f"{folder.parent}: the dataset takes {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are "
-            "free; make room, or lower --size or --max-seconds"
-        )
-
-
-def _check_target(folder: Path) -> None:
-    """Refuse to replace anything that is not a dataset and nothing else."""
-    if folder.is_dir():
-        names = {path.name for path in folder.iterdir()}
-        if names and ("meta.json" not in names or names - _NAMES):
-            other = min(names - _NAMES, default="no meta.json")
-            raise InputError(
-                f"{folder}: is there already and is not only a dataset ({other}); name another "
-                "folder"
-            )
-    elif folder.exists():
-        raise InputError(f"{folder}: is there already and is not a folder; name another")
-
-
-def _work_folder(target: Path) -> Path:
-    """Make a new folder beside `target`, on the same disk."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise InputError(
-            f"{target}: cannot make this folder ({error.strerror}); name another"
-        ) from None
-
-
-def _replace_folder(made: Path, target: Path) -> None:
-    """Put `made` in the place of `target`."""
-    old = target.with_name(f".{target.name}-old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    made.chmod(0o755)
-    made.rename(target)
-    shutil.rmtree(old, ignore_errors=True)

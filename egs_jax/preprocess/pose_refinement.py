@@ -202,6 +202,7 @@ def refine_poses(
     *,
     canonical: Float[np.ndarray, "468 3"],
     triangles: Int[np.ndarray, "F 3"],
+    runs: Sequence[tuple[int, int]] | None = None,
 ) -> HeadTrack:
     """Refine every pose against the images so that the head moves exactly when the image does.
 
@@ -212,6 +213,7 @@ def refine_poses(
       valid: Whether a face was found.
       canonical: Canonical face mesh in centimeters.
       triangles: Its triangles.
+      runs: Frames [start, stop) that follow one another in time; None: all do.
 
     Returns:
       The track with new `viewmats`.
@@ -225,17 +227,19 @@ def refine_poses(
     scene = ba.Scene(jnp.asarray(track.mean_shape), log_focal)
     poses = tracking.poses_of(track.viewmats)
     _, normal, gradient, _ = ba.solve_poses(poses, scene, seen, steps=0)
-    edges = _align_frames(read, poses, valid, track, triangles, weights >= 0.3, scene,
+    runs = [(0, len(valid))] if runs is None else runs
+    edges = _align_frames(read, poses, valid, runs, track, triangles, weights >= 0.3, scene,
                           float(seen.noise))  # fmt: skip
     mean = np.einsum("tij,tj->ti", normal, poses) - gradient
-    refined = ba.solve_chain(_LANDMARK_TRUST * normal, _LANDMARK_TRUST * mean, edges)
+    normal, mean = _LANDMARK_TRUST * normal, _LANDMARK_TRUST * mean
+    refined = ba.solve_chains(normal, mean, poses, runs, edges)
     return replace(track, viewmats=tracking.viewmats_of(refined))
 
 
 def _align_frames(
     read: Callable[[int], Picture], poses: Float[np.ndarray, "T 6"], valid: Bool[np.ndarray, " T"],
-    track: HeadTrack, triangles: Int[np.ndarray, "F 3"], rigid: Bool[np.ndarray, "478"],
-    scene: ba.Scene, noise: float,
+    runs: Sequence[tuple[int, int]], track: HeadTrack, triangles: Int[np.ndarray, "F 3"],
+    rigid: Bool[np.ndarray, "478"], scene: ba.Scene, noise: float,
 ) -> ba.Edges:  # fmt: skip
     """Align every frame to the one before it; pairs without a face, or that fail, are left out."""
     surface = rigid_surface(track.mean_shape, triangles, rigid)
@@ -244,9 +248,10 @@ def _align_frames(
     levels = 1 + max(0, round(np.log2(eye_distance / _COARSEST_EYE_DISTANCE)))
     start32 = poses.astype(np.float32)
     start, delta, information, before = [], [], [], None
+    firsts = {first for first, _ in runs}
     for i in range(len(valid)):
         now = build_pyramid(np.asarray(read(i)), levels)
-        if i and valid[i - 1] and valid[i]:
+        if i not in firsts and valid[i - 1] and valid[i]:
             pose, inverse, moved = align(
                 before, now, start32[i - 1], start32[i], surface, scene.log_focal, center
             )

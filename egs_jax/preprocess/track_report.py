@@ -47,6 +47,7 @@ def jitter_rms(
     track: HeadTrack,
     landmarks: Float[np.ndarray, "T 478 3"],
     valid: Bool[np.ndarray, " T"],
+    runs: Sequence[tuple[int, int]] = (),
 ) -> JitterReport:
     """Compare the posed head's displacement between consecutive frames with the image's own.
 
@@ -58,12 +59,13 @@ def jitter_rms(
       track: The head track.
       landmarks: Landmarks in pixels.
       valid: Whether a face was found; pairs of frames with two faces count.
+      runs: Frames [start, stop) that follow one another in time; none named: all do.
 
     Raises:
       ValueError: if no two consecutive frames show a face.
     """
     read = frames if callable(frames) else lambda i: frames[i]
-    pairs = np.flatnonzero(valid[1:] & valid[:-1])
+    pairs = np.setdiff1d(np.flatnonzero(valid[1:] & valid[:-1]), [first - 1 for first, _ in runs])
     require(len(pairs) > 0, "valid: expected two consecutive frames with a face, got none")
     posed = track.project(track.mean_shape[RIGID_POINTS])
     points = landmarks[:, RIGID_POINTS, :2].astype(np.float64)

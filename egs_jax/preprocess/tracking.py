@@ -11,6 +11,7 @@ by a very light constant-velocity prior that bridges frames without a face. A st
 tell focal length from distance, so the focal length has a log-normal prior.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import flax.struct
@@ -194,6 +195,7 @@ def track_head(
     width: int,
     height: int,
     canonical: Float[np.ndarray, "468 3"],
+    runs: Sequence[tuple[int, int]] | None = None,
 ) -> HeadTrack:
     """Track a head: one pose per frame, one focal length, one mean shape (bundle adjustment).
 
@@ -203,6 +205,7 @@ def track_head(
       width: Frame width [pixels].
       height: Frame height [pixels].
       canonical: Canonical face mesh in centimeters.
+      runs: Frames [start, stop) that follow one another in time; None: all do.
 
     Returns:
       The track; its principal point is the frame's center.
@@ -232,7 +235,8 @@ def track_head(
     good = valid & (error < _OUTLIER_RATIO * np.median(error[found]))
     mean = np.einsum("tij,tj->ti", normal, poses) - gradient
     normal, mean = np.where(good[:, None, None], normal, 0.0), np.where(good[:, None], mean, 0.0)
-    return replace(track, viewmats=viewmats_of(ba.solve_chain(normal, mean)))
+    runs = [(0, len(valid))] if runs is None else runs
+    return replace(track, viewmats=viewmats_of(ba.solve_chains(normal, mean, poses, runs)))
 
 
 def _track_of(shape: np.ndarray, focal: float, width: int, height: int) -> HeadTrack:

@@ -280,6 +280,7 @@ def feature_windows(
     frames: Int[Array | np.ndarray, " B"],
     window_frames: int = 8,
     first_row: int = 0,
+    spans: Int[Array | np.ndarray, "B 2"] | None = None,
 ) -> Float[Array | np.ndarray, "B {window_frames} 16 F"]:
     """Cut the model's input for video frames (25 fps; frame i at i / 25 s).
 
@@ -293,6 +294,8 @@ def feature_windows(
       frames: Frame numbers; any integers, also outside the sound.
       window_frames: Entries of a window.
       first_row: Number of the first of `rows`, for a piece of a longer sound.
+      spans: Rows [first, end) that each frame may hear, where `rows` are of several sounds; the
+        others are taken as silence. None: all.
 
     Returns:
       Windows; a NumPy array if no input is a JAX array (memory-mapped rows are then read only
@@ -315,6 +318,9 @@ def feature_windows(
     index = 2 * frames[:, None, None] + offsets[None]  # [B, window_frames, 16]
     place = index - first_row
     is_inside = (place >= 0) & (place < rows.shape[0])
+    if spans is not None:
+        first, end = xp.asarray(spans).T[:, :, None, None]
+        is_inside = is_inside & (index >= first) & (index < end)
     if not on_device and is_inside.all():  # nearly always: a megabyte less to touch
         return rows[place]
     outside = silence[index % silence.shape[0]]

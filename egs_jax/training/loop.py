@@ -195,10 +195,10 @@ def _named_exhaustion() -> Iterator[None]:
 
 
 def _check_length(dataset: Dataset) -> None:
-    start, stop = dataset.splits["train"]
-    if stop - start < 2:
-        raise InputError(f"{dataset.folder}: {stop - start} training frames; use a longer video")
-    seconds = (stop - start) / dataset.fps
+    count = len(dataset.train_frames)
+    if count < 2:
+        raise InputError(f"{dataset.folder}: {count} training frames; use a longer video")
+    seconds = count / dataset.fps
     if seconds < 30:
         print(
             f"only {seconds:.0f} s of training video: expect a stiff mouth on new speech; "

@@ -93,7 +93,8 @@ WRONG = {
     "preprocess a.mp4 d --max-seconds long": "--max-seconds: got long, expected more than 0 sec",
     "preprocess a.mp4 d --val-seconds 0": "--val-seconds",
     "preprocess a.mp4 d --color red": "--color",
-    "preprocess a.mp4 d extra": "extra",
+    "preprocess a.mp4 b.mp4 d --start 1": "--start, --end",
+    "preprocess a.mp4 d --face middle": "got middle, expected left, right or a number",
     "preprocess a.mp4 d": "a.mp4: no such file",
     "train": "preset",
     "train huge --data-dir d --run-dir r": "huge",
@@ -190,7 +191,7 @@ def test_preprocess_takes_names_that_look_like_options(arguments, monkeypatch):
         lambda video, folder, **named: calls.append((video, folder)),
     )
     assert main(["preprocess", *arguments]) == 0
-    assert calls == [(Path("-y.mp4"), Path("-d"))]
+    assert calls == [([Path("-y.mp4")], Path("-d"))]
 
 
 def test_render_and_evaluate_tell_what_is_missing(tmp_path, capsys):

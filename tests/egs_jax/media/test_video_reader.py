@@ -13,7 +13,7 @@ from egs_jax.runtime.errors import InputError
 
 def encode(path, pictures, pts, time_base=Fraction(1, 90000), rate=25, audio_start=None, **kwargs):
     """Write pictures at given timestamps (in time_base units), optionally with a sound track."""
-    options = {"preset": "ultrafast", "crf": "10", "g": "12"}
+    options = kwargs.get("options", {"preset": "ultrafast", "crf": "10", "g": "12"})
     height, width = pictures[0].shape[:2]
     with av.open(str(path), "w", options=kwargs.get("container", {})) as out:
         stream = out.add_stream(kwargs.get("codec", "libx264"), rate=rate, options=options)
@@ -33,7 +33,8 @@ def encode(path, pictures, pts, time_base=Fraction(1, 90000), rate=25, audio_sta
                 out.mux(sound.encode(chunk))
             out.mux(sound.encode(None))
         for picture, stamp in zip(pictures, pts, strict=True):
-            frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+            kind = "rgb24" if picture.shape[2] == 3 else "rgba"
+            frame = av.VideoFrame.from_ndarray(picture, kind)
             frame.pts, frame.time_base = int(stamp), time_base
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
@@ -154,6 +155,8 @@ def test_ten_bits_and_hdr_become_eight_bit_rgb(tmp_path):
         frame = next(read_frames(path))
         assert frame.dtype == np.uint8 and corners_of(frame) == [0, 1, 2, 3]
     assert np.abs(next(read_frames(ten)).astype(int) - image).mean() < 6
+    told = "HDR (HLG); turned to SDR (BT.709 primaries, sRGB curve, by swscale)"
+    assert probe(hlg).repairs == (told,) and probe(ten).repairs == ()
 
 
 def test_anamorphic_pixels_become_square(tmp_path):
@@ -232,3 +235,93 @@ def test_matroska_cut_short_is_found_at_the_end(tmp_path):
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(InputError, match="cut short"):
         list(read_frames(path))
+
+
+def woven(count: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Interlaced pictures of a bar that moves, top field first, and what their first field saw."""
+
+    def at(time: int) -> np.ndarray:
+        picture = np.full((96, 128, 3), 90, np.uint8)
+        picture[20:70, 10 + 2 * time : 30 + 2 * time] = 230
+        return picture
+
+    pictures, first = [], []
+    for i in range(count):
+        picture = at(2 * i)
+        picture[1::2] = at(2 * i + 1)[1::2]
+        pictures.append(picture)
+        first.append(at(2 * i))
+    return pictures, first
+
+
+def combs(picture: np.ndarray) -> float:
+    """How much neighboring rows differ from one another."""
+    rows = picture[..., 1].astype(int)
+    return float(np.abs(2 * rows[1:-1] - rows[:-2] - rows[2:]).mean())
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "settings"),
+    [
+        ("mp4", "libx264", {"x264-params": "interlaced=1:tff=1", "crf": "10"}),
+        ("mpg", "mpeg2video", {"flags": "+ildct+ilme", "b": "8M"}),
+    ],
+)
+def test_interlaced_pictures_become_whole_frames(tmp_path, suffix, codec, settings):
+    pictures, first = woven(20)
+    path = tmp_path / f"v.{suffix}"
+    encode(path, pictures, np.arange(20), Fraction(1, 25), codec=codec, options=settings)
+    frames = list(read_frames(path))
+    assert len(frames) == 20 and probe(path).repairs == (
+        "interlaced; its fields are made whole frames (bwdif)",
+    )
+    assert combs(pictures[10]) > 4 * combs(first[10])  # what went in
+    for i in range(20):
+        assert combs(frames[i]) < 0.4 * combs(pictures[i])
+        assert np.abs(frames[i].astype(int) - first[i]).mean() < 6
+    plain_path = plain(tmp_path / "plain.mp4", 4)
+    assert probe(plain_path).repairs == ()
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "ts", "flv", "mp4", "frag.mp4"])
+@pytest.mark.parametrize("varies", [False, True])
+def test_order_of_decoding_is_no_varying_rate(tmp_path, suffix, varies):
+    """Pictures that refer to later ones (B-frames) come out of order: no sign of gaps."""
+    gaps = np.random.default_rng(0).choice([1800, 3600, 9000], 100) if varies else 3600
+    stamps = np.cumsum(np.full(100, gaps)) - np.atleast_1d(gaps)[0]
+    path = tmp_path / f"v.{suffix}"
+    container = {"movflags": "frag_keyframe+empty_moov"} if "frag" in suffix else {}
+    options = {"preset": "medium", "crf": "20", "bf": "3"}
+    encode(path, [numbered(i) for i in range(100)], stamps, container=container, options=options)
+    assert probe(path).variable_rate == varies
+    if not varies:
+        assert [number_of(frame) for frame in read_frames(path)] == list(range(100))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "kind"),
+    [
+        ("mov", "qtrle", "argb"),
+        ("mov", "prores_ks", "yuva444p10le"),
+        ("webm", "libvpx-vp9", "yuva420p"),
+    ],
+)
+def test_what_is_transparent_lies_on_black(tmp_path, suffix, codec, kind):
+    picture = np.zeros((96, 128, 4), np.uint8)
+    picture[..., :3] = 200, 50, 50
+    picture[20:70, 20:90, 3], picture[20:70, 20:40, 3] = 255, 128
+    path = tmp_path / f"v.{suffix}"
+    encode(
+        path, [picture] * 3, np.arange(3), Fraction(1, 25), codec=codec, pix_fmt=kind, options={}
+    )
+    frame = next(read_frames(path)).astype(int)
+    assert np.abs(frame[45, 70] - (200, 50, 50)).max() < 6
+    assert np.abs(frame[45, 30] - (100, 25, 25)).max() < 6
+    assert frame[5, 5].max() < 4
+    assert probe(path).repairs == ("partly transparent; laid on black",)
+
+
+def test_start_passes_over_frames(tmp_path):
+    path = plain(tmp_path / "v.mp4")
+    assert [number_of(f) for f in read_frames(path, start=40)] == list(range(40, 50))
+    assert [number_of(f) for f in read_frames(path, max_seconds=0.4, start=6)] == list(range(6, 10))

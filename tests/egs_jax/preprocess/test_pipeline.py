@@ -1,7 +1,6 @@
 """Preprocessing against the performer's ground truth, and what it says to clips it cannot use."""
 
 import errno
-import functools
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ import egs_jax.preprocess as preprocess_room
 from egs_jax.__main__ import main
 from egs_jax.data.dataset import Dataset
 from egs_jax.data.pictures import Pictures
+from egs_jax.face.landmarks import FaceLandmarker
 from egs_jax.face.mesh import NUM_MESH_VERTICES, RIGID_POINTS, eye_openness, mouth_opening
 from egs_jax.media.audio_file import read_audio
 from egs_jax.media.video_reader import probe, read_frames
@@ -27,17 +27,19 @@ from egs_jax.performer import head as performer_head
 from egs_jax.performer.anatomy import CLOTH
 from egs_jax.performer.mesh import rasterize_triangles
 from egs_jax.performer.shading import background
-from egs_jax.preprocess.crop import Crop, choose_crop
-from egs_jax.preprocess.face_pass import MAX_GAP, bridge_gaps, find_faces, missing_ranges
+from egs_jax.preprocess.crop import choose_crops
+from egs_jax.preprocess.dataset_folder import NAMES
+from egs_jax.preprocess.face_pass import Faces, find_faces
+from egs_jax.preprocess.films import Film
+from egs_jax.preprocess.frame_pass import write_frames
+from egs_jax.preprocess.material import Material, align_sound
 from egs_jax.preprocess.pipeline import (
-    _NAMES,
     SEEN_OF_ALL_FRAMES,
-    _cut_frames,
-    align_sound,
     blink_signal,
     preprocess,
     split_at,
 )
+from egs_jax.preprocess.shots import MAX_GAP, Part, bridge_gaps, choose_all
 from egs_jax.runtime.errors import InputError
 from egs_jax.speech.features import extract_features
 
@@ -87,7 +89,7 @@ def test_every_frame_has_a_face_and_the_folder_is_whole(performer_dataset):
     sha = hashlib.sha256(performer_dataset.video.read_bytes()).hexdigest()
     assert meta["source"]["sha256"] == sha and meta["source"]["name"] == "performer.mp4"
     assert not list(performer_dataset.folder.parent.glob(".*"))
-    assert {path.name for path in performer_dataset.folder.iterdir()} == set(_NAMES)
+    assert {path.name for path in performer_dataset.folder.iterdir()} == NAMES - {"film_plates.zip"}
     assert "face found in 100 of 100 frames" in performer_dataset.output
 
 
@@ -181,6 +183,7 @@ def test_what_saw_held_out_frames_is_listed(performer_dataset):
     assert meta["seen_of_all_frames"] == list(SEEN_OF_ALL_FRAMES)
     told = " ".join(preprocess_room.__doc__.split())
     words = "crop sound mean.face focal.length poses body hull first.colors clean.background eye"
+    words += " exposure before.the.mouth"
     for word in words.split():
         assert word.replace(".", " ") in told
     assert len(meta["seen_of_all_frames"]) == len(words.split())
@@ -224,7 +227,9 @@ def test_room_of_a_camera_that_moves_is_seen_to_move(tmp_path, performer_dataset
     points = arrays["landmarks"][:41:2] * np.float32((SIZE + 24) / SIZE)
     points = points - np.float32([[[x, 12, 0]] for x in at])
     video = encode(tmp_path / "clip.mp4", film, sound=False)
-    _, room = _cut_frames(tmp_path, video, Crop(0, 0, SIZE, SIZE), points, None, None)
+    faces = Faces(points, np.zeros((21, 1, 1), np.uint8), np.ones((5, 3, 3)), None, 1)
+    material = Material([Film(video, probe(video))], [faces], [[Part(0, 21)]], None)
+    room = write_frames(tmp_path, material, None).room
     true = np.std([at[i] for i in (0, 10, 20)]) / SIZE
     assert room.camera == pytest.approx(true, rel=0.1) and true > 0.01
     assert room.elsewhere == room.others == 0
@@ -300,7 +305,7 @@ BAD_CLIPS = {
     "cut short, no index": "cut short",
     "no sound": "no sound track",
     "no face": "no face in any of 30 frames",
-    "face away": "no face in frames 5-19, 28-39 ",
+    "face away": "0.0-1.9 s (no face); keep the face in view",
     "too short": "20 frames at 25 fps, at least 25",
 }
 
@@ -403,14 +408,15 @@ def test_bystander_never_stands_in_for_the_largest_face(tmp_path, pictures, caps
     for scene in scenes[15 : 15 + away]:
         scene[500:] = 128  # the large one is gone, the small one stays
     video = encode(tmp_path / "clip.mp4", scenes)
-    look = functools.partial(find_faces, video, probe(video), read_audio(video), None)
+    film = Film(video, probe(video))
+    faces = find_faces(film, read_audio(video), FaceLandmarker())
+    assert np.flatnonzero(~faces.valid).tolist() == list(range(15, 15 + away))
     if away > MAX_GAP:
-        with pytest.raises(InputError, match="no face in frames 15-25 "):
-            look()
+        with pytest.raises(InputError, match="0.0 s of one person's face are left"):
+            choose_all([film], [faces])
         return
-    faces = look()
-    assert np.flatnonzero(~faces.valid).tolist() == list(range(15, 25))
-    middle = faces.landmarks[..., 1].mean(1)
+    assert choose_all([film], [faces]) == [[(0, 40)]]
+    middle = bridge_gaps(faces.landmarks, faces.valid)[..., 1].mean(1)
     assert middle.min() > 500 and np.ptp(middle) < 20  # rows of the large face, also when bridged
     assert "2 faces in the picture (first at 0 s, 2 of 2 looks)" in capsys.readouterr().out
 
@@ -465,9 +471,9 @@ def resampled(path: Path, pictures: list[np.ndarray], rate: Fraction) -> Path:
 @pytest.mark.parametrize("rate", [Fraction(24000, 1001), Fraction(30), Fraction(60)], ids=str)
 def test_other_rates_become_25_per_second(tmp_path, performer_dataset, pictures, rate):
     video = resampled(tmp_path / "clip.mp4", pictures, rate)
-    faces = find_faces(video, probe(video), read_audio(video), None)
+    faces = find_faces(Film(video, probe(video)), read_audio(video), FaceLandmarker())
     assert faces.landmarks.shape == (30, 478, 3) and faces.valid.all()
-    assert faces.capture["frame rate"].value == pytest.approx(float(rate), 0.01)
+    assert faces.check.report()["frame rate"].value == pytest.approx(float(rate), 0.01)
     truth = performer_dataset.truth.mouth_opening[:30]
     assert correlation(mouth_opening(faces.landmarks), truth) > 0.8
 
@@ -490,10 +496,8 @@ def test_repeats_bit_for_bit_and_replaces_a_dataset(tmp_path, pictures):
 # --- parts ---------------------------------------------------------------------------------------
 
 
-def test_gaps_are_named_and_bridged():
+def test_gaps_are_bridged():
     valid = np.array([0, 1, 1, 0, 0, 1, 0], bool)
-    assert missing_ranges(valid) == [(0, 1), (3, 5), (6, 7)]
-    assert missing_ranges(np.ones(3, bool)) == []
     line = np.arange(7.0)[:, None, None] * np.ones((1, 478, 3))
     broken = np.where(valid[:, None, None], line, np.nan).astype(np.float32)
     bridged = bridge_gaps(broken, valid)
@@ -505,7 +509,7 @@ def test_crop_holds_the_head_within_the_picture(where):
     rng = np.random.default_rng(0)
     face = np.concatenate([rng.uniform(-100, 100, (478, 2)) + where, np.zeros((478, 1))], -1)
     landmarks = np.stack([face + [shift, 0, 0] for shift in (-20, 0, 20)])
-    crop = choose_crop(landmarks, 1920, 1080, None)
+    (crop,) = choose_crops([landmarks], [(1920, 1080)], None)
     assert crop.size == min(512, crop.side) and crop.size % 2 == 0
     assert 0 <= crop.left <= 1920 - crop.side and 0 <= crop.top <= 1080 - crop.side
     inside = crop.landmarks(landmarks)
@@ -519,7 +523,7 @@ def test_crop_holds_the_head_within_the_picture(where):
 
 def test_square_clip_is_not_cropped(pictures):
     landmarks = np.full((2, 478, 3), 90.0)
-    crop = choose_crop(landmarks, SIZE, SIZE, None)
+    (crop,) = choose_crops([landmarks], [(SIZE, SIZE)], None)
     assert (crop.left, crop.top, crop.side, crop.size) == (0, 0, SIZE, SIZE)
     assert np.array_equal(crop.image(pictures[0]), pictures[0])
 
