@@ -15,6 +15,7 @@ room_check         how still the room is, and who else is in it
 body_check         are room and shoulders good enough for a whole person
 head_cloud         the points that a head starts from
 body_cloud         the points that neck, shoulders and clothes start from
+work_folder        a folder that appears only when it is complete
 pipeline           all of it, in one command
 
 The held-out end of a clip is cut off for training only: a dataset is made of the whole clip, and

@@ -7,7 +7,6 @@ few numbers per frame is kept in memory. The folder appears under its name only 
 import contextlib
 import json
 import shutil
-import tempfile
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -33,9 +32,10 @@ from egs_jax.preprocess.pose_refinement import refine_poses
 from egs_jax.preprocess.room_check import RoomCheck, RoomFigures
 from egs_jax.preprocess.track_report import jitter_rms
 from egs_jax.preprocess.tracking import HeadTrack, reprojection_rms, track_head
+from egs_jax.preprocess.work_folder import replace_folder, work_folder
 from egs_jax.runtime.assets import ASSETS, file_sha256
+from egs_jax.runtime.device import say_device
 from egs_jax.runtime.errors import InputError
-from egs_jax.runtime.files import needs_room
 from egs_jax.runtime.progress import progress
 from egs_jax.speech.features import AUDIO_FEATURES, extract_features, silence_features
 
@@ -90,23 +90,18 @@ def preprocess(
         known = ", ".join(AUDIO_FEATURES)
         raise InputError(f"audio features: no {audio_features!r}; choose one of {known}")
     parser = None if face_parser is None else FaceParser(face_parser)
+    say_device("preprocessing: networks of faces on the CPU, speech and poses")
     samples = read_audio(video)
     if max_seconds is not None:
         samples = samples[: round(max_seconds * SAMPLE_RATE)]
     faces = find_faces(video, info, samples, max_seconds)
     start = split_at(len(faces.valid), val_seconds)
-    work = _work_folder(dataset_dir)
-    try:
+    with work_folder(dataset_dir) as work:
         meta = _fill(work, video, info, samples, faces, size, audio_features, parser, max_seconds)
         meta["models"] = _models(audio_features, face_parser)
         meta["splits"] = {"train": [0, start], "val": [start, len(faces.valid)]}
-        (work / "meta.json").write_text(json.dumps(meta, indent=2))
-        _replace_folder(work, dataset_dir)
-    except OSError as error:
-        hint = "; make room" if needs_room(error) else ""
-        raise OSError(f"{dataset_dir}: cannot make the dataset ({error}){hint}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        (work / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
+        replace_folder(work, dataset_dir)
     print(f"{dataset_dir}: {meta['num_frames']} frames of {meta['width']} px")
     return dataset_dir
 
@@ -344,25 +339,3 @@ def _check_target(folder: Path) -> None:
             )
     elif folder.exists():
         raise InputError(f"{folder}: is there already and is not a folder; name another")
-
-
-def _work_folder(target: Path) -> Path:
-    """Make a new folder beside `target`, on the same disk."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise InputError(
-            f"{target}: cannot make this folder ({error.strerror}); name another"
-        ) from None
-
-
-def _replace_folder(made: Path, target: Path) -> None:
-    """Put `made` in the place of `target`."""
-    old = target.with_name(f".{target.name}-old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    made.chmod(0o755)
-    made.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
