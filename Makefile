@@ -1,11 +1,20 @@
-# Commands with all their set-up: `make demo`, `make test` (the quick suite), `make test-all`, `make lint`.
-PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13; do \
+# Commands with all their set-up: `make demo`, `make test` (the quick suite), `make test-all`, `make lint`;
+# `make docker` builds images where docker is.
+PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
-EXTRAS := dev$(shell command -v nvidia-smi >/dev/null 2>&1 && echo ,cuda)
+comma := ,
+# CUDA 13 where NVIDIA's driver (580) and all cards (compute capability 7.5) are new enough, else CUDA 12.
+# What is installed stays, since JAX takes one of the two only. `make CUDA=cuda` (12), `CUDA=cuda13` and
+# `CUDA=` choose by hand.
+HAS = $(wildcard $(VENV)/lib/python3*/site-packages/jax_cuda$(1)_plugin)
+FITS = $(shell nvidia-smi --query-gpu=driver_version,compute_cap --format=csv,noheader 2>/dev/null | \
+	awk -F ', *' '$$1 + 0 < 580 || $$2 + 0 < 7.5 { old = 1 } END { if (NR) print old ? "cuda" : "cuda13" }')
+CUDA ?= $(if $(call HAS,12),cuda,$(if $(call HAS,13),cuda13,$(FITS)))
+EXTRAS := dev$(if $(CUDA),$(comma)$(CUDA))
 OUT ?= runs/demo
 
-.PHONY: demo test test-all lint
+.PHONY: demo test test-all lint docker
 
 demo: $(VENV)/installed
 	$(VENV)/bin/python -m egs_jax demo --out "$(OUT)" $(if $(VIDEO),--video "$(VIDEO)") $(if $(AUDIO),--audio "$(AUDIO)")
@@ -21,9 +30,13 @@ test-all: $(VENV)/installed
 	$(VENV)/bin/python tests/compile_log/sitecustomize.py .cache/compile_log
 
 lint: $(VENV)/installed
-	$(VENV)/bin/ruff check egs_jax kernels experiments tests
-	$(VENV)/bin/ruff format --check egs_jax kernels experiments tests
-	$(VENV)/bin/mypy
+	$(VENV)/bin/python tests/lint.py
+
+# egs-jax:cpu and, for NVIDIA's container toolkit, egs-jax:gpu.
+docker:
+	@command -v docker >/dev/null || { echo "make: docker is not installed" >&2; exit 2; }
+	docker build --build-arg 'EXTRAS=' --tag egs-jax:cpu .
+	docker build --build-arg 'EXTRAS=[$(or $(CUDA),cuda)]' --tag egs-jax:gpu .
 
 $(VENV)/installed: requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 2; }

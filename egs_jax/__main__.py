@@ -11,15 +11,13 @@ import json
 import os
 import signal
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 from egs_jax.runtime.consent import CONSENT
-from egs_jax.runtime.environment import keep_programs, set_environment
+from egs_jax.runtime.environment import keep_programs, set_environment, take_memory_as_needed
 from egs_jax.runtime.errors import InputError, TrainingError
+from egs_jax.runtime.stopping import comes_of_a_stop, terminable
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,28 +31,55 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see `{self.prog} --help`")
 
 
+def _show_anything() -> None:
+    """Let the terminal show names and signs that its encoding lacks as escapes, not as an error.
+
+    It may be of another language; what goes to a file on Windows is never UTF-8.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", "") == "strict" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit status."""
     set_environment()
+    _show_anything()
     argv = sys.argv[1:] if argv is None else argv
-    try:
-        arguments = _parser(argv).parse_args(argv)
-        with _terminable():
+    with terminable():
+        try:
+            arguments = _parser(argv).parse_args(argv)
             arguments.run(arguments)
-    except (InputError, NotImplementedError) as error:
-        if not (isinstance(error, InputError) or _is_unavailable(error)):
-            raise
-        print(f"egs-jax: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        resumes = argv[:1] in (["train"], ["demo"])
-        how = "; the same command goes on from the last checkpoint" if resumes else ""
-        print(f"egs-jax: stopped{how}", file=sys.stderr)
-        return 1
-    except (OSError, TrainingError) as error:
-        print(f"egs-jax: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+        except (Exception, KeyboardInterrupt) as error:
+            if comes_of_a_stop(error):
+                resumes = argv[:1] in (["train"], ["demo"])
+                how = "; the same command goes on from the last checkpoint" if resumes else ""
+                return _said(f"stopped{how}", 1)
+            if (told := _explained(error)) is None:
+                raise
+            return _said(*told)
     return 0
+
+
+def _said(words: object, status: int) -> int:
+    print(f"egs-jax: {' '.join(str(words).split())}", file=sys.stderr)
+    return status
+
+
+def _explained(error: Exception) -> tuple[object, int] | None:
+    """Return what is to be said of an error, and the exit status; None: a fault of the program."""
+    if isinstance(error, InputError):
+        return error, 2
+    if isinstance(error, NotImplementedError):
+        return (error, 2) if _is_unavailable(error) else None
+    if isinstance(error, OSError | TrainingError):
+        return error, 1
+    if isinstance(error, RuntimeError | MemoryError):  # JAX's are RuntimeErrors
+        from egs_jax.runtime.device import explain_exhaustion, is_exhaustion
+
+        if is_exhaustion(error):
+            return explain_exhaustion(error, "compute on the CPU by JAX_PLATFORMS=cpu"), 1
+    return None
 
 
 def _is_unavailable(error: NotImplementedError) -> bool:
@@ -67,6 +92,8 @@ def _is_unavailable(error: NotImplementedError) -> bool:
 def entry() -> NoReturn:
     """Run as a process of its own."""
     status = main()
+    for name in (signal.SIGTERM, signal.SIGINT):  # all is said and done
+        signal.signal(name, signal.SIG_IGN)
     if status:
         # Python's own way out crashes in XLA where an interrupt came while it compiled, and waits
         # for the other hosts.
@@ -74,36 +101,6 @@ def entry() -> NoReturn:
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM stop the work as Ctrl-C does, so that files are closed and one line says so.
-
-    The second of them ends the process: the first may have been ignored, or what it interrupted
-    may never let go of a lock.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals belong to the main thread
-        return
-
-    stopping = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if frame and frame.f_code.co_name == "_xla_gc_callback":  # nothing raised there gets out
-            threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
-            return
-        if stopping:
-            os._exit(1)
-        stopping.append(True)
-        raise KeyboardInterrupt
-
-    before = {name: signal.signal(name, stop) for name in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
 
 
 def _parser(argv: list[str]) -> Parser:
@@ -115,6 +112,9 @@ def _parser(argv: list[str]) -> Parser:
 
     def add_run(verb: Parser) -> None:
         verb.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="what `train` made")
+        verb.add_argument(
+            "--data-dir", type=Path, metavar="DATASET_DIR", help="where its dataset was moved"
+        )
 
     verb = add("preprocess", "videos of one person -> dataset folder")
     verb.add_argument(
@@ -199,6 +199,7 @@ def _add_settings(verb: Parser) -> None:
 
 
 def _preprocess(arguments: argparse.Namespace) -> None:
+    take_memory_as_needed()
     from egs_jax.preprocess.pipeline import preprocess
 
     preprocess(
@@ -240,17 +241,22 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _render(arguments: argparse.Namespace) -> None:
+    take_memory_as_needed()
     from egs_jax.avatar.film import render_video
 
     keep_programs()
-    render_video(arguments.run_dir, arguments.audio, arguments.out, poses=arguments.poses)
+    render_video(
+        arguments.run_dir, arguments.audio, arguments.out, poses=arguments.poses,
+        data_dir=arguments.data_dir,
+    )  # fmt: skip
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    take_memory_as_needed()
     from egs_jax.evaluation.evaluate import evaluate
 
     keep_programs()
-    evaluate(arguments.run_dir, split=arguments.split)
+    evaluate(arguments.run_dir, split=arguments.split, data_dir=arguments.data_dir)
 
 
 def _demo(arguments: argparse.Namespace) -> None:

@@ -7,6 +7,8 @@ that it never heard speaks the new text.
 import dataclasses
 from pathlib import Path
 
+import jax
+
 from egs_jax.avatar.film import render_video
 from egs_jax.data.dataset import Dataset
 from egs_jax.evaluation.evaluate import evaluate
@@ -15,6 +17,8 @@ from egs_jax.media.clock import SAMPLE_RATE
 from egs_jax.preprocess.pipeline import preprocess
 from egs_jax.presets import preset
 from egs_jax.runtime.assets import file_sha256
+from egs_jax.runtime.device import check_memory, say_device
+from egs_jax.runtime.environment import find_devices
 from egs_jax.runtime.errors import InputError
 from egs_jax.training.loop import fit
 
@@ -45,13 +49,15 @@ def demo(
       The video `out/talk.mp4`.
 
     Raises:
-      InputError: if a file cannot be used.
+      InputError: if a file cannot be used, or another process has the GPU's memory.
     """
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out}: cannot make this folder ({error}); name another") from None
+    find_devices()
+    check_memory(jax.local_devices()[0])  # before the film is made and looked at
     if audio is None:
         audio = _speech(out / "speech.wav")
     dataset_dir, run_dir = out / "dataset", out / "run"
@@ -90,7 +96,7 @@ def _film(path: Path) -> Path:
     if not path.exists():
         from egs_jax.performer.film import write_performer_video
 
-        print("filming the synthetic performer")
+        say_device("filming the synthetic performer")
         write_performer_video(path, seconds=SECONDS, seed=FILM_SEED, size=SIZE)
     return path
 

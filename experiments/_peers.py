@@ -10,7 +10,7 @@ ORIGINAL = "EGSTalker"
 
 def peer(about: str, name: str = ORIGINAL) -> dict[str, Any]:
     """Return what is known of a peer about "speed" or "quality"."""
-    cases = json.loads((RESULTS / "peers.json").read_text())["cases"]
+    cases = json.loads((RESULTS / "peers.json").read_text("utf-8"))["cases"]
     [case] = [case for case in cases if (case["peer"], case["about"]) == (name, about)]
     return case
 

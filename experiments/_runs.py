@@ -47,7 +47,7 @@ def parsed(parser: Parser, argv: list[str] | None, *, figures: bool = True) -> N
 def earlier(name: str, folder: Path = RESULTS) -> list[dict]:
     """Return the cases that `record` wrote before; none if there is no such file."""
     path = folder / f"{name}.json"
-    return json.loads(path.read_text())["cases"] if path.exists() else []
+    return json.loads(path.read_text("utf-8"))["cases"] if path.exists() else []
 
 
 def cases_of(name: str) -> list[dict]:
@@ -55,7 +55,7 @@ def cases_of(name: str) -> list[dict]:
     path = RESULTS / f"{name}.json"
     if not path.exists():
         return []
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text("utf-8"))
     about = {"commit": found["commit"], "device": found["device"]}
     return [about | case for case in found["cases"]]
 
@@ -86,7 +86,7 @@ def add_case(
     same = [place for place, other in enumerate(cases) if key(other) == key(case)]
     cases[slice(same[0], same[0] + 1) if same else slice(len(cases), None)] = [case]
     if elsewhere and path.exists():
-        found = json.loads(path.read_text()) | {"cases": cases}
+        found = json.loads(path.read_text("utf-8")) | {"cases": cases}
         write_atomically(path, json.dumps(found, indent=2) + "\n")
     else:
         record(name, cases, folder)

@@ -85,7 +85,7 @@ def without_outer_poses(folder: Path, target: Path) -> Dataset:
     count = dataset.num_frames
     splits = {"train": [0, count], "val": [count - 1, count]}
     meta = dataset.meta | {"left_out": out.tolist(), "splits": splits}
-    (target / "meta.json").write_text(json.dumps(meta))
+    (target / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
     return Dataset.open(target)
 
 

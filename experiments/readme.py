@@ -70,12 +70,12 @@ def rooms() -> str:
 
 def main() -> int:
     """Write or check the files."""
-    texts = {path: path.read_text() for path in FILES}
+    texts = {path: path.read_text("utf-8") for path in FILES}
     new = {path: filled(text) for path, text in texts.items()}
     if "--check" in sys.argv:
         return int(new != texts)
     for path, text in new.items():
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     return 0
 
 

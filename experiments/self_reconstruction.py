@@ -195,7 +195,7 @@ def case_of(run_dir: Path, *, shared: bool = False) -> dict:
     path = run_dir / "eval.json"
     if not path.exists():
         raise InputError(f"{run_dir}: not measured yet (no eval.json)")
-    result, config = json.loads(path.read_text()), load_config(run_dir)
+    result, config = json.loads(path.read_text("utf-8")), load_config(run_dir)
     source, seconds = result.pop("source"), training_seconds(run_dir)
     about = {
         "video": Path(source["name"]).stem,
@@ -210,7 +210,7 @@ def case_of(run_dir: Path, *, shared: bool = False) -> dict:
     if shared:
         case["notes"] = case["notes"] | dict.fromkeys(TIMES, NOT_TIMED)
         case |= dict.fromkeys(TIMES)
-    made = json.loads((run_dir / "environment.json").read_text())
+    made = json.loads((run_dir / "environment.json").read_text("utf-8"))
     commit = made.pop("commit", None)  # runs of 69b6e4b and before: versions alone
     return case | {"versions": made.get("packages", made), "commit": commit}
 

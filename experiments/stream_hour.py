@@ -44,7 +44,7 @@ def chunks(speech: np.ndarray, seconds: float) -> Iterator[np.ndarray]:
 
 def resident_mb() -> float:
     """Return memory of this process that is in use now, MiB (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text("utf-8").split()[1])
     return pages * 4096 / 2**20
 
 

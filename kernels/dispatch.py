@@ -11,12 +11,11 @@ import threading
 
 import jax
 
-from kernels import launch
+from kernels import launch, machine
 from kernels.checks import require
 
 KERNELS = ("decode_heads", "deform", "mean_ssim", "rasterize", "sample_planes")
 """Public functions that have more than one implementation."""
-INSTALL = "pip install 'jax[cuda12]<0.12' jax-triton 'triton>=3.6,<3.9'"
 GPU_PLATFORMS = ("gpu", "cuda", "rocm")
 LEAST_CAPABILITY = (7, 0)
 """Compute capability that all kernels need: `.relaxed` atomics do not assemble for older cards."""
@@ -88,23 +87,30 @@ def implementations() -> dict[str, str]:
 
 
 def why_not() -> str | None:
-    """Say in one line why no Triton kernel can run here and what to do; None if they can."""
+    """Say in one line why no Triton kernel can run here and what to do; None if they can.
+
+    The first time on a GPU a small one is tried.
+
+    Raises:
+      jax.errors.JaxRuntimeError: if the GPU's memory is full, so that none could be tried.
+    """
     missing = [name for name in ("triton", "jax_triton") if not importlib.util.find_spec(name)]
     if "triton" in missing:
-        return f"triton is not installed ({INSTALL})"
+        return f"triton is not installed ({machine.install()})"
     if launch.is_interpreting():
         return None
     if not _is_nvidia(_device()):
-        return f"it needs an NVIDIA GPU and JAX computes on {_device().platform!r} ({INSTALL})"
+        platform = _device().platform
+        return f"it needs an NVIDIA GPU and JAX computes on {platform!r} ({machine.install()})"
     lacking = device_lacks()
     if lacking or missing:
-        return lacking or f"jax-triton is not installed ({INSTALL})"
+        return lacking or f"jax-triton is not installed ({machine.install()})"
     try:
         launch.jax_triton()
     except Exception as error:  # an import of mismatched versions fails in many ways
         reason = " ".join(str(error).split())
-        return f"jax-triton cannot be imported: {reason} ({INSTALL})"
-    return None
+        return f"jax-triton cannot be imported: {reason} ({machine.install()})"
+    return machine.small_kernel_fails()
 
 
 def is_default() -> bool:

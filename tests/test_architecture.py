@@ -26,10 +26,9 @@ COVERED_BY = {
     "media.decoded_pictures": "egs_jax/media/test_video_reader.py",
     "face.litert": "egs_jax/face/test_segmentation.py",
     "performer.parts": "egs_jax/performer/test_film.py",
-    "runtime.consent": "egs_jax/test_cli.py",
     "training.state": "egs_jax/training/test_step.py",
 }
-UNPICKLER = "egs_jax/runtime/assets.py"
+UNPICKLER = "egs_jax/runtime/array_pickle.py"
 """The one file that may read pickles: with a reader that can name array parts and nothing else."""
 
 
@@ -238,6 +237,56 @@ def test_danger_check_finds(text):
 def test_danger_check_lets_safe_code_pass():
     safe = "np.load('x', allow_pickle=False)\nsubprocess.run(['x'], shell=False)\njson.load(f)"
     assert dangers(ast.parse(safe)) == []
+
+
+def unnamed_encodings(tree: ast.Module) -> list[str]:
+    """Text read or written in the machine's own encoding, which is not UTF-8 everywhere."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        method, given = called.rpartition(".")[2], {k.arg: k.value for k in node.keywords}
+        if method == "open":
+            built_in = called == "open"
+            modes = node.args[built_in : built_in + 1]
+            mode = getattr(given.get("mode", modes[0] if modes else None), "value", None)
+            faulty = built_in if mode is None else set(str(mode)) <= set("rwaxt+")
+        else:
+            wanted = {"read_text": 1, "write_text": 2}.get(method, 0)
+            faulty = len(node.args) < wanted or bool({"text", "universal_newlines"} & given.keys())
+        if faulty and "encoding" not in given:
+            found.append(f"{called} in line {node.lineno}")
+    return found
+
+
+def test_text_is_utf8_whatever_the_machines_language():
+    found = {name_of(path): unnamed_encodings(parse(path)) for path in ALL}
+    assert {name: calls for name, calls in found.items() if calls} == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "p.read_text()",
+        "p.write_text('a')",
+        "open(p)",
+        "open(p, 'w')",
+        "p.open('a')",
+        "p.open(mode='w')",
+        "subprocess.run(c, text=True)",
+    ],
+)
+def test_encoding_check_finds(text):
+    assert unnamed_encodings(ast.parse(text))
+
+
+def test_encoding_check_lets_the_others_pass():
+    good = (
+        "p.read_text('utf-8')\np.write_text('a', encoding='utf-8')\nopen(p, 'rb')\np.open('wb')\n"
+    )
+    good += "p.open('a', encoding='utf-8')\nDataset.open(p)\nav.open(p)\nwave.open(str(p), 'wb')"
+    assert unnamed_encodings(ast.parse(good)) == []
 
 
 def test_every_file_is_tested():

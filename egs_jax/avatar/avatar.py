@@ -18,6 +18,7 @@ from egs_jax.model.limits import Limits
 from egs_jax.runtime.errors import InputError
 from egs_jax.training import step as train
 from egs_jax.training.checkpoint import FOLDER, Checkpoints
+from egs_jax.training.run_clip import open_dataset
 from egs_jax.training.run_folder import load_config
 from egs_jax.training.state import TrainState
 from egs_jax.types import Params
@@ -43,17 +44,16 @@ class Avatar:
         return cls(config, state.params, state.alive, degree, dataset)
 
     @classmethod
-    def load(cls, run_dir: str | Path) -> "Avatar":
-        """Load the newest checkpoint of a run.
+    def load(cls, run_dir: str | Path, data_dir: str | Path | None = None) -> "Avatar":
+        """Load the newest checkpoint of a run, whose dataset may have been moved to `data_dir`.
 
         Raises:
           InputError: if the folder is not a finished or running training, if that is still in its
-            static stage, its checkpoint is damaged, or its dataset is gone.
+            static stage, its checkpoint is damaged, or its dataset is gone or another one.
           OSError: if the checkpoint cannot be read although nothing says that it is damaged.
         """
         run_dir = Path(run_dir)
-        config = load_config(run_dir)
-        dataset = Dataset.open(config.data_dir, config.size, config.model.resolved.body)
+        config, dataset = open_dataset(run_dir, load_config(run_dir), data_dir)
         if not (run_dir / FOLDER).is_dir():
             raise InputError(f"{run_dir}: no checkpoint yet; train this run first")
         with contextlib.closing(Checkpoints(run_dir, read_only=True)) as checkpoints:

@@ -22,6 +22,7 @@ from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.media.encoder_process import EncoderProcess
 from egs_jax.media.video_writer import feed
 from egs_jax.runtime.consent import CONSENT
+from egs_jax.runtime.device import say_device
 from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.prefetch import prefetch
 from egs_jax.runtime.progress import progress
@@ -47,11 +48,12 @@ def draw_speech(avatar: Avatar, audio_path: str | Path) -> Iterator[UInt8[np.nda
 
 
 def render_video(
-    run_dir: str | Path, audio_path: str | Path, out_path: str | Path, *, poses: str | Path = "clip"
-) -> None:
+    run_dir: str | Path, audio_path: str | Path, out_path: str | Path, *,
+    poses: str | Path = "clip", data_dir: str | Path | None = None,
+) -> None:  # fmt: skip
     """Speak `audio_path` with the avatar of `run_dir`: H.264 + AAC into `out_path`, atomically.
 
-    Its head moves by `poses` (`poses.pose_path`).
+    Its head moves by `poses` (`poses.pose_path`). `data_dir` is where its dataset was moved.
 
     Raises:
       InputError: bad audio, bad run folder, bad poses, or an output that cannot be written.
@@ -59,8 +61,9 @@ def render_video(
     """
     out_path = Path(out_path)
     _check_place(out_path, Path(audio_path))
-    avatar = dataclasses.replace(Avatar.load(run_dir), poses=poses)
+    avatar = dataclasses.replace(Avatar.load(run_dir, data_dir), poses=poses)
     _ = avatar.path  # bad poses are told before anything is drawn
+    say_device("rendering")
     size = avatar.dataset.width, avatar.dataset.height
     with EncoderProcess(out_path.resolve(), *size, FPS, SAMPLE_RATE) as film:
         total = num_video_frames(sum(len(chunk) for chunk in stream_audio(audio_path)))

@@ -54,7 +54,7 @@ def open_folder(
     """
     folder = Path(folder)
     try:
-        meta = json.loads((folder / "meta.json").read_text())
+        meta = json.loads((folder / "meta.json").read_bytes())
         version = meta["format_version"]
     except FileNotFoundError:
         raise InputError(

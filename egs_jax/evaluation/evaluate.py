@@ -22,18 +22,25 @@ from egs_jax.evaluation.renders import frames_per_second, given
 from egs_jax.evaluation.report import print_figures, write_report
 from egs_jax.evaluation.signals import lid_figures, mouth_figures, sync_figures
 from egs_jax.face.landmarks import FaceLandmarker
+from egs_jax.runtime.device import say_device
 from egs_jax.runtime.files import write_atomically
 from kernels import implementations
 
 
-def evaluate(run_dir: str | Path, split: str = "val") -> dict:
+def evaluate(
+    run_dir: str | Path, split: str = "val", *, data_dir: str | Path | None = None
+) -> dict:
     """Measure a run on one split; prints a table, writes `eval.json` and `report.html`.
+
+    `data_dir` is where its dataset was moved.
 
     Raises:
       InputError: if the run or its dataset cannot be read.
     """
     run_dir = Path(run_dir)
-    avatar, landmarker = Avatar.load(run_dir), FaceLandmarker()
+    avatar = Avatar.load(run_dir, data_dir)
+    say_device("evaluating")
+    landmarker = FaceLandmarker()
     data = avatar.dataset
     frames = data.frames_of(split)
     measured = measure_split(avatar, frames, landmarker)

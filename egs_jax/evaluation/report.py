@@ -124,4 +124,4 @@ def _curve(name: str, points: np.ndarray, width: int = 280, height: int = 120) -
 
 
 def _file(path: Path) -> str:
-    return f"<pre>{html.escape(path.read_text())}</pre>" if path.exists() else ""
+    return f"<pre>{html.escape(path.read_text('utf-8', 'replace'))}</pre>" if path.exists() else ""

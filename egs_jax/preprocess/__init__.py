@@ -1,28 +1,39 @@
-"""Videos of one person -> dataset folder.
+"""Videos of one person, or another program's dataset -> dataset folder.
 
-films              the films that are given, and which part of each
-face_pass          where the face is in every frame of a film
-shots              which frames are used: stretches between cuts, of one person
-material           what is used of all films, joined; their sound
-exposure           one exposure for several films
-capture_check      is this video good enough, and if not, what to change
-crop               the square of the video that becomes the frame
-geometry           rotations and rigid transforms
-tracking           head poses, focal length and mean face from landmarks
-bundle_adjustment  its solvers
-pose_refinement    poses that follow the image itself
-track_report       a track's jitter against optical flow
+films               the films that are given, and which part of each
+film_sound          the speech of a film, silent ones refused
+microphone          another microphone, put on the film's clock
+face_pass           where the face is in every frame of a film
+shots               which frames are used: stretches between cuts, of one person
+material            what is used of all films, joined; their sound
+exposure            one exposure for several films
+capture_check       is this video good enough, and if not, what to change
+crop                the square of the video that becomes the frame
+geometry            rotations and rigid transforms
+tracking            head poses, focal length and mean face from landmarks
+bundle_adjustment   its solvers
+pose_refinement     poses that follow the image itself
+track_report        a track's jitter against optical flow
 torso_registration  where the torso, or the room, of one frame is in others
-body_tracking      body poses from where the torso is
-frame_pass         frames, masks and the room, written while the films are decoded again
-mouth_check        what is before the mouth
-masks              masks of head and person, lips, the room without the person
-room_check         how still the room is, and who else is in it
-body_check         are room and shoulders good enough for a whole person
-head_cloud         the points that a head starts from
-body_cloud         the points that neck, shoulders and clothes start from
-dataset_folder     the folder while it is made
-pipeline           all of it, in one command
+body_tracking       body poses from where the torso is
+frame_pass          frames, masks and the room, written while the films are decoded again
+mouth_check         what is before the mouth
+masks               masks of head and person, lips, the room without the person
+room_check          how still the room is, and who else is in it
+body_check          are room and shoulders good enough for a whole person
+head_cloud          the points that a head starts from
+body_cloud          the points that neck, shoulders and clothes start from
+dataset_folder      the folder while it is made
+pipeline            all of it, in one command
+
+adnerf_folder       frames and split of another program's dataset: the form of AD-NeRF and its kin
+restricted_tensors  tensors out of a PyTorch file, which is never run
+adnerf_cameras      its cameras
+adnerf_pictures     its frames, masks, torsos and room
+adnerf_signals      its sound, features of sound and lids
+head_placement      its world brought to ours
+imported_pictures   the pictures of the dataset that is made of it
+imported            all of that, in one command
 
 The held-out end of a clip is cut off for training only: a dataset is made of the whole clip, and
 some of it has seen the frames that are held out. The crop is chosen around the head in all of them;

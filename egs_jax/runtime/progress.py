@@ -1,6 +1,18 @@
-"""The progress bar of everything that takes long."""
+"""The progress bar of everything that takes long, and what a terminal can show."""
+
+import sys
+from typing import TextIO
 
 import rich.progress
+
+
+def draws_lines(stream: TextIO | None = None) -> bool:
+    """Tell whether a stream (standard output) can show the lines of a table."""
+    try:
+        "\u250f\u2501\u2503".encode(getattr(stream or sys.stdout, "encoding", None) or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 def progress(

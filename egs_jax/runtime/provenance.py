@@ -60,8 +60,11 @@ def commit() -> tuple[str | None, str | None]:
     here = Path(__file__).resolve()
 
     def git(*words: str) -> str:
-        command = ["git", "-C", str(here.parent), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        done = subprocess.run(
+            ["git", "-C", str(here.parent), *words], capture_output=True, encoding="utf-8",
+            errors="replace", check=True,
+        )  # fmt: skip
+        return done.stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", here.name)  # else the checkout around it is another's

@@ -12,6 +12,8 @@ parallel          several devices share the frames of a step
 hosts             several hosts train one model
 monitor           a look at finished steps: logs, warnings, bad ones
 checkpoint        states on disk, and their hash
+run_clip          which clip a run is trained on, wherever its dataset lies
 run_folder        a run's records: config, environment, metrics
+expected_time     how long a training will take
 loop              the training, on one page
 """

@@ -18,19 +18,23 @@ from rich.progress import Progress
 from egs_jax.config import Config
 from egs_jax.data.dataset import Dataset
 from egs_jax.runtime.consent import CONSENT
+from egs_jax.runtime.device import explain_exhaustion, is_exhaustion, say_device
+from egs_jax.runtime.environment import find_devices
 from egs_jax.runtime.errors import InputError, TrainingError
 from egs_jax.runtime.prefetch import prefetch
 from egs_jax.runtime.progress import progress
 from egs_jax.runtime.stopping import stop_requests
 from egs_jax.training import hosts, parallel
 from egs_jax.training import step as train
-from egs_jax.training.checkpoint import Checkpoints, NoCheckpoints, state_sha256
+from egs_jax.training.checkpoint import Checkpoints, NoCheckpoints, newest_step, state_sha256
 from egs_jax.training.compile_ahead import CompiledAhead
+from egs_jax.training.expected_time import expectation
 from egs_jax.training.frames_on_device import BatchSource, batch_source
 from egs_jax.training.monitor import BadSteps, FinishedStep, Monitor
 from egs_jax.training.run_folder import NoLog, RunLog, start_run
 from egs_jax.training.state import TrainState
 from egs_jax.types import Batch, Metrics
+from kernels import dispatch
 
 MAX_ROLLBACKS = 3
 """Times a run may go back (each halves the learning rates) before it gives up."""
@@ -67,13 +71,16 @@ def fit(config: Config, dataset: Dataset, *, run_dir: str | Path) -> TrainState:
     """
     run_dir = Path(run_dir)
     config = dataclasses.replace(config, size=config.size or dataset.width)
+    find_devices()
+    with _named_exhaustion():
+        parallel.check(config)
+        _say_device(config, newest_step(run_dir))
     _check_plate(config, dataset)
     _check_length(dataset)
-    parallel.check(config)
     print(CONSENT)
     checkpoints: Checkpoints | NoCheckpoints = NoCheckpoints()
     if hosts.first():
-        start_run(run_dir, config, dataset.meta.get("models"))
+        start_run(run_dir, config, dataset.meta)
         checkpoints = Checkpoints(run_dir, config.schedule.keep_checkpoints)
     with contextlib.closing(checkpoints), stop_requests() as stop, _named_exhaustion():
         frames = dataset.view(config.size, config.model.resolved.body)
@@ -182,16 +189,26 @@ def _roll_back(run: Run, rate_scale: float, step: int) -> TrainState:
 
 @contextlib.contextmanager
 def _named_exhaustion() -> Iterator[None]:
-    """Say what to lower where the device has too little memory."""
+    """Say what to lower where the device has too little memory, or who else has it."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if not is_exhaustion(error):
             raise
-        raise TrainingError(
-            "the device ran out of memory; add --frames-on host to the same command, or lower "
-            "--schedule.batch, --size or --densify.capacity and name a new --run-dir"
-        ) from error
+        remedy = (
+            "add --frames-on host to the same command, or lower --schedule.batch, --size or "
+            "--densify.capacity and name a new --run-dir"
+        )
+        raise TrainingError(explain_exhaustion(error, remedy)) from error
+
+
+def _say_device(config: Config, done: int) -> None:
+    """Print the first line: the device, and how long what is left to do is expected to take."""
+    triton = config.rasterizer != "xla" and dispatch.is_default()
+    left = done < config.total_steps
+    kernels = "triton" if triton else "xla"
+    after = expectation(config, config.size, done, kernels) if left else ": nothing is left to do"
+    say_device("training", config.devices, after)
 
 
 def _check_length(dataset: Dataset) -> None:

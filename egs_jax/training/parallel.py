@@ -12,7 +12,6 @@ up in another order.
 """
 
 import functools
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +23,7 @@ from jaxtyping import Array, Int
 
 import kernels
 from egs_jax.config import Config, Stage
+from egs_jax.runtime.device import check_memory
 from egs_jax.runtime.errors import InputError
 from egs_jax.training import hosts
 from egs_jax.training import step as train
@@ -33,8 +33,6 @@ from egs_jax.types import Batch, Metrics
 from kernels import dispatch
 
 AXIS = "frames"
-NO = ("0", "false", "False")
-"""As JAX reads XLA_PYTHON_CLIENT_PREALLOCATE."""
 SHARED, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
 
 
@@ -75,36 +73,8 @@ def check(config: Config) -> None:
         raise InputError(f"rasterizer: got triton, which cannot run here: {reason}; leave it out")
     if jax.process_count() > 1 and config.parallel == "pmap":
         raise InputError("parallel: got pmap, which works on one host; leave it out with --hosts")
-    if config.devices > 1 and os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE") not in NO:
-        for device in mesh.local_mesh.devices.flat:
-            _check_memory(device)
-
-
-def _check_memory(device: jax.Device) -> None:
-    """Refuse a GPU of several on which JAX does not get the memory that it reserves.
-
-    Where another process came first JAX takes what is left, and nothing remains for NCCL and CUDA:
-    of four such runs on two or four H200s none came through its first sum of gradients, three after
-    40 s in which the other devices waited for the one that had failed. A process that holds less
-    than what JAX leaves free goes unnoticed.
-    """
-    short = None
-    try:
-        jax.device_put(np.zeros(1), device).block_until_ready()  # it reserves with the first array
-        stats = device.memory_stats() or {}
-        wanted = stats.get("bytes_limit", 0)
-        got = stats.get("pool_bytes", wanted)
-        if got < 0.95 * wanted:  # it asks for a tenth less until it gets something
-            short = f"{got / 2**30:.0f} of the {wanted / 2**30:.0f} GiB that it reserves"
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        short = "no memory"
-    if short:
-        raise InputError(
-            f"devices: JAX got {short} on {device}: another process has it; choose free devices by "
-            "CUDA_VISIBLE_DEVICES, or set XLA_PYTHON_CLIENT_PREALLOCATE=false to share this one"
-        )
+    for device in mesh.local_mesh.devices.flat:
+        check_memory(device)
 
 
 def shardings(count: int) -> tuple[NamedSharding | None, NamedSharding | None]:

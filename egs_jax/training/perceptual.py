@@ -29,6 +29,8 @@ import safetensors.numpy
 from jaxtyping import Array, Float
 
 from egs_jax.runtime import assets
+from egs_jax.runtime.array_pickle import restricted_unpickle
+from egs_jax.runtime.cache import cache_folder, writable_cache
 from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.files import atomically
 from kernels.checks import require, typechecked
@@ -84,14 +86,15 @@ def load_perceptual(kind: Kind, path: str | os.PathLike | None = None) -> Percep
     require(kind in _LAYERS, f"kind: expected 'vgg16' or 'alexnet', got {kind!r}")
     name = f"lpips_{kind}"
     source = assets.ASSETS[name].sha256
-    cached = assets.cache_folder() / f"{name}.safetensors"
-    if path is None and (arrays := _read_safetensors(cached, source)) is not None:
-        return _to_params(kind, arrays, str(cached))
+    for folder in (cache_folder, writable_cache) if path is None else ():
+        cached = folder() / f"{name}.safetensors"
+        if (arrays := _read_safetensors(cached, source)) is not None:
+            return _to_params(kind, arrays, str(cached))
     pickled = assets.asset_path(name, path)
-    arrays = _flatten_pickle(kind, assets.restricted_unpickle(pickled), str(pickled))
+    arrays = _flatten_pickle(kind, restricted_unpickle(pickled), str(pickled))
     params = _to_params(kind, arrays, str(pickled))
     if path is None:
-        _write_safetensors(cached, arrays, source)
+        _write_safetensors(writable_cache() / f"{name}.safetensors", arrays, source)
     return params
 
 
@@ -118,7 +121,6 @@ def _read_safetensors(path: Path, source: str) -> dict[str, np.ndarray] | None:
 
 def _write_safetensors(path: Path, arrays: dict[str, np.ndarray], source: str) -> None:
     """Write the copy; a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomically(path) as part:  # `save_file` would make it private
         part.write_bytes(safetensors.numpy.save(arrays, metadata={"source_sha256": source}))
 

@@ -1,6 +1,7 @@
 """A run's records: config.json, environment.json, metrics.jsonl, TensorBoard events."""
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import math
@@ -14,28 +15,27 @@ from egs_jax.runtime.assets import ASSETS
 from egs_jax.runtime.errors import MAY_NOT_READ, InputError
 from egs_jax.runtime.files import write_atomically
 from egs_jax.runtime.provenance import provenance
+from egs_jax.training.run_clip import CLIP, ENVIRONMENT, check_clip, clip_of
 from kernels import dispatch
 
-PLACES = ("devices", "parallel", "frames_on")
-"""Settings that say where a run is computed, not what: it may go on elsewhere, as long as a step
-has as many frames there."""
-ENVIRONMENT = "environment.json"
-"""Name of the record of what computed a run."""
+PLACES = ("devices", "parallel", "frames_on", "data_dir")
+"""Settings that say where a run is computed and its dataset lies, not what: it may go on elsewhere,
+as long as a step has as many frames there, and the clip is the same."""
 
 
-def start_run(
-    run_dir: Path, config: Config, dataset_models: Mapping[str, str] | None = None
-) -> None:
+def start_run(run_dir: Path, config: Config, meta: Mapping[str, Any] | None = None) -> None:
     """Make the run folder, or check that it belongs to the same config; record the environment.
 
     Args:
       run_dir: The folder.
       config: Settings of the run.
-      dataset_models: SHA-256 of the networks that made the dataset, by name; None: not known.
+      meta: What the dataset's `meta.json` says; None: there is no dataset to compare.
 
     Raises:
-      InputError: if the folder holds a run with other settings, or cannot be made.
+      InputError: if the folder holds a run with other settings or of another clip, or cannot be
+        made.
     """
+    _check_name(run_dir)
     path = run_dir / "config.json"
     if path.exists():
         stored = from_json(path.read_bytes(), path)
@@ -56,13 +56,28 @@ def start_run(
                     f"{stage} stage, {run_dir} has {stored.frames(stage)}; resume it with "
                     f"--devices {stored.devices}, or name a new --run-dir"
                 )
+        if meta is not None:
+            check_clip(run_dir, stored, meta, config.data_dir or stored.data_dir)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             write_atomically(path, to_json(config))
-        _record_environment(run_dir / ENVIRONMENT, config, dataset_models)
+        elif config.data_dir not in ("", stored.data_dir):  # it is looked for there from now on
+            moved = dataclasses.replace(stored, data_dir=config.data_dir)
+            write_atomically(path, to_json(moved))
+        _record_environment(run_dir / ENVIRONMENT, config, meta)
     except OSError as error:
         raise InputError(f"{run_dir}: cannot write there ({error}); name another folder") from None
+
+
+def _check_name(run_dir: Path) -> None:
+    """Refuse a name that Orbax cannot write to: bytes in an encoding other than UTF-8."""
+    try:
+        str(run_dir.resolve()).encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{run_dir}: its name, or that of a folder around it, is not UTF-8; name another"
+        ) from None
 
 
 def load_config(run_dir: Path) -> Config:
@@ -83,16 +98,17 @@ def load_config(run_dir: Path) -> Config:
         ) from None
 
 
-def _record_environment(
-    path: Path, config: Config, dataset_models: Mapping[str, str] | None
-) -> None:
+def _record_environment(path: Path, config: Config, meta: Mapping[str, Any] | None) -> None:
     """Write what computes the run from now on; what computed it before stays under `earlier`.
 
     Which implementation a kernel has is known once a step has been compiled: `RunLog` records it.
     """
     now = provenance()
-    now["models"] = dict(dataset_models or {})
-    if dataset_models is None:
+    models = (meta or {}).get("models")
+    now["models"] = dict(models or {})
+    if meta is not None:
+        now[CLIP] = clip_of(meta)
+    if models is None:
         now["notes"]["models"] = "the dataset does not say which networks made it"
     if config.loss.perceptual > 0:
         now["models"]["lpips_vgg16"] = ASSETS["lpips_vgg16"].sha256
@@ -162,7 +178,7 @@ class RunLog:
         """
         self._record_kernels()
         clean = {k: None if _non_finite(v) else v for k, v in record.items()}
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(clean) + "\n")
         for name, value in clean.items():
             if isinstance(value, float) and "step" in clean:

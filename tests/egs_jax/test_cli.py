@@ -1,6 +1,7 @@
 """The command line: quick help, one line and status 2 for every mistake, names of every kind."""
 
 import gc
+import io
 import os
 import signal
 import subprocess
@@ -225,6 +226,75 @@ def test_a_signal_while_jax_collects_garbage_is_not_lost(monkeypatch, capsys):
     monkeypatch.setattr("egs_jax.demo.demo", work)
     assert main(["demo"]) == 1
     assert capsys.readouterr().err.startswith("egs-jax: stopped")
+
+
+def test_keys_pressed_twice_are_one_stop(monkeypatch, capsys):
+    """What is being taken away is taken away."""
+    taken_away = []
+
+    def work(*_, **__):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+            taken_away.append(True)
+
+    monkeypatch.setattr("egs_jax.demo.demo", work)
+    assert main(["demo"]) == 1 and taken_away
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_stop_that_a_library_calls_another_error_is_one_line(monkeypatch, capsys):
+    def work(*_, **__):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as stop:
+            raise RuntimeError("the callback failed") from stop
+
+    monkeypatch.setattr("egs_jax.evaluation.evaluate.evaluate", work)
+    assert main(["evaluate", "r"]) == 1
+    assert capsys.readouterr().err == "egs-jax: stopped\n"
+
+
+def test_a_stop_that_a_library_swallows_comes_again(monkeypatch, capsys):
+    taken_away = []
+
+    def work(*_, **__):
+        try:
+            for _ in range(3):
+                try:
+                    signal.raise_signal(signal.SIGTERM)
+                    time.sleep(0.3)
+                except BaseException:
+                    pass
+            time.sleep(30)
+        finally:
+            time.sleep(0.3)  # in which nobody is disturbed
+            taken_away.append(True)
+
+    monkeypatch.setattr("egs_jax.demo.demo", work)
+    assert main(["demo"]) == 1 and taken_away == [True]
+    assert capsys.readouterr().err.count("\n") == 1
+    time.sleep(0.3)  # in which nothing comes any more
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "iso8859-15", "gbk"])
+def test_a_terminal_that_is_not_utf8_shows_escapes(encoding, monkeypatch, tmp_path):
+    """Names of any script, and the lines of the capture check's table."""
+    from egs_jax.preprocess.capture_check import Finding, format_findings
+
+    def work(*_, **__):
+        print(format_findings("Ünï 顔 😀", [Finding("yaw", 1.0, "°", "ok", "± well")]))
+        print(f"{tmp_path / os.fsdecode(bytes([0x66, 0xFF]))}")  # a name of no encoding
+
+    monkeypatch.setattr("egs_jax.demo.demo", work)
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+    assert main(["demo"]) == 0
+    sys.stdout.flush()
+    text = written.getvalue().decode(encoding)
+    assert "verdict" in text and "\\udcff" in text
+    assert "\\U0001f600" in text and ("+--" in text or "\u2501" in text)
 
 
 def test_other_failures_are_one_line_and_1(monkeypatch, capsys):

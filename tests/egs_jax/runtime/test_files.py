@@ -70,3 +70,8 @@ def test_numpy_says_in_words_that_a_disk_is_full(tmp_path):
         np.save(tmp_path / "a.npy", np.zeros(1_000))
     assert full.value.errno is None and needs_room(full.value)
     assert not needs_room(OSError("something else"))
+
+
+def test_names_in_another_encoding_stand_as_escapes(tmp_path):
+    write_atomically(tmp_path / "a.html", os.fsdecode(b"Lauf \xff \xc3\xbc"))
+    assert (tmp_path / "a.html").read_bytes() == "Lauf \\udcff ü".encode()

@@ -174,10 +174,12 @@ def test_a_gpu_that_another_process_holds_is_refused_before_anything_is_written(
     finds(free, *others)
     parallel.check(config)
     finds(free, held, *others)
-    with pytest.raises(InputError, match="JAX got 90 of the 100 GiB that .* on cuda:1: another"):
+    with pytest.raises(InputError, match="JAX got 90.0 of the 100.0 GiB .* on cuda:1: another"):
         fit(config, data, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    parallel.check(dataclasses.replace(config, devices=1))  # where it does no harm
+    finds(held)  # of one device too: the training would die of it later
+    with pytest.raises(InputError, match="JAX got 90.0 of .* XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        parallel.check(dataclasses.replace(config, devices=1))
     finds(free, Device("cuda:4", None))
     with pytest.raises(InputError, match="JAX got no memory on cuda:4"):
         parallel.check(config)

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import sys
 
 import numpy as np
@@ -31,7 +32,7 @@ def test_run_folder_keeps_config_and_environment(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "egs_jax", "train", "a b"])
     config = override(preset("tiny", data_dir="data/x", seed=4), {"loss.perceptual": "0"})
     folder = tmp_path / "runs" / "ein Lauf"
-    start_run(folder, config, {"whisper_tiny_en": "ab12"})
+    start_run(folder, config, {"models": {"whisper_tiny_en": "ab12"}})
     assert load_config(folder) == config
     facts = environment_of(folder)
     assert facts["commit"] == "c0ffee" and facts["command"] == "python -m egs_jax train 'a b'"
@@ -118,6 +119,12 @@ def test_run_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="name another folder"):
         start_run(tmp_path / "file" / "run", preset("tiny"))
+
+
+def test_a_name_in_another_encoding_is_refused(tmp_path):
+    with pytest.raises(InputError, match="not UTF-8; name another"):
+        start_run(tmp_path / os.fsdecode(b"l\xff") / "run", preset("tiny"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_foreign_run_folders_are_refused(tmp_path):
