@@ -20,8 +20,9 @@ from jaxtyping import Float, Int, UInt8
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import Pictures, compile_kernels, draw, num_video_frames
 from egs_jax.avatar.drive import compose
-from egs_jax.media.audio_file import LARGEST_PEAK, RATES
+from egs_jax.media.audio_file import LARGEST_PEAK
 from egs_jax.media.clock import FPS, SAMPLE_RATE
+from egs_jax.media.sound_tracks import RATES
 from egs_jax.runtime.environment import usable_cores
 from egs_jax.runtime.errors import InputError
 from egs_jax.speech.features import AUDIO_FEATURES, BATCH, HOP_ROWS, HOP_SAMPLES, FeatureStream
