@@ -129,6 +129,14 @@ def _parser(argv: list[str]) -> Parser:
     )
     verb.add_argument("--max-seconds", type=_seconds, help="use only this much of the video")
     verb.add_argument("--val-seconds", type=_seconds, help="hold out this much (default 1/11)")
+    verb.add_argument(
+        "--audio", type=Path, metavar="FILE",
+        help="the same speech by another microphone, started whenever",
+    )  # fmt: skip
+    verb.add_argument(
+        "--audio-track", type=_number, metavar="N",
+        help="sound track to hear, 1 is the first (the one with the speech)",
+    )  # fmt: skip
     verb.set_defaults(run=_preprocess)
 
     verb = add("train", "dataset folder -> avatar; resumes by itself")
@@ -201,6 +209,8 @@ def _preprocess(arguments: argparse.Namespace) -> None:
         face_parser=arguments.face_parser,
         max_seconds=arguments.max_seconds,
         val_seconds=arguments.val_seconds,
+        audio=arguments.audio,
+        audio_track=arguments.audio_track,
     )
 
 
@@ -254,6 +264,13 @@ def _side(text: str) -> int:
         if 32 <= (value := int(text)) <= 4096:
             return value
     raise argparse.ArgumentTypeError(f"got {text}, expected a whole number from 32 to 4096")
+
+
+def _number(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        if (value := int(text)) > 0:
+            return value
+    raise argparse.ArgumentTypeError(f"got {text}, expected a whole number from 1 on")
 
 
 def _seconds(text: str) -> float:

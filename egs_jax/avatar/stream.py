@@ -75,7 +75,7 @@ class SpeechBatches:
         """Start at sample 0 and frame 0."""
         self._dataset, self._path, self._seed = avatar.dataset, avatar.path, avatar.config.seed
         self._window = avatar.config.model.window_frames
-        self._features = FeatureStream(avatar.feature_kind)
+        self._features = FeatureStream(avatar.feature_kind, loudness=avatar.loudness)
         self._rows = np.zeros((0, avatar.dataset.audio_dim), np.float32)
         self._first_row = self._samples = 0
         self._lead = lead_frames(self._window)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from egs_jax.media.clock import SAMPLE_RATE
-from egs_jax.media.sound_tracks import decode
+from egs_jax.media.sound_tracks import decode, open_media  # noqa: F401 (opens films too)
 from egs_jax.media.speech_source import speech_source
 from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.files import atomically

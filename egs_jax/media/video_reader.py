@@ -19,8 +19,8 @@ import av
 import numpy as np
 from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, VideoReformatter
 
+from egs_jax.media.audio_file import open_media
 from egs_jax.media.clock import FPS
-from egs_jax.media.sound_tracks import open_media
 from egs_jax.runtime.errors import InputError
 
 PathLike = str | os.PathLike

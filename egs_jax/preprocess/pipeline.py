@@ -8,6 +8,7 @@ import contextlib
 import json
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -19,7 +20,7 @@ from egs_jax.data.pictures import Pictures, PicturesWriter
 from egs_jax.data.statistics import calmest
 from egs_jax.face.mesh import canonical_face_mesh, eye_openness, mouth_opening
 from egs_jax.face.segmentation import FaceParser, PersonSegmenter
-from egs_jax.media.audio_file import read_audio, write_wav
+from egs_jax.media.audio_file import write_wav
 from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.media.video_reader import VideoInfo, probe, read_frames
 from egs_jax.preprocess.body_check import BodyReport, check_body
@@ -27,6 +28,7 @@ from egs_jax.preprocess.body_cloud import body_cloud
 from egs_jax.preprocess.body_tracking import track_body
 from egs_jax.preprocess.crop import Crop, choose_crop
 from egs_jax.preprocess.face_pass import LEAST_FRAMES, Faces, find_faces
+from egs_jax.preprocess.film_sound import FilmSound, check_speech, film_sound
 from egs_jax.preprocess.head_cloud import head_cloud
 from egs_jax.preprocess.masks import BackgroundModel, HeadMasker, lips_rect
 from egs_jax.preprocess.pose_refinement import refine_poses
@@ -38,6 +40,7 @@ from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.files import needs_room
 from egs_jax.runtime.progress import progress
 from egs_jax.speech.features import AUDIO_FEATURES, extract_features, silence_features
+from egs_jax.speech.level import SPEECH_LOUDNESS
 
 _NAMES = {"meta.json", "audio.wav", *FILES.values()}
 SEEN_OF_ALL_FRAMES = (
@@ -60,6 +63,8 @@ def preprocess(
     face_parser: str | Path | None = None,
     max_seconds: float | None = None,
     val_seconds: float | None = None,
+    audio: str | Path | None = None,
+    audio_track: int | None = None,
 ) -> Path:
     """Make a dataset folder from a video of one person speaking.
 
@@ -71,6 +76,9 @@ def preprocess(
       face_parser: A 19-class BiSeNet V2 face parser (.tflite) for better head masks.
       max_seconds: Use only the start of the video.
       val_seconds: Hold out this much at the end; None: the last 1/11, as the paper.
+      audio: Another microphone's recording of the same speech, to be heard instead of the video's
+        sound; where it begins is found.
+      audio_track: Number of the video's sound track, the first is 1; None: the one with the speech.
 
     Returns:
       The dataset folder.
@@ -90,14 +98,16 @@ def preprocess(
         known = ", ".join(AUDIO_FEATURES)
         raise InputError(f"audio features: no {audio_features!r}; choose one of {known}")
     parser = None if face_parser is None else FaceParser(face_parser)
-    samples = read_audio(video)
+    sound = film_sound(video, audio=audio, track=audio_track)
     if max_seconds is not None:
-        samples = samples[: round(max_seconds * SAMPLE_RATE)]
-    faces = find_faces(video, info, samples, max_seconds)
+        sound = replace(sound, samples=sound.samples[: round(max_seconds * SAMPLE_RATE)])
+    heard = check_speech(video, sound.samples)
+    faces = find_faces(video, info, sound.samples, max_seconds)
     start = split_at(len(faces.valid), val_seconds)
     work = _work_folder(dataset_dir)
     try:
-        meta = _fill(work, video, info, samples, faces, size, audio_features, parser, max_seconds)
+        meta = _fill(work, video, info, sound, faces, size, audio_features, parser, max_seconds)
+        meta["sound"] = heard
         meta["models"] = _models(audio_features, face_parser)
         meta["splits"] = {"train": [0, start], "val": [start, len(faces.valid)]}
         (work / "meta.json").write_text(json.dumps(meta, indent=2))
@@ -112,15 +122,15 @@ def preprocess(
 
 
 def _fill(
-    work: Path, video: Path, info: VideoInfo, samples: np.ndarray, faces: Faces, size: int | None,
+    work: Path, video: Path, info: VideoInfo, sound: FilmSound, faces: Faces, size: int | None,
     kind: str, parser: FaceParser | None, max_seconds: float | None,
 ) -> dict:  # fmt: skip
     """Write every array of the dataset into `work`; returns the contents of `meta.json`."""
-    samples, shift = align_sound(samples, faces.capture["audio-video lag"].value)
+    samples, shift = align_sound(sound.samples, faces.capture["audio-video lag"].value)
     crop, valid = choose_crop(faces.landmarks, info.width, info.height, size), faces.valid
     landmarks = crop.landmarks(faces.landmarks)
     samples = _fit_length(samples, len(landmarks))
-    features = extract_features(samples, kind)
+    features = extract_features(samples, kind, loudness=SPEECH_LOUDNESS)
     frames, room = _cut_frames(work, video, crop, landmarks, parser, max_seconds)
     track, figures = _track(frames, landmarks, valid, crop.size)
     save = lambda name, array: np.save(work / FILES[name], array)
@@ -149,9 +159,15 @@ def _fill(
             "sha256": file_sha256(video),
             "fps": info.average_fps,
             "crop": {"left": crop.left, "top": crop.top, "side": crop.side},
-        },
+        }
+        | sound.origin,
         "sound_moved_earlier_frames": shift,
-        "audio_features": {"kind": kind, "dim": features.shape[1], "rows_per_second": 50},
+        "audio_features": {
+            "kind": kind,
+            "dim": features.shape[1],
+            "rows_per_second": 50,
+            "loudness": SPEECH_LOUDNESS,
+        },
         "head_masks": "face parser" if parser else "person segmentation and landmarks",
         "face_frames": int(valid.sum()),
         "tracking": figures,
@@ -163,7 +179,7 @@ def _fill(
 
 def _models(audio_features: str, face_parser: str | Path | None) -> dict[str, str]:
     """Return the SHA-256 of every network of others that made a dataset, by name."""
-    names = ["face_landmarker", "person_segmenter"]
+    names = ["face_landmarker", "person_segmenter", "silero_vad"]
     if audio_features == "whisper":
         names.append("whisper_tiny_en")
     models = {name: ASSETS[name].sha256 for name in names}

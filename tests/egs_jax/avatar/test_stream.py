@@ -24,7 +24,7 @@ def avatar(trained_run):
 
 
 def whole_drive(avatar, sound):
-    rows = extract_features(sound, avatar.feature_kind)
+    rows = extract_features(sound, avatar.feature_kind, loudness=avatar.loudness)
     return SpeechDrive(
         avatar.dataset, avatar.path, rows, infer.num_video_frames(len(sound)),
         avatar.config.model.window_frames, avatar.config.seed,
@@ -193,7 +193,7 @@ def test_a_long_speech_keeps_time_and_little_memory(avatar, monkeypatch, minutes
     held = []
 
     class Rows:
-        def __init__(self, kind):
+        def __init__(self, kind, loudness):
             self.samples = self.rows = 0
 
         def push(self, chunk):
