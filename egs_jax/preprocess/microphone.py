@@ -34,6 +34,10 @@ _LEAST_OVERLAP = 5 * RATE  # rows
 _STANDS_OUT = 1.5  # times the best offset elsewhere: unrelated sound gives up to 1.3
 _PIECE_STANDS_OUT = 1.3
 _FITTING = 0.6  # share of pieces that must lie on the line
+_BLOCK = 8192  # samples, half a second
+_PEAK = 8.0  # times the mean: chance stays under 6
+_LEAST_PIECES = 5  # that tell a drift
+_MOST_DRIFT = 5e-3  # no clock is so far off
 _NOTICEABLE = 0.02  # s: less drift over the film is left alone
 
 
@@ -97,11 +101,11 @@ def place(film: Float[np.ndarray, " S"], recording: Float[np.ndarray, " R"]) -> 
     times, offsets = _pieces(ours, theirs, offset)
     if len(times) == 0:
         return None
-    if len(times) < 3:
-        return Placement(float(np.median(offsets)), 0.0)
-    slope, intercept, *_ = theilslopes(offsets, times)
+    slope, intercept = 0.0, float(np.median(offsets))
+    if len(times) >= _LEAST_PIECES:
+        slope, intercept, *_ = theilslopes(offsets, times)
     off = np.abs(offsets - intercept - slope * times)
-    if np.mean(off < TOLERANCE) < _FITTING:
+    if np.mean(off < TOLERANCE) < _FITTING or abs(slope) > _MOST_DRIFT:
         return None
     return Placement(float(intercept), float(slope))
 
@@ -120,15 +124,16 @@ def _pieces(
     times, offsets = [], []
     length = min(_PIECE, film.shape[1])
     for begin in range(0, film.shape[1] - length + 1, max(length // 2, 1)):
-        first = begin + offset - _REACH
-        part = recording[:, max(first, 0) : max(begin + offset + length + _REACH, 0)]
-        if part.shape[1] < length:
+        first, stop = begin + offset, begin + offset + length
+        if first < 0 or stop > recording.shape[1]:
             continue
+        first = max(first - _REACH, 0)
+        part = recording[:, first : stop + _REACH]
         scores = fftconvolve(part, film[:, begin : begin + length][:, ::-1], "valid", axes=1).sum(0)
         if not _stands_out(scores, _PIECE_STANDS_OUT):
             continue
         times.append((begin + length / 2) / RATE)
-        offsets.append((max(first, 0) - begin + _summit(scores)) / RATE)
+        offsets.append((first - begin + _summit(scores)) / RATE)
     return np.array(times), np.array(offsets)
 
 
@@ -137,6 +142,22 @@ def _summit(scores: np.ndarray) -> float:
     k = int(np.clip(scores.argmax(), 1, len(scores) - 2))
     before, here, after = scores[k - 1 : k + 2]
     return k + 0.5 * (before - after) / min(before - 2 * here + after, -1e-12)
+
+
+def fine_shift(film: Float[np.ndarray, " S"], recording: Float[np.ndarray, " R"]) -> int:
+    """Return by how many samples the recording is late within half a frame; 0 if that is unclear.
+
+    The phases of both are correlated (GCC-PHAT, Knapp and Carter 1976): a room's echoes, which blur
+    onsets, leave the first way of the sound as the peak.
+    """
+    count = min(len(film), len(recording)) // _BLOCK
+    blocks = lambda sound: np.fft.rfft(sound[: count * _BLOCK].reshape(count, _BLOCK), axis=1)
+    cross = (blocks(recording) * np.conj(blocks(film))).sum(0)
+    phases = np.fft.irfft(cross / np.maximum(np.abs(cross), 1e-12), _BLOCK)
+    reach = round(TOLERANCE * SAMPLE_RATE)
+    near = np.abs(np.roll(phases, reach)[: 2 * reach + 1])
+    is_clear = near.max() > _PEAK * np.abs(phases).mean()
+    return int(near.argmax()) - reach if is_clear else 0
 
 
 def synchronized(
@@ -168,6 +189,7 @@ def synchronized(
     if drift:
         recording = soxr.resample(recording, SAMPLE_RATE * (1 + drift), SAMPLE_RATE, "HQ")
     start = round(found.offset / (1 + drift) * SAMPLE_RATE)
+    start += fine_shift(film[max(-start, 0) :], recording[max(start, 0) :])
     first, last = max(0, -start), min(len(film), len(recording) - start)
     if last - first < LEAST_COVERED * len(film):
         raise InputError(

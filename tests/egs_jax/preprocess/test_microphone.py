@@ -1,5 +1,6 @@
 """Another microphone's sound on the film's clock: offsets, drift, gaps, and what fits nowhere."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ SECONDS = 40
 HALF_FRAME = 0.02
 
 
+@functools.cache
 def speech(seconds: float, seed: int) -> np.ndarray:
     return 0.5 * synthesize(float(seconds), seed).samples
 
