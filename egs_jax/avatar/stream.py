@@ -214,7 +214,9 @@ class Stream:
         for frame in stream.finish():
             show(frame.rgb, at=frame.time)
 
-    The frames are the same bits for any sizes of chunks, and those of `render_video`. A frame can
+    The frames are the same bits for any sizes of chunks, and those of `render_video`. Speech is
+    heard as loud as in training, however loud it comes, and where nobody speaks the mouth rests
+    (`speech.level`); what was heard before `reset` no longer counts. A frame can
     be drawn once `latency` seconds of sound after its time are there. Where there is nothing to
     say, push silence. One thread at a time may use a stream.
 

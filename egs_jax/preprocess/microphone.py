@@ -30,7 +30,8 @@ _WINDOW = 400  # samples, 25 ms
 _FAINT = 1e-4  # of a band's mean power: what is added, so that silence does not count
 _PIECE = 10 * RATE  # rows
 _REACH = RATE  # rows around the whole film's offset in which a piece looks for its own
-_LEAST_OVERLAP = 5 * RATE  # rows
+_LEAST_OVERLAP = 5 * RATE  # rows, or half of what is shorter
+_LEAST_ROWS = 2 * RATE
 _STANDS_OUT = 1.5  # times the best offset elsewhere: unrelated sound gives up to 1.3
 _PIECE_STANDS_OUT = 1.3
 _FITTING = 0.6  # share of pieces that must lie on the line
@@ -76,8 +77,8 @@ def agreement(
     At offset l, row t of the film is beside row t + l of the recording. Sums over the overlap are
     divided by the root of its length, so that chance has one spread at all offsets.
     """
-    first = _LEAST_OVERLAP - film.shape[1]
-    last = recording.shape[1] - _LEAST_OVERLAP
+    overlap = min(_LEAST_OVERLAP, film.shape[1] // 2, recording.shape[1] // 2)
+    first, last = overlap - film.shape[1], recording.shape[1] - overlap
     total = fftconvolve(recording, film[:, ::-1], axes=1).sum(0)
     offsets = np.arange(first, last + 1)
     start, stop = np.maximum(offsets, 0), np.minimum(recording.shape[1], offsets + film.shape[1])
@@ -92,7 +93,7 @@ def place(film: Float[np.ndarray, " S"], recording: Float[np.ndarray, " R"]) -> 
       recording: The other microphone's, 16 kHz.
     """
     ours, theirs = onsets(film), onsets(recording)
-    if min(ours.shape[1], theirs.shape[1]) < 2 * _LEAST_OVERLAP:
+    if min(ours.shape[1], theirs.shape[1]) < _LEAST_ROWS:
         return None
     scores, zero = agreement(ours, theirs)
     if not np.isfinite(scores).all() or not _stands_out(scores, _STANDS_OUT):
@@ -190,6 +191,7 @@ def synchronized(
         recording = soxr.resample(recording, SAMPLE_RATE * (1 + drift), SAMPLE_RATE, "HQ")
     start = round(found.offset / (1 + drift) * SAMPLE_RATE)
     start += fine_shift(film[max(-start, 0) :], recording[max(start, 0) :])
+    found = Placement(start * (1 + drift) / SAMPLE_RATE, drift)
     first, last = max(0, -start), min(len(film), len(recording) - start)
     if last - first < LEAST_COVERED * len(film):
         raise InputError(
@@ -200,8 +202,8 @@ def synchronized(
     level = lambda sound: float(np.sqrt(np.mean(np.square(sound, dtype=np.float64))))
     sound = (film * (level(part) / max(level(film[first:last]), 1e-9))).astype(np.float32)
     sound[first:last] = part
-    _tell(found._replace(drift=drift), seconds, (first, last), name, of)
-    return sound, found._replace(drift=drift)
+    _tell(found, seconds, (first, last), name, of)
+    return sound, found
 
 
 def _tell(found: Placement, seconds: float, covered: tuple[int, int], name: Path, of: Path) -> None:
