@@ -207,7 +207,7 @@ def synchronized(
 
 
 def _tell(found: Placement, seconds: float, covered: tuple[int, int], name: Path, of: Path) -> None:
-    order = "before" if found.offset >= 0 else "after"
+    order = "before" if round(found.offset, 2) >= 0 else "after"
     line = f"{name.name}: begins {abs(found.offset):.2f} s {order} {of.name}"
     if found.drift:
         line += f", its clock drifts {1000 * found.drift * seconds:+.0f} ms, which is undone"
