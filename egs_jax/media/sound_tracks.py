@@ -147,7 +147,8 @@ def track_layouts(path: Path) -> tuple[list[int], int]:
             _track(container, 0, path)
             tracks = container.streams.audio
             best = tracks.index(container.streams.best("audio") or tracks[0])
-            return [t.codec_context.channels if t.codec_context else 0 for t in tracks], best
+            channels = lambda context: max(context.channels, 1) if context else 0
+            return [channels(track.codec_context) for track in tracks], best
     except PermissionError:
         raise InputError(f"{path}: {MAY_NOT_READ}") from None
     except (av.error.FFmpegError, OSError) as error:
