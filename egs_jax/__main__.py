@@ -116,42 +116,13 @@ def _parser(argv: list[str]) -> Parser:
             "--data-dir", type=Path, metavar="DATASET_DIR", help="where its dataset was moved"
         )
 
-    verb = add("preprocess", "videos of one person -> dataset folder")
-    verb.add_argument(
-        "video", type=Path, metavar="VIDEO", nargs="+", help="any films that ffmpeg reads"
-    )
-    verb.add_argument("dataset_dir", type=Path, metavar="DATASET_DIR", help="folder to make")
-    verb.add_argument("--size", type=_side, help="side of the square frames in pixels (512)")
-    verb.add_argument(
-        "--audio-features", choices=("whisper", "mel"), default="whisper",
-        help="how speech is heard (whisper)",
-    )  # fmt: skip
-    verb.add_argument(
-        "--face-parser", type=Path, metavar="FILE.tflite", help="a network of your own for masks"
-    )
-    verb.add_argument("--max-seconds", type=_seconds, help="use only this much of the video")
-    verb.add_argument("--val-seconds", type=_seconds, help="hold out this much (default 1/11)")
-    verb.add_argument("--start", type=_time, help="second of the video to begin at")
-    verb.add_argument("--end", type=_seconds, help="second of the video to stop at")
-    verb.add_argument(
-        "--face", type=_face, metavar="left|right|N",
-        help="whose face where there are several; N counts from the left (default: the largest)",
-    )  # fmt: skip
-    verb.set_defaults(run=_preprocess)
+    _add_preprocess(add("preprocess", "videos of one person -> dataset folder"))
 
-    verb = add("train", "dataset folder -> avatar; resumes by itself")
-    verb.add_argument("preset", choices=("paper", "fast", "tiny"), help="tiny is for CPUs")
-    verb.add_argument("--data-dir", required=True, type=Path, help="what `preprocess` made")
-    verb.add_argument("--run-dir", required=True, type=Path, help="folder to make or to go on in")
-    verb.add_argument(
-        "--hosts", metavar="ADDRESS:PORT,COUNT,INDEX",
-        help="share the frames of each step with the --devices of other machines, which get the "
-        "same command: where host 0 is reached, how many hosts, and which of them this is "
-        "(10.0.0.5:1234,2,0 here, 10.0.0.5:1234,2,1 there); host 0 writes the run folder",
-    )  # fmt: skip
-    if "train" in argv:
-        _add_settings(verb)
-    verb.set_defaults(run=_train)
+    _add_import(add("import", "dataset of AD-NeRF, ER-NeRF, GaussianTalker, ... -> dataset folder"))
+
+    _add_train(
+        add("train", "dataset folder -> avatar; resumes by itself"), with_settings="train" in argv
+    )
 
     verb = add("render", "avatar + speech of any length -> mp4 with sound")
     add_run(verb)
@@ -185,6 +156,67 @@ def _parser(argv: list[str]) -> Parser:
     return parser
 
 
+def _add_preprocess(verb: Parser) -> None:
+    """Give the verb `preprocess` its arguments."""
+    verb.add_argument(
+        "video", type=Path, metavar="VIDEO", nargs="+", help="any films that ffmpeg reads"
+    )
+    verb.add_argument("dataset_dir", type=Path, metavar="DATASET_DIR", help="folder to make")
+    verb.add_argument("--size", type=_side, help="side of the square frames in pixels (512)")
+    verb.add_argument(
+        "--audio-features", choices=("whisper", "mel"), default="whisper",
+        help="how speech is heard (whisper)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--face-parser", type=Path, metavar="FILE.tflite", help="a network of your own for masks"
+    )
+    verb.add_argument("--max-seconds", type=_seconds, help="use only this much of the video")
+    verb.add_argument("--val-seconds", type=_seconds, help="hold out this much (default 1/11)")
+    verb.add_argument("--start", type=_time, help="second of the video to begin at")
+    verb.add_argument("--end", type=_seconds, help="second of the video to stop at")
+    verb.add_argument(
+        "--face", type=_face, metavar="left|right|N",
+        help="whose face where there are several; N counts from the left (default: the largest)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--audio", type=Path, metavar="FILE",
+        help="the same speech by another microphone, started whenever",
+    )  # fmt: skip
+    verb.add_argument(
+        "--audio-track", type=_number, metavar="N",
+        help="sound track to hear, 1 is the first (the one with the speech)",
+    )  # fmt: skip
+    verb.set_defaults(run=_preprocess)
+
+
+def _add_import(verb: Parser) -> None:
+    """Give the verb `import` its arguments."""
+    verb.add_argument("folder", type=Path, metavar="FOLDER", help="has transforms_train.json")
+    verb.add_argument("dataset_dir", type=Path, metavar="DATASET_DIR", help="folder to make")
+    verb.add_argument(
+        "--audio-features", default="whisper", metavar="whisper|mel|deepspeech|wav2vec|hubert|FILE",
+        help="whisper (default) or mel, made of its sound; or its own: by the program's name, or "
+        "by a .npy file of the folder. An avatar of those can be evaluated only",
+    )  # fmt: skip
+    verb.set_defaults(run=_import)
+
+
+def _add_train(verb: Parser, *, with_settings: bool) -> None:
+    """Give the verb `train` its arguments; those of its settings only where they are asked for."""
+    verb.add_argument("preset", choices=("paper", "fast", "tiny"), help="tiny is for CPUs")
+    verb.add_argument("--data-dir", required=True, type=Path, help="what `preprocess` made")
+    verb.add_argument("--run-dir", required=True, type=Path, help="folder to make or to go on in")
+    verb.add_argument(
+        "--hosts", metavar="ADDRESS:PORT,COUNT,INDEX",
+        help="share the frames of each step with the --devices of other machines, which get the "
+        "same command: where host 0 is reached, how many hosts, and which of them this is "
+        "(10.0.0.5:1234,2,0 here, 10.0.0.5:1234,2,1 there); host 0 writes the run folder",
+    )  # fmt: skip
+    if with_settings:
+        _add_settings(verb)
+    verb.set_defaults(run=_train)
+
+
 def _add_settings(verb: Parser) -> None:
     """Make every field of the config an option, by its dotted name."""
     from egs_jax.config_text import options
@@ -213,7 +245,15 @@ def _preprocess(arguments: argparse.Namespace) -> None:
         start=arguments.start,
         end=arguments.end,
         face=arguments.face,
+        audio=arguments.audio,
+        audio_track=arguments.audio_track,
     )
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    from egs_jax.preprocess.imported import import_dataset
+
+    import_dataset(arguments.folder, arguments.dataset_dir, audio_features=arguments.audio_features)
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -277,12 +317,18 @@ def _time(text: str) -> float:
     return 0.0 if text.strip() in ("0", "0.0") else _seconds(text)
 
 
-def _face(text: str) -> str | int:
-    if text in ("left", "right"):
-        return text
+def _number(text: str) -> int:
     with contextlib.suppress(ValueError):
         if (value := int(text)) > 0:
             return value
+    raise argparse.ArgumentTypeError(f"got {text}, expected a whole number from 1 on")
+
+
+def _face(text: str) -> str | int:
+    if text in ("left", "right"):
+        return text
+    with contextlib.suppress(argparse.ArgumentTypeError):
+        return _number(text)
     raise argparse.ArgumentTypeError(f"got {text}, expected left, right or a number from 1 on")
 
 

@@ -53,7 +53,10 @@ def film(run_dir: Path, audio: Path) -> dict:
         megabytes = round(out.stat().st_size / 1e6, 1)
         avatar, samples = Avatar.load(run_dir), read_audio(audio)
         size = avatar.dataset.width, avatar.dataset.height
-        timed("features_s", lambda: extract_features(samples, avatar.feature_kind))
+        timed(
+            "features_s",
+            lambda: extract_features(samples, avatar.feature_kind, loudness=avatar.loudness),
+        )
         # A few frames are enough to write, over and over: all of them would not fit into memory.
         batches = stream.speech_batches(avatar, [samples])
         frames = [f.rgb for f in stream.fetch(stream.dispatch(avatar, next(batches)))]  # compiles

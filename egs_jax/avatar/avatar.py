@@ -5,6 +5,7 @@ Before: `training.loop` (which writes the checkpoints); after: `draw`, `stream`,
 
 import contextlib
 import functools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from egs_jax.avatar.poses import PosePath, pose_path
 from egs_jax.avatar.precomputed import Prepared, prepare
 from egs_jax.config import Config
 from egs_jax.data.dataset import Dataset
+from egs_jax.media.audio_file import read_audio
 from egs_jax.model.limits import Limits
 from egs_jax.runtime.errors import InputError
+from egs_jax.speech.level import SPEECH_LOUDNESS, loudness
 from egs_jax.training import step as train
 from egs_jax.training.checkpoint import FOLDER, Checkpoints
 from egs_jax.training.run_clip import open_dataset
@@ -81,6 +84,20 @@ class Avatar:
     def path(self) -> PosePath:
         """The poses that it takes when it speaks."""
         return pose_path(self.dataset, self.poses)
+
+    @functools.cached_property
+    def loudness(self) -> float:
+        """What speech is brought to before it hears it [LUFS]: as loud as it heard training's.
+
+        A dataset that does not say so, as those before loudness was kept, was heard as loud as its
+        sound is.
+        """
+        told = self.dataset.meta["audio_features"].get("loudness")
+        if told is not None:
+            return float(told)
+        sound = self.dataset.folder / "audio.wav"
+        found = loudness(read_audio(sound)) if sound.is_file() else -math.inf
+        return found if math.isfinite(found) else SPEECH_LOUDNESS
 
     @property
     def feature_kind(self) -> str:

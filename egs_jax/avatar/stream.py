@@ -20,8 +20,9 @@ from jaxtyping import Float, Int, UInt8
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import Pictures, compile_kernels, draw, num_video_frames
 from egs_jax.avatar.drive import compose
-from egs_jax.media.audio_file import LARGEST_PEAK, RATES
+from egs_jax.media.audio_file import LARGEST_PEAK
 from egs_jax.media.clock import FPS, SAMPLE_RATE
+from egs_jax.media.sound_tracks import RATES
 from egs_jax.runtime.environment import usable_cores
 from egs_jax.runtime.errors import InputError
 from egs_jax.speech.features import AUDIO_FEATURES, BATCH, HOP_ROWS, HOP_SAMPLES, FeatureStream
@@ -74,7 +75,7 @@ class SpeechBatches:
         """Start at sample 0 and frame 0."""
         self._dataset, self._path, self._seed = avatar.dataset, avatar.path, avatar.config.seed
         self._window = avatar.config.model.window_frames
-        self._features = FeatureStream(avatar.feature_kind)
+        self._features = FeatureStream(avatar.feature_kind, loudness=avatar.loudness)
         self._rows = np.zeros((0, avatar.dataset.audio_dim), np.float32)
         self._first_row = self._samples = 0
         self._lead = lead_frames(self._window)
@@ -213,7 +214,9 @@ class Stream:
         for frame in stream.finish():
             show(frame.rgb, at=frame.time)
 
-    The frames are the same bits for any sizes of chunks, and those of `render_video`. A frame can
+    The frames are the same bits for any sizes of chunks, and those of `render_video`. Speech is
+    heard as loud as in training, however loud it comes, and where nobody speaks the mouth rests
+    (`speech.level`); what was heard before `reset` no longer counts. A frame can
     be drawn once `latency` seconds of sound after its time are there. Where there is nothing to
     say, push silence. One thread at a time may use a stream.
 

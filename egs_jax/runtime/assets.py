@@ -151,6 +151,18 @@ ASSETS: dict[str, Asset] = {
             purpose="speech features: Whisper tiny.en, float16, CTranslate2 layout",
         ),
         Asset(
+            name="silero_vad",
+            file="silero_vad_16k.safetensors",
+            package="silero-vad",
+            version="6.2.3",
+            archive="silero_vad-6.2.3-py3-none-any.whl",
+            archive_sha256="7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8",
+            member="silero_vad/data/silero_vad_16k.safetensors",
+            sha256="c59271c284ae9c8335d795d60e0bfdb71aaaceec578d9bd9ffc1b8153c319ea1",
+            license="MIT",
+            purpose="voice activity: where in a sound somebody speaks",
+        ),
+        Asset(
             name="lpips_alexnet",
             file="lpips_alexnet.ckpt",
             sha256="443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",

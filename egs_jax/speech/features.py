@@ -16,7 +16,10 @@ because window b always goes through place b mod 4 of one compiled program (othe
   320 r + 479). No network, neutral to language. Streamed in blocks of 10 rows.
 
 Loudness is measured against fixed references, never stretched to a clip's own range: room noise
-stays small and digital silence is one known pattern of period 10 rows (`silence_features`).
+stays small and digital silence is one known pattern of period 10 rows (`silence_features`). With a
+`loudness`, each window is first brought to it by what was heard up to its end, and rows where
+nobody speaks become those of silence (`level`); the bounded stretch then is one of the same sound
+before it as well.
 
 `feature_windows` cuts what the model takes for each video frame.
 """
@@ -33,6 +36,7 @@ from jaxtyping import Array, Float, Int
 
 from egs_jax.media.audio_file import as_samples
 from egs_jax.media.clock import FPS, SAMPLE_RATE
+from egs_jax.speech.level import SpeechLevel
 from egs_jax.speech.whisper import NUM_MELS, WIDTH, WhisperEncoder, encode, load_encoder
 from kernels.checks import require, typechecked
 
@@ -47,6 +51,7 @@ BATCH = 4  # windows that go through the compiled program at once: 1.7 times the
 
 _WINDOW_ROWS = 80  # 1.6 s; how well features of 30 s context can be told: R2 0.81, at 2.2 s 0.83
 _LEFT_ROWS = 60  # from a window's start to the block that it finishes
+_RISE = ((np.arange(HOP_ROWS, dtype=np.float32) + 0.5) / HOP_ROWS)[:, None]  # of a cross-fade
 _WHISPER_FFT = 400  # 25 ms, as the encoder was trained
 _WHISPER_HOP = 160
 _MEL_FFT = 640  # 40 ms: Hann windows every 20 ms then weigh every sample alike
@@ -154,16 +159,23 @@ class FeatureStream:
     whole sound.
     """
 
-    def __init__(self, kind: FeatureKind, encoder: WhisperEncoder | None = None):
+    def __init__(
+        self,
+        kind: FeatureKind,
+        encoder: WhisperEncoder | None = None,
+        loudness: float | None = None,
+    ):
         """Start at sample 0.
 
         Args:
           kind: "whisper" or "mel".
           encoder: Weights for "whisper"; None loads the asset.
+          loudness: What speech is brought to before it is heard [LUFS]; None: sound is heard as it
+            is, and all of it.
 
         Raises:
           ValueError: if the kind is unknown.
-          InputError: if the encoder's file cannot be had.
+          InputError: if a network's file cannot be had.
         """
         require(
             kind in AUDIO_FEATURES,
@@ -173,6 +185,8 @@ class FeatureStream:
         self._run = _window_function(kind, encoder)
         self._buffer = np.zeros(-self.features.window_offset, np.float32)  # before the start
         self._fading: np.ndarray | None = None
+        self._level = None if loudness is None else SpeechLevel(loudness)
+        self._hush = None if loudness is None else self._silence()
         self._num_samples = 0
         self._num_rows = 0
         self._num_windows = 0
@@ -185,20 +199,46 @@ class FeatureStream:
             place = self._num_windows % BATCH
             group, windows = windows[: BATCH - place], windows[BATCH - place :]
             batch = np.zeros((BATCH, self.features.window_samples), np.float32)
-            batch[place : place + len(group)] = group
-            finished += map(self._fade, self._run(batch)[place : place + len(group)])
-            self._num_windows += len(group)
+            openness = []
+            for k, window in enumerate(group, place):
+                batch[k], opened = self._levelled(window)
+                openness.append(opened)
+                self._num_windows += 1
+            rows = map(self._fade, self._run(batch)[place : place + len(group)])
+            finished += map(self._gated, rows, openness)
         rows = np.concatenate(finished)
         self._num_rows += len(rows)
         return rows
+
+    def _levelled(self, window: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the next window at the wanted level, and how far its rows are of speech [10]."""
+        if self._level is None:
+            return window, None
+        fresh = HOP_SAMPLES if self._num_windows else len(window) + self.features.window_offset
+        self._level.push(window[-fresh:])
+        first = HOP_ROWS * (self._num_windows - self.features.is_crossfaded)
+        times = (first + np.arange(HOP_ROWS) + 0.5) * ROW_SAMPLES / SAMPLE_RATE
+        return window * self._level.gain(), self._level.openness(times)
+
+    def _gated(self, rows: np.ndarray, openness: np.ndarray | None) -> np.ndarray:
+        """Fade finished rows to those of silence where nobody speaks."""
+        if openness is None or not len(rows):
+            return rows
+        return rows * openness[:, None] + self._hush * (1 - openness)[:, None]
+
+    def _silence(self) -> np.ndarray:
+        """Return the rows of digital silence, [10, F]."""
+        rows = self._run(np.zeros((BATCH, self.features.window_samples), np.float32))[0]
+        if not self.features.is_crossfaded:
+            return rows
+        return rows[HOP_ROWS:] * (1 - _RISE) + rows[:HOP_ROWS] * _RISE
 
     def _fade(self, rows: np.ndarray) -> np.ndarray:
         """Return the rows that a window finishes: 10, or none for the first cross-faded one."""
         if not self.features.is_crossfaded:
             return rows
-        rise = ((np.arange(HOP_ROWS, dtype=np.float32) + 0.5) / HOP_ROWS)[:, None]
-        before, self._fading = self._fading, rows[HOP_ROWS:] * (1 - rise)
-        return rows[:0] if before is None else before + rows[:HOP_ROWS] * rise
+        before, self._fading = self._fading, rows[HOP_ROWS:] * (1 - _RISE)
+        return rows[:0] if before is None else before + rows[:HOP_ROWS] * _RISE
 
     def push(self, chunk: Float[np.ndarray, " S"]) -> Float[np.ndarray, "R F"]:
         """Take the next samples (16 kHz mono); return the rows that they finish, possibly none.
@@ -232,7 +272,10 @@ class FeatureStream:
 
 
 def extract_features(
-    samples: Float[np.ndarray, " S"], kind: FeatureKind, encoder: WhisperEncoder | None = None
+    samples: Float[np.ndarray, " S"],
+    kind: FeatureKind,
+    encoder: WhisperEncoder | None = None,
+    loudness: float | None = None,
 ) -> Float[np.ndarray, "R F"]:
     """Compute all feature rows of a sound.
 
@@ -240,6 +283,7 @@ def extract_features(
       samples: 16 kHz mono in [-1, 1].
       kind: "whisper" (F = 384) or "mel" (F = 80).
       encoder: Weights for "whisper"; None loads the asset.
+      loudness: What speech is brought to first [LUFS]; None: the sound is heard as it is.
 
     Returns:
       Rows at 50 Hz, R = 2 ceil(S / 640); row r is centered on (r + 0.5) / 50 s.
@@ -248,7 +292,7 @@ def extract_features(
       ValueError: if the samples are not one-dimensional or not finite, or the kind is unknown.
       InputError: if the encoder's file cannot be had.
     """
-    stream = FeatureStream(kind, encoder)
+    stream = FeatureStream(kind, encoder, loudness)
     return np.concatenate([stream.push(samples), stream.finish()])
 
 

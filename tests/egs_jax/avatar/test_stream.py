@@ -14,6 +14,7 @@ from egs_jax.avatar.draw import Pictures
 from egs_jax.avatar.drive import SpeechDrive
 from egs_jax.avatar.stream import MICRO_BATCH, Stream, StreamFrame
 from egs_jax.media.clock import SAMPLE_RATE
+from egs_jax.performer.voice import synthesize
 from egs_jax.runtime.errors import InputError
 from egs_jax.speech.features import extract_features
 
@@ -24,7 +25,7 @@ def avatar(trained_run):
 
 
 def whole_drive(avatar, sound):
-    rows = extract_features(sound, avatar.feature_kind)
+    rows = extract_features(sound, avatar.feature_kind, loudness=avatar.loudness)
     return SpeechDrive(
         avatar.dataset, avatar.path, rows, infer.num_video_frames(len(sound)),
         avatar.config.model.window_frames, avatar.config.seed,
@@ -94,6 +95,18 @@ def test_batches_hold_what_the_whole_speech_has(avatar, window):
             assert len(got) == MICRO_BATCH
             np.testing.assert_array_equal(got[part], getattr(want, name))
     assert seen == list(range(51))
+
+
+def test_quiet_speech_moves_the_mouth_as_loud_speech_does(avatar):
+    """At -24 dB the same sound is heard, to rounding, from the first frame to the last."""
+    sound = synthesize(2.0, 0).samples
+    loud, quiet = (
+        np.concatenate([
+            batch.drive.audio_windows for batch in stream.speech_batches(avatar, [part])
+        ])
+        for part in (sound, (10 ** (-24 / 20) * sound).astype(np.float32))
+    )  # fmt: skip
+    assert np.ptp(loud) > 0.5 and np.abs(loud - quiet).max() < 1e-3
 
 
 @pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
@@ -193,7 +206,7 @@ def test_a_long_speech_keeps_time_and_little_memory(avatar, monkeypatch, minutes
     held = []
 
     class Rows:
-        def __init__(self, kind):
+        def __init__(self, kind, loudness):
             self.samples = self.rows = 0
 
         def push(self, chunk):

@@ -1,0 +1,110 @@
+"""The level of speech and where it is: one loudness for training and for speaking, causal.
+
+Loudness is that of ITU-R BS.1770 (its K-weighting by pyloudnorm, blocks of 400 ms every 100 ms, the
+absolute gate at -70 LUFS and the relative one at -10 LU), of the blocks in which somebody speaks
+(`media.voice_activity`), over the last 10 s of them. Only sound that was heard already counts, so
+that a live stream and a file get the same gains, bit for bit. Where nobody speaks, a gate is shut:
+noise and music are not raised, and rest is rest.
+"""
+
+import collections
+
+import numpy as np
+import pyloudnorm
+from jaxtyping import Float
+from scipy.signal import lfilter
+
+from egs_jax.media.clock import SAMPLE_RATE
+from egs_jax.media.voice_activity import CHUNK, SPOKEN, VoiceActivity
+
+SPEECH_LOUDNESS = -23.0
+"""What speech is brought to [LUFS]: the level of EBU R128, about that of recorded talks."""
+
+_STEP = SAMPLE_RATE // 10  # samples from one block to the next
+_STEPS = 4  # of a block
+_MEMORY = 100  # blocks
+_OFFSET = -0.691  # of BS.1770, dB
+_SILENCE = 10 ** ((-70.0 - _OFFSET) / 10)  # power of the absolute gate
+_RELATIVE = 0.1  # of the mean power: the relative gate
+_OPEN, _SHUT = 0.15, 0.3  # s from the nearest speech: wide open up to here, shut from there on
+
+
+def loudness(samples: Float[np.ndarray, " S"]) -> float:
+    """Return the integrated loudness of 16 kHz mono sound by BS.1770 [LUFS]; -inf: silent."""
+    short = round(0.4 * SAMPLE_RATE) - len(samples)
+    samples = np.pad(samples.astype(np.float64), (0, max(short, 0)))
+    return float(pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(samples))
+
+
+class SpeechLevel:
+    """A listener to 16 kHz sound that knows its gain and where speech is, in constant memory."""
+
+    def __init__(self, target: float = SPEECH_LOUDNESS):
+        """Start at sample 0.
+
+        Args:
+          target: What speech is to be brought to [LUFS].
+
+        Raises:
+          InputError: if the voice-activity network cannot be had.
+        """
+        self._target = target
+        self._activity = VoiceActivity()
+        # Of the library's meter only the filters are used: it measures whole sounds.
+        filters = pyloudnorm.Meter(SAMPLE_RATE)._filters.values()
+        self._filters = [(f.b, f.a) for f in filters]
+        self._states = [np.zeros(2) for _ in self._filters]
+        self._rest = np.zeros(0)
+        self._steps: collections.deque[float] = collections.deque(maxlen=_STEPS)  # mean squares
+        self._spoken: collections.deque[float] = collections.deque(maxlen=_MEMORY)  # of blocks
+        self._speaks: collections.deque[bool] = collections.deque(maxlen=64)  # of chunks, 2 s
+        self._num_chunks = self._num_steps = 0
+
+    def push(self, samples: Float[np.ndarray, " S"]) -> None:
+        """Listen to the next samples.
+
+        The same bits come out however much is pushed at once, up to a second.
+        """
+        speaks = self._activity.push(samples) >= SPOKEN
+        self._speaks.extend(speaks.tolist())
+        self._num_chunks += len(speaks)
+        weighted = samples.astype(np.float64)
+        for k, (b, a) in enumerate(self._filters):
+            weighted, self._states[k] = lfilter(b, a, weighted, zi=self._states[k])
+        weighted = np.concatenate([self._rest, weighted])
+        count = len(weighted) // _STEP
+        self._rest = weighted[count * _STEP :]
+        for step in weighted[: count * _STEP].reshape(count, _STEP):
+            self._steps.append(float(np.square(step).mean()))
+            self._num_steps += 1
+            if len(self._steps) == _STEPS and self._is_spoken():
+                self._spoken.append(float(np.mean(self._steps)))
+
+    def _is_spoken(self) -> bool:
+        """Tell if somebody speaks in half of the last block or more."""
+        stop = self._num_steps * _STEP // CHUNK
+        first = stop - _STEPS * _STEP // CHUNK
+        kept = self._num_chunks - len(self._speaks)  # number of the first chunk that is kept
+        block = list(self._speaks)[max(first - kept, 0) : stop - kept]
+        return np.mean(block) >= 0.5 if block else False
+
+    def gain(self) -> np.float32:
+        """Return the factor that brings the speech heard so far to the target.
+
+        While no block of speech is complete, the loudest of the last steps stands for it.
+        """
+        powers = np.array(self._spoken if self._spoken else [max(self._steps, default=0.0)])
+        powers = powers[powers >= _SILENCE]
+        if not powers.size:
+            return np.float32(1)
+        power = powers[powers >= _RELATIVE * powers.mean()].mean()
+        return np.float32(10 ** ((self._target - _OFFSET - 10 * np.log10(power)) / 20))
+
+    def openness(self, times: Float[np.ndarray, " R"]) -> Float[np.ndarray, " R"]:
+        """Return how far the gate is open at `times` [s], not over a second ago: 0 shut, 1 open."""
+        chunks = np.flatnonzero(self._speaks) + self._num_chunks - len(self._speaks)
+        if not chunks.size:
+            return np.zeros(len(times), np.float32)
+        middles = (chunks + 0.5) * CHUNK / SAMPLE_RATE
+        away = np.abs(times[:, None] - middles[None]).min(1) - 0.5 * CHUNK / SAMPLE_RATE
+        return np.clip((_SHUT - away) / (_SHUT - _OPEN), 0, 1).astype(np.float32)

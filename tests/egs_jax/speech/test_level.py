@@ -1,0 +1,135 @@
+"""One loudness for training and for speaking, and rest where nobody speaks."""
+
+import functools
+
+import numpy as np
+import pyloudnorm
+import pytest
+from helpers import tone
+
+from egs_jax.media.clock import SAMPLE_RATE
+from egs_jax.performer.voice import synthesize
+from egs_jax.speech import features
+from egs_jax.speech.features import FeatureStream, extract_features, silence_features
+from egs_jax.speech.level import SPEECH_LOUDNESS, SpeechLevel, loudness
+
+HOP = features.HOP_SAMPLES
+
+
+@functools.cache
+def voice(seconds: float = 4.0, seed: int = 0) -> np.ndarray:
+    return 0.5 * synthesize(seconds, seed).samples
+
+
+def noise(seconds: float, volume: float) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return (volume * rng.standard_normal(round(seconds * SAMPLE_RATE))).astype(np.float32)
+
+
+def music(seconds: float) -> np.ndarray:
+    """A chord struck twice a second."""
+    time = np.arange(SAMPLE_RATE // 2) / SAMPLE_RATE
+    chord = sum(np.sin(2 * np.pi * 220 * k * time) / k for k in (1, 1.25, 1.5, 2, 3))
+    return np.tile(0.1 * chord * np.exp(-3 * time), round(2 * seconds)).astype(np.float32)
+
+
+def heard(samples: np.ndarray) -> np.ndarray:
+    return extract_features(samples, "mel", loudness=SPEECH_LOUDNESS)
+
+
+def gains(samples: np.ndarray) -> np.ndarray:
+    level, found = SpeechLevel(), []
+    for start in range(0, len(samples) - HOP + 1, HOP):
+        level.push(samples[start : start + HOP])
+        found.append(20 * np.log10(level.gain()))
+    return np.array(found)
+
+
+def test_loudness_is_that_of_the_standard():
+    """A full-scale sine of 997 Hz has -3.01 LUFS; halving takes 6.02 dB."""
+    sine = tone(3, SAMPLE_RATE, 997.0)
+    assert loudness(2 * sine) == pytest.approx(-3.01, abs=0.1)
+    assert loudness(sine) == pytest.approx(loudness(2 * sine) - 6.02, abs=0.01)
+    assert loudness(np.zeros(100)) == loudness(1e-5 * sine) == -np.inf
+    assert np.isfinite(loudness(sine[:100]))  # shorter than a block
+
+
+def test_the_gain_is_the_librarys_where_all_is_speech():
+    """Over the last 10 s the causal meter agrees with the library's own."""
+    sound = voice(9.0)
+    level = SpeechLevel()
+    for start in range(0, len(sound), HOP):
+        level.push(sound[start : start + HOP])
+    whole = pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(sound.astype(np.float64))
+    assert 20 * np.log10(level.gain()) == pytest.approx(SPEECH_LOUDNESS - whole, abs=0.7)
+
+
+def test_the_gain_settles_within_a_second_and_stays():
+    found = gains(voice(8.0))
+    assert np.abs(found[8:] - found[-1]).max() < 3.0
+    assert np.abs(found[20:] - found[-1]).max() < 1.5
+
+
+@pytest.mark.parametrize("decibels", [-24, -40, 6])
+def test_quiet_and_loud_speech_are_heard_alike(decibels):
+    """No matter how loud: the same features to rounding, where they were far apart before."""
+    other = (10 ** (decibels / 20) * voice()).astype(np.float32)
+    apart = lambda one, two: np.abs(one - two).mean() / one.std()
+    assert apart(heard(voice()), heard(other)) < 1e-3
+    assert apart(extract_features(voice(), "mel"), extract_features(other, "mel")) > 0.2
+
+
+def test_another_speaker_s_level_is_taken_up():
+    """The second half is 20 dB fainter: after the memory's 10 s it is heard as loud."""
+    sound = np.concatenate([voice(3.0), 0.1 * voice(14.0, 1)])
+    found = gains(sound)
+    assert found[14] == pytest.approx(gains(voice(3.0))[-1], abs=1e-6)
+    assert found[-1] - found[14] == pytest.approx(20, abs=2.5)
+
+
+@pytest.mark.parametrize("before", ["music", "noise", "faint noise"])
+def test_where_nobody_speaks_the_mouth_hears_silence(before):
+    """Two seconds of it, then speech over it, then two seconds of it again."""
+    bed = {"music": music(8), "noise": noise(8, 0.03), "faint noise": noise(8, 1e-3)}[before]
+    sound = bed.copy()
+    sound[2 * SAMPLE_RATE : 6 * SAMPLE_RATE] += voice()
+    rows, hush = heard(sound), silence_features("mel", 400)
+    silent = (rows == hush).all(1)
+    assert silent[:95].mean() > 0.95 and silent[320:].mean() > 0.95
+    assert silent[115:295].mean() < 0.35
+    assert not (extract_features(sound, "mel") == hush)[:95].all(1).any()
+
+
+def test_sound_without_speech_is_silence_and_silence_stays_silence():
+    for sound in (music(2), noise(2, 0.1), np.zeros(32_000, np.float32)):
+        np.testing.assert_array_equal(heard(sound), silence_features("mel", 100))
+
+
+@pytest.mark.parametrize("kind", ["mel", "whisper"])
+def test_chunks_of_any_size_give_the_same_bits(kind):
+    sound = np.concatenate([music(1), 0.5 * voice()[: 2 * SAMPLE_RATE], noise(0.37, 1e-3)])
+    whole = extract_features(sound, kind, loudness=SPEECH_LOUDNESS)
+    silent = (whole == silence_features(kind, len(whole))).all(1)
+    assert silent[:45].all() and not silent[80:120].any()
+    sizes = np.random.default_rng(0).integers(0, {"mel": 9000, "whisper": 30_000}[kind], 60)
+    stream = FeatureStream(kind, loudness=SPEECH_LOUDNESS)
+    cuts = np.cumsum(sizes)
+    rows = [stream.push(part) for part in np.split(sound, cuts[cuts < len(sound)])]
+    np.testing.assert_array_equal(np.concatenate([*rows, stream.finish()]), whole)
+
+
+def test_only_what_was_heard_counts():
+    """What comes after a window cannot change its rows: mel looks 0.2 s ahead."""
+    one, other = voice(6.0), voice(6.0).copy()
+    other[4 * SAMPLE_RATE :] = noise(2, 0.5)
+    np.testing.assert_array_equal(heard(one)[:188], heard(other)[:188])
+
+
+def test_the_gate_by_hand():
+    level = SpeechLevel()
+    level._speaks.extend([False, True, False, False])  # speech from 0.032 to 0.064 s
+    level._num_chunks = 4
+    times = np.array([0.0, 0.04, 0.064 + 0.15, 0.064 + 0.225, 0.064 + 0.3, 2.0])
+    np.testing.assert_allclose(level.openness(times), [1, 1, 1, 0.5, 0, 0], atol=1e-6)
+    np.testing.assert_array_equal(SpeechLevel().openness(times), np.zeros(6))
+    assert SpeechLevel().gain() == 1
