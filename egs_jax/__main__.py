@@ -131,6 +131,16 @@ def _parser(argv: list[str]) -> Parser:
     verb.add_argument("--val-seconds", type=_seconds, help="hold out this much (default 1/11)")
     verb.set_defaults(run=_preprocess)
 
+    verb = add("import", "dataset of AD-NeRF, ER-NeRF, GaussianTalker, ... -> dataset folder")
+    verb.add_argument("folder", type=Path, metavar="FOLDER", help="has transforms_train.json")
+    verb.add_argument("dataset_dir", type=Path, metavar="DATASET_DIR", help="folder to make")
+    verb.add_argument(
+        "--audio-features", default="whisper", metavar="whisper|mel|deepspeech|wav2vec|hubert|FILE",
+        help="whisper (default) or mel, made of its sound; or its own: by the program's name, or "
+        "by a .npy file of the folder. An avatar of those can be evaluated only",
+    )  # fmt: skip
+    verb.set_defaults(run=_import)
+
     verb = add("train", "dataset folder -> avatar; resumes by itself")
     verb.add_argument("preset", choices=("paper", "fast", "tiny"), help="tiny is for CPUs")
     verb.add_argument("--data-dir", required=True, type=Path, help="what `preprocess` made")
@@ -202,6 +212,12 @@ def _preprocess(arguments: argparse.Namespace) -> None:
         max_seconds=arguments.max_seconds,
         val_seconds=arguments.val_seconds,
     )
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    from egs_jax.preprocess.imported import import_dataset
+
+    import_dataset(arguments.folder, arguments.dataset_dir, audio_features=arguments.audio_features)
 
 
 def _train(arguments: argparse.Namespace) -> None:

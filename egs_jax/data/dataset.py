@@ -168,7 +168,11 @@ class Dataset:
     @functools.cached_property
     def train_frames(self) -> Int[np.ndarray, " N"]:
         """Frames to train on: those of the split but what `meta.json` has under "left_out"."""
-        return np.setdiff1d(np.arange(*self.splits["train"]), self.meta.get("left_out", []))
+        return self.frames_of("train")
+
+    def frames_of(self, split: str) -> Int[np.ndarray, " N"]:
+        """Return the frames of a split but those left out."""
+        return np.setdiff1d(np.arange(*self.splits[split]), self.meta.get("left_out", []))
 
     @property
     def still_frame(self) -> int:
@@ -296,7 +300,9 @@ class Dataset:
         return feature_windows(hush[:0], hush, np.arange(count), window_frames)
 
     def _paint(self, i: int) -> UInt8[np.ndarray, "H Wd 3"]:
-        """Paint the head out of a frame."""
+        """Paint the head out of a frame, unless the dataset brought along what is behind it."""
+        if "backgrounds" in self.pictures:
+            return self._scaled(self._picture("backgrounds", i))
         frame, head, person = (self._picture(name, i) for name in PICTURES)
         return self._scaled(paint_out_head(frame, head, person > 127, self.arrays["plate"]))
 

@@ -13,7 +13,7 @@ import numpy as np
 from egs_jax.data.pictures import Pictures, opening
 from egs_jax.face.mesh import NUM_LANDMARKS
 from egs_jax.runtime.errors import MAY_NOT_READ, InputError
-from egs_jax.speech.features import AUDIO_FEATURES, HOP_ROWS
+from egs_jax.speech.features import AUDIO_FEATURES, HOP_ROWS, IMPORTED
 
 FORMAT_VERSION = 2
 """Version of the format that is written and read here."""
@@ -28,9 +28,12 @@ PICTURES = ("frames", "head_masks", "person_masks")
 FILES = (
     {name: f"{name}.npy" for name in _ARRAYS}
     | {name: f"{name}.zip" for name in PICTURES}
-    | {"plate": "plate.png"}
+    | {"plate": "plate.png", "backgrounds": "backgrounds.zip"}
 )
-"""The file of everything that a folder has besides its description; the plate is one picture."""
+"""The file of everything that a folder has besides its description; the plate is one picture.
+
+`backgrounds`, what the head of each frame is drawn over, is there only where a dataset brought it
+along; otherwise the head is painted out of the frames."""
 SPLITS = ("train", "val")
 """Names of the ranges of frames that `meta.json` gives."""
 
@@ -41,7 +44,8 @@ def open_folder(
     """Open a dataset folder and check that it is complete.
 
     Returns:
-      What `meta.json` says; the arrays by name, memory-mapped, and "plate"; the pictures by name.
+      What `meta.json` says; the arrays by name, memory-mapped, and "plate"; the pictures by name,
+      and "backgrounds" if there are any.
 
     Raises:
       InputError: if the folder is not a complete dataset of this version.
@@ -67,6 +71,8 @@ def open_folder(
     arrays = {name: _open_array(folder / FILES[name]) for name in _ARRAYS}
     arrays["plate"] = _open_plate(folder / FILES["plate"])
     pictures = {name: Pictures(folder / FILES[name]) for name in PICTURES}
+    if (folder / FILES["backgrounds"]).exists():
+        pictures["backgrounds"] = Pictures(folder / FILES["backgrounds"])
     _check(folder, meta, arrays, pictures)
     return meta, arrays, pictures
 
@@ -95,16 +101,21 @@ def _check(
         fps, kind = float(meta["fps"]), str(meta["audio_features"]["kind"])
         if not (fps > 0 and all(0 <= a < b <= frames for a, b in ranges)):
             raise ValueError(f"splits {ranges} of {frames} frames at {fps} fps")
-        if kind not in AUDIO_FEATURES:
+        if kind not in (*AUDIO_FEATURES, IMPORTED):
             raise ValueError(f"sound features of kind {kind!r}")
-        features = AUDIO_FEATURES[kind].feature_dim
+        is_ours = kind in AUDIO_FEATURES
+        features = (
+            AUDIO_FEATURES[kind].feature_dim if is_ours else int(meta["audio_features"]["dim"])
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(
             f"{folder}/meta.json: damaged ({reason}); preprocess the video again"
         ) from None
     for name, (dtype, shape) in _expected(frames, height, width, features, arrays).items():
-        found = pictures[name] if name in PICTURES else arrays[name]
+        if name not in pictures and name not in arrays:
+            continue  # it need not be there
+        found = pictures[name] if name in pictures else arrays[name]
         if found.dtype != dtype or found.shape != shape or not _finite(found):
             got = f"{found.dtype} {list(found.shape)}"
             raise InputError(
@@ -129,6 +140,7 @@ def _expected(
         "frames": (np.uint8, (frames, height, width, 3)),
         "head_masks": (np.bool_, (frames, height, width)),
         "person_masks": (np.uint8, (frames, height, width)),
+        "backgrounds": (np.uint8, (frames, height, width, 3)),
         "plate": (np.uint8, (height, width, 3)),
         "audio_features": (real, (*lengths["audio_features"], features)),
         "silence_features": (real, (*lengths["silence_features"], features)),

@@ -35,7 +35,7 @@ def evaluate(run_dir: str | Path, split: str = "val") -> dict:
     run_dir = Path(run_dir)
     avatar, landmarker = Avatar.load(run_dir), FaceLandmarker()
     data = avatar.dataset
-    frames = np.arange(*data.splits[split])
+    frames = data.frames_of(split)
     measured = measure_split(avatar, frames, landmarker)
     values, notes = metrics.report(
         {name: mean_figure(each, "undefined there") for name, each in measured.images.items()}
