@@ -22,6 +22,7 @@ from egs_jax.runtime.errors import InputError
 _OPENCV = np.diag([1.0, -1.0, -1.0])
 _METERS = 10.0  # from the json's unit to the tracker's
 _AGREE_DEGREES, _AGREE_SHARE = 0.5, 0.01  # of the distance: two records of one pose differ less
+_OFF_CENTER = 0.1  # of the width: the center of a picture may be so far from the optical axis
 
 
 class Cameras(NamedTuple):
@@ -173,6 +174,11 @@ def _intrinsics(
             raise InputError(
                 f"{path}: has no focal_len, cx and cy that make a camera; track the film again"
             ) from None
+        if abs(2 * row[1] - width) > _OFF_CENTER * width:
+            raise InputError(
+                f"{path}: its cameras are of frames {2 * row[1]:g} px wide (cx {row[1]:g}), the "
+                f"frames here have {width}; give the frames that were tracked"
+            )
         found.append(row)
     if not np.allclose(*found, rtol=1e-4):
         train, val = (path.name for path in theirs.files.values())

@@ -172,7 +172,9 @@ def _entries(frames: list[Any], path: Path) -> list[Entry]:
                 raise ValueError(f"img_id {number}")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else error
-            raise InputError(f"{path}: entry {i} of its frames is damaged ({reason})") from None
+            raise InputError(
+                f"{path}: entry {i} of its frames is damaged ({reason}); make the file again"
+            ) from None
         entries.append(Entry(number, sound, matrix))
     numbers = [entry.number for entry in entries]
     if len(set(numbers)) != len(numbers):
@@ -245,10 +247,10 @@ def _timeline(kept: Int[np.ndarray, " N"]) -> Int[np.ndarray, " T"]:
     """Return all numbers from the first to the last, without the middle of long holes."""
     pieces = [kept[:1]]
     for before, after in itertools.pairwise(kept.tolist()):
-        hole = np.arange(before + 1, after)
-        if len(hole) > 2 * REACH:
-            hole = np.concatenate([hole[:REACH], hole[-REACH:]])
-        pieces += [hole, np.array([after])]
+        if after - before - 1 <= 2 * REACH:
+            pieces.append(np.arange(before + 1, after + 1))
+        else:
+            pieces += [before + 1 + np.arange(REACH), after - REACH + np.arange(REACH + 1)]
     return np.concatenate(pieces)
 
 

@@ -30,6 +30,8 @@ from egs_jax.runtime.errors import InputError
 _VIEWS = 64  # frames to use, spread evenly over those with a face
 _EYES = [33, 263]
 _SCALE_STD = 0.1  # of the log of the scale, about what distance and size of the eyes say
+_SCALE_REACH = 0.3  # of the log, either way
+_MOST_STEPS = 60  # ten are enough for poses that fit
 _IMPLAUSIBLE = 0.15  # eye distances that the average face may miss the landmarks by
 
 
@@ -81,8 +83,8 @@ def place_head(
     missed, eyes = reprojection_rms(track, landmarks, valid), eye_distance_px(landmarks[valid])
     if not (placed[valid, 2, 3].min() > 0 and missed < _IMPLAUSIBLE * eyes):
         raise InputError(
-            f"cameras: they put the head {missed:.0f} px beside the faces that the frames show, whose "
-            f"eyes are {eyes:.0f} px apart; give poses and frames of one film, numbered alike"
+            f"cameras: they put the head {missed:.0f} px beside the faces in the frames (eyes are "
+            f"{eyes:.0f} px apart); give poses and frames of one film, numbered alike"
         )
     return fit_mean_shape(track, landmarks, valid, canonical)
 
@@ -108,7 +110,12 @@ def _fit(
         pixels = camera[..., :2] / depth * np.diag(K)[:2] + K[:2, 2]
         return np.append((pixels - seen).ravel() / noise, numbers[0] / _SCALE_STD)
 
-    return placed(least_squares(residual, np.zeros(7), loss="soft_l1").x)
+    # Without bounds, poses that fit nothing are made too small to matter.
+    bounds = np.array([_SCALE_REACH, *([np.inf] * 6)])
+    found = least_squares(
+        residual, np.zeros(7), loss="soft_l1", bounds=(-bounds, bounds), max_nfev=_MOST_STEPS
+    )
+    return placed(found.x)
 
 
 def _start(

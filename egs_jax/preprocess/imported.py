@@ -118,8 +118,6 @@ def import_dataset(
     dataset_dir = Path(dataset_dir)
     theirs = read_folder(folder)
     _check_target(dataset_dir)
-    if dataset_dir.resolve() == theirs.folder.resolve():
-        raise InputError(f"{dataset_dir}: is the folder to import; name another to make")
     height, width = read_picture(theirs.images[0]).shape[:2]
     cameras = read_cameras(theirs, width, height)
     sound = _sound(theirs, audio_features)

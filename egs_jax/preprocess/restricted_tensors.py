@@ -10,7 +10,9 @@ the row of pickles before it. Only the tensors asked for are read from the disk.
 """
 
 import pickletools
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +42,7 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
 }  # fmt: skip
 _DAMAGE = (
     ValueError, TypeError, IndexError, KeyError, AttributeError, EOFError, OverflowError,
-    NotImplementedError, RuntimeError, zipfile.BadZipFile,
+    NotImplementedError, RuntimeError, MemoryError, struct.error, zlib.error, zipfile.BadZipFile,
 )  # fmt: skip
 """What reading a broken file may raise."""
 
