@@ -22,6 +22,7 @@ from egs_jax.runtime.errors import InputError
 _OPENCV = np.diag([1.0, -1.0, -1.0])
 _METERS = 10.0  # from the json's unit to the tracker's
 _AGREE_DEGREES, _AGREE_SHARE = 0.5, 0.01  # of the distance: two records of one pose differ less
+_SOURCES = ("transform_matrix", "track_params.pt")
 _OFF_CENTER = 0.1  # of the width: the center of a picture may be so far from the optical axis
 
 
@@ -31,11 +32,13 @@ class Cameras(NamedTuple):
     Attributes:
       viewmats: World-to-camera transforms, OpenCV axes of the camera; interpolated if left out.
       K: Intrinsics [pixels].
+      source: Where the poses are told.
       notes: What is to be said of them, a line each.
     """
 
     viewmats: Float[np.ndarray, "T 4 4"]
     K: Float[np.ndarray, "3 3"]
+    source: str
     notes: tuple[str, ...]
 
 
@@ -57,10 +60,12 @@ def read_cameras(theirs: AdNerfFolder, width: int, height: int) -> Cameras:
     Raises:
       InputError: if a frame has no camera, or what is told of them cannot be.
     """
-    listed = [theirs.entries[number] for number in theirs.kept.tolist()]
-    tracked = _tracked(theirs.folder, all(entry.cam_to_world is not None for entry in listed))
+    told = [theirs.entries[number].cam_to_world is not None for number in theirs.kept.tolist()]
+    tracked = _tracked(theirs.folder, optional=all(told))
     viewmats, notes = _viewmats(theirs, tracked)
-    return Cameras(viewmats, _intrinsics(theirs, tracked, width, height), notes)
+    sources = [name for name, has in zip(_SOURCES, (any(told), not all(told)), strict=True) if has]
+    K = _intrinsics(theirs, tracked, width, height)
+    return Cameras(viewmats, K, " and ".join(sources), notes)
 
 
 def _tracked(folder: Path, optional: bool) -> _Tracked | None:

@@ -40,7 +40,7 @@ from egs_jax.preprocess.adnerf_signals import (
     read_sound,
 )
 from egs_jax.preprocess.capture_check import CaptureCheck, CaptureReport
-from egs_jax.preprocess.face_pass import bridge_gaps
+from egs_jax.preprocess.face_pass import MAX_GAP, bridge_gaps, missing_ranges
 from egs_jax.preprocess.head_placement import place_head
 from egs_jax.preprocess.imported_pictures import write_pictures
 from egs_jax.preprocess.masks import lips_rect
@@ -193,18 +193,26 @@ def _faces(
             f"frames to train on, at least {LEAST_FRAMES} are needed; give the frames of a person"
         )
     if not valid.all():
-        print(f"no face in {int((~valid).sum())} of {len(valid)} frames: they are left out")
+        print(
+            f"no face in {int((~valid).sum())} of {len(valid)} frames: landmarks are interpolated, "
+            f"{len(_faceless(valid))} frames without any nearby are left out"
+        )
     capture = check.report()
     print(capture.format_table(), end="")
     return _Faces(bridge_gaps(landmarks, valid), valid, capture), digest.hexdigest()
 
 
+def _faceless(valid: Bool[np.ndarray, " T"]) -> list[int]:
+    """Return the frames without a face that are too many in a row to be bridged."""
+    gaps = [range(*gap) for gap in missing_ranges(valid) if gap[1] - gap[0] > MAX_GAP]
+    return [frame for gap in gaps for frame in gap]
+
+
 def _fill(work: Path, theirs: AdNerfFolder, cameras: Cameras, sound: _Sound, faces: _Faces) -> dict:
     """Write every array of the dataset into `work`; returns the contents of `meta.json`."""
-    landmarks, left_out = faces.landmarks, np.array(theirs.left_out, int)
-    left_out = np.union1d(left_out, np.flatnonzero(~faces.valid))
-    known = np.ones(len(landmarks), bool)
-    known[left_out] = False
+    landmarks, known = faces.landmarks, faces.valid.copy()
+    known[theirs.left_out] = False
+    left_out = sorted({*theirs.left_out, *_faceless(faces.valid)})
     track = place_head(
         cameras.viewmats, cameras.K, landmarks, known, canonical_face_mesh().vertices
     )
@@ -234,10 +242,10 @@ def _fill(work: Path, theirs: AdNerfFolder, cameras: Cameras, sound: _Sound, fac
         "height": size[0],
         "num_frames": len(frames),
         "splits": {name: list(split) for name, split in theirs.splits.items()},
-        "left_out": left_out.tolist(),
+        "left_out": left_out,
         "imported": {
             "numbers": [int(theirs.numbers[0]), int(theirs.numbers[-1])],
-            "cameras": "transform_matrix and track_params.pt",
+            "cameras": cameras.source,
             "lids": lids_told,
             **told,
         },

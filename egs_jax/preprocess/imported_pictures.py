@@ -32,6 +32,8 @@ from egs_jax.preprocess.room_check import RoomCheck, RoomFigures
 from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.progress import progress
 
+ROOMS = ("bc.jpg", "bc.png")
+"""Files that may have the room without the person."""
 _COVERED = 0.5  # share of the face's outline that lies in a head's mask if both are of one frame
 
 
@@ -82,8 +84,9 @@ def write_pictures(
                 model.update(frame, mask.foreground, mask.others)
                 looks.update(frame, mask)
     told = {"masks": masks.told()}
-    if (theirs.folder / "bc.jpg").exists():
-        plate, told["plate"] = read_plate(theirs.folder / "bc.jpg", width, height), "bc.jpg"
+    room = next((theirs.folder / name for name in ROOMS if (theirs.folder / name).exists()), None)
+    if room is not None:
+        plate, told["plate"] = read_plate(room, width, height), room.name
     else:
         print("no bc.jpg: the room without the person is made of the frames")
         plate, told["plate"] = model.result(), "of the frames"

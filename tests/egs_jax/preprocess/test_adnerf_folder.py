@@ -210,6 +210,7 @@ def test_json_and_tracker_tell_the_same_cameras(tmp_path):
     params = {"euler": np.float32(euler), "trans": np.float32(trans), "focal": np.float32([1200])}
     torch_zip(folder / "track_params.pt", *torch_pickle(params))
     of_tracker = read_cameras(read_folder(folder), 16, 16)
+    assert (of_json.source, of_tracker.source) == ("transform_matrix", "track_params.pt")
     np.testing.assert_allclose(of_tracker.viewmats, of_json.viewmats, atol=1e-5)
     np.testing.assert_array_equal(of_tracker.K, [[1200, 0, 8], [0, 1200, 8], [0, 0, 1]])
     # The tracker's projection: u = -f X / Z + W / 2, v = f Y / Z + H / 2 of X = R x + t.
