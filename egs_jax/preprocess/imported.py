@@ -47,7 +47,6 @@ from egs_jax.preprocess.masks import lips_rect
 from egs_jax.preprocess.pipeline import (
     BYTES_A_PIXEL,
     _body,
-    _check_room,
     _check_target,
     _clouds,
     _models,
@@ -126,7 +125,9 @@ def import_dataset(
     faces, digest = _faces(theirs, sound.samples, width, height)
     work = _work_folder(dataset_dir)
     try:
-        _check_room(work, round(2 * BYTES_A_PIXEL * len(theirs.images) * width * height))
+        _check_room(
+            work, dataset_dir, round(2 * BYTES_A_PIXEL * len(theirs.images) * width * height)
+        )
         meta = _fill(work, theirs, cameras, sound, faces)
         meta["source"] = {"name": theirs.folder.resolve().name, "sha256": digest, "fps": FPS}
         (work / "meta.json").write_text(json.dumps(meta, indent=2))
@@ -136,12 +137,23 @@ def import_dataset(
         raise OSError(f"{dataset_dir}: cannot make the dataset ({error}){hint}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    lengths = {name: stop - start for name, (start, stop) in theirs.splits.items()}
+    kept = np.setdiff1d(np.arange(len(theirs.images)), meta["left_out"])
+    train, val = (
+        int(np.isin(np.arange(*theirs.splits[name]), kept).sum()) for name in ("train", "val")
+    )
     print(
-        f"{dataset_dir}: {len(theirs.images)} frames of {width} px, {lengths['train']} to train "
-        f"on, {lengths['val']} held out"
+        f"{dataset_dir}: {len(theirs.images)} frames of {width} x {height} px, {train} to train "
+        f"on, {val} held out"
     )
     return dataset_dir
+
+
+def _check_room(work: Path, dataset_dir: Path, needed: int) -> None:
+    free = shutil.disk_usage(work).free
+    if free < needed:
+        raise InputError(
+            f"{dataset_dir}: takes {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; make room"
+        )
 
 
 def _sound(theirs: AdNerfFolder, kind: str) -> _Sound:
@@ -178,8 +190,8 @@ def _faces(
     check.add_audio(samples)
     with progress(len(theirs.images), "faces", "frame") as bar:
         for path in bar.track(theirs.images, task_id=0):
-            digest.update(path.read_bytes())
             frame = read_frame(path, width, height)
+            digest.update(path.read_bytes())
             seen = landmarker.track(frame, face)
             check.add_frame(frame, None if seen is None else seen.landmarks)
             found.append(np.full((NUM_LANDMARKS, 3), np.nan) if seen is None else seen.landmarks)

@@ -15,6 +15,7 @@ from egs_jax.__main__ import main
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.config import Config
 from egs_jax.data.dataset import Dataset
+from egs_jax.evaluation import signals
 from egs_jax.face.mesh import canonical_face_mesh
 from egs_jax.media.audio_file import read_audio
 from egs_jax.preprocess.head_placement import place_head
@@ -140,6 +141,23 @@ def test_sound_and_features_are_theirs(theirs, imported):
     avatar = Avatar(Config(), {}, np.zeros(0, bool), 0, data)
     with pytest.raises(InputError, match=r"another program's \(hubert\)"):
         _ = avatar.feature_kind
+
+
+def test_silence_of_foreign_features_is_not_known(imported, monkeypatch):
+    data, heard = Dataset.open(imported), []
+
+    def openings(avatar, landmarker, frames, sound, tick):
+        heard.append(sound)
+        return np.linspace(0, 1, len(frames))
+
+    monkeypatch.setattr(signals, "_openings", openings)
+    frames = data.frames_of("val")
+    points = data.arrays["landmarks"][frames]
+    measured = SimpleNamespace(frames=frames, landmarks=points, true_landmarks=points)
+    figures = signals.mouth_figures(Avatar(Config(), {}, None, 0, data), measured, None)
+    assert figures["mouth_silence_percentile"].value is None
+    assert "another program's" in figures["mouth_silence_percentile"].note
+    assert all(sound.ndim == 1 for sound in heard)  # frames, never windows of silence
 
 
 def test_a_bare_folder_is_enough(theirs, tmp_path, capsys):
