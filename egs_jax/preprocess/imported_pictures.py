@@ -34,6 +34,7 @@ from egs_jax.runtime.progress import progress
 
 ROOMS = ("bc.jpg", "bc.png")
 """Files that may have the room without the person."""
+_LOOKS = 25  # frames after which masks are compared with the faces
 _COVERED = 0.5  # share of the face's outline that lies in a head's mask if both are of one frame
 
 
@@ -122,19 +123,21 @@ class _Masks:
                 self._made += 1
             else:
                 self._covered.append(_covered(masks.head, points))
+                if len(self._covered) == _LOOKS:
+                    self._check()
             yield frame, masks
 
-    def told(self) -> str:
-        """Return where the masks are from, and say what is odd about them.
-
-        Raises:
-          InputError: if the masks read are not those of these frames.
-        """
+    def _check(self) -> None:
+        """Refuse masks that are not those of these frames."""
         if self._covered and np.median(self._covered) < _COVERED:
             raise InputError(
                 f"{self._theirs.folder / 'parsing'}: its heads (blue) are not where the faces are; "
                 "parse these very frames, or take the folder away"
             )
+
+    def told(self) -> str:
+        """Return where the masks are from, and say what is odd about them."""
+        self._check()
         if not self._made:
             return "parsing"
         print(f"no head in parsing for {self._made} of {len(self)} frames: their masks are made")
