@@ -4,7 +4,8 @@ The rooms in the order of the data's way. A room imports only from rooms above i
 the only map: `tests/test_architecture.py` checks it, and the README's diagram is written from it.
 
 runtime      what every room needs: errors, atomic files, models to fetch, progress, environment
-config       every setting, and the presets
+config       every setting
+presets      the three presets
 config_text  settings as command-line options and as JSON
 types        the arrays that rooms hand to each other, with shapes and units
 media        pictures and sound out of files and into them, on one clock
@@ -36,7 +37,7 @@ _HOME = {
     "infer_step": "avatar.draw",
     "init_state": "training.step",
     "load_drive": "avatar.draw",
-    "preset": "config",
+    "preset": "presets",
     "render_video": "avatar.film",
     "train_step": "training.step",
 }

@@ -189,8 +189,8 @@ def _parser(argv: list[str]) -> Parser:
 
 def _add_settings(verb: Parser) -> None:
     """Make every field of the config an option, by its dotted name."""
-    from egs_jax.config import PRESETS
     from egs_jax.config_text import options
+    from egs_jax.presets import PRESETS
 
     for name, (_, value, text) in options(PRESETS["tiny"]).items():
         if name not in ("preset", "data_dir"):
@@ -221,8 +221,8 @@ def _import(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from egs_jax.config import preset
     from egs_jax.config_text import override
+    from egs_jax.presets import preset
 
     changes = {
         name.removeprefix("set:"): value

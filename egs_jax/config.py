@@ -1,4 +1,4 @@
-"""Every setting of a run, as frozen nested dataclasses, and the three presets.
+"""Every setting of a run, as frozen nested dataclasses.
 
 A `Config` is static: jitted functions take `config.program`, which configs have in common that
 differ in the seed or in where a run lies, and the seed as an argument beside it. Presets are
@@ -86,6 +86,9 @@ class ModelConfig:
     """Half side of the spatial encoder's cube [world units]: of a head 1.25, of a person 1.5."""
     sh_degree: int = 3
     """Highest spherical-harmonics degree."""
+    elongation: float = 4.0
+    """Longest axis of a person's Gaussians at most, as a multiple of the middle one: longer ones
+    are needles from where the clip never looked. Heads have no limit."""
 
     def __post_init__(self) -> None:
         """Refuse values no network can be built from."""
@@ -96,7 +99,13 @@ class ModelConfig:
             _need(least < self.bound < math.inf, "model.bound", self.bound, f"more than {least}")
         sizes = ("ppe_period", "d_model", "agents_count", "heads", "width", "hash_levels")
         least = dict.fromkeys((*sizes, "hash_base", "hash_table"), 1)
-        _need_numbers("model", self, {**least, "window_frames": 2, "hash_top": self.hash_base})
+        least |= {"window_frames": 2, "hash_top": self.hash_base, "elongation": 1}
+        _need_numbers("model", self, least)
+
+    @property
+    def is_person(self) -> bool:
+        """True if the whole person is drawn, not the head alone."""
+        return self.resolved.body == "person"
 
     @property
     def resolved(self) -> "ModelConfig":
@@ -350,49 +359,3 @@ class Config:
         schedule = self.schedule
         frames = schedule.static_batch if stage == "static" else schedule.batch
         return -(-frames // self.devices) * self.devices
-
-
-PRESETS: dict[str, Config] = {
-    "paper": Config(),
-    "fast": Config(
-        preset="fast",
-        size=256,
-        model=ModelConfig(dropout=0.1),
-        schedule=ScheduleConfig(
-            static_steps=1_500, deform_steps=3_000, batch=4, sh_interval=500, checkpoint_every=250
-        ),
-        optim=OptimConfig(decay_steps=4_000, rate_scale=2.0),
-        densify=DensifyConfig(
-            capacity=25_000, points=20_000, start=300, stop=1_200, prune_from=200,
-            prune_large_from=600, grad_threshold=0.001,
-        ),
-        loss=LossConfig(perceptual=0.01),
-    ),
-    "tiny": Config(
-        preset="tiny",
-        size=160,
-        model=ModelConfig(width=64, sh_degree=1, dropout=0.0),
-        schedule=ScheduleConfig(
-            static_steps=300, deform_steps=1_800, batch=2, sh_interval=150, checkpoint_every=100
-        ),
-        optim=OptimConfig(decay_steps=1_800, rate_scale=4.0, warmup_steps=300),
-        densify=DensifyConfig(
-            capacity=6_500, points=5_000, start=100, stop=280, every=50, prune_from=100,
-            prune_large_from=200, grad_threshold=0.001,
-        ),
-        loss=LossConfig(
-            perceptual=0.01, lips=1.2, eyes=0.6, perceptual_size=96, perceptual_every=8
-        ),
-    ),
-}  # fmt: skip
-
-
-def preset(name: str, **fields: Any) -> Config:
-    """Return the preset `name` ("paper", "fast", "tiny") with top-level `fields` replaced.
-
-    Raises:
-      InputError: if there is no such preset.
-    """
-    if name not in PRESETS:
-        raise InputError(f"preset: no {name!r}; choose one of {', '.join(PRESETS)}")
-    return dataclasses.replace(PRESETS[name], **fields)

@@ -8,12 +8,12 @@ import dataclasses
 from pathlib import Path
 
 from egs_jax.avatar.film import render_video
-from egs_jax.config import preset
 from egs_jax.data.dataset import Dataset
 from egs_jax.evaluation.evaluate import evaluate
 from egs_jax.media.audio_file import write_wav
 from egs_jax.media.clock import SAMPLE_RATE
 from egs_jax.preprocess.pipeline import preprocess
+from egs_jax.presets import preset
 from egs_jax.runtime.assets import file_sha256
 from egs_jax.runtime.errors import InputError
 from egs_jax.training.loop import fit

@@ -30,11 +30,12 @@ def numbers() -> Made:
 
 
 def _quality_numbers() -> Made:
-    """Names such as `obama.paper.psnr_head`, `ablation.2.mlp.lmd`, `static_stage_gain.eyes`."""
+    """Names such as `obama.paper.psnr_head` of a head alone, `person.obama.paper.psnr_head`."""
     made: Made = {}
     for clip, preset, metric in itertools.product(CLIP_NAMES, ("fast", "paper"), METRICS):
-        name = f"{clip.split('_')[0]}.{preset}.{metric}"
-        made[name] = partial(_quality, clip, preset, metric, METRICS[metric])
+        for body, prefix in (("head", ""), ("person", "person.")):
+            name = f"{prefix}{clip.split('_')[0]}.{preset}.{metric}"
+            made[name] = partial(_quality, clip, preset, body, metric, METRICS[metric])
     rows = grouped(cases_of("ablations"), "dataset", "preset", "series", "variant")
     for (_, _, series, variant), found in rows.items():
         for metric, digits in ABLATION_METRICS.items():
@@ -102,11 +103,11 @@ METRICS = {
 their digits."""
 
 
-def _quality(clip: str, preset: str, metric: str, digits: int) -> str:
+def _quality(clip: str, preset: str, body: str, metric: str, digits: int) -> str:
     found = [
         case
         for case in cases_of("self_reconstruction")
-        if (case["video"], case["preset"], case["body"]) == (clip, preset, "head")
+        if (case["video"], case["preset"], case["body"]) == (clip, preset, body)
     ]
     longest = max((case["seconds_held_out"] for case in found), default=None)
     found = [case for case in found if case["seconds_held_out"] == longest]

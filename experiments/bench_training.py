@@ -8,13 +8,13 @@ measured with the perceptual loss and without. `--kernels xla` has no Triton ker
 Claim: with as many Gaussians a person's step takes at most 1.25 times a head's.
 
     python -m experiments.bench_training DATASET [--preset paper] [--kernels triton]
-        [--bodies person head] [--size N] [--devices 1 [2 ...] --per-device-batch N] [--warm 30]
+        [--bodies person [head]] [--size N] [--devices 1 [2 ...] --per-device-batch N] [--warm 30]
         [--steps 200] [--tiny] [--out FOLDER]
 
-writes `results/bench_training_KERNELS.json`, with --per-device-batch `bench_scaling.json`: that
-sets the frames of each device in both stages, for one number of devices after the other in the same
-process. `--size` resizes the frames. `--tiny` runs a few steps of the `tiny` preset and writes
-nowhere but to --out (for tests).
+writes `results/bench_training_KERNELS.json`, of several bodies `bench_training_bodies.json`, with
+--per-device-batch `bench_scaling.json`: that sets the frames of each device in both stages, for one
+number of devices after the other in the same process. `--size` resizes the frames. `--tiny` runs a
+few steps of the `tiny` preset and writes nowhere but to --out (for tests).
 """
 
 import dataclasses
@@ -28,8 +28,9 @@ import jax
 import numpy as np
 
 from egs_jax.__main__ import Parser
-from egs_jax.config import Body, Config, preset
+from egs_jax.config import Body, Config
 from egs_jax.data.dataset import Dataset
+from egs_jax.presets import preset
 from egs_jax.training import parallel
 from egs_jax.training import step as train
 from egs_jax.training.frames_on_device import batch_source
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> Path:
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--preset", default="paper")
     parser.add_argument("--kernels", choices=("triton", "xla"), default="triton")
-    parser.add_argument("--bodies", nargs="+", choices=BODIES, default=list(BODIES))
+    parser.add_argument("--bodies", nargs="+", choices=BODIES, default=["person"])
     parser.add_argument("--size", type=int)
     parser.add_argument("--devices", type=int, nargs="+", default=[1])
     parser.add_argument("--per-device-batch", type=int)
@@ -73,7 +74,8 @@ def main(argv: list[str] | None = None) -> Path:
         ),
         densify=dataclasses.replace(config.densify, points=config.densify.capacity),
     )  # fmt: skip
-    name, cases = f"bench_training_{arguments.kernels}", []
+    several = len(arguments.bodies) > 1
+    name, cases = f"bench_training_{'bodies' if several else arguments.kernels}", []
     for devices, body in itertools.product(arguments.devices, arguments.bodies):
         model = dataclasses.replace(config.model, body=body)
         config = dataclasses.replace(config, devices=devices, model=model)

@@ -33,16 +33,16 @@ import numpy as np
 
 from egs_jax.__main__ import Parser
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.avatar.draw import infer_step, num_video_frames, pad_batch, to_uint8
+from egs_jax.avatar.draw import num_video_frames, to_uint8
 from egs_jax.avatar.drive import compose
 from egs_jax.avatar.poses import PosePath, back_and_forth
-from egs_jax.avatar.stream import MICRO_BATCH
 from egs_jax.data.dataset import Dataset
 from egs_jax.data.statistics import calmest
 from egs_jax.evaluation import metrics
 from egs_jax.evaluation.baselines import NearestFrame
 from egs_jax.evaluation.measures import landmarks_near
 from egs_jax.evaluation.metrics import Figure, mean_figure
+from egs_jax.evaluation.renders import drawn_frames, micro_batches
 from egs_jax.evaluation.signals import SILENT_FRAMES
 from egs_jax.face.landmarks import FaceLandmarker
 from egs_jax.face.mesh import mouth_opening
@@ -181,14 +181,11 @@ def speak(
     avatar: Avatar, driving: Driving, frames: np.ndarray, landmarker: FaceLandmarker
 ) -> Spoken:
     """Draw `frames` of a speech and find their landmarks where the posed head must be."""
-    images, viewmats = [], []
-    for at in range(0, len(frames), MICRO_BATCH):
-        drive = driving(frames[at : at + MICRO_BATCH])
-        rgb = np.asarray(infer_step(avatar, pad_batch(drive, MICRO_BATCH)).rgb)
-        images += [to_uint8(image) for image in rgb[: len(drive.eyes)]]
-        viewmats.append(drive.viewmats)
+    drives = [driving(part) for part in micro_batches(frames)]
+    images = [to_uint8(rgb) for rgb, _ in drawn_frames(avatar, drives)]
     shape = np.asarray(avatar.dataset.arrays["mean_shape"])
-    track = HeadTrack(np.concatenate(viewmats), avatar.dataset.intrinsics, shape)
+    viewmats = np.concatenate([drive.viewmats for drive in drives])
+    track = HeadTrack(viewmats, avatar.dataset.intrinsics, shape)
     near = track.project(shape)  # [T, 478, 2]
     near = np.concatenate([near, np.zeros_like(near[..., :1])], axis=-1).astype(np.float32)
     points = np.stack(

@@ -21,23 +21,21 @@ into each run's folder, since it shows a person's face. 45 pictures of 256 px ta
 cores.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-import jax
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from egs_jax.__main__ import Parser
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.avatar.draw import infer_step, pad_batch, to_uint8
+from egs_jax.avatar.draw import to_uint8
 from egs_jax.avatar.poses import posed_about
-from egs_jax.avatar.stream import MICRO_BATCH
 from egs_jax.data.body import HISTORY
 from egs_jax.data.dataset import Dataset
 from egs_jax.evaluation.measures import landmarks_near
+from egs_jax.evaluation.renders import drawn_frames, micro_batches
 from egs_jax.face.landmarks import FaceLandmarker
 from egs_jax.face.mesh import FACE_OVAL, NUM_MESH_VERTICES
 from egs_jax.preprocess.tracking import HeadTrack
@@ -98,7 +96,7 @@ def sweep(avatar: Avatar, yaws: tuple, pitches: tuple) -> Swept:
         data.silence(count, window), np.zeros(count, np.float32), np.full(count, still)
     )
     drive = turned(data, drive, angles)
-    drawn = list(drawn_frames(avatar, drive))
+    drawn = list(drawn_frames(avatar, micro_batches(drive)))
     images = [to_uint8(rgb) for rgb, _ in drawn]
     opaque = [alpha > 0.5 for _, alpha in drawn]
     if data.body == "head":
@@ -121,15 +119,6 @@ def turned(data: Dataset, drive: Drive, angles: list[tuple[float, float]]) -> Dr
         return drive.replace(viewmats=viewmats)
     held = [data.body_model.told(np.repeat(v[None], HISTORY + 1, axis=0))[-1] for v in viewmats]
     return drive.replace(viewmats=viewmats, bodies=np.stack(held))
-
-
-def drawn_frames(avatar: Avatar, drive: Drive) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield color [H, Wd, 3] and opacity [H, Wd] of every frame, by one compiled program."""
-    for at in range(0, len(drive.eyes), MICRO_BATCH):
-        part = jax.tree.map(lambda v, at=at: v[at : at + MICRO_BATCH], drive)
-        drawn = infer_step(avatar, pad_batch(part, MICRO_BATCH))
-        count = len(part.eyes)
-        yield from zip(np.asarray(drawn.rgb)[:count], np.asarray(drawn.alpha)[:count], strict=True)
 
 
 def figures_of(avatar: Avatar, swept: Swept) -> dict:

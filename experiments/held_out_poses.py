@@ -25,16 +25,16 @@ import numpy as np
 from egs_jax.__main__ import Parser
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import to_uint8
-from egs_jax.config import PRESETS, preset
 from egs_jax.config_text import override
 from egs_jax.data.dataset import Dataset
 from egs_jax.evaluation import metrics
 from egs_jax.evaluation.baselines import NearestFrame
 from egs_jax.evaluation.measures import landmarks_near
+from egs_jax.evaluation.renders import drawn_frames, micro_batches
 from egs_jax.face.landmarks import FaceLandmarker
+from egs_jax.presets import PRESETS, preset
 from egs_jax.training.perceptual import load_perceptual, lpips
 from experiments._runs import add_case, parsed, rounded, run_main, shrunk, train_command
-from experiments.free_pose import drawn_frames
 
 NAME = "held_out_poses"
 SHARE = 0.1
@@ -143,7 +143,7 @@ def draw(avatar: Avatar, frames: np.ndarray, behind: np.ndarray) -> list[np.ndar
     drive = data.drive(frames, avatar.config.model.window_frames, told=True)
     if data.body == "head":
         drive = drive.replace(backgrounds=np.stack([data.background(i) for i in behind]))
-    return [rgb for rgb, _ in drawn_frames(avatar, drive)]
+    return [rgb for rgb, _ in drawn_frames(avatar, micro_batches(drive))]
 
 
 if __name__ == "__main__":

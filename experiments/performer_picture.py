@@ -17,10 +17,11 @@ from jaxtyping import Float, UInt8
 from egs_jax.__main__ import Parser
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import to_uint8
+from egs_jax.evaluation.renders import drawn_frames, micro_batches
 from egs_jax.media.audio_file import read_audio
 from egs_jax.media.clock import FPS, SAMPLE_RATE
 from experiments._runs import parsed, run_main
-from experiments.free_pose import drawn_frames, turned
+from experiments.free_pose import turned
 
 NAME = "performer"
 ANGLES = [(-20.0, 0.0), (20.0, 0.0), (0.0, 0.0), (0.0, 12.0), (0.0, -12.0)]
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> Path:
     frames = widest(data.arrays["mouth_opening"][start:stop], len(ANGLES)) + start
     drive = turned(data, data.drive(frames, avatar.config.model.window_frames), ANGLES)
     drive = drive.replace(backgrounds=np.stack([background(data.height, data.width)] * len(frames)))
-    pictures = [to_uint8(rgb) for rgb, _ in drawn_frames(avatar, drive)]
+    pictures = [to_uint8(rgb) for rgb, _ in drawn_frames(avatar, micro_batches(drive))]
     small = [cv2.resize(p, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for p in pictures]
     samples = read_audio(data.folder / "audio.wav")
     sound = samples[start * SAMPLE_RATE // FPS : stop * SAMPLE_RATE // FPS]

@@ -32,11 +32,12 @@ from pathlib import Path
 from typing import get_args
 
 from egs_jax.__main__ import Parser
-from egs_jax.config import PRESETS, Body, Config, preset
+from egs_jax.config import Body, Config
 from egs_jax.config_text import override
 from egs_jax.data.dataset import Dataset
 from egs_jax.evaluation.evaluate import evaluate
 from egs_jax.preprocess.pipeline import preprocess
+from egs_jax.presets import PRESETS, preset
 from egs_jax.runtime.errors import InputError, TrainingError
 from egs_jax.training.loop import fit
 from egs_jax.training.run_folder import load_config

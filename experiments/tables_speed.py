@@ -328,6 +328,26 @@ def _bodies(cases: list[dict]) -> str:
         "memory of a call and kept, MiB": lambda c: f"{c['memory_mb']:.0f}, {c['kept_mb']:.0f}",
         "commit": lambda c: c["commit"][:7],
     }
+    return markdown(columns, cases) + "\n\n" + _steps_of_bodies()
+
+
+def _steps_of_bodies() -> str:
+    """Training steps of a person beside those of a head, of the same run."""
+    cases = cases_of("bench_training_bodies")
+    step = lambda c: (c["stage"], c["perceptual"])
+    heads = {step(c): c["median_ms"] for c in cases if c["body"] == "head"}
+    with_loss = lambda c: "with perceptual loss" if c["perceptual"] else "without"
+    columns = {
+        "training step": lambda c: f"{c['stage']}, {with_loss(c)}",
+        "body": lambda c: c["body"],
+        "Gaussians, px, batch": lambda c: f"{c['gaussians']:,}, {c['size']}, {c['batch']}",
+        "ms (of a head's)": lambda c: (
+            f"{c['median_ms']:.2f} ({c['median_ms'] / heads[step(c)]:.2f}x)"
+        ),
+        "10 % to 90 %": lambda c: f"{c['p10_ms']:.2f} to {c['p90_ms']:.2f}",
+        "memory, GiB": lambda c: f"{c['peak_memory_gib']:.1f}",
+        "commit": lambda c: c["commit"][:7],
+    }
     return markdown(columns, cases)
 
 

@@ -15,6 +15,7 @@ from egs_jax.runtime import provenance
 from egs_jax.runtime.errors import InputError
 from experiments import (
     _numbers,
+    bench_decode,
     bench_film,
     bench_inference,
     bench_training,
@@ -255,6 +256,16 @@ def test_the_way_to_a_film_is_measured(trained_run, tmp_path):
     assert (case["sound_s"], case["frames"]) == (1.2, 30)
     assert all(case[f"{part}_s"] >= 0 for part in ("features", "draw", "encode"))
     assert case["render_command_s"] > 0.1 and case["encoder"] == "libx264"
+
+
+def test_decoding_is_measured(painted, tmp_path):
+    path = bench_decode.main([str(painted), "--tiny", "--out", str(tmp_path)])
+    [case] = json.loads(path.read_text())["cases"]
+    start, stop = Dataset.open(painted).splits["train"]
+    assert case["frames"] == stop - start and len(case["seconds"]) == 1
+    pixels = case["frames"] * case["width"] ** 2
+    expected = case["seconds"][0] * 6000 * 512**2 / pixels
+    assert case["claimed_clip_s"] == pytest.approx(expected, rel=0.1)
 
 
 @pytest.mark.slow

@@ -13,12 +13,12 @@ from helpers import fill_shapes, voice
 
 from egs_jax.avatar import precomputed as prepared
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.config import PRESETS, preset
 from egs_jax.config_text import options, to_json
 from egs_jax.data.dataset import Dataset
 from egs_jax.data.statistics import calmest
 from egs_jax.media.audio_file import write_wav
 from egs_jax.media.clock import SAMPLE_RATE
+from egs_jax.presets import PRESETS, preset
 from egs_jax.runtime.errors import InputError, TrainingError
 from experiments import (
     _numbers,

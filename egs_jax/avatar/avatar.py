@@ -74,7 +74,7 @@ class Avatar:
     @functools.cached_property
     def limits(self) -> Limits | None:
         """Those of the poses of the clip's training frames; None: a head has none."""
-        if self.config.model.resolved.body == "head":
+        if not self.config.model.is_person:
             return None
         return Limits.of(self.dataset.arrays["viewmats"][self.dataset.train_frames])
 

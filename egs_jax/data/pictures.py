@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
+import cv2
 import imageio.v3 as imageio
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -23,8 +24,8 @@ Picture = UInt8[np.ndarray, "H Wd 3"] | UInt8[np.ndarray, "H Wd"] | Bool[np.ndar
 _WEBP = {"extension": ".webp", "lossless": True, "quality": 20, "method": 1}
 """Smaller files take ten times as long to write: 4.0 bits a pixel for 4.8."""
 _PNG = {"extension": ".png"}
-_DAMAGE = (zipfile.BadZipFile, OSError, ValueError, KeyError, EOFError, SyntaxError)
-"""What zipfile, zlib and Pillow raise when they cannot read a file."""
+_DAMAGE = (zipfile.BadZipFile, OSError, ValueError, KeyError, EOFError, cv2.error)
+"""What zipfile, zlib and OpenCV raise when they cannot read a file."""
 
 
 @contextlib.contextmanager
@@ -89,13 +90,26 @@ class Pictures(Sequence[Picture]):
     def _read(self, i: int) -> Picture:
         name = self._names[i]
         try:
-            picture = imageio.imread(self._zip.read(name), extension=Path(name).suffix)
-            # Pillow's booleans are bytes of 255, which JAX would take for numbers.
-            return picture.view(np.uint8) > 0 if picture.dtype == bool else picture
+            return _decoded(self._zip.read(name))
         except _DAMAGE as error:
             raise InputError(
                 f"{self._path}: picture {i} is damaged ({error}); preprocess the video again"
             ) from None
+
+
+def _decoded(data: bytes) -> Picture:
+    """Decode a picture by OpenCV, which lets other threads run and is twice as fast as Pillow.
+
+    Raises:
+      ValueError: if it is none.
+    """
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if picture is None:
+        raise ValueError("not a picture")
+    if picture.ndim == 3:
+        return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    one_bit = data[1:4] == b"PNG" and data[24] == 1
+    return picture > 0 if one_bit else picture
 
 
 class PicturesWriter:

@@ -7,8 +7,10 @@ of the mouth, and where the body stands when the head has come this way.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -16,6 +18,9 @@ from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import infer_step, pad_batch
 from egs_jax.avatar.stream import MICRO_BATCH, MicroBatch, dispatch, fetch
 from egs_jax.data.dataset import Dataset
+from egs_jax.types import Drive
+
+T = TypeVar("T")
 
 
 def given(dataset: Dataset) -> list[str]:
@@ -39,16 +44,37 @@ def rendered_frames(
       told: Whether a person's body stands where it is told to; otherwise, where it was seen.
     """
     data, window_frames = avatar.dataset, avatar.config.model.window_frames
-    for at in range(0, len(frames), MICRO_BATCH):
-        part = slice(at, at + MICRO_BATCH)
-        drive = data.drive(frames[part], window_frames, told=told)
-        if heard is not None:
-            windows = heard[part]
-            if windows.ndim == 1:
-                windows = data.audio_windows(windows, window_frames)
-            drive = drive.replace(audio_windows=windows)
-        drawn = infer_step(avatar, pad_batch(drive, MICRO_BATCH)).rgb
-        yield from np.asarray(drawn)[: len(drive.eyes)]
+
+    def driven(seen: np.ndarray, sound: np.ndarray | None) -> Drive:
+        drive = data.drive(seen, window_frames, told=told)
+        if sound is None:
+            return drive
+        windows = data.audio_windows(sound, window_frames) if sound.ndim == 1 else sound
+        return drive.replace(audio_windows=windows)
+
+    drives = (driven(*part) for part in micro_batches((frames, heard)))
+    yield from (rgb for rgb, _ in drawn_frames(avatar, drives))
+
+
+def micro_batches(arrays: T) -> Iterator[T]:
+    """Cut a tree of arrays with one row per frame (indices, a `Drive`) for `drawn_frames`."""
+    for at in range(0, len(jax.tree.leaves(arrays)[0]), MICRO_BATCH):
+        yield jax.tree.map(lambda rows, at=at: rows[at : at + MICRO_BATCH], arrays)
+
+
+def drawn_frames(
+    avatar: Avatar, drives: Iterable[Drive]
+) -> Iterator[tuple[Float[np.ndarray, "H Wd 3"], Float[np.ndarray, "H Wd"]]]:
+    """Yield color and opacity of every frame, by one compiled program.
+
+    Args:
+      avatar: The avatar.
+      drives: What `micro_batches` cuts.
+    """
+    for drive in drives:
+        drawn = infer_step(avatar, pad_batch(drive, MICRO_BATCH))
+        count = len(drive.eyes)
+        yield from zip(np.asarray(drawn.rgb)[:count], np.asarray(drawn.alpha)[:count], strict=True)
 
 
 def frames_per_second(avatar: Avatar, frames: Int[np.ndarray, " T"], repeats: int = 5) -> float:

@@ -290,7 +290,7 @@ def raster_capacity(config: ModelConfig, count: int, width: int, height: int) ->
 
     A person fills twice the tiles, with wider Gaussians.
     """
-    person = config.resolved.body == "person"
+    person = config.is_person
     return default_capacity(3 * count // 2, width, height) if person else None
 
 

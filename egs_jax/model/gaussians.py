@@ -7,6 +7,8 @@ them marks the slots in use. Axis letters: N capacity, P points.
 Before: `preprocess` (points); after: density control and `forward`.
 """
 
+import math
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -115,6 +117,18 @@ def init_gaussians(
 def active_harmonics(count: int, degree: int | Int[Array, ""]) -> Bool[Array, " {count}"]:
     """Say which of `count` spherical harmonics are of a degree up to `degree`."""
     return jnp.arange(count) < (degree + 1) ** 2
+
+
+def shortened(gaussians: Gaussians, elongation: float) -> Gaussians:
+    """Return the cloud with no Gaussian longer than `elongation` times its middle axis.
+
+    From where the clip never looked, its pictures do not say how deep a Gaussian reaches; one that
+    grew long there is a needle as soon as the head turns. Flat ones stay as they are.
+    """
+    x, y, z = (gaussians.log_scales[:, axis] for axis in range(3))
+    middle = jnp.maximum(jnp.minimum(x, y), jnp.minimum(jnp.maximum(x, y), z))
+    most = middle[:, None] + math.log(elongation)
+    return gaussians.replace(log_scales=jnp.minimum(gaussians.log_scales, most))
 
 
 @typechecked

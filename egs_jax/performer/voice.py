@@ -17,6 +17,8 @@ from egs_jax.media.clock import FPS, SAMPLE_RATE
 
 _STEP = 0.005  # seconds between parameter rows
 _EDGE = 0.24  # silence before and after [s]
+LEAD = 0.08
+"""Seconds by which the mouth is ahead of its sound, as in films of people in sync."""
 
 # Vowel: formants 1-3 [Hz], jaw opening, lip rounding, duration factor.
 _VOWELS = {
@@ -237,7 +239,8 @@ def synthesize(seconds: float, seed: int, sample_rate: int = SAMPLE_RATE) -> Spe
 
     frames = np.arange(int(round(seconds * FPS))) / FPS
     mouth = {
-        k: np.interp(frames, rows_at, tracks[k]).astype(np.float32) for k in ("opening", "rounding")
+        k: np.interp(frames + LEAD, rows_at, tracks[k]).astype(np.float32)
+        for k in ("opening", "rounding")
     }
     return Speech(
         samples=(samples * edge).astype(np.float32),

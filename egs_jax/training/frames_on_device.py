@@ -46,7 +46,7 @@ class DeviceDataset:
             parts = list(pool.map(dataset.footage, filter(len, frames)))
         whole = jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)
         shared, self._split = parallel.shardings(devices)
-        self._footage, self._clip = jax.device_put((whole, dataset.clip), shared)
+        self.footage, self._clip = jax.device_put((whole, dataset.clip), shared)
 
     def batch(self, config: Config, step: int) -> Batch:
         """Do the same as `Dataset.batch` on the devices, each of which has its share."""
@@ -55,7 +55,7 @@ class DeviceDataset:
             packed = jax.device_put(packed, self._split)
         return _cut(
             config.program, config.stage(step), config.has_perceptual(step), self._first,
-            self._clip, self._footage, packed,
+            self._clip, self.footage, packed,
         )  # fmt: skip
 
 

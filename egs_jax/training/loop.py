@@ -209,7 +209,7 @@ def _check_length(dataset: Dataset) -> None:
 def _check_plate(config: Config, dataset: Dataset) -> None:
     """Refuse a whole person before a room that moves, unless that is asked for by its name."""
     verdict, why = dataset.plate_fault
-    if verdict == "ok" or config.model.resolved.body == "head":
+    if verdict == "ok" or not config.model.is_person:
         return
     if verdict == "bad" and config.model.body is None:
         raise InputError(

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from egs_jax.config import EXTENT, Config, ModelConfig
 from egs_jax.data.dataset import Dataset
 from egs_jax.model import forward as model
-from egs_jax.model.gaussians import empty_gaussians, init_gaussians
+from egs_jax.model.gaussians import empty_gaussians, init_gaussians, shortened
 from egs_jax.model.skinning import initial_skins, roughness
 from egs_jax.training import density, losses, optimizer
 from egs_jax.training.perceptual import PerceptualParams, frozen_network
@@ -40,7 +40,7 @@ _init_networks = jax.jit(
 
 def init_state(config: Config, dataset: Dataset) -> TrainState:
     """Return the state before the first step: the dataset's cloud and fresh networks."""
-    arrays, person = dataset.arrays, config.model.resolved.body == "person"
+    arrays, person = dataset.arrays, config.model.is_person
     points, colors = arrays["points"], arrays["point_colors"]
     if person:
         points = np.concatenate([points, arrays["body_points"]])
@@ -155,6 +155,9 @@ def step(
         state.rate_scale * (1.0 if static else _cooled(config, state.step)),
         warmup_steps=0 if static else config.optim.warmup_steps,
     )
+    if config.model.is_person:
+        cloud = shortened(params["gaussians"], config.model.elongation)
+        params = {**params, "gaussians": cloud}
     stats = state.stats
     if static:
         count, height, width = batch.targets.shape[:3]
@@ -297,7 +300,7 @@ def _loss(
         perceptual_gain=float(config.loss.perceptual_every),
         implementation=model.kernel_choice(config),
     )
-    if config.model.resolved.body == "person":
+    if config.model.is_person:
         parts["roughness"] = roughness(params["networks"]["skins"]["grid"])
         total = total + config.loss.roughness * parts["roughness"]
     if config.hears:

@@ -13,9 +13,9 @@ import pytest
 from helpers import make_dataset
 
 from egs_jax.__main__ import main
-from egs_jax.config import preset
 from egs_jax.config_text import options, override
 from egs_jax.media.audio_file import write_wav
+from egs_jax.presets import preset
 from egs_jax.training.run_folder import start_run
 from kernels import dispatch
 

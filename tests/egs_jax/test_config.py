@@ -10,16 +10,9 @@ import numpy as np
 import pytest
 
 import egs_jax as egs
-from egs_jax.config import (
-    PRESETS,
-    Config,
-    DensifyConfig,
-    LossConfig,
-    ModelConfig,
-    ScheduleConfig,
-    preset,
-)
+from egs_jax.config import Config, DensifyConfig, LossConfig, ModelConfig, ScheduleConfig
 from egs_jax.config_text import from_json, options, override, to_json
+from egs_jax.presets import PRESETS, preset
 from egs_jax.runtime.errors import InputError
 from egs_jax.training.step import seed_of
 

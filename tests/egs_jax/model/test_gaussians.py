@@ -72,3 +72,14 @@ def test_lower_degree_stores_fewer_coefficients():
 def test_misuse_is_named(points, capacity, message):
     with pytest.raises(ValueError, match=message):
         init_gaussians(points, COLORS[: len(points)], capacity)
+
+
+def test_needles_are_cut_and_flat_gaussians_stay():
+    scales = np.float32([[9, 1, 0.1], [0.1, 1, 9], [1, 9, 9], [3, 1, 1], [2, 2, 2], [4, 0.5, 4]])
+    cloud = empty_gaussians(6).replace(log_scales=np.log(scales))
+    cut = np.exp(
+        jax.device_get(jax.jit(gaussians.shortened, static_argnums=1)(cloud, 4.0)).log_scales
+    )
+    expected = scales.copy()
+    expected[0, 0] = expected[1, 2] = 4  # of a middle axis of 1
+    np.testing.assert_allclose(cut, expected, rtol=1e-5)

@@ -30,7 +30,7 @@ def test_only_training_frames_are_kept_and_any_split_will_do(painted):
     config, data = micro_config(painted), Dataset.open(painted)
     data.splits = {"train": (7, 19), "val": (0, 7)}
     source = DeviceDataset(data)
-    assert source._footage.targets.shape[0] == 12
+    assert source.footage.targets.shape[0] == 12
     for step in (3, 25):
         jax.tree.map(
             np.testing.assert_array_equal, source.batch(config, step), data.batch(config, step)

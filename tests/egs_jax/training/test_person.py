@@ -35,6 +35,20 @@ def test_weights_learn_from_a_ramp_along_the_neck(trained_run, painted):
     assert changed[:, ~free].max() == 0
 
 
+def test_gaussians_of_a_person_stay_short(trained_run, painted):
+    config, dataset = micro_config(painted), Dataset.open(painted)
+    most = lambda state: np.exp(
+        np.ptp(np.sort(state.params["gaussians"].log_scales)[:, 1:], axis=1)
+    )
+    long = dataclasses.replace(config, model=dataclasses.replace(config.model, elongation=1.01))
+    batch = dataset.batch(config, 0)
+    grown = most(train.train_step(config, train.init_state(config, dataset), batch)[0])
+    kept = most(train.train_step(long, train.init_state(long, dataset), batch)[0])
+    assert grown.max() > 1.02
+    assert kept.max() < 1.0101
+    assert most(trained_run.state).max() <= config.model.elongation * (1 + 1e-5)
+
+
 def test_an_avatar_keeps_to_the_poses_of_its_training(trained_run, painted):
     """Tokens and colors; the camera is where the drive says."""
     avatar = Avatar.load(trained_run.folder)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tensorboardX.event_file_writer import EventFileWriter
 
-from egs_jax.config import preset
 from egs_jax.config_text import override
+from egs_jax.presets import preset
 from egs_jax.runtime.assets import ASSETS
 from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.progress import progress
