@@ -26,6 +26,7 @@ from egs_jax.runtime.errors import MAY_NOT_READ, InputError
 FRAMES = ("ori_imgs", "gt_imgs")
 """Folders that may have the frames; the first that has any is taken."""
 SUFFIXES = (".jpg", ".jpeg", ".png")
+_MOST = 10**9  # a number that no frame has
 REACH = 30
 """Frames kept on either side of a hole: sound is heard across no more than that."""
 
@@ -93,7 +94,7 @@ def read_folder(folder: str | Path) -> AdNerfFolder:
     listed = {split: _entries(told[split].pop("frames"), path) for split, path in files.items()}
     images, notes = _images(folder)
     numbers = {split: _kept(files[split], listed[split], images, notes) for split in files}
-    _check_apart(numbers)
+    _check_apart(folder, numbers)
     kept = np.sort(np.concatenate([*numbers.values()]))
     timeline = _timeline(kept)
     ranges = {
@@ -124,6 +125,7 @@ def numbered(folder: Path) -> dict[int, Path]:
         return {}
     order = {suffix: i for i, suffix in enumerate(SUFFIXES)}
     found = [p for p in folder.iterdir() if p.suffix.lower() in order and p.stem.isdecimal()]
+    found = [path for path in found if int(path.stem) < _MOST]
     found.sort(key=lambda path: (-order[path.suffix.lower()], path.name))
     return {int(path.stem): path for path in found}  # the same number as .jpg comes last
 
@@ -154,7 +156,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         return told
     except PermissionError:
         raise InputError(f"{path}: {MAY_NOT_READ}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: unreadable ({error}); copy it again") from None
 
 
@@ -168,9 +170,9 @@ def _entries(frames: list[Any], path: Path) -> list[Entry]:
             if matrix is not None:
                 matrix = np.array(matrix, np.float64)
                 _check_rigid(matrix)
-            if number < 0:
-                raise ValueError(f"img_id {number}")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if not (0 <= number < _MOST and abs(sound) < _MOST):
+                raise ValueError(f"img_id {number}, aud_id {sound}")
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else error
             raise InputError(
                 f"{path}: entry {i} of its frames is damaged ({reason}); make the file again"
@@ -231,15 +233,15 @@ def _ranges(numbers: np.ndarray, most: int = 4) -> str:
     return ", ".join(said) + (", ..." if len(runs) > most else "")
 
 
-def _check_apart(numbers: dict[str, np.ndarray]) -> None:
+def _check_apart(folder: Path, numbers: dict[str, np.ndarray]) -> None:
     """Refuse splits that are not one after the other."""
     train, val = numbers["train"], numbers["val"]
     if train[0] <= val[-1] and val[0] <= train[-1]:
         same = len(np.intersect1d(train, val))
         what = f"{same} frames are in both" if same else "they are mixed"
         raise InputError(
-            f"train has frames {train[0]}-{train[-1]} and val {val[0]}-{val[-1]} ({what}); what is "
-            "held out must come before or after what is trained on"
+            f"{folder}: train has frames {train[0]}-{train[-1]} and val {val[0]}-{val[-1]} "
+            f"({what}); what is held out must come before or after what is trained on"
         )
 
 

@@ -107,8 +107,8 @@ def test_long_holes_are_shortened(tmp_path):
     folder = small_folder(tmp_path / "a", count=10)
     for number in (7, 8, 9):
         path = folder / "ori_imgs" / f"{number}.jpg"
-        path.rename(path.with_name(f"{number + 10**12}.jpg"))
-    move = lambda told: [f.update(img_id=f["img_id"] + 10**12) for f in told["frames"]]
+        path.rename(path.with_name(f"{number + 10**8}.jpg"))
+    move = lambda told: [f.update(img_id=f["img_id"] + 10**8) for f in told["frames"]]
     edit(folder / "transforms_val.json", move)
     edit(
         folder / "transforms_val.json",
@@ -117,7 +117,7 @@ def test_long_holes_are_shortened(tmp_path):
     theirs = read_folder(folder)
     assert len(theirs.numbers) == 10 + 2 * REACH and (np.diff(theirs.numbers) > 1).sum() == 1
     assert theirs.splits == {"train": (0, 7), "val": (7 + 2 * REACH, 10 + 2 * REACH)}
-    assert theirs.numbers[7 + 2 * REACH] == 10**12 + 7
+    assert theirs.numbers[7 + 2 * REACH] == 10**8 + 7
 
 
 def test_sound_may_be_shifted_as_a_whole(tmp_path):
@@ -136,6 +136,9 @@ FAULTS = {
     "no number": (lambda t: t["frames"][1].pop("img_id"), "entry 1 .*no 'img_id'"),
     "text for a number": (lambda t: t["frames"][1].update(img_id="x"), "entry 1 .* damaged"),
     "a negative number": (lambda t: t["frames"][1].update(img_id=-4), "img_id -4"),
+    "a number without end": (lambda t: t["frames"][1].update(img_id=10**40), "entry 1 .*damaged"),
+    "no whole number": (lambda t: t["frames"][1].update(img_id=float("inf")), "entry 1 .*damaged"),
+    "sound of nowhere": (lambda t: t["frames"][1].update(aud_id=10**40), "entry 1 .*damaged"),
     "a frame twice": (lambda t: t["frames"][1].update(img_id=0), "frame 0 twice"),
     "a frame that is a list": (lambda t: t.update(frames=[[1]]), "entry 0 .* damaged"),
     "a short matrix": (
