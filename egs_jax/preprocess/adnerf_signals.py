@@ -31,6 +31,7 @@ SOUNDS = (".wav", ".mp4", ".mov", ".mkv", ".avi")
 HELD = 10
 """Frames (0.4 s) at the end for which the last value is held where a file is too short."""
 _SHUT = 2.0  # AU45 of a shut eye
+_SILENT = 1e-3  # of full scale: no sample of a silent file is as loud
 _QUIET_SHARE = 0.05  # of the training frames, those with the least sound
 _SLIDES = 1e-3  # of the largest feature: by how much windows that overlap may differ
 
@@ -39,10 +40,12 @@ def read_sound(folder: Path, numbers: Int[np.ndarray, " T"]) -> Float[np.ndarray
     """Return the sound of the frames with these numbers, at `SAMPLE_RATE`.
 
     Raises:
-      InputError: if there is none, it cannot be read, or it ends long before the frames.
+      InputError: if there is none, it is silent or cannot be read, or ends long before the frames.
     """
     path = _sound_file(folder)
     samples, stop = read_audio(path), (int(numbers.max()) + 1) * FRAME_SAMPLES
+    if np.abs(samples).max(initial=0.0) < _SILENT:
+        raise InputError(f"{path}: is silent; an avatar learns from speech, give the film's sound")
     if len(samples) < stop - HELD * FRAME_SAMPLES:
         raise InputError(
             f"{path}: ends after {len(samples) / SAMPLE_RATE:.1f} s, the frames go to "

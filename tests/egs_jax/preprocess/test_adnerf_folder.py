@@ -405,8 +405,11 @@ def test_sound_is_that_of_the_frames(tmp_path):
 def test_sound_may_be_that_of_the_film(tmp_path):
     with pytest.raises(InputError, match=r"has no sound \(aud.wav, or the film .*\.mp4"):
         read_sound(tmp_path, np.arange(2))
-    write_wav(tmp_path / f"{tmp_path.name}.wav", np.zeros(1280, np.float32))
+    write_wav(tmp_path / f"{tmp_path.name}.wav", np.full(1280, 0.1, np.float32))
     assert len(read_sound(tmp_path, np.arange(2))) == 1280
+    write_wav(tmp_path / "aud.wav", np.zeros(1280, np.float32))
+    with pytest.raises(InputError, match=r"aud.wav: is silent"):
+        read_sound(tmp_path, np.arange(2))
 
 
 def test_features_of_others_are_two_rows_a_frame(tmp_path):
