@@ -140,7 +140,10 @@ class _Masks:
         self._check()
         if not self._made:
             return "parsing"
-        print(f"no head in parsing for {self._made} of {len(self)} frames: their masks are made")
+        if not any(self._parsed):
+            print("no parsing: masks are made of the frames")
+        else:
+            print(f"parsing shows no head in {self._made} of {len(self)} frames: masks are made")
         return "person segmentation and landmarks" if not self._covered else "parsing, some made"
 
 

@@ -25,6 +25,7 @@ from egs_jax.runtime.errors import InputError
 
 FIRST, START, TRAIN, VAL = 30, 7, 24, 8  # of the performer's frames; its number there; lengths
 GONE = START + TRAIN + 3  # a held-out frame without a picture
+UNPARSED, UNPAINTED = 5, 6  # frames without masks, or without a torso
 SCALE = 1.4
 TURN = CV @ Rotation.from_euler("xyz", (0.1, -0.05, 0.02)).as_matrix()
 SHIFT = np.array([0.02, 0.3, -0.4])
@@ -54,6 +55,8 @@ def theirs(performer_dataset, tmp_path_factory):
         imageio.imwrite(folder / "parsing" / f"{number}.png", colors)
         imageio.imwrite(folder / "torso_imgs" / f"{number}.png", torso)
     (folder / "ori_imgs" / f"{GONE}.png").unlink()
+    (folder / "parsing" / f"{START + UNPARSED}.png").unlink()
+    (folder / "torso_imgs" / f"{START + UNPAINTED}.png").unlink()
     imageio.imwrite(folder / "bc.jpg", data.plate, quality=95)
     K = data.arrays["K"]
     told = {"focal_len": float(K[0, 0]), "cx": float(K[0, 2]), "cy": float(K[1, 2])}
@@ -130,6 +133,19 @@ def test_split_masks_plate_and_lids_are_theirs(theirs, imported):
     np.testing.assert_allclose(data.arrays["blink"], lids, atol=1e-3)
 
 
+def test_single_pictures_that_are_missing_are_made(theirs, imported):
+    head = Dataset.open(imported, body="head")
+    told = head.meta["imported"]
+    assert (told["masks"], told["plate"]) == ("parsing, some made", "bc.jpg")
+    assert told["backgrounds"] == "torso_imgs, some painted"
+    mask = theirs.data.head_mask(theirs.frames[UNPARSED])
+    assert 0 < (head.head_mask(UNPARSED) != mask).mean() < 0.02
+    painted, whole = head.background(UNPAINTED), head.frame(UNPAINTED)
+    covered = head.head_mask(UNPAINTED)
+    assert (painted[covered] != whole[covered]).any(-1).mean() > 0.9
+    assert (painted[~covered] == whole[~covered]).all(-1).mean() > 0.9
+
+
 def test_sound_and_features_are_theirs(theirs, imported):
     data = Dataset.open(imported)
     assert data.audio_dim == 6 and data.meta["audio_features"]["name"] == "hubert"
@@ -171,7 +187,7 @@ def test_a_bare_folder_is_enough(theirs, tmp_path, capsys):
     shutil.copy(theirs.folder / "aud.wav", folder / "bare.wav")
     import_dataset(folder, out, audio_features="mel")
     printed = capsys.readouterr().out
-    for said in ("no ori_imgs", "no head in parsing for 16 of 16", "no bc.jpg", "no torso_imgs",
+    for said in ("no ori_imgs", "no parsing", "no bc.jpg", "no torso_imgs",
                  "no au.csv"):  # fmt: skip
         assert said in printed
     data = Dataset.open(out)
