@@ -131,15 +131,7 @@ def _parser(argv: list[str]) -> Parser:
     verb.add_argument("--val-seconds", type=_seconds, help="hold out this much (default 1/11)")
     verb.set_defaults(run=_preprocess)
 
-    verb = add("import", "dataset of AD-NeRF, ER-NeRF, GaussianTalker, ... -> dataset folder")
-    verb.add_argument("folder", type=Path, metavar="FOLDER", help="has transforms_train.json")
-    verb.add_argument("dataset_dir", type=Path, metavar="DATASET_DIR", help="folder to make")
-    verb.add_argument(
-        "--audio-features", default="whisper", metavar="whisper|mel|deepspeech|wav2vec|hubert|FILE",
-        help="whisper (default) or mel, made of its sound; or its own: by the program's name, or "
-        "by a .npy file of the folder. An avatar of those can be evaluated only",
-    )  # fmt: skip
-    verb.set_defaults(run=_import)
+    _add_import(add("import", "dataset of AD-NeRF, ER-NeRF, GaussianTalker, ... -> dataset folder"))
 
     verb = add("train", "dataset folder -> avatar; resumes by itself")
     verb.add_argument("preset", choices=("paper", "fast", "tiny"), help="tiny is for CPUs")
@@ -185,6 +177,18 @@ def _parser(argv: list[str]) -> Parser:
     verb.add_argument("--audio", type=Path, help="speech to speak instead of the performer's")
     verb.set_defaults(run=_demo)
     return parser
+
+
+def _add_import(verb: Parser) -> None:
+    """Give the verb `import` its arguments."""
+    verb.add_argument("folder", type=Path, metavar="FOLDER", help="has transforms_train.json")
+    verb.add_argument("dataset_dir", type=Path, metavar="DATASET_DIR", help="folder to make")
+    verb.add_argument(
+        "--audio-features", default="whisper", metavar="whisper|mel|deepspeech|wav2vec|hubert|FILE",
+        help="whisper (default) or mel, made of its sound; or its own: by the program's name, or "
+        "by a .npy file of the folder. An avatar of those can be evaluated only",
+    )  # fmt: skip
+    verb.set_defaults(run=_import)
 
 
 def _add_settings(verb: Parser) -> None:
