@@ -18,6 +18,7 @@ from egs_jax.data.dataset import Dataset
 from egs_jax.media.audio_file import read_audio
 from egs_jax.model.limits import Limits
 from egs_jax.runtime.errors import InputError
+from egs_jax.speech.features import IMPORTED
 from egs_jax.speech.level import SPEECH_LOUDNESS, loudness
 from egs_jax.training import step as train
 from egs_jax.training.checkpoint import FOLDER, Checkpoints
@@ -101,5 +102,16 @@ class Avatar:
 
     @property
     def feature_kind(self) -> str:
-        """Kind of the sound features it hears (`speech.features`)."""
-        return self.dataset.meta["audio_features"]["kind"]
+        """Kind of the sound features it hears (`speech.features`).
+
+        Raises:
+          InputError: if another program made them: new sound has none.
+        """
+        heard = self.dataset.meta["audio_features"]
+        if heard["kind"] == IMPORTED:
+            raise InputError(
+                f"{self.dataset.folder}: its sound features are another program's "
+                f"({heard.get('name')}), which cannot be made of new sound here; evaluate this "
+                "avatar, or import with --audio-features whisper and train again to let it speak"
+            )
+        return heard["kind"]

@@ -184,17 +184,18 @@ class Dataset:
 
     @functools.cached_property
     def train_frames(self) -> Int[np.ndarray, " N"]:
-        """Frames to train on: the `usable` of the split but what `meta.json` has as "left_out"."""
-        return np.setdiff1d(self.frames_of("train"), self.meta.get("left_out", []))
+        """Frames to train on."""
+        return self.frames_of("train")
 
     def frames_of(self, split: str) -> Int[np.ndarray, " N"]:
-        """Return the `usable` frames of a split, in order.
+        """Return the `usable` frames of a split, in order, but what `meta.json` has as "left_out".
 
         Raises:
           InputError: if there are none.
         """
         start, stop = self.splits[split]
         frames = start + np.flatnonzero(self.usable[start:stop])
+        frames = np.setdiff1d(frames, self.meta.get("left_out", []))
         if not frames.size:
             raise InputError(
                 f"{self.folder}: no frame of {split} shows a face with nothing before the mouth; "
@@ -347,7 +348,9 @@ class Dataset:
         return feature_windows(hush[:0], hush, np.arange(count), window_frames)
 
     def _paint(self, i: int) -> UInt8[np.ndarray, "H Wd 3"]:
-        """Paint the head out of a frame."""
+        """Paint the head out of a frame, unless the dataset brought along what is behind it."""
+        if "backgrounds" in self.pictures:
+            return self._scaled(self._picture("backgrounds", i))
         frame, head, person = (self._picture(name, i) for name in PICTURES)
         plate, films = self.arrays["plate"], self.pictures.get("film_plates")
         if films is not None:

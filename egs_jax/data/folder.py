@@ -14,7 +14,7 @@ from egs_jax.data.pictures import Pictures, opening
 from egs_jax.data.stretches import stretches_of
 from egs_jax.face.mesh import NUM_LANDMARKS
 from egs_jax.runtime.errors import MAY_NOT_READ, InputError
-from egs_jax.speech.features import AUDIO_FEATURES, HOP_ROWS
+from egs_jax.speech.features import AUDIO_FEATURES, HOP_ROWS, IMPORTED
 
 FORMAT_VERSION = 2
 """Version of the format that is written and read here."""
@@ -31,11 +31,14 @@ PICTURES = ("frames", "head_masks", "person_masks")
 FILES = (
     {name: f"{name}.npy" for name in (*_ARRAYS, *_FLAGS)}
     | {name: f"{name}.zip" for name in PICTURES}
-    | {"plate": "plate.png", "film_plates": "film_plates.zip"}
+    | {name: f"{name}.zip" for name in ("backgrounds", "film_plates")}
+    | {"plate": "plate.png"}
 )
 """The file of everything that a folder has besides its description; the plate is one picture.
 
-`film_plates`, a plate for each of several films, is there only where their rooms differ."""
+`backgrounds`, what the head of each frame is drawn over, is there only where a dataset brought it
+along; otherwise the head is painted out of the frames. `film_plates`, a plate for each of several
+films, is there only where their rooms differ."""
 SPLITS = ("train", "val")
 """Names of the ranges of frames that `meta.json` gives."""
 
@@ -47,7 +50,7 @@ def open_folder(
 
     Returns:
       What `meta.json` says; the arrays by name, memory-mapped, and "plate"; the pictures by name,
-      and "film_plates" if there are any.
+      and "backgrounds" and "film_plates" if there are any.
 
     Raises:
       InputError: if the folder is not a complete dataset of this version.
@@ -77,6 +80,8 @@ def open_folder(
         arrays[name] = _open_array(folder / FILES[name]) if known else np.ones(length, bool)
     arrays["plate"] = _open_plate(folder / FILES["plate"])
     pictures = {name: Pictures(folder / FILES[name]) for name in PICTURES}
+    if (folder / FILES["backgrounds"]).exists():
+        pictures["backgrounds"] = Pictures(folder / FILES["backgrounds"])
     _check(folder, meta, arrays, pictures)
     if (folder / FILES["film_plates"]).exists():
         pictures["film_plates"] = Pictures(folder / FILES["film_plates"])
@@ -107,9 +112,12 @@ def _check(
         fps, kind = float(meta["fps"]), str(meta["audio_features"]["kind"])
         if not (fps > 0 and all(0 <= a < b <= frames for a, b in ranges)):
             raise ValueError(f"splits {ranges} of {frames} frames at {fps} fps")
-        if kind not in AUDIO_FEATURES:
+        if kind not in (*AUDIO_FEATURES, IMPORTED):
             raise ValueError(f"sound features of kind {kind!r}")
-        features = AUDIO_FEATURES[kind].feature_dim
+        is_ours = kind in AUDIO_FEATURES
+        features = (
+            AUDIO_FEATURES[kind].feature_dim if is_ours else int(meta["audio_features"]["dim"])
+        )
         stretches_of(meta, len(np.atleast_1d(arrays["audio_features"])))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
@@ -117,7 +125,9 @@ def _check(
             f"{folder}/meta.json: damaged ({reason}); preprocess the video again"
         ) from None
     for name, (dtype, shape) in _expected(frames, height, width, features, arrays).items():
-        found = pictures[name] if name in PICTURES else arrays[name]
+        if name not in pictures and name not in arrays:
+            continue  # it need not be there
+        found = pictures[name] if name in pictures else arrays[name]
         if found.dtype != dtype or found.shape != shape or not _finite(found):
             got = f"{found.dtype} {list(found.shape)}"
             raise InputError(
@@ -142,6 +152,7 @@ def _expected(
         "frames": (np.uint8, (frames, height, width, 3)),
         "head_masks": (np.bool_, (frames, height, width)),
         "person_masks": (np.uint8, (frames, height, width)),
+        "backgrounds": (np.uint8, (frames, height, width, 3)),
         "plate": (np.uint8, (height, width, 3)),
         "audio_features": (real, (*lengths["audio_features"], features)),
         "silence_features": (real, (*lengths["silence_features"], features)),

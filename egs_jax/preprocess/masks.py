@@ -128,8 +128,7 @@ class HeadMasker:
             head = head & (self._above_jaw(points, reach=1.0) | oval)
         head = _component_touching(head | oval, oval)
         self._points = points
-        margin = 2 * round(_MARGIN * self._size[1]) + 1
-        kernel = np.ones((margin, margin), np.uint8)
+        kernel = _margin_kernel(self._size[1])
         people, others = body | head, self._nobody
         apart = self._apart(people, points)
         if apart is not None:
@@ -141,7 +140,7 @@ class HeadMasker:
             probability = np.where(others, 0, probability)
         unsure = (probability > 0.1) | people | ears
         foreground = cv2.dilate(unsure.view(np.uint8), kernel) > 0
-        return FrameMasks(head, _soft(probability, people), foreground, others)
+        return FrameMasks(head, soft_edge(probability, people), foreground, others)
 
     def _apart(self, people: np.ndarray, points: np.ndarray) -> np.ndarray | None:
         """Return what hangs together neither with the face nor with what is straight below it.
@@ -205,7 +204,19 @@ class HeadMasker:
         return image > 0
 
 
-def _soft(probability: np.ndarray, person: np.ndarray) -> np.ndarray:
+def person_margin(person: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+    """Return a person with the margin within which nothing is taken for the room."""
+    return cv2.dilate(person.view(np.uint8), _margin_kernel(person.shape[1])) > 0
+
+
+def _margin_kernel(width: int) -> np.ndarray:
+    side = 2 * round(_MARGIN * width) + 1
+    return np.ones((side, side), np.uint8)
+
+
+def soft_edge(
+    probability: Float[np.ndarray, "H W"], person: Bool[np.ndarray, "H W"]
+) -> UInt8[np.ndarray, "H W"]:
     """Return the person's mask with an edge as soft as the network's; above 127 where person is."""
     edge = np.maximum(np.clip((probability - 0.2) / 0.6, 0, 1), cv2.blur(person * 1.0, (3, 3)))
     soft = np.round(255 * edge).astype(np.uint8)

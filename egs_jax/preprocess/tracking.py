@@ -36,6 +36,7 @@ _EYE_CORNERS = ((33, 133), (263, 362))  # (outer, inner): eye on the left of the
 _EFFECTIVE_FRAMES = 50.0  # landmark errors repeat from frame to frame: so many count as independent
 _SHAPE_STD = 0.05  # world units (7 mm): spread of people around the canonical mesh
 _FOCAL_STD = 0.05  # of log focal
+_SHAPE_STEPS = 4  # of Gauss and Newton where the cameras are given
 NOISE_PER_EYE_DISTANCE = 0.01  # landmark noise, in distances between the outer corners of the eyes
 _IMPLAUSIBLE = 0.25  # eye distances that a frame's landmarks may be off the average face
 _OUTLIER_RATIO = 4.0  # a frame whose error is so many times the median counts as without a face
@@ -237,6 +238,33 @@ def track_head(
     normal, mean = np.where(good[:, None, None], normal, 0.0), np.where(good[:, None], mean, 0.0)
     runs = [(0, len(valid))] if runs is None else runs
     return replace(track, viewmats=viewmats_of(ba.solve_chains(normal, mean, poses, runs)))
+
+
+def fit_mean_shape(
+    track: HeadTrack,
+    landmarks: Float[np.ndarray, "T 478 3"],
+    valid: Bool[np.ndarray, " T"],
+    canonical: Float[np.ndarray, "468 3"],
+) -> HeadTrack:
+    """Solve the mean shape of a head whose cameras are known and held.
+
+    Args:
+      track: The cameras; its shape is where the solver starts.
+      landmarks: Face landmarks, x and y in pixels of the frame.
+      valid: Whether a face was found.
+      canonical: Canonical face mesh in centimeters.
+
+    Returns:
+      The track with the person's own mean shape.
+    """
+    width, height = 2 * track.K[:2, 2]
+    seen = observe(landmarks, valid, width, height, landmark_weights(canonical))
+    prior = ba.Scene(jnp.asarray(initial_shape(canonical)), jnp.float32(np.log(track.K[0, 0])))
+    scene = prior._replace(shape=jnp.asarray(track.mean_shape, jnp.float32))
+    poses, weight = poses_of(track.viewmats), min(1.0, _EFFECTIVE_FRAMES / int(valid.sum()))
+    for _ in range(_SHAPE_STEPS):
+        scene = ba.solve_shape(poses, scene, seen, prior, _SHAPE_STD, weight)
+    return replace(track, mean_shape=np.asarray(scene.shape))
 
 
 def _track_of(shape: np.ndarray, focal: float, width: int, height: int) -> HeadTrack:

@@ -41,6 +41,8 @@ from egs_jax.speech.whisper import NUM_MELS, WIDTH, WhisperEncoder, encode, load
 from kernels.checks import require, typechecked
 
 FeatureKind = Literal["whisper", "mel"]
+IMPORTED = "imported"
+"""Kind of features that another program made: a dataset may have them, no new sound does."""
 
 ROW_SAMPLES = 320  # 20 ms
 FRAME_SAMPLES = SAMPLE_RATE // FPS  # one video frame

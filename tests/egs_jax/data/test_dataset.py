@@ -111,6 +111,9 @@ def test_frames_left_out_are_never_drawn(copy):
     dataset, config = Dataset.open(copy), config_of(silence_share=0.3)
     kept = set(range(3, TRAIN)) - {7}
     assert set(dataset.train_frames) == kept
+    (copy / "meta.json").write_text(json.dumps(meta | {"left_out": [0, FRAMES - 2]}))
+    held_out = Dataset.open(copy).frames_of("val")
+    assert held_out.tolist() == [*range(TRAIN, FRAMES - 2), FRAMES - 1]
     seen = [dataset.drawn_frames(config, step) for step in range(4, 60)]
     assert set(np.concatenate([d.frames for d in seen])) == kept
     assert set(np.concatenate([d.lips for d in seen])) <= kept
@@ -410,6 +413,28 @@ def test_every_picture_is_needed_and_checked(copy, name):
     refused(copy, f"{name}.zip", "expected finite")
     (copy / f"{name}.zip").write_bytes(b"hello")
     refused(copy, f"{name}.zip: damaged")
+
+
+def test_what_is_behind_the_head_may_be_brought_along(copy):
+    brought = np.random.default_rng(0).integers(0, 256, (FRAMES, SIZE, SIZE, 3), np.uint8)
+    write_pictures(copy, backgrounds=brought)
+    head = Dataset.open(copy, body="head")
+    assert np.array_equal(head.background(5), brought[5])
+    assert np.array_equal(head.target(5)[~head.head_mask(5)], brought[5][~head.head_mask(5)])
+    assert np.array_equal(Dataset.open(copy, body="person").background(5), head.plate)
+    write_pictures(copy, backgrounds=brought[:-1])
+    refused(copy, "backgrounds.zip", "expected finite")
+
+
+def test_features_of_another_program_have_the_size_that_they_say(copy):
+    meta = json.loads((copy / "meta.json").read_text())
+    heard = {"kind": "imported", "dim": AUDIO_DIM, "name": "hubert"}
+    (copy / "meta.json").write_text(json.dumps(meta | {"audio_features": heard}))
+    assert Dataset.open(copy).audio_dim == AUDIO_DIM
+    (copy / "meta.json").write_text(json.dumps(meta | {"audio_features": heard | {"dim": 29}}))
+    refused(copy, "audio_features.npy", "29")
+    (copy / "meta.json").write_text(json.dumps(meta | {"audio_features": {"kind": "imported"}}))
+    refused(copy, "meta.json: damaged (no 'dim')")
 
 
 def test_the_plate_is_needed_and_checked(copy):
