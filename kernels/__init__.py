@@ -2,7 +2,8 @@
 
 Each has an implementation "xla", plain JAX for any machine, and one "triton", for NVIDIA GPUs (and
 anywhere, slowly, in Triton's interpreter):
-  * `rasterize`: Gaussians to images;
+  * `rasterize`: Gaussians to images; `project`, `tile_lists` and `blend` are its stages, for colors
+    of one's own ("xla" only), and `capacity_for` finds how much room a scene needs;
   * `deform`: attention, normalized layers and heads that move every Gaussian in every frame;
     "triton" goes forward only;
   * `decode_heads` of `kernels.deform`: the last part of it, for training;
@@ -20,16 +21,28 @@ from kernels.deform import deform
 from kernels.dispatch import implementations
 from kernels.planes import sample_planes
 from kernels.precompile import compile_kernels
-from kernels.rasterize import RasterizeAux, RasterizeOutput, rasterize
+from kernels.rasterize import (
+    RasterizeAux,
+    RasterizeOutput,
+    blend,
+    capacity_for,
+    project,
+    rasterize,
+    tile_lists,
+)
 from kernels.ssim import mean_ssim
 
 __all__ = [
     "RasterizeAux",
     "RasterizeOutput",
+    "blend",
+    "capacity_for",
     "compile_kernels",
     "deform",
     "implementations",
     "mean_ssim",
+    "project",
     "rasterize",
     "sample_planes",
+    "tile_lists",
 ]

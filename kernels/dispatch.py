@@ -180,6 +180,26 @@ def _tell_of_xla(kernel: str, obstacle_here: str | None, obstacle: str | None) -
         _tell(level, f"{kernel}: plain XLA instead of Triton kernels, slower: {obstacle}")
 
 
+def has_told(kind: str) -> bool:
+    """Whether `tell_once` has told something of this kind."""
+    with _lock:
+        return kind in _told
+
+
+def tell_once(kind: str, message: str) -> None:
+    """Warn on the logger "kernels", unless it was done before in this process.
+
+    Args:
+      kind: Of what only the first case is told, whatever its numbers.
+      message: One line.
+    """
+    with _lock:
+        if kind in _told:
+            return
+        _told.add(kind)
+    LOGGER.warning(message)
+
+
 def _tell(level: int, message: str) -> None:
     with _lock:
         if message in _told:

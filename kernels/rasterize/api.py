@@ -8,72 +8,68 @@ The pipeline, each stage a module of `xla` and of `triton`: `projection` -> `bin
 joined by `rasterize`. Modules of `triton` are imported when they are used.
 """
 
-import math
 from functools import partial
+from typing import Any
 
 import jax
-import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, UInt8
 
 from kernels import dispatch
-from kernels.checks import typechecked
-from kernels.rasterize.arguments import (
-    check_colors,
-    check_static,
-    flatten_frames,
-    leading_axes,
-    pad_empty,
-)
-from kernels.rasterize.types import (
-    BlendSpec,
-    Bytes,
-    Gaussians,
-    Images,
-    RasterizeAux,
-    RasterizeOutput,
-    Settings,
-)
+from kernels.rasterize.arguments import check_static, to_frames
+from kernels.rasterize.eager import check_numbers, tell_of_images
+from kernels.rasterize.given import as_arrays, as_numbers
+from kernels.rasterize.images import output_of
+from kernels.rasterize.types import BlendSpec, RasterizeOutput, Settings
 from kernels.rasterize.xla.binning import default_capacity
 
 STATIC = (
     "width", "height", "sh_degree", "near_plane", "eps2d", "alpha_max", "alpha_min",
-    "transmittance_min", "capacity", "implementation", "deterministic", "as_bytes",
+    "transmittance_min", "capacity", "implementation", "deterministic", "as_bytes", "depth_kind",
+    "antialias",
 )  # fmt: skip
 
 
-@partial(jax.jit, static_argnames=STATIC)
-@typechecked
 def rasterize(
-    means: Float[Array, "*#lead N 3"],
-    quats: Float[Array, "*#lead N 4"],
-    scales: Float[Array, "*#lead N 3"],
-    opacities: Float[Array, "*#lead N"],
-    colors: Float[Array, "..."],
-    viewmats: Float[Array, "*#lead 4 4"],
-    Ks: Float[Array, "*#lead 3 3"],
+    means: ArrayLike,
+    quats: ArrayLike,
+    scales: ArrayLike,
+    opacities: ArrayLike,
+    colors: ArrayLike,
+    viewmats: ArrayLike,
+    Ks: ArrayLike,
     width: int,
     height: int,
     *,
     sh_degree: int | None = None,
-    backgrounds: Float[Array, "..."] | UInt8[Array, "..."] | None = None,
-    means2d_offset: Float[Array, "*#lead N 2"] | None = None,
-    alive: Bool[Array, "*#lead N"] | None = None,
-    near_plane: float | int = 0.2,
-    eps2d: float | int = 0.3,
-    alpha_max: float | int = 0.99,
-    alpha_min: float | int = 1 / 255,
-    transmittance_min: float | int = 1e-4,
+    backgrounds: ArrayLike | None = None,
+    means2d_offset: ArrayLike | None = None,
+    alive: ArrayLike | None = None,
+    near_plane: float = 0.2,
+    eps2d: float = 0.3,
+    alpha_max: float = 0.99,
+    alpha_min: float = 1 / 255,
+    transmittance_min: float = 1e-4,
     capacity: int | None = None,
     implementation: str | None = None,
     deterministic: bool = True,
     as_bytes: bool = False,
+    depth_kind: str = "accumulated",
+    antialias: bool = False,
 ) -> RasterizeOutput:
     """Rasterize 3-D Gaussians.
 
-    Leading axes broadcast: one set of Gaussians under many cameras, or one set per frame. Pixel
-    centers lie at integer + 0.5: a Gaussian on the optical axis with cx = W/2 lands on the corner
-    between the four middle pixels. Already jitted; works under `jit`, `grad`, `vmap` (which folds
-    into the frames) and `shard_map`. Shapes are static: other data never recompile.
+    Arrays are JAX's or NumPy's, or lists; integers count as floats. Leading axes broadcast: one set
+    of Gaussians under many cameras, or one set per frame. Pixel centers lie at integer + 0.5: a
+    Gaussian on the optical axis with cx = W/2 lands on the corner between the four middle pixels.
+    Already jitted; works under `jit`, `grad`, `vmap` (which folds into the frames) and `shard_map`.
+    Shapes are static: other data never recompile. "xla" has forward mode as well (`jvp`, `jacfwd`,
+    `hessian`, `jvp` of `grad`); "triton" refuses it by name.
+
+    Outside of any transformation the numbers are looked at too: scales and opacities that are
+    logarithms or logits, cameras that are no rigid transforms in OpenCV's axes, or intrinsics that
+    are not in pixels raise; pairs beyond the capacity, or all Gaussians behind the camera, are
+    warned of once on the logger `kernels`. That waits for the images: put a loop into `jit`.
 
     A Gaussian is culled, drawing nothing and with zero gradient, when it is not `alive`, nearer
     than `near_plane`, less opaque than `alpha_min`, or when any of its numbers is not finite (a
@@ -92,8 +88,8 @@ def rasterize(
       quats: Rotations (w, x, y, z), normalized here.
       scales: Standard deviations > 0 [scene units].
       opacities: In [0, 1].
-      colors: [..., N, D], any D; with `sh_degree` [..., N, K, D] spherical harmonics, K at least
-        (sh_degree + 1)^2, color = max(0, 0.5 + sum).
+      colors: [..., N, D], any D, bytes count 255 as one; with `sh_degree` [..., N, K, D] spherical
+        harmonics, K at least (sh_degree + 1)^2, color = max(0, 0.5 + sum).
       viewmats: World -> camera, rigid, OpenCV axes.
       Ks: Intrinsics [pixels].
       width: Of the image [pixels].
@@ -112,79 +108,100 @@ def rasterize(
         this (relative slack 2^-16, see `xla/blend.py`).
       capacity: Most (Gaussian, 16-px tile) instances per frame. None picks min(N T, 4 N + 64 T)
         for T tiles. What exceeds it is dropped, farthest first, and reported as `aux.overflow`.
+        Then draw once, and pass `capacity=kernels.capacity_for(out.aux)` from there on: the most
+        instances of a frame, dropped ones included, with a fifth to spare.
       implementation: "xla"; "triton"; None picks "triton" on an NVIDIA GPU where it can run, else
         "xla". Triton computes in float32.
       deterministic: False allows XLA sums in any order (off the CPU: less memory).
       as_bytes: `rgb` and `alpha` as bytes, clipped and rounded, for a screen or a file; no `depth`
         and no gradient. Spares Triton's kernels most of what they write.
+      depth_kind: "accumulated": sum of z * weight. "expected": that over alpha. "median": z of the
+        last drawn splat in front of which more than half of the light is left (2DGS,
+        arXiv:2403.17888), whose gradient goes to that splat alone. All are 0 where nothing is.
+      antialias: Scale every opacity by sqrt(det(cov - eps2d I) / det(cov)), so that a splat smaller
+        than a pixel does not grow brighter by the blur (Mip-Splatting, arXiv:2311.16493; gsplat's
+        "antialiased"). Such a splat is culled when its scaled opacity is under `alpha_min`.
 
     Returns:
       Images and `aux`.
 
     Raises:
       NotImplementedError: if the implementation asked for cannot run; the message says why.
-      ValueError: if a shape or a static number makes no sense.
+      ValueError: if an argument makes no sense: its name, what is expected, what it is, in a line.
     """
-    check_static(
-        width=width, height=height, sh_degree=sh_degree, capacity=capacity, eps2d=eps2d,
-        alpha_max=alpha_max, alpha_min=alpha_min, transmittance_min=transmittance_min,
+    numbers = as_numbers(
+        dict(
+            width=width, height=height, sh_degree=sh_degree, near_plane=near_plane, eps2d=eps2d,
+            alpha_max=alpha_max, alpha_min=alpha_min, transmittance_min=transmittance_min,
+            capacity=capacity, deterministic=deterministic, as_bytes=as_bytes, antialias=antialias,
+            implementation=implementation, depth_kind=depth_kind,
+        )
     )  # fmt: skip
-    n_gaussians, n_channels = means.shape[-2], colors.shape[-1]
-    check_colors(colors, n_gaussians, sh_degree)
-    per_pixel = backgrounds is not None and backgrounds.shape[-3:] == (height, width, n_channels)
-    arrays = dict(
+    checked = numbers.keys() - {"implementation", "deterministic", "antialias"}
+    check_static(**{name: numbers[name] for name in checked})
+    arrays = as_arrays(
+        dict(
+            means=means, quats=quats, scales=scales, opacities=opacities, colors=colors,
+            viewmats=viewmats, Ks=Ks, backgrounds=backgrounds, means2d_offset=means2d_offset,
+            alive=alive,
+        ),
+        numbers["sh_degree"],
+    )  # fmt: skip
+    check_numbers(arrays, numbers["width"])
+    out = _rasterize(**arrays, **numbers)
+    if numbers["capacity"] is None:
+        size = numbers["width"], numbers["height"]
+        numbers["capacity"] = default_capacity(arrays["means"].shape[-2], *size)
+    tell_of_images(out, arrays, numbers["near_plane"], numbers["capacity"])
+    return out
+
+
+@partial(jax.jit, static_argnames=STATIC)
+def _rasterize(
+    means: Float[Array, "*#lead N 3"],
+    quats: Float[Array, "*#lead N 4"],
+    scales: Float[Array, "*#lead N 3"],
+    opacities: Float[Array, "*#lead N"],
+    colors: Float[Array, "..."],
+    viewmats: Float[Array, "*#lead 4 4"],
+    Ks: Float[Array, "*#lead 3 3"],
+    backgrounds: Float[Array, "..."] | UInt8[Array, "..."] | None,
+    means2d_offset: Float[Array, "*#lead N 2"] | None,
+    alive: Bool[Array, "*#lead N"] | None,
+    *,
+    width: int,
+    height: int,
+    sh_degree: int | None,
+    near_plane: float,
+    eps2d: float,
+    alpha_max: float,
+    alpha_min: float,
+    transmittance_min: float,
+    capacity: int | None,
+    implementation: str | None,
+    deterministic: bool,
+    as_bytes: bool,
+    depth_kind: str,
+    antialias: bool,
+) -> RasterizeOutput:
+    """Draw what `rasterize` was given, made arrays and checked."""
+    arrays: dict[str, Any] = dict(
         means=means, quats=quats, scales=scales, opacities=opacities, colors=colors,
         means2d_offset=means2d_offset, alive=alive, viewmats=viewmats, Ks=Ks,
         backgrounds=backgrounds,
     )  # fmt: skip
-    trailing = dict(
-        means=2, quats=2, scales=2, opacities=1, colors=2 if sh_degree is None else 3,
-        means2d_offset=2, alive=1, viewmats=2, Ks=2, backgrounds=3 if per_pixel else 1,
-    )  # fmt: skip
-    lead = leading_axes(trailing, arrays)
-    dtype = jnp.promote_types(jnp.result_type(means, scales, colors, viewmats), jnp.float32)
-    if means2d_offset is None:
-        arrays["means2d_offset"] = jnp.zeros((n_gaussians, 2), dtype)
-    frames = {
-        name: flatten_frames(arrays[name].astype(dtype), lead, trailing[name])
-        for name in ("viewmats", "Ks", *Gaussians._fields)
-    }
-    viewmats, Ks = (
-        jnp.broadcast_to(frames[name], (math.prod(lead), size, size))
-        for name, size in (("viewmats", 4), ("Ks", 3))
-    )
-    alive = jnp.ones(n_gaussians, bool) if alive is None else alive
-    gaussians = Gaussians(*(frames[name] for name in Gaussians._fields))
-    gaussians, alive = pad_empty(gaussians, flatten_frames(alive, lead, 1))
+    frames, dtype = to_frames(arrays, width, height, sh_degree)
     if capacity is None:
-        capacity = default_capacity(n_gaussians, width, height)
-    if backgrounds is not None:
-        kind = jnp.uint8 if backgrounds.dtype == jnp.uint8 else dtype
-        backgrounds = flatten_frames(backgrounds.astype(kind), lead, trailing["backgrounds"])
-    spec = BlendSpec(width, height, alpha_max, alpha_min, transmittance_min, deterministic)
-    settings = Settings(spec, near_plane, eps2d, sh_degree, capacity)
+        capacity = default_capacity(frames.n_gaussians, width, height)
+    spec = BlendSpec(
+        width, height, alpha_max, alpha_min, transmittance_min, deterministic,
+        depth_kind == "median",
+    )  # fmt: skip
+    settings = Settings(spec, near_plane, eps2d, sh_degree, capacity, antialias)
     if dispatch.uses_triton("rasterize", implementation, None):
         from kernels.rasterize.triton import rasterize as path
     else:
         from kernels.rasterize.xla import rasterize as path
     render = path.render_bytes if as_bytes else path.render
-    images = render(settings, gaussians, alive, viewmats, Ks, backgrounds)
-    return _unfolded(images, lead, n_gaussians, capacity, dtype)
-
-
-def _unfolded(
-    images: Images | Bytes, lead: tuple[int, ...], n_gaussians: int, capacity: int, dtype: jnp.dtype
-) -> RasterizeOutput:
-    """Give the images the leading axes of the arguments, and count what was dropped."""
-    unfold = lambda value: value.reshape(*lead, *value.shape[1:])
-    aux = RasterizeAux(
-        n_instances=unfold(images.n_instances),
-        overflow=unfold(jnp.maximum(images.n_instances - capacity, 0)),
-        radii=unfold(images.radii[:, :n_gaussians]),
-    )
-    if isinstance(images, Bytes):
-        return RasterizeOutput(unfold(images.rgb), unfold(images.alpha), None, aux)
-    rgb, depth, left = (
-        unfold(value).astype(dtype) for value in (images.rgb, images.depth, images.left)
-    )
-    return RasterizeOutput(rgb, 1.0 - left, depth, aux)
+    images = render(settings, *frames[:5])
+    return output_of(images, depth_kind, frames.lead, frames.n_gaussians, capacity, dtype)

@@ -29,28 +29,46 @@ def fold_frames(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
 
     @folded.def_vmap
     def rule(axis_size: int, in_batched: PyTree, *arrays: PyTree) -> tuple[PyTree, PyTree]:
-        batched = tuple(in_batched)
-        own = jax.tree.map(lambda v, b: v.shape[1 if b else 0], arrays, batched)
-        n_frames = max(jax.tree.leaves(own))
-
-        def fold(value: Array, is_batched: bool) -> Array:
-            if not is_batched:
-                value = value[None]
-            tail = value.shape[2:]
-            return jnp.broadcast_to(value, (axis_size, n_frames, *tail)).reshape(-1, *tail)
-
-        def unfold(value: Array, single: ShapeDtypeStruct) -> Array:
-            value = value.reshape(axis_size, n_frames, *value.shape[1:])
-            if single.shape[0] < n_frames:
-                value = jnp.sum(value, axis=1, keepdims=True)
-            return value
-
-        def one(value: Array, is_batched: bool) -> ShapeDtypeStruct:
-            return ShapeDtypeStruct(value.shape[is_batched:], value.dtype)
-
-        single = jax.eval_shape(function, *jax.tree.map(one, arrays, batched))
-        outputs = folded(*jax.tree.map(fold, arrays, batched))
-        outputs = jax.tree.map(unfold, outputs, single)
+        outputs = fold_call(function, folded, axis_size, tuple(in_batched), arrays)
         return outputs, jax.tree.map(lambda _: True, outputs)
 
     return folded
+
+
+def fold_call(
+    function: Callable[..., PyTree], folded: Callable[..., PyTree], axis_size: int, batched: PyTree,
+    arrays: PyTree,
+) -> PyTree:  # fmt: skip
+    """Call with the mapped axis folded into the frames, and unfold the results.
+
+    Args:
+      function: As for `fold_frames`.
+      folded: The same, as it is to be called with more frames.
+      axis_size: Of the mapped axis.
+      batched: Which arrays have it, as their axis 0.
+      arrays: All arrays.
+
+    Returns:
+      The results, all with the mapped axis.
+    """
+    own = jax.tree.map(lambda v, b: v.shape[1 if b else 0], arrays, batched)
+    n_frames = max(jax.tree.leaves(own))
+
+    def fold(value: Array, is_batched: bool) -> Array:
+        if not is_batched:
+            value = value[None]
+        tail = value.shape[2:]
+        return jnp.broadcast_to(value, (axis_size, n_frames, *tail)).reshape(-1, *tail)
+
+    def unfold(value: Array, single: ShapeDtypeStruct) -> Array:
+        value = value.reshape(axis_size, n_frames, *value.shape[1:])
+        if single.shape[0] < n_frames:
+            value = jnp.sum(value, axis=1, keepdims=True)
+        return value
+
+    def one(value: Array, is_batched: bool) -> ShapeDtypeStruct:
+        return ShapeDtypeStruct(value.shape[is_batched:], value.dtype)
+
+    single = jax.eval_shape(function, *jax.tree.map(one, arrays, batched))
+    outputs = folded(*jax.tree.map(fold, arrays, batched))
+    return jax.tree.map(unfold, outputs, single)

@@ -27,6 +27,8 @@ def rasterize_reference(
     alpha_max: float = 0.99,
     alpha_min: float = 1 / 255,
     transmittance_min: float = 1e-4,
+    depth_kind: str = "accumulated",
+    antialias: bool = False,
     pairs: Bool[Array, "N H Wd"] | None = None,
 ) -> tuple[Float[Array, "H Wd D"], Float[Array, "H Wd"], Float[Array, "H Wd"], Bool[Array, "H Wd"]]:
     """Draw one frame.
@@ -42,18 +44,20 @@ def rasterize_reference(
       alpha_max: See there.
       alpha_min: See there.
       transmittance_min: See there.
+      depth_kind: See there.
+      antialias: See there.
       pairs: (Gaussian, pixel) pairs that may be drawn; all if None.
 
     Returns:
       rgb, alpha and depth; and where no pair is so close to a threshold that float32 may decide
       otherwise.
     """
-    means2d, inverse, z, colors, visible = _splats(
-        arrays, width, height, sh_degree, near_plane, eps2d, alpha_min
+    means2d, inverse, z, opacities, colors, visible = _splats(
+        arrays, width, height, sh_degree, near_plane, eps2d, alpha_min, antialias
     )
     order = jnp.argsort(jnp.where(visible, z, jnp.inf), stable=True)
     means2d, inverse, z, colors = means2d[order], inverse[order], z[order], colors[order]
-    visible, opacities = visible[order], arrays["opacities"][order]
+    visible, opacities = visible[order], opacities[order]
     x, y = jnp.meshgrid(jnp.arange(width) + 0.5, jnp.arange(height) + 0.5)
     d = jnp.stack([x, y], -1)[None] - means2d[:, None, None, :]  # [N, H, W, 2]
     power = 0.5 * jnp.einsum("nhwi,nij,nhwj->nhw", d, inverse, d)
@@ -70,7 +74,15 @@ def rasterize_reference(
     close = allowed & (jnp.abs(jnp.log(raw / alpha_min)) < TIGHT)
     close |= allowed & (jnp.abs(jnp.log(raw / alpha_max)) < TIGHT)
     close |= (jnp.abs(jnp.log(after / transmittance_min)) < TIGHT) & (alpha > 0)
-    return rgb, 1 - left, jnp.einsum("nhw,n->hw", weights, z), ~jnp.any(close, axis=0)
+    depth = jnp.einsum("nhw,n->hw", weights, z)
+    if depth_kind == "expected":
+        depth = depth / jnp.where(left < 1, 1 - left, 1.0)
+    if depth_kind == "median":
+        some = weights > 0
+        last = len(z) - 1 - jnp.argmax((some & (before > 0.5))[::-1], axis=0)
+        depth = jnp.where(jnp.any(some, axis=0), z[last], 0.0)
+        close |= (jnp.abs(jnp.log(before / 0.5)) < TIGHT) & some
+    return rgb, 1 - left, depth, ~jnp.any(close, axis=0)
 
 
 def sh_basis(degree: int, d: Float[Array, "N 3"]) -> Float[Array, "N K"]:
@@ -105,12 +117,12 @@ def _rotation(q: Float[Array, "4"]) -> Float[Array, "3 3"]:
     return jnp.eye(3) + 2 * w * skew + 2 * skew @ skew
 
 
-@partial(jax.jit, static_argnames=("width", "height", "sh_degree"))
+@partial(jax.jit, static_argnames=("width", "height", "sh_degree", "antialias"))
 def _splats(
     a: dict[str, Array], width: int, height: int, sh_degree: int | None, near_plane: float,
-    eps2d: float, alpha_min: float,
+    eps2d: float, alpha_min: float, antialias: bool = False,
 ) -> tuple[Array, ...]:  # fmt: skip
-    """Centers, inverse covariances, depths, colors and a mask of what can draw."""
+    """Centers, inverse covariances, depths, opacities, colors and a mask of what can draw."""
     R, t = a["viewmats"][:3, :3], a["viewmats"][:3, 3]
     K = a["Ks"]
     p = a["means"] @ R.T + t
@@ -131,7 +143,13 @@ def _splats(
     )
     M = jax.vmap(_rotation)(a["quats"]) * a["scales"][:, None, :]
     cov3d = M @ jnp.swapaxes(M, 1, 2)
-    cov = J @ R @ cov3d @ R.T @ jnp.swapaxes(J, 1, 2) + eps2d * jnp.eye(2)
+    sharp = J @ R @ cov3d @ R.T @ jnp.swapaxes(J, 1, 2)
+    cov = sharp + eps2d * jnp.eye(2)
+    opacities = a["opacities"]
+    if antialias:
+        ratio = jnp.linalg.det(sharp) / jnp.linalg.det(cov)
+        some = ratio > 0
+        opacities = opacities * jnp.where(some, jnp.sqrt(jnp.where(some, ratio, 1.0)), 0.0)
     colors = a["colors"]
     if sh_degree is not None:
         direction = a["means"] + R.T @ t
@@ -139,8 +157,8 @@ def _splats(
         basis = sh_basis(sh_degree, direction)
         colors = jnp.einsum("nk,nkd->nd", basis, colors[:, : basis.shape[1]])
         colors = jnp.where(colors > -0.5, colors + 0.5, 0.0)
-    visible = (z >= near_plane) & (a["opacities"] >= alpha_min)
-    return means2d, jnp.linalg.inv(cov), z, colors, visible
+    visible = (z >= near_plane) & (opacities >= alpha_min)
+    return means2d, jnp.linalg.inv(cov), z, opacities, colors, visible
 
 
 def tile_pairs_reference(
@@ -151,6 +169,7 @@ def tile_pairs_reference(
     near_plane: float = 0.2,
     eps2d: float = 0.3,
     alpha_min: float = 1 / 255,
+    antialias: bool = False,
 ) -> tuple[Bool[np.ndarray, "N rows columns"], Float[np.ndarray, " N"]]:
     """Find the tiles that each Gaussian touches, and the Gaussians' depths.
 
@@ -158,10 +177,10 @@ def tile_pairs_reference(
     centers. The least power over the rectangle is found on its border, or is zero inside: a search
     over the edges, unlike the intervals of the implementations.
     """
-    means2d, inverse, z, _, visible = map(
-        np.asarray, _splats(arrays, width, height, None, near_plane, eps2d, alpha_min)
+    means2d, inverse, z, opacities, _, visible = map(
+        np.asarray, _splats(arrays, width, height, None, near_plane, eps2d, alpha_min, antialias)
     )
-    level = np.log(np.maximum(np.asarray(arrays["opacities"]), 1e-300) / alpha_min)
+    level = np.log(np.maximum(opacities, 1e-300) / alpha_min)
     rows, columns = -(-height // 16), -(-width // 16)
     pairs = np.zeros((len(z), rows, columns), bool)
     for n in np.flatnonzero(visible):

@@ -31,6 +31,7 @@ class Camera(NamedTuple):
     height: int
     near_plane: float
     eps2d: float
+    antialias: bool = False
 
 
 class BlendSpec(NamedTuple):
@@ -42,6 +43,7 @@ class BlendSpec(NamedTuple):
     alpha_min: float
     transmittance_min: float
     deterministic: bool
+    median: bool = False  # the depth is one splat's, not a sum
 
 
 class Settings(NamedTuple):
@@ -52,18 +54,21 @@ class Settings(NamedTuple):
     eps2d: float
     sh_degree: int | None
     capacity: int
+    antialias: bool = False
 
     def camera(self, viewmats: Float[Array, "B 4 4"], Ks: Float[Array, "B 3 3"]) -> Camera:
         """The cameras of a batch of frames."""
         spec = self.spec
-        return Camera(viewmats, Ks, spec.width, spec.height, self.near_plane, self.eps2d)
+        return Camera(
+            viewmats, Ks, spec.width, spec.height, self.near_plane, self.eps2d, self.antialias
+        )
 
 
 class Images(NamedTuple):
     """Images of a batch of frames; no gradient flows through the last two."""
 
     rgb: Float[Array, "B H Wd D"]  # background included
-    depth: Float[Array, "B H Wd"]  # sum of camera z * weight
+    depth: Float[Array, "B H Wd"]  # sum of camera z * weight, or the median splat's z
     left: Float[Array, "B H Wd"]  # light that is left: 1 - alpha
     n_instances: Int[Array, " B"]  # (Gaussian, 16-px tile) pairs wanted
     radii: Int[Array, "B N"]  # see `RasterizeAux`
@@ -91,5 +96,5 @@ class RasterizeOutput(NamedTuple):
 
     rgb: Float[Array, "*lead H Wd D"] | UInt8[Array, "*lead H Wd D"]  # with the background
     alpha: Float[Array, "*lead H Wd"] | UInt8[Array, "*lead H Wd"]  # 1 - transmittance
-    depth: Float[Array, "*lead H Wd"] | None  # sum of camera z * weight [scene units]
+    depth: Float[Array, "*lead H Wd"] | None  # by `depth_kind`, of camera z [scene units]
     aux: RasterizeAux

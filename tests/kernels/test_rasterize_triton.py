@@ -95,6 +95,36 @@ def test_frames_of_different_scenes_equal_the_xla_implementation(names, size):
     assert not np.any(aux.radii[-1][~cases[-1]["alive"]]) and np.any(aux.radii[-1])
 
 
+@needs_triton
+@pytest.mark.parametrize("depth_kind", ["median", pytest.param("expected", marks=pytest.mark.slow)])
+def test_depth_kinds_of_antialiased_splats(depth_kind):
+    """Two frames that share no array: culled by their scaled opacity, NaN, groups of entries."""
+    case = stack([random_case(13, 17, 9, seed=seed, size=0.12) for seed in (3, 4)])
+    case["scales"][0, :3] *= 0.01
+    case["means"][1, 3] = np.nan
+    aux = assert_equal_implementations(case, depth_kind=depth_kind, antialias=True)
+    assert not np.any(aux.radii[0, :3]) and np.any(aux.radii[0, 3:])
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["opaque", "degenerate", "off_center"])
+def test_median_of_antialiased_splats_with_stops_and_discs(name):
+    assert_equal_implementations(make_case(name), depth_kind="median", antialias=True)
+
+
+@needs_triton
+def test_forward_mode_is_refused_by_name():
+    case = random_case(3, 8, 8, seed=1, size=0.3)
+    viewmat = jnp.asarray(case.pop("viewmats"))
+    draw = lambda v: jnp.sum(rasterize(**case, viewmats=v, implementation="triton").rgb)
+    along = lambda v: jax.jvp(draw, (v,), (v,))[1]
+    twice = jax.grad(lambda v: jnp.sum(jax.grad(draw)(v)))
+    for derivative in (along, jit(along), jax.jacfwd(draw), jax.hessian(draw), twice):
+        with pytest.raises(NotImplementedError, match="'triton' has no forward mode.*'xla'"):
+            derivative(viewmat)
+
+
 @pytest.mark.slow
 @needs_triton
 def test_no_gaussians():

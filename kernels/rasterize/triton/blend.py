@@ -58,8 +58,9 @@ def blend_forward(
       as_bytes: What is shown, and nothing for a way back.
 
     Returns:
-      Colors with the background, summed depth, what light is left, and the number of list entries
-      before the stop, per pixel. As bytes: colors and opacity.
+      Colors with the background, depth (summed, or with `spec.median` that of one splat), what
+      light is left, and the number of list entries before the stop, per pixel (with `spec.median`
+      [B, H, W, 2]: and the entry whose depth it is, -1 if none). As bytes: colors and opacity.
 
     Raises:
       ValueError: if there are more colors than one launch takes, or an image has more numbers than
@@ -68,12 +69,13 @@ def blend_forward(
     constants = _constants(spec, splats, background, lists, n_colors)
     image = (splats.shape[0], spec.height, spec.width)
     kind, unused = (jnp.uint8, (1,)) if as_bytes else (jnp.float32, image)
+    entries = (*image, 2) if spec.median and not as_bytes else unused
     rgb, depth, left, stops = launch.triton_call(
         blend_kernels.forward_kernel, _turns(spec), splats,
         splats if background is None else background, lists.bounds, lists.lengths, lists.ids,
         outputs=(
             ShapeDtypeStruct((*image, n_colors), kind), ShapeDtypeStruct(unused, jnp.float32),
-            ShapeDtypeStruct(image, kind), ShapeDtypeStruct(unused, jnp.int32),
+            ShapeDtypeStruct(image, kind), ShapeDtypeStruct(entries, jnp.int32),
         ),
         grid=lists.lengths.size, STOP=max(spec.transmittance_min * STOP_SLACK, LEAST_LIGHT),
         BYTES=int(as_bytes), **constants,
@@ -87,7 +89,7 @@ def blend_backward(
     background: Background,
     lists: QuarterLists,
     left: Float[Array, "B H Wd"],
-    stops: Int[Array, "B H Wd"],
+    stops: Int[Array, "B H Wd *two"],
     grad_rgb: Float[Array, "B H Wd D"],
     grad_depth: Float[Array, "B H Wd"] | None,
     grad_left: Float[Array, "B H Wd"] | None,
@@ -101,7 +103,7 @@ def blend_backward(
       background: Likewise. Its own cotangent is `left` times `grad_rgb`.
       lists: Likewise.
       left: Light that is left.
-      stops: List entries before the stop.
+      stops: List entries before the stop, as `blend_forward` gives them.
       grad_rgb: Cotangent of the colors, float32.
       grad_depth: Of the summed depth; if None, rows have no column for the depth.
       grad_left: Of the light that is left; zero if None.
@@ -171,5 +173,5 @@ def _constants(
         COLORS=n_colors, STRIDE=stride,
         BACKGROUND=forms[None if background is None else background.ndim],
         LOG_MIN=float(np.log2(spec.alpha_min)), ALPHA_MAX=float(spec.alpha_max),
-        ASM=not launch.is_interpreting(),
+        MEDIAN=int(spec.median), ASM=not launch.is_interpreting(),
     )  # fmt: skip

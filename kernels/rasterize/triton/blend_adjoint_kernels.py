@@ -44,16 +44,21 @@ def _load_cotangents(
 
 
 @triton.jit
-def _store_row(row, lane, place, along, across, g, w, grads, F: tl.constexpr, ASM: tl.constexpr):
-    """Add up a gradient row over the pixels and store it."""
+def _store_row(
+    row, lane, place, along, across, g, w, grads, chosen, F: tl.constexpr, SUMMED: tl.constexpr,
+    ASM: tl.constexpr,
+):  # fmt: skip
+    """Add up a gradient row over the pixels and store it; `chosen` is the weight of the rest."""
     g_across = (g[0] * across[0], g[1] * across[1])
     values = (
         g[0] + g[1],
         g_across[0] + g_across[1],
         g_across[0] * across[0] + g_across[1] * across[1],
     )
-    for f in tl.static_range(F):
+    for f in tl.static_range(SUMMED):
         values = values + (w[0] * grads[0][f] + w[1] * grads[1][f],)
+    for f in tl.static_range(SUMMED, F):
+        values = values + (chosen[0] * grads[0][f] + chosen[1] * grads[1][f],)
     if ASM:
         ptx.store_row(row, lane, place, along, values, F)
     else:
@@ -83,6 +88,15 @@ def _step_back(
 
 
 @triton.jit
+def _are_chosen(middle, entry):
+    """Where the depth of a pixel is this entry's: one, else zero."""
+    chosen = ()
+    for h in tl.static_range(len(middle)):
+        chosen = chosen + (tl.where(middle[h] == entry, 1.0, 0.0),)
+    return chosen
+
+
+@triton.jit
 def _clear_rows(gradients, rows, first, n, ROW: tl.constexpr):
     """Zero the rows of entries behind the last stop: no gradient, but they will be added up."""
     zeros = tl.zeros([LANES], tl.float32)
@@ -103,12 +117,14 @@ def backward_kernel(
     COLUMNS: tl.constexpr, TILES: tl.constexpr, CAPACITY: tl.constexpr, COLORS: tl.constexpr,
     STRIDE: tl.constexpr, BACKGROUND: tl.constexpr, LOG_MIN: tl.constexpr, ALPHA_MAX: tl.constexpr,
     LOG_MAX: tl.constexpr, DEPTH_GRADIENT: tl.constexpr, LEFT_GRADIENT: tl.constexpr,
-    ASM: tl.constexpr,
+    MEDIAN: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Walk one quarter's list from its last drawn entry to the front: one gradient row per entry.
 
     With S_k the mean of <feature, gradient> that shines from behind entry k, per unit of light:
     dL/dlog a_k = a_k T_k (<f_k, g> - S_k), and S_{k-1} = S_k + a_k (<f_k, g> - S_k).
+
+    With MEDIAN a pixel's depth is that of one entry, to which its cotangent goes alone.
 
     Args (pointers):
       turns, splats, background, bounds, lengths, ids, left, stops: as above.
@@ -121,17 +137,20 @@ def backward_kernel(
     )
     splats += frame.to(tl.int64) * ((N + 1) * STRIDE)
     F: tl.constexpr = COLORS + DEPTH_GRADIENT
+    SUMMED: tl.constexpr = F - DEPTH_GRADIENT * MEDIAN
     ROW: tl.constexpr = SHAPE + F
     gradients += frame.to(tl.int64) * ((4 * CAPACITY + 1) * ROW)
     rows += start
     pixel_x = column.to(tl.float32) + 0.5
     pixel_y = row.to(tl.float32) + 0.5
-    light, stop, grads, behind = (), (), (), ()
+    light, stop, grads, behind, middle = (), (), (), (), ()
     for h in tl.static_range(2):
         on_image = (column < WIDTH) & (row + GROUP * h < HEIGHT)
         pixel = (frame * HEIGHT + row + GROUP * h) * WIDTH + column
         light = light + (tl.load(left + pixel, mask=on_image, other=1.0),)
-        stop = stop + (tl.load(stops + pixel, mask=on_image, other=0),)
+        stop = stop + (tl.load(stops + (1 + MEDIAN) * pixel, mask=on_image, other=0),)
+        if SUMMED < F:
+            middle = middle + (tl.load(stops + 2 * pixel + 1, mask=on_image, other=-1),)
         features, light_grad = _load_cotangents(
             background, grad_rgb, grad_depth, grad_left, frame, pixel, on_image, COLORS,
             BACKGROUND, DEPTH_GRADIENT, LEFT_GRADIENT,
@@ -165,14 +184,17 @@ def backward_kernel(
                 for h in tl.static_range(2):
                     seen = (log_alpha[h] >= LOG_MIN) & (k + u < stop[h])
                     step = _step_back(
-                        this, log_alpha[h], seen, light[h], behind[h], grads[h], F, ALPHA_MAX,
+                        this, log_alpha[h], seen, light[h], behind[h], grads[h], SUMMED, ALPHA_MAX,
                         LOG_MAX, ASM,
                     )  # fmt: skip
                     g, w = g + (step[0],), w + (step[1],)
                     new_light, new_behind = new_light + (step[2],), new_behind + (step[3],)
                 light, behind = new_light, new_behind
                 target = gradients + targets[u].to(tl.int64) * ROW
-                _store_row(target, lane, place, along, across, g, w, grads, F, ASM)
+                _store_row(
+                    target, lane, place, along, across, g, w, grads, _are_chosen(middle, k + u),
+                    F, SUMMED, ASM,
+                )  # fmt: skip
             k -= GROUP
     _clear_rows(gradients, rows, last, n, ROW)
 

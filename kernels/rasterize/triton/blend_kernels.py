@@ -107,6 +107,18 @@ def _add_features(total, weights, group, FEATURES: tl.constexpr):
 
 
 @triton.jit
+def _find_middle(found, weights, group, light, k, PLACE: tl.constexpr):
+    """Number PLACE and list entry of the last splat that more than half of the light reaches."""
+    number, entry = found
+    for u in tl.static_range(GROUP):
+        here = (weights[u] > 0.0) & (light > 0.5)
+        number = tl.where(here, group[u][PLACE], number)
+        entry = tl.where(here, k + u, entry)
+        light -= weights[u]
+    return number, entry
+
+
+@triton.jit
 def _any(condition):
     return tl.max(condition.to(tl.int32), axis=0) > 0
 
@@ -155,8 +167,8 @@ def _byte(value):
 
 @triton.jit
 def _store_pixel(
-    background, rgb, depth, left, stops, total, light, stop, frame, pixel, on_image,
-    COLORS: tl.constexpr, BACKGROUND: tl.constexpr, BYTES: tl.constexpr,
+    background, rgb, depth, left, stops, total, light, stop, middle, frame, pixel, on_image,
+    COLORS: tl.constexpr, BACKGROUND: tl.constexpr, BYTES: tl.constexpr, MEDIAN: tl.constexpr,
 ):  # fmt: skip
     """Store a pixel's results; its colors over the background that shines through."""
     for f in tl.static_range(COLORS):
@@ -172,9 +184,11 @@ def _store_pixel(
     if BYTES:
         tl.store(left + pixel, _byte(1.0 - light), mask=on_image)
     else:
-        tl.store(depth + pixel, total[COLORS], mask=on_image)
+        tl.store(depth + pixel, middle[0] if MEDIAN else total[COLORS], mask=on_image)
         tl.store(left + pixel, light, mask=on_image)
-        tl.store(stops + pixel, stop, mask=on_image)
+        tl.store(stops + (1 + MEDIAN) * pixel, stop, mask=on_image)
+        if MEDIAN:
+            tl.store(stops + 2 * pixel + 1, middle[1], mask=on_image)
 
 
 @triton.jit
@@ -183,7 +197,7 @@ def forward_kernel(
     FRAMES: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr, HEIGHT: tl.constexpr,
     COLUMNS: tl.constexpr, TILES: tl.constexpr, CAPACITY: tl.constexpr, COLORS: tl.constexpr,
     STRIDE: tl.constexpr, BACKGROUND: tl.constexpr, LOG_MIN: tl.constexpr, ALPHA_MAX: tl.constexpr,
-    STOP: tl.constexpr, BYTES: tl.constexpr, ASM: tl.constexpr,
+    STOP: tl.constexpr, BYTES: tl.constexpr, MEDIAN: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Composite one quarter, front to back.
 
@@ -196,10 +210,10 @@ def forward_kernel(
       background: [B, H, W, D] if BACKGROUND is 2, [B, D] if 1, not read if 0; float32, or bytes.
       bounds, lengths, ids: of `QuarterLists`.
       rgb: [B, H, W, D] out, float32 or, with BYTES, bytes.
-      depth: [B, H, W] out, but not with BYTES.
+      depth: [B, H, W] out, but not with BYTES: summed, or with MEDIAN that of one splat.
       left: [B, H, W] out: the transmittance; with BYTES the opacity, in bytes.
       stops: [B, H, W] int32 out, but not with BYTES: list entries before the stop; all of them if
-        there is none.
+        there is none. With MEDIAN [B, H, W, 2]: and the entry whose depth it is, -1 if none.
     """
     frame, start, n, _, column, row = place_program(
         turns, bounds, lengths, FRAMES, TILES, COLUMNS, CAPACITY, ASM
@@ -214,9 +228,14 @@ def forward_kernel(
         on_image = (column < WIDTH) & (row + GROUP * h < HEIGHT)
         cap = cap + (tl.where(on_image, ALPHA_MAX, 0.0),)
         stop = stop + (tl.zeros([LANES], tl.int32) + n,)
+    FEATURES: tl.constexpr = COLORS + 1 - MEDIAN  # that are summed
     total = ()
-    for _ in tl.static_range(2 * (COLORS + 1)):
+    for _ in tl.static_range(2 * FEATURES):
         total = total + (tl.zeros([LANES], tl.float32),)
+    middle0, middle1 = (), ()
+    if MEDIAN:
+        middle0 = (tl.zeros([LANES], tl.float32), tl.zeros([LANES], tl.int32) - 1)
+        middle1 = (tl.zeros([LANES], tl.float32), tl.zeros([LANES], tl.int32) - 1)
 
     k = 0
     n_left = n  # none once every pixel has stopped
@@ -235,8 +254,11 @@ def forward_kernel(
             w0, after0, cap0, stop0 = _stop(alphas[0], light[0], cap0, stop0, k, STOP, ALPHA_MAX)
             w1, after1, cap1, stop1 = _stop(alphas[1], light[1], cap1, stop1, k, STOP, ALPHA_MAX)
             n_left = tl.where(_any(tl.maximum(cap0, cap1) > 0.0), n_left, 0)
+        if MEDIAN:
+            middle0 = _find_middle(middle0, w0, group, light[0], k, SHAPE + COLORS)
+            middle1 = _find_middle(middle1, w1, group, light[1], k, SHAPE + COLORS)
         light, cap, stop = (after0, after1), (cap0, cap1), (stop0, stop1)
-        total = _add_features(total, (w0, w1), group, COLORS + 1)
+        total = _add_features(total, (w0, w1), group, FEATURES)
         k += GROUP
 
     # Computed again, so that they take no registers in the loop.
@@ -246,6 +268,6 @@ def forward_kernel(
         on_image = (column < WIDTH) & (row + GROUP * h < HEIGHT)
         pixel = (frame * HEIGHT + row + GROUP * h) * WIDTH + column
         _store_pixel(
-            background, rgb, depth, left, stops, total[h::2], light[h], stop[h], frame, pixel,
-            on_image, COLORS, BACKGROUND, BYTES,
+            background, rgb, depth, left, stops, total[h::2], light[h], stop[h],
+            middle1 if h else middle0, frame, pixel, on_image, COLORS, BACKGROUND, BYTES, MEDIAN,
         )  # fmt: skip

@@ -169,7 +169,7 @@ def _arguments(
         DEGREE=-1 if sh_degree is None else sh_degree, USED=n_basis * n_channels,
         LENGTH=int(np.prod(colors.shape[2:])), WIDTH=camera.width, HEIGHT=camera.height,
         NEAR=float(camera.near_plane), EPS=float(camera.eps2d), ALPHA_MIN=float(alpha_min),
-        BLOCK=BLOCK, ASM=not launch.is_interpreting(),
+        ANTIALIAS=int(camera.antialias), BLOCK=BLOCK, ASM=not launch.is_interpreting(),
     )  # fmt: skip
     return (*gaussians, alive, camera.viewmats, camera.Ks), constants | flags
 

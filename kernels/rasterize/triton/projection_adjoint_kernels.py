@@ -14,6 +14,7 @@ from kernels.rasterize.triton.projection_parts import (
     SHAPE,
     add,
     axes_of,
+    compensated,
     cross,
     direction_to,
     dot,
@@ -72,10 +73,17 @@ def _splat_adjoint(sums, covariance):
 
 
 @triton.jit
-def _rows_adjoint(projected, grad_a, grad_b, grad_det, EPS: tl.constexpr):
-    """Gradients of u and v from those of a, b and det."""
+def _rows_adjoint(
+    projected, g, grad_a, grad_b, grad_det, EPS: tl.constexpr, ANTIALIAS: tl.constexpr
+):
+    """Gradients of u and v from those of a, b and det; and of ln opacity, if they scale it."""
     u, v, n = projected[4], projected[5], projected[6]
-    grad_n = times(2.0 * grad_det, n)
+    if ANTIALIAS:  # by sqrt(n.n / det)
+        grad_area = 0.5 * g / dot(n, n)
+        grad_det -= 0.5 * g / projected[7][3]
+        grad_n = times(2.0 * (grad_det + grad_area), n)
+    else:
+        grad_n = times(2.0 * grad_det, n)
     grad_xx = 2.0 * (grad_a + EPS * grad_det)
     grad_yy = 2.0 * EPS * grad_det
     from_u, from_v = cross(v, grad_n), cross(grad_n, u)
@@ -212,21 +220,24 @@ def _adjoint(
     gaussian, sums, camera, exists,
     CHANNELS: tl.constexpr, DEGREE: tl.constexpr, DEPTH: tl.constexpr, WIDTH: tl.constexpr,
     HEIGHT: tl.constexpr, NEAR: tl.constexpr, EPS: tl.constexpr, ALPHA_MIN: tl.constexpr,
+    ANTIALIAS: tl.constexpr,
 ):  # fmt: skip
     """Visibility; gradients of the mean, M, the offset, the coefficients and the camera.
 
     Zero for a culled Gaussian: selected at the end, because its numbers may be NaN.
     """
-    mean, quat, scale, _, coefficients, offset, _ = gaussian
+    mean, quat, scale, opacity, coefficients, offset, _ = gaussian
     axes = axes_of(quat, scale)
     projected = project(mean, axes, camera, WIDTH, HEIGHT, EPS)
     row_x, row_y, covariance = projected[2], projected[3], projected[7]
     x, y = place(projected[0], camera, offset)
     visible = is_visible(gaussian, x, y, projected[0][3], covariance, NEAR, ALPHA_MIN)
     visible = visible & exists
+    if ANTIALIAS:
+        visible = visible & (compensated(opacity, projected) >= ALPHA_MIN)
 
     grad_x, grad_y, grad_a, grad_b, grad_det = _splat_adjoint(sums, covariance)
-    grad_u, grad_v = _rows_adjoint(projected, grad_a, grad_b, grad_det, EPS)
+    grad_u, grad_v = _rows_adjoint(projected, sums[0], grad_a, grad_b, grad_det, EPS, ANTIALIAS)
     grad_axes = ()
     for i in tl.static_range(9):
         grad_axes = grad_axes + (row_x[i // 3] * grad_u[i % 3] + row_y[i // 3] * grad_v[i % 3],)
@@ -273,7 +284,7 @@ def project_backward_kernel(
     USED: tl.constexpr, LENGTH: tl.constexpr, ROW: tl.constexpr, DEPTH: tl.constexpr,
     CAMERA_GRADIENT: tl.constexpr, OFFSET_GRADIENT: tl.constexpr, WIDTH: tl.constexpr,
     HEIGHT: tl.constexpr, NEAR: tl.constexpr, EPS: tl.constexpr, ALPHA_MIN: tl.constexpr,
-    BLOCK: tl.constexpr, ASM: tl.constexpr,
+    ANTIALIAS: tl.constexpr, BLOCK: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a chunk of Gaussians from the sums of the walk back over the pixels.
 
@@ -308,7 +319,7 @@ def project_backward_kernel(
         camera = load_camera(viewmats, Ks, frame, ASM)
         visible, mean, axes, offset, color, camera_sum = _adjoint(
             gaussian, given, camera, exists, CHANNELS, DEGREE, DEPTH, WIDTH, HEIGHT, NEAR, EPS,
-            ALPHA_MIN,
+            ALPHA_MIN, ANTIALIAS,
         )  # fmt: skip
         seen = seen | visible
         mean_sum = _give(grad_means, at, exists, mean_sum, mean, MEANS, 3, ASM)

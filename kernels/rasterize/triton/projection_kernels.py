@@ -12,6 +12,7 @@ from kernels.rasterize.triton.binning_kernels import ELLIPSE, count_tiles
 from kernels.rasterize.triton.harmonics_kernels import basis_of, color_of
 from kernels.rasterize.triton.projection_parts import (
     axes_of,
+    compensated,
     direction_to,
     is_visible,
     keep,
@@ -59,7 +60,8 @@ def project_kernel(
     CHUNKS: tl.constexpr, FRAMES: tl.constexpr, CHANNELS: tl.constexpr, DEGREE: tl.constexpr,
     USED: tl.constexpr, LENGTH: tl.constexpr, STRIDE: tl.constexpr, WIDTH: tl.constexpr,
     HEIGHT: tl.constexpr, COLUMNS: tl.constexpr, NEAR: tl.constexpr, EPS: tl.constexpr,
-    ALPHA_MIN: tl.constexpr, LEVEL_MIN: tl.constexpr, BLOCK: tl.constexpr, ASM: tl.constexpr,
+    ALPHA_MIN: tl.constexpr, ANTIALIAS: tl.constexpr, LEVEL_MIN: tl.constexpr, BLOCK: tl.constexpr,
+    ASM: tl.constexpr,
 ):  # fmt: skip
     """Project a chunk of Gaussians into FRAMES frames. Axis 0 of an input is B, or 1 by its flag.
 
@@ -99,9 +101,13 @@ def project_kernel(
             color = _at_least_0(color_of(basis, coefficients, CHANNELS))
         projected = project(mean, axes_of(quat, scale), camera, WIDTH, HEIGHT, EPS)
         center, covariance = projected[0], projected[7]
+        if ANTIALIAS:
+            opacity = compensated(opacity, projected)
         x, y = place(center, camera, offset)
         depth = center[3]
         visible = exists & is_visible(gaussian, x, y, depth, covariance, NEAR, ALPHA_MIN)
+        if ANTIALIAS:
+            visible = visible & (opacity >= ALPHA_MIN)
         key = _depth_key(depth, visible)
         x, y, depth = keep(visible, (x, y, depth))
         a = tl.where(visible, covariance[0], 1.0)

@@ -10,6 +10,8 @@ and k the same clamped near the image; u, v the rows of a square root of the 2-D
     J_x = fx / tz (W_x - k_x W_z),   u = J_x M,   a = u.u + eps,   b = u.v
     J_y = fy / tz (W_y - k_y W_z),   v = J_y M,   c = v.v + eps,   n = u x v
     det = n.n + eps (u.u + v.v) + eps^2  (Cauchy-Binet),   p = 1 / 2a,  s = b / a,  q = a / 2 det
+
+With ANTIALIAS the opacity is scaled by sqrt(n.n / det): n.n is the determinant without eps.
 """
 
 import triton
@@ -223,6 +225,13 @@ def project(mean, axes, camera, WIDTH: tl.constexpr, HEIGHT: tl.constexpr, EPS: 
         center, (inside_x, inside_y), row_x, row_y, u, v, n,
         (xx + EPS, dot(u, v), yy + EPS, det), (ratio_x, ratio_y),
     )  # fmt: skip
+
+
+@triton.jit
+def compensated(opacity, projected):
+    """Opacity of which the blur takes what it adds to the area."""
+    n = projected[6]
+    return opacity * tl.sqrt(dot(n, n) / projected[7][3])
 
 
 @triton.jit

@@ -22,6 +22,7 @@ from kernels.rasterize.fold_frames import fold_frames
 from kernels.rasterize.triton.binning import QuarterLists, build_quarter_lists
 from kernels.rasterize.triton.blend import MAX_COLORS, blend_backward, blend_forward
 from kernels.rasterize.triton.projection import Projected, project_backward, project_triton
+from kernels.rasterize.triton.reverse_only import once, reverse_only
 from kernels.rasterize.types import Background, Bytes, Gaussians, Images, Settings
 from kernels.rasterize.xla.projection import MAX_NUMBER
 
@@ -46,7 +47,7 @@ def render(
     Ks: Float[Array, "B 3 3"],
     background: Background,
 ) -> Images:
-    """Draw Gaussians; differentiable in every array of floats.
+    """Draw Gaussians; differentiable in every array of floats, in reverse mode alone.
 
     Args:
       settings: Sizes and thresholds.
@@ -63,6 +64,7 @@ def render(
       ValueError: if an array has more numbers than 32 bits can count.
     """
     inputs = _Inputs(gaussians, alive, viewmats, Ks, background)
+    inputs = reverse_only(inputs)
     return _in_launches(settings, partial(_render, settings), inputs)
 
 
@@ -112,7 +114,7 @@ def _render(settings: Settings, inputs: _Inputs) -> Images:
 
 
 def _render_forward(settings: Settings, primals: PyTree) -> tuple[Images, tuple]:
-    inputs = jax.tree.map(lambda p: p.value, primals, is_leaf=_is_primal)
+    inputs = once(jax.tree.map(lambda p: p.value, primals, is_leaf=_is_primal))
     camera_gradient = primals.viewmats.perturbed or primals.Ks.perturbed
     offset_gradient = primals.gaussians.means2d_offset.perturbed
     # Empty tuples or None, because what is saved for the way back may hold only arrays.
@@ -127,7 +129,7 @@ def _is_primal(value: Any) -> bool:
 
 def _render_backward(settings: Settings, residuals: tuple, cotangents: Images) -> tuple:
     inputs, saved, wanted = residuals
-    rgb, depth, left = (None if isinstance(v, SymbolicZero) else v for v in cotangents[:3])
+    rgb, depth, left = (None if isinstance(v, SymbolicZero) else once(v) for v in cotangents[:3])
     if rgb is None:
         rgb = jnp.zeros(cotangents.rgb.shape, jnp.float32)
     backward = partial(_backward, settings, *(wants is not None for wants in wanted))

@@ -18,6 +18,10 @@ Equations, for the k-th splat of a pixel (arXiv:2308.04079, eq. 3), with f_k its
     features = sum_k a_k T_k f_k;   transmittance = the final T
     dL/da_k = T_k <f_k, g> - (sum_{j>k} a_j T_j <f_j, g> + T_final g_T) / (1 - a_k)
 
+With `spec.median` the last feature is not summed: it is that of the last drawn splat in front of
+which more than half of the light is left, max {k: T_k > 1/2} (2DGS, arXiv:2403.17888), and its
+gradient goes to that splat's feature alone.
+
 The stop has a relative slack of 2^-16: two splats clamped at 0.99 leave exactly 1e-4, which is not
 under 1e-4 in real numbers but is in float32.
 
@@ -31,7 +35,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from kernels.rasterize.fold_frames import fold_frames
+from kernels.rasterize.frame_ops import call_frames, call_linear
 from kernels.rasterize.types import BlendSpec
 from kernels.rasterize.xla.binning import TileLists
 from kernels.rasterize.xla.blend_adjoint import walk_back
@@ -51,21 +55,23 @@ from kernels.rasterize.xla.blend_chunks import (  # fmt: skip
 
 N_SHAPE = 6  # numbers of a splat that are not features: see `blend`
 STOP_SLACK = 1.0 - 2.0**-16
+HALF = 0.5  # of the light: where the median depth lies
 # Tiles per block and splats per chunk; for a CPU so that a chunk stays in its second-level cache.
 CPU_LAYOUT = (8, 16)
 DEVICE_LAYOUT = (256, 32)
 
 
 class _Walked(NamedTuple):
-    """Results of the forward walk a pixel; the last two for a gradient only, else None."""
+    """Results of the forward walk a pixel; the last three for a gradient only, else None."""
 
     features: Float[Array, "*n F 256"]
     left: Float[Array, "*n 256"]  # light
     log_left: Float[Array, "*n 256"] | None  # its logarithm, where it is too small for a float
     stop: Int[Array, "*n 256"] | None  # list entries up to the stop
+    middle: Int[Array, "*n 256"] | None = None  # list entry of the median; -1: none
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def blend(
     spec: BlendSpec,
     shapes: Float[Array, "B N 6"],
@@ -83,52 +89,54 @@ def blend(
     Returns:
       Summed features and what light is left, per pixel of each tile, pixels row by row.
     """
-    walked = _forward(spec, False, shapes, features, lists)
+    walked = call_frames(partial(_forward, spec, False), shapes, features, lists)
     return walked.features, walked.left
 
 
-def _blend_forward(spec: BlendSpec, shapes: Array, features: Array, lists: TileLists) -> tuple:
-    walked = _forward(spec, True, shapes, features, lists)
-    residuals = (shapes, features, lists, walked.log_left, walked.stop)
-    return (walked.features, walked.left), residuals
-
-
-def _blend_backward(spec: BlendSpec, residuals: tuple, cotangents: tuple) -> tuple:
-    grad_shapes, grad_features = _backward(spec, *residuals, *cotangents)
-    return grad_shapes, grad_features, None
-
-
-blend.defvjp(_blend_forward, _blend_backward)
+@blend.defjvp
+def _blend_jvp(spec: BlendSpec, primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+    """The tangent is a linear function of tangents, whose transpose is the reverse walk."""
+    walked = call_frames(partial(_forward, spec, True), *primals)
+    known = (*primals, walked.log_left, walked.stop, walked.middle)
+    images = walked.features, walked.left
+    moved = call_linear(
+        partial(_tangent, spec), partial(_backward, spec), known, tangents[:2], images
+    )  # fmt: skip
+    return images, moved
 
 
 def _forward(
     spec: BlendSpec, for_gradient: bool, shapes: Array, features: Array, lists: TileLists
 ) -> _Walked:
-    def run(*arrays: Array | TileLists) -> _Walked:
-        return jax.lax.platform_dependent(
-            *arrays,
-            cpu=partial(_walk, spec, CPU_LAYOUT, for_gradient),
-            default=partial(_walk, spec, DEVICE_LAYOUT, for_gradient),
-        )
-
-    return fold_frames(run)(shapes, features, lists)
+    return jax.lax.platform_dependent(
+        shapes, features, lists,
+        cpu=partial(_walk, spec, CPU_LAYOUT, for_gradient),
+        default=partial(_walk, spec, DEVICE_LAYOUT, for_gradient),
+    )  # fmt: skip
 
 
-def _backward(spec: BlendSpec, *arrays: Array | TileLists) -> tuple[Array, Array]:
+def _tangent(spec: BlendSpec, known: tuple, moves: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Tangents of summed features and light from those of shapes and features."""
+    shapes, features, lists, *_ = known
+
+    def images(shapes: Array, features: Array) -> tuple[Array, Array]:
+        walked = _forward(spec, False, shapes, features, lists)
+        return walked.features, walked.left
+
+    return jax.jvp(images, (shapes, features), moves)[1]
+
+
+def _backward(spec: BlendSpec, known: tuple, cotangents: tuple) -> tuple[Array, Array]:
     """Gradients of shapes and features.
 
     On a CPU a scatter adds in order, so rows are added up in place. Elsewhere the order of a
     scatter is not fixed: rows go to their own slots and are added up pairwise.
     """
-
-    def run(*arrays: Array | TileLists) -> tuple[Array, Array]:
-        return jax.lax.platform_dependent(
-            *arrays,
-            cpu=partial(walk_back, spec, CPU_LAYOUT, False),
-            default=partial(walk_back, spec, DEVICE_LAYOUT, spec.deterministic),
-        )
-
-    return fold_frames(run)(*arrays)
+    return jax.lax.platform_dependent(
+        *known, *cotangents,
+        cpu=partial(walk_back, spec, CPU_LAYOUT, False),
+        default=partial(walk_back, spec, DEVICE_LAYOUT, spec.deterministic),
+    )  # fmt: skip
 
 
 def _walk(
@@ -150,7 +158,7 @@ def _walk(
         first, light, walked = carry
         _, ids, used = chunk_entries(block, lists, first, n_chunk, n_gaussians)
         alpha = alpha_of(spec, log_alpha_of(load_splats(shapes, block, ids, used)))
-        light, walked = _composite(spec, alpha, load_rows(features, ids), light, walked)
+        light, walked = _composite(spec, alpha, load_rows(features, ids), light, walked, first)
         return first + n_chunk, light, walked
 
     def walk(_: None, block: Block) -> tuple[None, _Walked]:
@@ -158,6 +166,7 @@ def _walk(
         nothing = _Walked(
             jnp.zeros((n_units, n_features, PIXELS), shapes.dtype) + zero, zeros + 1,
             zeros if for_gradient else None, zeros.astype(jnp.int32) if for_gradient else None,
+            zeros.astype(jnp.int32) - 1 if for_gradient and spec.median else None,
         )  # fmt: skip
 
         def goes_on(carry: tuple) -> Array:
@@ -182,21 +191,34 @@ def _composite(
     features: Float[Array, "U C F"],
     light: Float[Array, "U 256"],
     walked: _Walked,
+    first: Array,
 ) -> tuple[Array, _Walked]:
-    """Add a chunk to what was walked before it.
+    """Add a chunk, from list entry `first` on, to what was walked before it.
 
     `light` runs on behind the stop; a splat is drawn as long as the light behind it is enough.
     """
-    total, left, log_left, stop = walked
+    total, left, log_left, stop, middle = walked
     before = light[:, None]
     for c in range(alpha.shape[1]):
         behind = before * (1.0 - alpha[:, c, None])
         drawn = behind >= _least_light(spec)
         weight = jnp.where(drawn, alpha[:, c, None] * before, 0.0)
-        total = total + weight * features[:, c, :, None]
+        if spec.median:
+            here = (weight > 0) & (before > HALF)
+            total = jnp.concatenate(
+                [
+                    total[:, :-1] + weight * features[:, c, :-1, None],
+                    jnp.where(here, features[:, c, -1:, None], total[:, -1:]),
+                ],
+                axis=1,
+            )
+            if middle is not None:
+                middle = jnp.where(here[:, 0], first + c, middle)
+        else:
+            total = total + weight * features[:, c, :, None]
         left = jnp.where(drawn[:, 0], behind[:, 0], left)
         if log_left is not None:
             log_left = log_left + jnp.where(drawn[:, 0], log_keep_of(alpha[:, c]), 0.0)
             stop = stop + drawn[:, 0].astype(jnp.int32)
         before = behind
-    return before[:, 0], _Walked(total, left, log_left, stop)
+    return before[:, 0], _Walked(total, left, log_left, stop, middle)

@@ -39,6 +39,7 @@ def walk_back(
     lists: TileLists,
     log_left: Array,
     stop: Array,
+    middle: Array | None,
     grad_features: Array,
     grad_left: Array,
 ) -> tuple[Array, Array]:
@@ -54,6 +55,7 @@ def walk_back(
       lists: Likewise.
       log_left: Logarithm of the light left in every pixel, [B, T, 256].
       stop: List entries up to the stop, [B, T, 256].
+      middle: List entry whose last feature is the pixel's, [B, T, 256]; None if it is summed.
       grad_features: Cotangent of the summed features, [B, T, F, 256].
       grad_left: Cotangent of the light left, [B, T, 256].
     """
@@ -65,9 +67,11 @@ def walk_back(
     n_frames, capacity = lists.slots.shape
     n_rows = lists.slots.size if by_slot else shapes.shape[0]
     per_tile = tuple(map(join_frames, (log_left, stop, grad_features, grad_left)))
+    middles = None if middle is None else join_frames(middle)
 
     def walk(rows: Array, block: Block) -> tuple[Array, None]:
         log_end, stops, grads, grad_end = (load_rows(values, block.tile) for values in per_tile)
+        chosen = None if middles is None else load_rows(middles, block.tile)[:, None]
         # Chunks past the last stop of the block have no gradient.
         longest = jnp.minimum(jnp.max(block.lengths), jnp.max(stops))
         first = (longest - 1) // n_chunk * n_chunk
@@ -82,6 +86,7 @@ def walk_back(
                 splat,
                 load_rows(features, ids),
                 place < stops[:, None],
+                None if chosen is None else place == chosen,
                 log_end,
                 behind,
                 grads,
@@ -111,6 +116,7 @@ def _chunk_gradients(
     splat: Splat,
     features: Float[Array, "U C F"],
     before_stop: Array,
+    chosen: Array | None,
     log_end: Float[Array, "U 256"],
     behind: Float[Array, "U 256"],
     grads: Float[Array, "U F 256"],
@@ -118,8 +124,14 @@ def _chunk_gradients(
     """Gradients of a chunk's splats, [U, C, 6 + F], and the carries at the chunk's front.
 
     `log_end` is the log of the light left behind the chunk; `behind` is the sum of weight times
-    <feature, gradient> of all that lies behind it, background included.
+    <feature, gradient> of all that lies behind it, background included. Where the last feature is
+    not summed, `chosen` tells at which pixels it is this splat's.
     """
+    if chosen is not None:
+        own = jnp.einsum(
+            "ucp,up->uc", chosen.astype(grads.dtype), grads[:, -1], precision=EXACT
+        )  # fmt: skip
+        features, grads = features[..., :-1], grads[:, :-1]
     n_chunk = features.shape[1]
     log_alpha = log_alpha_of(splat)
     alpha = jnp.where(before_stop, alpha_of(spec, log_alpha), 0.0)
@@ -138,6 +150,7 @@ def _chunk_gradients(
         [
             _shape_gradients(splat, grad_log_alpha),
             jnp.einsum("ucp,ufp->ucf", weights, grads, precision=EXACT),
+            *([] if chosen is None else [own[..., None]]),
         ],
         axis=-1,
     )

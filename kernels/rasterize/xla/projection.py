@@ -54,7 +54,7 @@ class Splats(NamedTuple):
     cov_xy: Float[Array, "B N"]
     cov_yy: Float[Array, "B N"]
     cov_det: Float[Array, "B N"]
-    opacities: Float[Array, "B N"]
+    opacities: Float[Array, "B N"]  # with the compensation of `antialias`
     colors: Float[Array, "B N D"]
     visible: Bool[Array, "B N"]
 
@@ -70,9 +70,9 @@ def project(
     """Project Gaussians and evaluate their colors, with culled ones made harmless.
 
     A Gaussian is culled when it is dead, in front of the near plane, too faint to reach `alpha_min`
-    anywhere, or when any number that belongs to it is not finite. A culled Gaussian is replaced by
-    a sane one *before* the differentiated computation, so that no NaN can reach any gradient: a
-    mask after it would multiply zero by NaN.
+    anywhere (with `camera.antialias` after its opacity is scaled), or when any number that belongs
+    to it is not finite. A culled Gaussian is replaced by a sane one *before* the differentiated
+    computation, so that no NaN can reach any gradient: a mask after it would multiply zero by NaN.
 
     Args:
       gaussians: Sets of Gaussians, one per frame.
@@ -85,8 +85,9 @@ def project(
       Splats in pixels; depths in scene units.
     """
     fixed, fixed_camera = jax.lax.stop_gradient((gaussians, camera))
+    fixed_camera = fixed_camera._replace(antialias=camera.antialias)  # a choice, no number
     trial = _project_unchecked(fixed._replace(colors=fixed.colors[..., :0]), fixed_camera, None)
-    visible = alive & (fixed.opacities >= alpha_min) & (trial.depths >= camera.near_plane)
+    visible = alive & (trial.opacities >= alpha_min) & (trial.depths >= camera.near_plane)
     for leaf in fixed + tuple(trial[:-1]):
         bounded = jnp.abs(leaf) < MAX_NUMBER  # False for NaN
         visible = visible & jnp.all(bounded, axis=tuple(range(2, bounded.ndim)))
@@ -153,6 +154,10 @@ def _project_unchecked(gaussians: Gaussians, camera: Camera, sh_degree: int | No
     # which a*c - b^2 does for long thin splats.
     minors = (row_x[i] * row_y[j] - row_x[j] * row_y[i] for i, j in ((0, 1), (0, 2), (1, 2)))
     area = sum(minor * minor for minor in minors)
+    det = area + camera.eps2d * (xx + yy) + camera.eps2d**2
+    opacities = gaussians.opacities
+    if camera.antialias:  # what the blur adds to the area, it takes from the opacity
+        opacities = opacities * jnp.sqrt(area / det)
     colors = gaussians.colors
     if sh_degree is not None:
         directions = _view_directions(gaussians.means, camera.viewmats)
@@ -163,8 +168,8 @@ def _project_unchecked(gaussians: Gaussians, camera: Camera, sh_degree: int | No
         cov_xx=xx + camera.eps2d,
         cov_xy=xy,
         cov_yy=yy + camera.eps2d,
-        cov_det=area + camera.eps2d * (xx + yy) + camera.eps2d**2,
-        opacities=gaussians.opacities,
+        cov_det=det,
+        opacities=opacities,
         colors=colors,
         visible=jnp.ones(depths.shape, bool),
     )

@@ -9,8 +9,15 @@ from jaxtyping import Array, Bool, Float
 
 from kernels._sharding import match_varying
 from kernels.rasterize.fold_frames import fold_frames
-from kernels.rasterize.types import Background, Bytes, Gaussians, Images, Settings
-from kernels.rasterize.xla.binning import TILE, build_tile_lists, tile_grid
+from kernels.rasterize.types import (
+    Background,
+    BlendSpec,
+    Bytes,
+    Gaussians,
+    Images,
+    Settings,
+)
+from kernels.rasterize.xla.binning import TILE, TileLists, build_tile_lists, tile_grid
 from kernels.rasterize.xla.blend import blend
 from kernels.rasterize.xla.projection import Splats, project, radii_of
 
@@ -24,22 +31,37 @@ def render(
     background: Background,
 ) -> Images:
     """Draw Gaussians with XLA operations; arguments and results as of Triton's `render`."""
-    spec = settings.spec
+    splats = match_varying(project_all(settings, gaussians, alive, viewmats, Ks))
+    lists = list_tiles(settings.spec, settings.capacity, splats)
+    return composite(settings.spec, splats, lists, background)
+
+
+def project_all(
+    settings: Settings, gaussians: Gaussians, alive: Array, viewmats: Array, Ks: Array
+) -> Splats:
+    """Project Gaussians, which frames may share, into every frame."""
     n_frames = viewmats.shape[0]
     spread = lambda v: jnp.broadcast_to(v, (n_frames, *v.shape[1:]))
     gaussians, alive = jax.tree.map(spread, (gaussians, alive))
-    splats = project(
+    return project(
         gaussians, alive, settings.camera(viewmats, Ks), sh_degree=settings.sh_degree,
-        alpha_min=spec.alpha_min,
+        alpha_min=settings.spec.alpha_min,
     )  # fmt: skip
-    features = jnp.concatenate([splats.colors, splats.depths[..., None]], axis=-1)
-    shapes, features, splats = match_varying((_splat_shapes(splats), features, splats))
+
+
+def list_tiles(spec: BlendSpec, capacity: int, splats: Splats) -> TileLists:
+    """Which splats every tile meets, nearest first; without a gradient."""
     bin_splats = partial(
         build_tile_lists, width=spec.width, height=spec.height, alpha_min=spec.alpha_min,
-        capacity=settings.capacity,
+        capacity=capacity,
     )  # fmt: skip
-    lists = fold_frames(bin_splats)(jax.lax.stop_gradient(splats))
-    accumulated, left = blend(spec, shapes, features, lists)
+    return fold_frames(bin_splats)(jax.lax.stop_gradient(splats))
+
+
+def composite(spec: BlendSpec, splats: Splats, lists: TileLists, background: Background) -> Images:
+    """Blend the colors and depths of listed splats over a background."""
+    features = jnp.concatenate([splats.colors, splats.depths[..., None]], axis=-1)
+    accumulated, left = blend(spec, _splat_shapes(splats), features, lists)
     images = _tiles_to_image(jnp.moveaxis(accumulated, 2, -1), spec.width, spec.height)
     left = _tiles_to_image(left, spec.width, spec.height)
     rgb = images[..., :-1]

@@ -23,23 +23,26 @@ LISTS = dict(TILES=1024, CAPACITY=265_536)
 RUNS = dict(RUNS=2061, SIZE=256)
 CHUNKS = dict(CHUNKS=1563, CHUNK=32)
 BLEND = SIZES | LISTS | dict(
-    FRAMES=8, COLORS=3, STRIDE=12, BACKGROUND=2, LOG_MIN=-7.994, ALPHA_MAX=0.99, ASM=True
+    FRAMES=8, COLORS=3, STRIDE=12, BACKGROUND=2, LOG_MIN=-7.994, ALPHA_MAX=0.99, MEDIAN=0, ASM=True
 )  # fmt: skip
 FORWARD = BLEND | dict(STOP=1e-4, BYTES=0)
 BACKWARD = BLEND | dict(LOG_MAX=-0.0145, LEFT_GRADIENT=0)
 PROJECT = SIZES | dict(
     MEANS=0, QUATS=0, SCALES=0, OPACITIES=0, COLORS=0, OFFSETS=0, ALIVE=0, CHUNKS=1563, FRAMES=1,
-    CHANNELS=3, DEGREE=3, USED=48, LENGTH=48, NEAR=0.2, EPS=0.3, ALPHA_MIN=0.0039, BLOCK=32,
-    ASM=True,
+    CHANNELS=3, DEGREE=3, USED=48, LENGTH=48, NEAR=0.2, EPS=0.3, ALPHA_MIN=0.0039, ANTIALIAS=0,
+    BLOCK=32, ASM=True,
 )  # fmt: skip
 PROJECT_FORWARD = PROJECT | dict(STRIDE=12, LEVEL_MIN=-11.09)
 PROJECT_BACK = PROJECT | dict(ROW=9, DEPTH=0, CAMERA_GRADIENT=0, OFFSET_GRADIENT=0)
+MEDIAN_BACK = BACKWARD | dict(MEDIAN=1, DEPTH_GRADIENT=1)
 project_backward = projection_adjoint_kernels.project_backward_kernel
 KERNELS = {
     "project": (projection_kernels.project_kernel, PROJECT_FORWARD),
     "project_8": (projection_kernels.project_kernel, PROJECT_FORWARD | dict(FRAMES=8)),
     "project_back": (project_backward, PROJECT_BACK),
     "project_back_8": (project_backward, PROJECT_BACK | dict(FRAMES=8)),
+    "project_antialias": (projection_kernels.project_kernel, PROJECT_FORWARD | dict(ANTIALIAS=1)),
+    "project_back_antialias": (project_backward, PROJECT_BACK | dict(ANTIALIAS=1)),
     "scan": (binning_kernels.scan_kernel, SIZES | LISTS | CHUNKS | dict(BITS=16, BLOCK=1024)),
     "emit": (binning_kernels.emit_kernel, SIZES | LISTS | CHUNKS | dict(ASM=True)),
     "bounds": (list_kernels.bounds_kernel, LISTS | RUNS | dict(BLOCK=1024)),
@@ -48,8 +51,10 @@ KERNELS = {
     "deal": (list_kernels.deal_kernel, SIZES | LISTS | RUNS),
     "forward": (blend_kernels.forward_kernel, FORWARD),
     "forward_bytes": (blend_kernels.forward_kernel, FORWARD | dict(BYTES=1)),
+    "forward_median": (blend_kernels.forward_kernel, FORWARD | dict(MEDIAN=1)),
     "backward": (blend_adjoint_kernels.backward_kernel, BACKWARD | dict(DEPTH_GRADIENT=0)),
     "backward_depth": (blend_adjoint_kernels.backward_kernel, BACKWARD | dict(DEPTH_GRADIENT=1)),
+    "backward_median": (blend_adjoint_kernels.backward_kernel, MEDIAN_BACK),
     "reduce": (
         blend_adjoint_kernels.reduce_kernel,
         dict(TOTAL=50_000, N=50_000, CAPACITY=265_536, ROW=9, AT_ONCE=3, BLOCK=8),
@@ -68,7 +73,8 @@ def compile_kernel(name):
     kernel, constants = KERNELS[name]
     names = [parameter.name for parameter in kernel.params]
     constants = {n: value for n, value in constants.items() if n in names}
-    integers = POINTERS | (dict(sums="*i32") if name in ("project", "project_8", "scan") else {})
+    counted = name in ("project", "project_8", "project_antialias", "scan")
+    integers = POINTERS | (dict(sums="*i32") if counted else {})
     if name == "forward_bytes":
         integers |= dict.fromkeys(("background", "rgb", "left"), "*u8")
     pointers = {n: integers.get(n, "*fp32") for n in names if n not in constants}
