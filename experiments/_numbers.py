@@ -90,6 +90,7 @@ def _other_numbers() -> Made:
         "whole_run_s.fast": partial(_whole_run, "fast"),
         "whole_run_s.paper": partial(_whole_run, "paper"),
         "kills": lambda: str(cases_of("kill_training")[-1]["kills"]),
+        "decode.claimed_s": lambda: number(cases_of("bench_decode")[0]["claimed_clip_s"], 1),
     }
 
 

@@ -65,9 +65,9 @@ def main(argv: list[str] | None = None) -> Path:
         raise InputError(f"--frames: got {arguments.frames}, expected at least 1")
     avatar = in_float32(Avatar.load(arguments.run_dir))
     data = avatar.dataset
-    start, stop = data.splits["val"]
-    count = min(2 if arguments.tiny else arguments.frames, stop - start)
-    frames = np.linspace(start, stop - 1, count).astype(int)
+    held_out = data.frames_of("val")
+    count = min(2 if arguments.tiny else arguments.frames, len(held_out))
+    frames = held_out[np.linspace(0, len(held_out) - 1, count).astype(int)]
     acting = measure(avatar, frames)
     means = np.asarray(avatar.prepared.canonical.means)
     regions = regions_of(means, np.asarray(data.arrays["mean_shape"]))

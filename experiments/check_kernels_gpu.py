@@ -117,8 +117,10 @@ def compare(arrays: dict, static: dict, jit: bool = True) -> tuple[bool, str, Dr
     gradient = gradient_error(got.pullback(noise), want.pullback(noise))
     counts = [int(np.sum(drawn.aux.n_instances)) for drawn in (got, want)]
     may_jump = static.get("depth_kind") == "median"  # from splat to splat
+    # The expected depth is divided by alpha, which is small at a splat's border.
+    most = 5e-4 if static.get("depth_kind") == "expected" else 1e-4
     passes = share < 1e-4 and (worst < 2 / 255 or may_jump)
-    passes = passes and gradient < 1e-4 and counts[0] == counts[1]
+    passes = passes and gradient < most and counts[0] == counts[1]
     detail = f"image {agreed:.1e}, gradients {gradient:.1e}, {counts[0]:,} instances"
     if flipped.any():
         detail += f"; {flipped.sum()} pixels ({100 * share:.4f} %) off by up to {worst:.1e}"

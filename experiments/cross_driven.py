@@ -38,6 +38,7 @@ from egs_jax.avatar.drive import compose
 from egs_jax.avatar.poses import PosePath, back_and_forth
 from egs_jax.data.dataset import Dataset
 from egs_jax.data.statistics import calmest
+from egs_jax.data.stretches import longest
 from egs_jax.evaluation import metrics
 from egs_jax.evaluation.baselines import NearestFrame
 from egs_jax.evaluation.measures import landmarks_near
@@ -148,7 +149,9 @@ def driving_of(avatar: Avatar, rows: np.ndarray, other: Dataset | None) -> Drivi
 def borrowed_path(data: Dataset, other: Dataset) -> PosePath:
     """Play another clip's poses back and forth; a person's body follows, a head's is at rest."""
     rest = data.still_frame
-    viewmats = borrowed(data.arrays["viewmats"][rest], np.asarray(other.arrays["viewmats"]))
+    start, stop = longest(other.stretches, (0, other.num_frames))  # no path leads over a cut
+    lent = np.asarray(other.arrays["viewmats"][start:stop])
+    viewmats = borrowed(data.arrays["viewmats"][rest], lent)
     viewmats = viewmats[back_and_forth(0, len(viewmats))]
     bodies = data.body_model.told(viewmats) if data.body == "person" else None
     return PosePath(viewmats, bodies, np.full(len(viewmats), rest))
@@ -246,7 +249,7 @@ def likeness(avatar: Avatar, spoken: Spoken) -> dict[str, Figure]:
     """Return LPIPS of renders, and of true held-out frames, to their nearest training frames."""
     data = avatar.dataset
     nearest, alexnet = NearestFrame(data), load_perceptual("alexnet")
-    start, stop = data.splits["val"]
+    held_out = data.frames_of("val")
 
     def distance(image: np.ndarray, landmarks: np.ndarray) -> float:
         if not np.isfinite(landmarks).all():
@@ -256,7 +259,7 @@ def likeness(avatar: Avatar, spoken: Spoken) -> dict[str, Figure]:
 
     some = lambda n: np.linspace(0, n - 1, min(LPIPS_FRAMES, n)).astype(int)
     rendered = [distance(spoken.images[k], spoken.landmarks[k]) for k in some(len(spoken.images))]
-    true = [distance(data.target(i), data.landmarks(i)) for i in start + some(stop - start)]
+    true = [distance(data.target(i), data.landmarks(i)) for i in held_out[some(len(held_out))]]
     return {
         "lpips_nearest": mean_figure(np.array(rendered), "no face found"),
         "lpips_nearest_true": mean_figure(np.array(true), "no face found"),

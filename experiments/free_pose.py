@@ -151,8 +151,8 @@ def figures_of(avatar: Avatar, swept: Swept) -> dict:
 
 
 def _some_frames(data: Dataset) -> np.ndarray:
-    start, stop = data.splits["train"]
-    return np.unique(np.linspace(start, stop - 1, CLIP_FRAMES).astype(int))
+    frames = data.train_frames
+    return frames[np.unique(np.linspace(0, len(frames) - 1, CLIP_FRAMES).astype(int))]
 
 
 def hole_share(opaque: Bool[np.ndarray, "H Wd"], width: float) -> float:

@@ -83,7 +83,8 @@ def without_outer_poses(folder: Path, target: Path) -> Dataset:
             os.link(path, target / path.name)
     out = np.flatnonzero(outer(dataset.arrays["viewmats"]))
     count = dataset.num_frames
-    splits = {"train": [0, count], "val": [count - 1, count]}
+    last = int(np.setdiff1d(np.flatnonzero(dataset.usable), out)[-1])  # some frame to validate on
+    splits = {"train": [0, count], "val": [last, last + 1]}
     meta = dataset.meta | {"left_out": out.tolist(), "splits": splits}
     (target / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
     return Dataset.open(target)

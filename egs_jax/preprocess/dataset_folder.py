@@ -1,11 +1,18 @@
-"""The folder of a dataset while it is made: it appears under its name only when it is complete."""
+"""The folder of a dataset while it is made: it appears under its name only when it is complete.
 
+Whatever ends the work before, an error or a signal, leaves nothing of it and what was there before.
+"""
+
+import contextlib
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from egs_jax.data.folder import FILES
 from egs_jax.runtime.errors import InputError
+from egs_jax.runtime.files import needs_room
+from egs_jax.runtime.stopping import undisturbed
 
 NAMES = {"meta.json", "audio.wav", *FILES.values()}
 """All that a dataset may have."""
@@ -35,8 +42,27 @@ def check_target(folder: Path) -> None:
         raise InputError(f"{folder}: is there already and is not a folder; name another")
 
 
-def work_folder(target: Path) -> Path:
-    """Make a new folder beside `target`, on the same disk."""
+@contextlib.contextmanager
+def work_folder(target: Path) -> Iterator[Path]:
+    """Make a new folder beside `target`, on the same disk; nothing of it is left afterwards.
+
+    Raises:
+      InputError: if it cannot be made.
+      OSError: if the disk is full or fails meanwhile.
+    """
+    made: list[Path] = []
+    try:
+        with undisturbed():
+            made.append(_make_work_folder(target))
+        yield made[0]
+    except OSError as error:
+        hint = "; make room" if needs_room(error) else ""
+        raise OSError(f"{target}: cannot make the dataset ({error}){hint}") from error
+    finally:
+        _remove(made)
+
+
+def _make_work_folder(target: Path) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -46,12 +72,19 @@ def work_folder(target: Path) -> Path:
         ) from None
 
 
+def _remove(folders: list[Path]) -> None:
+    with undisturbed():
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def replace_folder(made: Path, target: Path) -> None:
-    """Put `made` in the place of `target`."""
+    """Put `made` in the place of `target`; no signal comes in between."""
     old = target.with_name(f".{target.name}-old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    made.chmod(0o755)
-    made.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+    with undisturbed():
+        shutil.rmtree(old, ignore_errors=True)
+        if target.exists():
+            target.rename(old)
+        made.chmod(0o755)
+        made.rename(target)
+        shutil.rmtree(old, ignore_errors=True)

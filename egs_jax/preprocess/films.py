@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
 
-from egs_jax.media.audio_file import read_audio
 from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.media.video_reader import VideoInfo, probe, read_frames
+from egs_jax.preprocess.film_sound import FilmSound, check_speech, film_sound
 from egs_jax.runtime.errors import InputError
 
 
@@ -25,17 +24,27 @@ class Film:
     info: VideoInfo
     start: int = 0
     stop: int | None = None
+    audio: Path | None = None
+    """Another microphone's recording to be heard instead."""
+    track: int | None = None
+    """Number of the sound track, from 1 on; None: the one with the speech."""
 
     def frames(self) -> Iterator[np.ndarray]:
         """Decode them, uint8 [H, W, 3] each."""
         end = None if self.stop is None else self.stop / FPS
         return read_frames(self.path, FPS, end, self.start)
 
-    def sound(self) -> Float[np.ndarray, " S"]:
-        """Read the sound of these frames, 16 kHz."""
+    def sound(self) -> FilmSound:
+        """Read the sound of these frames.
+
+        Raises:
+          InputError: if it cannot be read, does not fit, or is silent.
+        """
         a_frame = SAMPLE_RATE // FPS
         end = None if self.stop is None else self.stop * a_frame
-        return read_audio(self.path)[self.start * a_frame : end]
+        whole = film_sound(self.path, audio=self.audio, track=self.track)
+        samples = whole.samples[self.start * a_frame : end]
+        return FilmSound(samples, {**whole.origin, "sound": check_speech(self.path, samples)})
 
     @property
     def length(self) -> int:
@@ -45,8 +54,9 @@ class Film:
 
 
 def open_films(
-    videos: Sequence[Path], start: float | None, end: float | None, max_seconds: float | None
-) -> list[Film]:
+    videos: Sequence[Path], start: float | None, end: float | None, max_seconds: float | None,
+    audio: str | Path | None = None, track: int | None = None,
+) -> list[Film]:  # fmt: skip
     """Look into every video and say what is done to its pictures.
 
     Args:
@@ -54,6 +64,8 @@ def open_films(
       start: Seconds of the film to pass over; of a single film only.
       end: Second of the film to stop at; likewise.
       max_seconds: Use no more than this of all films together, from the first on.
+      audio: Another microphone's recording; of a single film only.
+      track: Number of the sound track to hear in every film.
 
     Raises:
       InputError: if a file cannot be used, or the times leave nothing of it.
@@ -62,6 +74,10 @@ def open_films(
         raise InputError(
             "--start, --end: they are times of one film, and several were given; cut each to its "
             "part first"
+        )
+    if len(videos) > 1 and audio is not None:
+        raise InputError(
+            "--audio: it is the sound of one film, and several were given; join them first"
         )
     films, left = [], None if max_seconds is None else max(1, round(max_seconds * FPS))
     for video in videos:
@@ -82,7 +98,7 @@ def open_films(
             )
         if left is not None:
             stop = min(first + left, whole if stop is None else stop)
-        film = Film(video, info, first, stop)
+        film = Film(video, info, first, stop, None if audio is None else Path(audio), track)
         films.append(film)
         if left is not None:
             left -= film.length

@@ -12,7 +12,6 @@ Before: `adnerf_folder`, `adnerf_cameras`, `adnerf_pictures`, `adnerf_signals` r
 
 import hashlib
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,24 +39,16 @@ from egs_jax.preprocess.adnerf_signals import (
     read_sound,
 )
 from egs_jax.preprocess.capture_check import CaptureCheck, CaptureReport
-from egs_jax.preprocess.face_pass import MAX_GAP, bridge_gaps, missing_ranges
+from egs_jax.preprocess.dataset_folder import check_room, check_target, replace_folder, work_folder
+from egs_jax.preprocess.frame_pass import BYTES_A_PIXEL
 from egs_jax.preprocess.head_placement import place_head
 from egs_jax.preprocess.imported_pictures import write_pictures
 from egs_jax.preprocess.masks import lips_rect
-from egs_jax.preprocess.pipeline import (
-    BYTES_A_PIXEL,
-    _body,
-    _check_target,
-    _clouds,
-    _models,
-    _replace_folder,
-    _work_folder,
-    blink_signal,
-)
+from egs_jax.preprocess.pipeline import blink_signal, first_points, followed_body, models_used
+from egs_jax.preprocess.shots import MAX_GAP, bridge_gaps, runs_of
 from egs_jax.preprocess.track_report import jitter_rms
 from egs_jax.preprocess.tracking import HeadTrack, reprojection_rms
 from egs_jax.runtime.errors import InputError
-from egs_jax.runtime.files import needs_room
 from egs_jax.runtime.progress import progress
 from egs_jax.speech.features import (
     AUDIO_FEATURES,
@@ -66,6 +57,7 @@ from egs_jax.speech.features import (
     extract_features,
     silence_features,
 )
+from egs_jax.speech.level import SPEECH_LOUDNESS
 
 LEAST_FRAMES = 12
 """Frames with a face that a training split must have."""
@@ -116,27 +108,19 @@ def import_dataset(
     """
     dataset_dir = Path(dataset_dir)
     theirs = read_folder(folder)
-    _check_target(dataset_dir)
+    check_target(dataset_dir)
     height, width = read_picture(theirs.images[0]).shape[:2]
     cameras = read_cameras(theirs, width, height)
     sound = _sound(theirs, audio_features)
     for note in (*theirs.notes, *cameras.notes):
         print(note)
     faces, digest = _faces(theirs, sound.samples, width, height)
-    work = _work_folder(dataset_dir)
-    try:
-        _check_room(
-            work, dataset_dir, round(2 * BYTES_A_PIXEL * len(theirs.images) * width * height)
-        )
+    with work_folder(dataset_dir) as work:
+        check_room(work, round(2 * BYTES_A_PIXEL * len(theirs.images) * width * height))
         meta = _fill(work, theirs, cameras, sound, faces)
         meta["source"] = {"name": theirs.folder.resolve().name, "sha256": digest, "fps": FPS}
-        (work / "meta.json").write_text(json.dumps(meta, indent=2))
-        _replace_folder(work, dataset_dir)
-    except OSError as error:
-        hint = "; make room" if needs_room(error) else ""
-        raise OSError(f"{dataset_dir}: cannot make the dataset ({error}){hint}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        (work / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
+        replace_folder(work, dataset_dir)
     kept = np.setdiff1d(np.arange(len(theirs.images)), meta["left_out"])
     train, val = (
         int(np.isin(np.arange(*theirs.splits[name]), kept).sum()) for name in ("train", "val")
@@ -148,21 +132,18 @@ def import_dataset(
     return dataset_dir
 
 
-def _check_room(work: Path, dataset_dir: Path, needed: int) -> None:
-    free = shutil.disk_usage(work).free
-    if free < needed:
-        raise InputError(
-            f"{dataset_dir}: takes {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; make room"
-        )
-
-
 def _sound(theirs: AdNerfFolder, kind: str) -> _Sound:
     """Read the sound, and make or read its features."""
     numbers = theirs.numbers + theirs.sound_shift
     if kind in AUDIO_FEATURES:
         samples = read_sound(theirs.folder, numbers)
-        features = extract_features(samples, kind)
-        told = {"kind": kind, "dim": features.shape[1], "rows_per_second": 50}
+        features = extract_features(samples, kind, loudness=SPEECH_LOUDNESS)
+        told = {
+            "kind": kind,
+            "dim": features.shape[1],
+            "rows_per_second": 50,
+            "loudness": SPEECH_LOUDNESS,
+        }
         return _Sound(samples, features, silence_features(kind), told)
     features, file = read_features(theirs.folder, kind, numbers)
     samples = read_sound(theirs.folder, numbers)
@@ -216,7 +197,7 @@ def _faces(
 
 def _faceless(valid: Bool[np.ndarray, " T"]) -> list[int]:
     """Return the frames without a face that are too many in a row to be bridged."""
-    gaps = [range(*gap) for gap in missing_ranges(valid) if gap[1] - gap[0] > MAX_GAP]
+    gaps = [range(*gap) for gap in runs_of(~valid) if gap.stop - gap.start > MAX_GAP]
     return [frame for gap in gaps for frame in gap]
 
 
@@ -232,9 +213,9 @@ def _fill(work: Path, theirs: AdNerfFolder, cameras: Cameras, sound: _Sound, fac
     frames, room, told = write_pictures(work, theirs, landmarks, size)
     figures = _tracking(frames, track, landmarks, known)
     save = lambda name, array: np.save(work / FILES[name], array)
-    body, figures["body"], found = _body(work, frames, track, room)
+    body, figures["body"], found = followed_body(work, frames, track, room)
     save("body_viewmats", body)
-    for name, array in _clouds(work, frames, track, body).items():
+    for name, array in first_points(work, frames, track, body).items():
         save(name, array)
     save("audio_features", sound.features)
     save("silence_features", sound.silence)
@@ -268,7 +249,7 @@ def _fill(work: Path, theirs: AdNerfFolder, cameras: Cameras, sound: _Sound, fac
         "seen_of_all_frames": list(SEEN_OF_ALL_FRAMES),
         "capture": faces.capture.as_dict(),
         "body_check": found.as_dict(),
-        "models": _models(sound.told["kind"], None),
+        "models": models_used(sound.told["kind"], None),
     }
 
 

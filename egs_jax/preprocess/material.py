@@ -16,9 +16,11 @@ from egs_jax.preprocess.capture_check import CaptureReport, report_of
 from egs_jax.preprocess.crop import Crop, choose_crops
 from egs_jax.preprocess.exposure import exposure_gains
 from egs_jax.preprocess.face_pass import Faces
+from egs_jax.preprocess.film_sound import FilmSound
 from egs_jax.preprocess.films import Film
 from egs_jax.preprocess.shots import Part, bridge_gaps, colors_of
 from egs_jax.speech.features import FeatureKind, extract_features
+from egs_jax.speech.level import SPEECH_LOUDNESS
 
 NATURAL_LAG = 2
 """Frames by which lips open before their sound is loud, in speech in sync."""
@@ -129,9 +131,7 @@ class Sound:
     """By how many frames the sound of every used film was moved earlier."""
 
 
-def join_sound(
-    material: Material, sounds: Sequence[Float[np.ndarray, " S"]], kind: FeatureKind
-) -> Sound:
+def join_sound(material: Material, sounds: Sequence[FilmSound], kind: FeatureKind) -> Sound:
     """Align the sound of every film with its lips, and cut it to the parts that are used.
 
     Features are of a whole film's sound, so that those at a part's borders know what was said
@@ -141,10 +141,10 @@ def join_sound(
     runs = iter(material.runs)
     for k in material.used:
         name = material.films[k].path.name
-        moved, shifts[k] = align_sound(sounds[k], material.lag(k), name)
+        moved, shifts[k] = align_sound(sounds[k].samples, material.lag(k), name)
         length = len(material.faces[k].valid)
         moved = _fit_length(moved, length)
-        features = extract_features(moved, kind)
+        features = extract_features(moved, kind, loudness=SPEECH_LOUDNESS)
         for start, stop in material.parts[k]:
             low, high = max(0, start - _AROUND), min(length, stop + _AROUND)
             stretches.append(

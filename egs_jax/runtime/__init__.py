@@ -1,15 +1,15 @@
 """What every room needs: errors, files, assets, progress, the process's environment.
 
-errors       errors with a message for users
-files        files that a crash leaves whole
-assets       pretrained networks, pinned by hash, fetched once
-array_pickle pickles that hold nothing but arrays
-cache        where those and compiled programs are kept
-environment  settings that a process gives its libraries; its cores
-device       what a verb computes on, and who has its memory
-provenance   where a result comes from: commit, versions, device
-progress     the progress bar
-prefetch     items made in a thread while others are used
-stopping     SIGTERM and Ctrl-C as an event that a loop asks for
-consent      the notice to everyone who makes an avatar
+errors        errors with a message for users
+files         files that a crash leaves whole
+assets        pretrained networks, pinned by hash, fetched once
+array_pickle  pickles that hold nothing but arrays
+cache         where those and compiled programs are kept
+environment   settings that a process gives its libraries; its cores
+device        what a verb computes on, and who has its memory
+provenance    where a result comes from: commit, versions, device
+progress      the progress bar
+prefetch      items made in a thread while others are used
+stopping      SIGTERM and Ctrl-C as an event that a loop asks for
+consent       the notice to everyone who makes an avatar
 """

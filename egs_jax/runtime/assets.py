@@ -153,12 +153,16 @@ ASSETS: dict[str, Asset] = {
         Asset(
             name="silero_vad",
             file="silero_vad_16k.safetensors",
-            package="silero-vad",
-            version="6.2.3",
-            archive="silero_vad-6.2.3-py3-none-any.whl",
-            archive_sha256="7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8",
-            member="silero_vad/data/silero_vad_16k.safetensors",
             sha256="c59271c284ae9c8335d795d60e0bfdb71aaaceec578d9bd9ffc1b8153c319ea1",
+            archives=(
+                Archive(
+                    "silero-vad",
+                    "6.2.3",
+                    "silero_vad-6.2.3-py3-none-any.whl",
+                    "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8",
+                    "silero_vad/data/silero_vad_16k.safetensors",
+                ),
+            ),
             license="MIT",
             purpose="voice activity: where in a sound somebody speaks",
         ),

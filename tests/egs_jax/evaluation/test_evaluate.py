@@ -78,7 +78,7 @@ def infer_step(avatar, drive):
     codes = opened_by(drive.audio_windows), 0.8 * drive.eyes, drive.backgrounds[:, 0, 2, 0] / 255
     for (row, column), value in zip(CODES, codes, strict=True):
         rgb[:, row, column] = value[:, None]
-    return SimpleNamespace(rgb=rgb)
+    return SimpleNamespace(rgb=rgb, alpha=rgb[..., 0])
 
 
 def make_clip(folder):
@@ -163,7 +163,7 @@ def world(tmp_path_factory):
         patch.setattr(evaluate, "FaceLandmarker", MadeUpLandmarker)
         patch.setattr(evaluate, "implementations", lambda: IMPLEMENTATIONS)
         patch.setattr(evaluate, "report_pictures", report_pictures)
-        patch.setattr(evaluate, "Avatar", SimpleNamespace(load=lambda run_dir: avatar))
+        patch.setattr(evaluate, "Avatar", SimpleNamespace(load=lambda run_dir, data_dir: avatar))
         result = evaluate.evaluate(home / "run")
         val = np.arange(TRAIN, TRAIN + VAL)
         drawn = infer_step(avatar, data.drive(val, 8)).rgb

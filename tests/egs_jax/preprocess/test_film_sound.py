@@ -115,8 +115,9 @@ def test_bad_sound_is_one_line_and_leaves_nothing(tmp_path, capsys, performer_da
 def test_the_dataset_knows_the_loudness_at_which_it_was_heard(performer_dataset):
     meta = json.loads((performer_dataset.folder / "meta.json").read_text())
     assert meta["audio_features"]["loudness"] == SPEECH_LOUDNESS
-    assert meta["sound"]["speech_share"] > 0.4 and -30 < meta["sound"]["loudness"] < -15
-    assert "silero_vad" in meta["models"] and "audio" not in meta["source"]
+    heard = meta["films"][0]["sound"]
+    assert heard["speech_share"] > 0.4 and -30 < heard["loudness"] < -15
+    assert "silero_vad" in meta["models"] and "audio" not in meta["films"][0]
 
 
 @pytest.mark.slow
@@ -125,4 +126,4 @@ def test_a_film_with_a_silent_track_first_is_heard(tmp_path, performer_dataset):
     film = with_sound(tmp_path / "a.mp4", performer_dataset.video, np.zeros(64_000), sound)
     pipeline.preprocess(film, tmp_path / "set", audio_features="mel", size=64)
     meta = json.loads((tmp_path / "set" / "meta.json").read_text())
-    assert meta["sound"]["speech_share"] > 0.4
+    assert meta["films"][0]["sound"]["speech_share"] > 0.4

@@ -157,7 +157,7 @@ def test_start_and_end_are_those_of_the_film(performer_dataset, sound):
     (film,) = open_films([video], 1.0, 2.4, None)
     assert (film.start, film.stop, film.length) == (25, 60, 35)
     assert sum(1 for _ in film.frames()) == 35
-    np.testing.assert_array_equal(film.sound(), sound[25 * A_FRAME : 60 * A_FRAME])
+    np.testing.assert_array_equal(film.sound().samples, sound[25 * A_FRAME : 60 * A_FRAME])
     (film,) = open_films([video], 1.0, None, 0.4)
     assert (film.start, film.stop) == (25, 35)
     assert [f.length for f in open_films([video] * 3, None, None, 5.0)] == [100, 25]

@@ -35,6 +35,7 @@ def test_weights_learn_from_a_ramp_along_the_neck(trained_run, painted):
     assert changed[:, ~free].max() == 0
 
 
+@pytest.mark.slow
 def test_gaussians_of_a_person_stay_short(trained_run, painted):
     config, dataset = micro_config(painted), Dataset.open(painted)
     most = lambda state: np.exp(

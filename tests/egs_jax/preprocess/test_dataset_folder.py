@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from egs_jax.preprocess.work_folder import replace_folder, work_folder
+from egs_jax.preprocess.dataset_folder import replace_folder, work_folder
 from egs_jax.runtime.errors import InputError
 
 
