@@ -26,7 +26,7 @@ SECONDS, SIZE = 20.0, 256
 FILM_SEED, SPEECH_SEED = 0, 1
 SPEECH_SECONDS = 6.0
 FILM_STEPS = 700
-"""Deformation steps for the performer: ten minutes on two cores, everything included."""
+"""Deformation steps for the performer: a quarter of an hour on two cores, everything included."""
 
 
 def demo(

@@ -18,9 +18,12 @@ STEP_S = {"triton": (3.9e-3, 9.93e-3), "xla": (11.3e-3, 42.7e-3)}
 START_S = 40.0
 """Until the first step on that GPU: whole runs (`bench_runs.json`) less their steps."""
 CPU_CORES = 2
-CPU_S_A_PIXEL = 5.4e-6
-"""Time on so many cores for a pixel of a frame of a step: the `tiny` runs of
-`experiments/results/self_reconstruction.json`, 470 to 602 s for 3,900 frames of 160 px."""
+CPU_S_A_PIXEL = {"head": 5.4e-6, "person": 13e-6}
+"""Time on so many cores for a pixel of a frame of a step. Heads: the `tiny` runs of
+`experiments/results/self_reconstruction.json`, 470 to 602 s for 3,900 frames of 160 px; a person:
+the demo, 570 s for 1,700 of them."""
+CPU_START_S = 200.0
+"""What such a machine compiles, both stages."""
 
 
 def expected_seconds(
@@ -44,7 +47,8 @@ def expected_seconds(
     }
     if platform == "cpu":
         seen = sum(steps[stage] * frames[stage] for stage in steps) * config.devices
-        return seen * size**2 * CPU_S_A_PIXEL * CPU_CORES / cores
+        a_pixel = CPU_S_A_PIXEL["person" if config.model.is_person else "head"]
+        return (CPU_START_S * (seen > 0) + seen * size**2 * a_pixel) * CPU_CORES / cores
     one, eight = STEP_S[kernels]
     a_frame = eight / 8 * size**2 / PIXELS
     return START_S + sum(steps[stage] * max(one, a_frame * frames[stage]) for stage in steps)

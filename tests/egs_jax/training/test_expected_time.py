@@ -6,6 +6,7 @@ import jax
 import pytest
 from helpers import ROOT
 
+from egs_jax.config_text import override
 from egs_jax.presets import PRESETS
 from egs_jax.training import expected_time
 from egs_jax.training.expected_time import expectation, expected_seconds, in_words
@@ -31,8 +32,11 @@ def test_a_cpu_takes_what_was_measured():
     took = [
         case["train_seconds"] for case in cases("self_reconstruction") if case["device"] == "cpu"
     ]
-    expected = expected_seconds(PRESETS["tiny"], 160, 0, "cpu", "xla", cores=2)
+    head = override(PRESETS["tiny"], {"model.body": "head"})
+    expected = expected_seconds(head, 160, 0, "cpu", "xla", cores=2) - expected_time.CPU_START_S
     assert len(took) >= 2 and min(took) < expected < max(took)
+    person = expected_seconds(PRESETS["tiny"], 160, 0, "cpu", "xla", cores=2)
+    assert person == pytest.approx(200 + 13e-6 * 3_900 * 160**2, rel=1e-6)
 
 
 def test_whole_runs_on_the_gpu_take_about_as_long():
@@ -56,7 +60,7 @@ def test_words(monkeypatch):
     ]  # fmt: skip
     monkeypatch.setattr(expected_time, "usable_cores", lambda: 2)
     told = expectation(PRESETS["paper"], 450, 0, "xla")
-    assert told == ": paper at 450 px takes about 27 h"
+    assert told == ": paper at 450 px takes about 64 h"
     other = type("Card", (), {"platform": "gpu", "device_kind": "NVIDIA L4"})
     monkeypatch.setattr(jax, "local_devices", lambda: [other])
     told = expectation(PRESETS["fast"], 256, 100, "triton")
