@@ -167,6 +167,7 @@ def test_a_camera_that_looks_away_is_told_once(tiny, warned):
     assert "\n" not in message
 
 
+@pytest.mark.slow
 def test_dropped_pairs_are_told_once_with_the_capacity_that_holds_them(warned):
     """The recipe of the docstring: draw once, then with what `capacity_for` finds."""
     case = random_case(40, 40, 24, seed=2, size=2.0)

@@ -125,6 +125,7 @@ def test_antialiased_opacity_by_hand():
         np.testing.assert_allclose(sharp, want if want >= 1 / 255 else 0.0, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_antialiasing_keeps_the_light_of_splats_smaller_than_a_pixel():
     """The sum over pixels grows with the splat's area, not with the blur's."""
     totals = [

@@ -291,6 +291,7 @@ def test_misuse_is_named(tiny, change, error, words):
         rasterize(**tiny | change)
 
 
+@pytest.mark.slow
 def test_default_capacity_holds_heads():
     out = rasterize(**make_case("head_512"))
     assert int(out.aux.overflow) == 0

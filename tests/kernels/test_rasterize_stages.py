@@ -30,6 +30,7 @@ def split(case):
     return {k: v for k, v in case.items() if k not in names}, {k: case[k] for k in names[:2]}
 
 
+@pytest.mark.slow
 def test_stages_compose_to_the_bits_of_rasterize():
     """Images, counts and gradients of two frames, with every option that a stage has."""
     case = two_frames()
@@ -67,6 +68,7 @@ def test_stages_compose_to_the_bits_of_rasterize():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_own_colors_of_what_is_projected():
     """Colors of any number of channels by depth, outside of jit; the depth image is one of them."""
     arrays, _ = split(two_frames())
@@ -135,6 +137,7 @@ def derivatives(loss, arrays, moves):
     return forward, jax.jvp(jax.grad(loss), (arrays,), (moves,))[1]
 
 
+@pytest.mark.slow
 def test_tangents_and_hessian_products_equal_the_definitions():
     arrays, size, moves = smooth_scene()
     ours = lambda a: rasterize(**a, **size, implementation="xla")[:3]
@@ -168,6 +171,7 @@ def test_forward_mode_of_several_frames_is_that_of_reverse_mode():
     np.testing.assert_allclose(hessian, np.einsum("abcdef->defabc", hessian), rtol=1e-3, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_reverse_mode_of_a_derivative_is_refused_by_name():
     case = random_case(5, 9, 7, seed=1, size=0.3)
     viewmat = case.pop("viewmats")

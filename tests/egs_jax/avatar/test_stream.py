@@ -40,7 +40,10 @@ def assert_same(got, want):
         np.testing.assert_array_equal(a.alpha, b.alpha)
 
 
-@pytest.mark.parametrize("seconds", [0.1, 1.0, pytest.param(4.3, marks=pytest.mark.slow)])
+SLOW = [pytest.param(seconds, marks=pytest.mark.slow) for seconds in (0.1, 4.3)]
+
+
+@pytest.mark.parametrize("seconds", [1.0, *SLOW])
 def test_frames_do_not_depend_on_the_chunks(avatar, seconds):
     sound, live = voice(seconds), Stream(avatar)
     whole = frames_of(live, sound, [len(sound)])

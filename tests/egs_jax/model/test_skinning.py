@@ -152,6 +152,7 @@ def picture_loss():
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1))), cloud, jax.jit(picture)
 
 
+@pytest.mark.slow
 def test_gradients_of_a_picture_are_finite_differences():
     """In float64: of weights and centers, where head and body differ."""
     with jax.enable_x64(True):

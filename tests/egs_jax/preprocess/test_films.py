@@ -64,6 +64,7 @@ def two(tmp_path_factory, pictures, sound) -> tuple[Dataset, str]:
     return Dataset.open(home / "set"), printed.getvalue()
 
 
+@pytest.mark.slow
 def test_two_films_are_one_dataset(two, sound):
     dataset, said = two
     assert dataset.num_frames == 210 and dataset.valid.all()
@@ -81,6 +82,7 @@ def test_two_films_are_one_dataset(two, sound):
     assert dataset.splits == {"train": (0, 190), "val": (190, 210)}
 
 
+@pytest.mark.slow
 def test_exposure_and_size_of_the_face_are_those_of_one(two):
     dataset, _ = two
     films = dataset.meta["films"]
@@ -94,6 +96,7 @@ def test_exposure_and_size_of_the_face_are_those_of_one(two):
     np.testing.assert_allclose(face(40), face(169), rtol=0.06)
 
 
+@pytest.mark.slow
 def test_sound_of_every_stretch_is_its_own(two, sound):
     dataset, _ = two
     wav = read_audio(dataset.folder / "audio.wav")
@@ -108,6 +111,7 @@ def test_sound_of_every_stretch_is_its_own(two, sound):
     assert np.abs(window[-4:] - quiet[-4:]).max() < 0.5 < np.abs(window[0] - quiet[0]).max()
 
 
+@pytest.mark.slow
 def test_poses_do_not_lead_over_a_cut(two):
     """The second film has the first one's pictures backwards: so its poses must be."""
     dataset, _ = two

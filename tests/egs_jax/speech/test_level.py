@@ -105,7 +105,7 @@ def test_sound_without_speech_is_silence_and_silence_stays_silence():
         np.testing.assert_array_equal(heard(sound), silence_features("mel", 100))
 
 
-@pytest.mark.parametrize("kind", ["mel", "whisper"])
+@pytest.mark.parametrize("kind", ["mel", pytest.param("whisper", marks=pytest.mark.slow)])
 def test_chunks_of_any_size_give_the_same_bits(kind):
     sound = np.concatenate([music(1), 0.5 * voice()[: 2 * SAMPLE_RATE], noise(0.37, 1e-3)])
     whole = extract_features(sound, kind, loudness=SPEECH_LOUDNESS)

@@ -217,6 +217,7 @@ def test_alexnet_agrees_with_the_published_package():
     assert perceptual._read_safetensors(stored, assets.ASSETS["lpips_alexnet"].sha256) is not None
 
 
+@pytest.mark.slow
 def test_vgg_agrees_with_the_published_package():
     """Numbers: as above; the loss is that package's VGG-16 trunk with torch's own resizing."""
     params = published("vgg16")

@@ -76,6 +76,7 @@ def moved(painted, trained_run, tmp_path):
     return run_dir, data
 
 
+@pytest.mark.slow
 def test_render_and_evaluate_ask_where_the_dataset_went(moved, tmp_path, capsys):
     run_dir, data = moved
     write_wav(tmp_path / "a.wav", voice(0.2))
