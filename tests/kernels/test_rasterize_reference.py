@@ -19,7 +19,14 @@ PER_GAUSSIAN = NAMES[:5] + ("means2d_offset",)
 # The scenes are small: compiling takes far longer than running, so compile in a hurry.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 FINITE = sorted(set(CASES) - {"head_512", "non_finite", "empty"})
-LONG = ("all_culled", "dead", "dense_tile", "many_channels", "opaque")  # see the Triton tests
+LONG = (
+    "all_culled",
+    "dead",
+    "dense_tile",
+    "many_channels",
+    "odd_size",
+    "opaque",
+)  # as Triton tests
 
 
 def split(case):

@@ -131,6 +131,7 @@ def test_a_link_leads_to_the_film(trained_run, tmp_path):
     assert (tmp_path / "link.mp4").is_symlink() and tracks(tmp_path / "talk.mp4")
 
 
+@pytest.mark.slow
 def test_full_disk_leaves_the_film_before_as_it_was(trained_run, tmp_path, capsys):
     path, out = speech(tmp_path / "speech.wav", 6.0), tmp_path / "talk.mp4"
     arguments = ["render", str(trained_run.folder), str(path), "--out", str(out)]

@@ -43,7 +43,7 @@ def encoder():
 # ------------------------------------------------------------------------------------ features
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param("whisper", marks=pytest.mark.slow), "mel"])
 def test_chunks_of_any_size_give_the_same_bits(encoder, kind):
     samples = speech(2.33)
     whole = audio.extract_features(samples, kind, encoder)

@@ -165,6 +165,7 @@ def words_of(*places, told=("same", "same"), patience="60"):
     return ["\n".join(lines).replace(str(port), "PORT") for lines in told]
 
 
+@pytest.mark.slow
 def test_hosts_with_other_commands_say_so_alike():
     first, second = words_of("2,0", "2,1", told=("same", "else"))
     assert first == second == (
