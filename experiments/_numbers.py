@@ -90,6 +90,7 @@ def _other_numbers() -> Made:
         "whole_run_s.fast": partial(_whole_run, "fast"),
         "whole_run_s.paper": partial(_whole_run, "paper"),
         "kills": lambda: str(cases_of("kill_training")[-1]["kills"]),
+        "held_out.head_gain": _head_gain,
         "decode.claimed_s": lambda: number(cases_of("bench_decode")[0]["claimed_clip_s"], 1),
     }
 
@@ -180,6 +181,15 @@ def _static_stage_gain(part: str) -> str:
         if case["static_steps"]
     ]
     return number(sum(ratios) / len(ratios), 1)
+
+
+def _head_gain() -> str:
+    """From the least to the most dB that a person's head has over a head alone, held-out poses."""
+    gains = [
+        case["person.psnr_head"] - case["head_nearest_body.psnr_head"]
+        for case in cases_of("held_out_poses")
+    ]
+    return f"{number(min(gains), 1)} to {number(max(gains), 1)}"
 
 
 def _step() -> dict:
