@@ -314,7 +314,10 @@ def _side(text: str) -> int:
 
 
 def _time(text: str) -> float:
-    return 0.0 if text.strip() in ("0", "0.0") else _seconds(text)
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) < float("inf"):
+            return value
+    raise argparse.ArgumentTypeError(f"got {text}, expected seconds, 0 or more")
 
 
 def _number(text: str) -> int:

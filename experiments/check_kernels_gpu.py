@@ -104,6 +104,7 @@ def compare(arrays: dict, static: dict, jit: bool = True) -> tuple[bool, str, Dr
 
     Float32 decides a few pairs at the alpha floor, and a few stops, either way: one pixel in
     10,000 may be off, by not much more than the floor, and is left out of the gradient's loss.
+    For the same reason one pair of a splat and a tile in 10,000 may be listed by one of them only.
     """
     got, want = draw(arrays, static, "triton", jit), draw(arrays, static, "xla")
     off = differences(got.images, want.images)
@@ -120,8 +121,10 @@ def compare(arrays: dict, static: dict, jit: bool = True) -> tuple[bool, str, Dr
     # The expected depth is divided by alpha, which is small at a splat's border.
     most = 5e-4 if static.get("depth_kind") == "expected" else 1e-4
     passes = share < 1e-4 and (worst < 2 / 255 or may_jump)
-    passes = passes and gradient < most and counts[0] == counts[1]
+    passes = passes and gradient < most and abs(counts[0] - counts[1]) <= 1e-4 * counts[1]
     detail = f"image {agreed:.1e}, gradients {gradient:.1e}, {counts[0]:,} instances"
+    if counts[0] != counts[1]:
+        detail += f" ({counts[0] - counts[1]:+})"
     if flipped.any():
         detail += f"; {flipped.sum()} pixels ({100 * share:.4f} %) off by up to {worst:.1e}"
     return passes, detail, got, want
