@@ -24,7 +24,7 @@ _UNEXPLAINED = 2.5  # times the usual error: no mouth
 _LEAST = 9.0  # levels of 255, rms, that are always explained
 _PART_OF_IT = 1 / 3  # share of the frames
 _FEWEST = 200  # frames; of fewer, too few mouths are known to say what is none
-_SHORT, _EDGE = 3, 4  # frames: shorter is a blur, and what comes and goes around longer
+_SHORT, _EDGE = 13, 4  # frames: shorter may be a rare sound; what comes and goes around longer
 
 
 @typechecked
