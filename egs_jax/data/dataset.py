@@ -184,8 +184,13 @@ class Dataset:
 
     @functools.cached_property
     def train_frames(self) -> Int[np.ndarray, " N"]:
-        """Frames to train on."""
-        return self.frames_of("train")
+        """Frames to train on: without those whose mouth is open though nobody is heard."""
+        frames = self.frames_of("train")
+        sound, hush = self.arrays["audio_features"], self.arrays["silence_features"]
+        rows = np.minimum(2 * self._sound_places[frames, 0], len(sound) - 1)
+        heard = (sound[rows] != hush[rows % len(hush)]).any(axis=1)
+        opening = np.asarray(self.arrays["mouth_opening"])[frames]
+        return frames[statistics.told_by_sound(opening, heard)]
 
     def frames_of(self, split: str) -> Int[np.ndarray, " N"]:
         """Return the `usable` frames of a split, in order, but what `meta.json` has as "left_out".

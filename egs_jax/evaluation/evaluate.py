@@ -22,9 +22,12 @@ from egs_jax.evaluation.renders import frames_per_second, given
 from egs_jax.evaluation.report import print_figures, write_report
 from egs_jax.evaluation.signals import lid_figures, mouth_figures, sync_figures
 from egs_jax.face.landmarks import FaceLandmarker
-from egs_jax.runtime.device import say_device
+from egs_jax.runtime.device import check_memory, say_device
 from egs_jax.runtime.files import write_atomically
 from kernels import implementations
+
+LEAST_MEMORY = 2.0
+"""GiB of a GPU; with much less the process dies without a word."""
 
 
 def evaluate(
@@ -35,11 +38,12 @@ def evaluate(
     `data_dir` is where its dataset was moved.
 
     Raises:
-      InputError: if the run or its dataset cannot be read.
+      InputError: if the run or its dataset cannot be read, or other processes have the GPU.
     """
     run_dir = Path(run_dir)
     avatar = Avatar.load(run_dir, data_dir)
     say_device("evaluating")
+    check_memory(jax.local_devices()[0], least=LEAST_MEMORY)
     landmarker = FaceLandmarker()
     data = avatar.dataset
     frames = data.frames_of(split)

@@ -88,8 +88,8 @@ def _try_out(device: jax.Device) -> None:
         ) from error
 
 
-def check_memory(device: jax.Device) -> None:
-    """Refuse a GPU on which JAX does not get the memory that it reserves.
+def check_memory(device: jax.Device, least: float | None = None) -> None:
+    """Refuse a GPU on which JAX does not get the memory that it reserves, or `least` [GiB] of it.
 
     Where another process came first JAX takes what is left: a training dies of it later, and of
     several devices nothing remains for NCCL and CUDA (of four such runs on two or four H200s none
@@ -107,7 +107,8 @@ def check_memory(device: jax.Device) -> None:
         stats = device.memory_stats() or {}
         wanted = stats.get("bytes_limit", 0)
         got = stats.get("pool_bytes", wanted)
-        if got < 0.95 * wanted:  # it asks for a tenth less until it gets something
+        # It asks for a tenth less until it gets something.
+        if got < (0.95 * wanted if least is None else min(least * GIB, wanted)):
             short = f"{got / GIB:.1f} of the {wanted / GIB:.1f} GiB that it reserves"
     except jax.errors.JaxRuntimeError as error:
         if not is_exhaustion(error):

@@ -119,6 +119,20 @@ def test_frames_left_out_are_never_drawn(copy):
     assert set(np.concatenate([d.lips for d in seen])) <= kept
 
 
+def test_open_mouths_where_nobody_is_heard_are_not_trained_on(copy):
+    sound, hush = (np.load(copy / f"{n}_features.npy") for n in ("audio", "silence"))
+    opening = np.load(copy / "mouth_opening.npy")
+    opening[:TRAIN] = np.linspace(0.1, 0.2, TRAIN)
+    opening[2:6] = [0.19, 0.0, 0.19, 0.19]
+    quiet = np.arange(4, 10)  # rows of frames 2 to 4
+    sound[quiet] = hush[quiet % len(hush)]
+    np.save(copy / "audio_features.npy", sound)
+    np.save(copy / "mouth_opening.npy", opening)
+    dataset = Dataset.open(copy)
+    assert np.setdiff1d(dataset.frames_of("train"), dataset.train_frames).tolist() == [2, 4]
+    assert len(dataset.frames_of("val")) == FRAMES - TRAIN
+
+
 def test_the_background_is_painted_over_the_plate(dataset):
     for i in (0, 7):
         assert np.array_equal(dataset.background(i), dataset.arrays["plate"])

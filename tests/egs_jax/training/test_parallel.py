@@ -15,6 +15,7 @@ import kernels
 from egs_jax.config import Config, ScheduleConfig
 from egs_jax.data.dataset import Dataset
 from egs_jax.model import forward as model
+from egs_jax.runtime.device import check_memory
 from egs_jax.runtime.errors import InputError
 from egs_jax.training import parallel
 from egs_jax.training import step as train
@@ -180,6 +181,9 @@ def test_a_gpu_that_another_process_holds_is_refused_before_anything_is_written(
     finds(held)  # of one device too: the training would die of it later
     with pytest.raises(InputError, match="JAX got 90.0 of .* XLA_PYTHON_CLIENT_MEM_FRACTION"):
         parallel.check(dataclasses.replace(config, devices=1))
+    check_memory(held, least=2)  # which an evaluation asks for
+    with pytest.raises(InputError, match="JAX got 1.0 of the 100.0 GiB"):
+        check_memory(Device("cuda:3", wanted | {"pool_bytes": 2**30}), least=2)
     finds(free, Device("cuda:4", None))
     with pytest.raises(InputError, match="JAX got no memory on cuda:4"):
         parallel.check(config)
