@@ -34,6 +34,7 @@ PathLike = str | os.PathLike
 # Seconds; on a tie the earlier picture wins, also when a container rounds times to milliseconds.
 _TIE = 1e-3
 _LARGEST_GAP = 30.0  # seconds between two pictures; more is a broken clock, not a slow camera
+_LARGEST_STEP_BACK = 0.5  # likewise, to an earlier time
 _TRUNCATION_SLACK = 0.5  # seconds a container's header may claim beyond its last packet
 _LOOKED_AT = 5  # pictures by which interlacing is told
 _ODD_GAPS = 0.02  # share of gaps unlike the usual one: less are pictures that were dropped
@@ -175,6 +176,11 @@ def _resampled(path: PathLike, fps: float) -> Iterator[tuple[Converter, av.Video
                     raise InputError(
                         f"{path}: no picture between {time:.1f} s and {now:.1f} s; "
                         "cut that part out or re-encode the video"
+                    )
+                if now < time - _LARGEST_STEP_BACK:
+                    raise InputError(
+                        f"{path}: its clock goes back from {time:.1f} s to {now:.1f} s, as where "
+                        "files were put one behind the other; re-encode the video"
                     )
                 while count / fps <= 0.5 * (time + now) + _TIE:
                     yield convert, held
