@@ -60,7 +60,8 @@ class Heard(NamedTuple):
     spoken: float
     """Seconds of speech."""
     power: float
-    """Mean square while somebody speaks, or at all if nobody does, as loud as its channels are."""
+    """Mean square of the speech, without that of what is between, or of all if nobody speaks; as
+    loud as its channels are."""
     clearness: float
     """How far speech stands out from what is between [dB]; 0 if there is nothing between."""
 
@@ -187,5 +188,7 @@ class _Ear:
         power = mean(is_speech if spoken >= _LEAST_SPEECH else np.ones_like(is_speech))
         clearness = 0.0
         if spoken >= _LEAST_SPEECH and is_rest.sum() * CHUNK >= _LEAST_SPEECH * SAMPLE_RATE:
-            clearness = 10 * np.log10(max(power, _NOISE) / max(mean(is_rest), _NOISE))
+            rest = mean(is_rest)
+            clearness = 10 * np.log10(max(power, _NOISE) / max(rest, _NOISE))
+            power = max(power - rest, 0.0)
         return Heard(source, spoken, power / weight**2, float(clearness))

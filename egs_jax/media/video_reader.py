@@ -34,8 +34,10 @@ PathLike = str | os.PathLike
 # Seconds; on a tie the earlier picture wins, also when a container rounds times to milliseconds.
 _TIE = 1e-3
 _LARGEST_GAP = 30.0  # seconds between two pictures; more is a broken clock, not a slow camera
+_LARGEST_STEP_BACK = 0.5  # likewise, to an earlier time
 _TRUNCATION_SLACK = 0.5  # seconds a container's header may claim beyond its last packet
 _LOOKED_AT = 5  # pictures by which interlacing is told
+_ODD_GAPS = 0.02  # share of gaps unlike the usual one: less are pictures that were dropped
 _PACKETS, _REORDERED = 300, 16  # packets that tell the rate; pictures that may be out of order
 _PICTURE_FORMATS = ("image2", "tty", "gif")  # opened as videos by the library, never meant so
 
@@ -50,7 +52,7 @@ class VideoInfo:
       height: Pixels down, likewise.
       fps: Nominal rate (the container's best guess of the camera's rate).
       average_fps: Pictures divided by duration.
-      variable_rate: Whether the gaps between pictures vary by more than a quarter.
+      variable_rate: Whether gaps between pictures differ by more than a quarter, not only a few.
       duration: Seconds from time 0 of the clock to the end of the last picture.
       rotation: Degrees clockwise the stored picture is turned for display (0, 90, 180, 270;
         mirrored files count as 0 or 90).
@@ -99,7 +101,7 @@ def probe(path: PathLike) -> VideoInfo:
         rotation = (
             (90 if flip_columns else 270) if turned else (180 if flip_rows and flip_columns else 0)
         )
-        duration = _stream_end(container, stream)
+        duration = _stream_end(path, container, stream)
         return VideoInfo(
             path=Path(path),
             width=image.shape[1],
@@ -174,6 +176,11 @@ def _resampled(path: PathLike, fps: float) -> Iterator[tuple[Converter, av.Video
                     raise InputError(
                         f"{path}: no picture between {time:.1f} s and {now:.1f} s; "
                         "cut that part out or re-encode the video"
+                    )
+                if now < time - _LARGEST_STEP_BACK:
+                    raise InputError(
+                        f"{path}: its clock goes back from {time:.1f} s to {now:.1f} s, as where "
+                        "files were put one behind the other; re-encode the video"
                     )
                 while count / fps <= 0.5 * (time + now) + _TIE:
                     yield convert, held
@@ -263,8 +270,10 @@ def _decoded(
         )
 
 
-def _stream_end(container: av.container.InputContainer, stream: av.VideoStream) -> float:
-    """Return when the video ends on the container's clock, by the headers, in seconds."""
+def _stream_end(
+    path: PathLike, container: av.container.InputContainer, stream: av.VideoStream
+) -> float:
+    """Return when the video ends on the container's clock [s], by the headers where they say it."""
     zero = (container.start_time or 0) / av.time_base
     if stream.duration:
         return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - zero
@@ -273,7 +282,16 @@ def _stream_end(container: av.container.InputContainer, stream: av.VideoStream) 
     with contextlib.suppress(ValueError):
         hours, minutes, seconds = tag.split(":")
         return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    return (container.duration or 0) / av.time_base
+    if container.duration:
+        return container.duration / av.time_base
+    # Written live, a file does not know its length: its packets do.
+    with _opened(path) as (live, same):
+        ends = [
+            (packet.pts + (packet.duration or 0)) * packet.time_base
+            for packet in live.demux(same)
+            if packet.pts is not None
+        ]
+    return float(max(ends, default=0)) - zero
 
 
 def _variable_rate(path: PathLike) -> bool:
@@ -293,7 +311,8 @@ def _variable_rate(path: PathLike) -> bool:
             turns = [dts for _, dts in times if dts is not None]
             ticks = ticks[ticks <= turns[-1]] if turns else np.sort(ticks)[:-_REORDERED]
         gaps = np.diff(np.sort(ticks)) * float(stream.time_base)
-    return bool(gaps.size > 1 and np.ptp(gaps) > 0.25 * np.median(gaps) + 2e-3)
+    odd = np.abs(gaps - np.median(gaps)) > 0.25 * np.median(gaps) + 2e-3
+    return bool(gaps.size > 1 and odd.mean() > _ODD_GAPS)
 
 
 def _reason(error: BaseException) -> str:

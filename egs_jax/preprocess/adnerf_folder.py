@@ -150,7 +150,7 @@ def _val_file(folder: Path) -> Path:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = json.loads(path.read_text(encoding="utf-8-sig"))
         if not (isinstance(told, dict) and isinstance(told.get("frames"), list)):
             raise ValueError("has no list of frames")
         return told
@@ -165,8 +165,8 @@ def _entries(frames: list[Any], path: Path) -> list[Entry]:
     entries = []
     for i, frame in enumerate(frames):
         try:
-            number = int(frame["img_id"])
-            sound, matrix = int(frame.get("aud_id", number)), frame.get("transform_matrix")
+            number = _whole(frame["img_id"])
+            sound, matrix = _whole(frame.get("aud_id", number)), frame.get("transform_matrix")
             if matrix is not None:
                 matrix = np.array(matrix, np.float64)
                 _check_rigid(matrix)
@@ -183,6 +183,13 @@ def _entries(frames: list[Any], path: Path) -> list[Entry]:
         twice = min(number for number in numbers if numbers.count(number) > 1)
         raise InputError(f"{path}: lists frame {twice} twice; make it again")
     return entries
+
+
+def _whole(number: Any) -> int:
+    """Return a whole number, however it is written."""
+    if not float(number).is_integer():
+        raise ValueError(f"{number} is no whole number")
+    return int(float(number))
 
 
 def _check_rigid(matrix: np.ndarray) -> None:

@@ -20,6 +20,7 @@ from egs_jax.media.audio_file import read_audio
 from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.runtime.errors import MAY_NOT_READ, InputError
 from egs_jax.speech.features import ENTRY_ROWS, FRAME_SAMPLES
+from egs_jax.speech.level import loudness
 
 THEIRS = {
     "deepspeech": ("aud_ds.npy", "aud.npy"),
@@ -31,7 +32,6 @@ SOUNDS = (".wav", ".mp4", ".mov", ".mkv", ".avi")
 HELD = 10
 """Frames (0.4 s) at the end for which the last value is held where a file is too short."""
 _SHUT = 2.0  # AU45 of a shut eye
-_SILENT = 1e-3  # of full scale: no sample of a silent file is as loud
 _QUIET_SHARE = 0.05  # of the training frames, those with the least sound
 _SLIDES = 1e-3  # of the largest feature: by how much windows that overlap may differ
 
@@ -44,7 +44,7 @@ def read_sound(folder: Path, numbers: Int[np.ndarray, " T"]) -> Float[np.ndarray
     """
     path = _sound_file(folder)
     samples, stop = read_audio(path), (int(numbers.max()) + 1) * FRAME_SAMPLES
-    if np.abs(samples).max(initial=0.0) < _SILENT:
+    if not np.isfinite(loudness(samples)):
         raise InputError(f"{path}: is silent; an avatar learns from speech, give the film's sound")
     if len(samples) < stop - HELD * FRAME_SAMPLES:
         raise InputError(
@@ -164,7 +164,7 @@ def read_lids(path: Path, numbers: Int[np.ndarray, " T"]) -> Float[np.ndarray, "
       InputError: if the file is damaged, has no AU45, or ends long before the frames.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             table = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
         names = {name: i for i, name in enumerate(table[0])} if table else {}
         if "AU45_r" not in names:

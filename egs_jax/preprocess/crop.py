@@ -80,6 +80,8 @@ def choose_crops(
         for box, (width, height) in zip(boxes, sizes, strict=True)
     ]
     ratio = max(side / unit for side, unit in zip(sides, tall, strict=True))
+    # No more than every picture has: else the face would be larger where it fills its picture.
+    ratio = min(ratio, *(min(shape) / unit for shape, unit in zip(sizes, tall, strict=True)))
     squares = [
         _square(box, ratio * unit, *shape)
         for box, unit, shape in zip(boxes, tall, sizes, strict=True)

@@ -140,8 +140,7 @@ def join_sound(material: Material, sounds: Sequence[FilmSound], kind: FeatureKin
     samples, rows, stretches, shifts, count = [], [], [], {}, 0
     runs = iter(material.runs)
     for k in material.used:
-        name = material.films[k].path.name
-        moved, shifts[k] = align_sound(sounds[k].samples, material.lag(k), name)
+        moved, shifts[k] = align_sound(sounds[k].samples, material.lag(k))
         length = len(material.faces[k].valid)
         moved = _fit_length(moved, length)
         features = extract_features(moved, kind, loudness=SPEECH_LOUDNESS)
@@ -156,18 +155,20 @@ def join_sound(material: Material, sounds: Sequence[FilmSound], kind: FeatureKin
             rows.append(features[2 * low : 2 * high])
             samples.append(moved[start * _A_FRAME : stop * _A_FRAME])
             count += high - low
+    names = [material.films[k].path.name for k in material.used]
+    for line in moved_sounds(names, list(shifts.values())):
+        print(line)
     return Sound(np.concatenate(samples), np.concatenate(rows), tuple(stretches), shifts)
 
 
 def align_sound(
-    samples: Float[np.ndarray, " S"], lag: float | None, name: str = ""
+    samples: Float[np.ndarray, " S"], lag: float | None
 ) -> tuple[Float[np.ndarray, " S2"], int]:
     """Undo a recording's own delay between lips and sound, so that the avatar does not learn it.
 
     Args:
       samples: The sound.
       lag: Frames by which the sound comes after the lips, or None if that is not known.
-      name: The film's, for what is said.
 
     Returns:
       The sound moved earlier (later if negative), and by how many frames.
@@ -175,12 +176,23 @@ def align_sound(
     shift = 0 if lag is None else round(lag - NATURAL_LAG)
     if abs(shift) < 2:
         return samples, 0
-    off = f"{abs(lag):.0f} frames {'after' if lag >= 0 else 'before'} the lips"
-    way = "earlier" if shift > 0 else "later"
-    film = f"{name}: " if name else ""
-    print(f"{film}the sound comes {off}, {NATURAL_LAG} after are natural; moved {abs(shift)} {way}")
     moved = shift * _A_FRAME
     return (samples[moved:] if moved > 0 else np.pad(samples, (-moved, 0))), shift
+
+
+def moved_sounds(films: Sequence[str], shifts: Sequence[int]) -> list[str]:
+    """Return what is said of films whose sound was moved earlier by so many frames."""
+    lines = []
+    for shift in sorted({*shifts} - {0}):
+        names = [name for name, moved in zip(films, shifts, strict=True) if moved == shift]
+        lag = shift + NATURAL_LAG
+        off = f"{abs(lag)} frames {'after' if lag >= 0 else 'before'} the lips"
+        lines.append(
+            f"{names[0] if len(names) == 1 else f'{len(names)} films'}: the sound comes {off}, "
+            f"{NATURAL_LAG} after are natural; moved {abs(shift)} "
+            f"{'earlier' if shift > 0 else 'later'}"
+        )
+    return lines
 
 
 def _fit_length(samples: np.ndarray, frames: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.ndimage import uniform_filter1d
 from scipy.signal import fftconvolve, stft
 from scipy.stats import theilslopes
@@ -29,12 +29,13 @@ _BANDS = np.geomspace(150.0, 6000.0, 13)  # Hz, edges
 _WINDOW = 400  # samples, 25 ms
 _FAINT = 1e-4  # of a band's mean power: what is added, so that silence does not count
 _PIECE = 10 * RATE  # rows
-_REACH = RATE  # rows around the whole film's offset in which a piece looks for its own
+_REACH = RATE  # rows around the whole film's offset in which an unclear piece looks for its own
 _LEAST_OVERLAP = 5 * RATE  # rows, or half of what is shorter
 _LEAST_ROWS = 2 * RATE
 _STANDS_OUT = 1.5  # times the best offset elsewhere: unrelated sound gives up to 1.3
 _PIECE_STANDS_OUT = 1.3
 _FITTING = 0.6  # share of pieces that must lie on the line
+_ELSEWHERE = 0.2  # s off the line: no noise of a piece's offset, the recording was cut
 _BLOCK = 8192  # samples, half a second
 _PEAK = 8.0  # times the mean: chance stays under 6
 _LEAST_PIECES = 5  # that tell a drift
@@ -99,14 +100,15 @@ def place(film: Float[np.ndarray, " S"], recording: Float[np.ndarray, " R"]) -> 
     if not np.isfinite(scores).all() or not _stands_out(scores, _STANDS_OUT):
         return None
     offset = int(scores.argmax()) - zero
-    times, offsets = _pieces(ours, theirs, offset)
+    times, offsets, clear = _pieces(ours, theirs, offset)
     if len(times) == 0:
         return None
     slope, intercept = 0.0, float(np.median(offsets))
     if len(times) >= _LEAST_PIECES:
         slope, intercept, *_ = theilslopes(offsets, times)
     off = np.abs(offsets - intercept - slope * times)
-    if np.mean(off < TOLERANCE) < _FITTING or abs(slope) > _MOST_DRIFT:
+    is_cut = (clear & (off > _ELSEWHERE)).sum() >= 2  # pieces overlap: one alone is chance
+    if np.mean(off < TOLERANCE) < _FITTING or abs(slope) > _MOST_DRIFT or is_cut:
         return None
     return Placement(float(intercept), float(slope))
 
@@ -118,24 +120,35 @@ def _stands_out(scores: np.ndarray, times: float) -> bool:
     return bool(scores[peak] > times * max(elsewhere.max(initial=0.0), 1e-9))
 
 
-def _pieces(
-    film: np.ndarray, recording: np.ndarray, offset: int
-) -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:
-    """Return times and offsets [s] of the pieces of the film that find themselves near `offset`."""
-    times, offsets = [], []
-    length = min(_PIECE, film.shape[1])
-    for begin in range(0, film.shape[1] - length + 1, max(length // 2, 1)):
-        first, stop = begin + offset, begin + offset + length
-        if first < 0 or stop > recording.shape[1]:
+class _Pieces(NamedTuple):
+    """Pieces of the film that find themselves in the recording."""
+
+    times: Float[np.ndarray, " P"]
+    """Their middles [s]."""
+    offsets: Float[np.ndarray, " P"]
+    """Each one's own [s]."""
+    clear: Bool[np.ndarray, " P"]
+    """Whether it was looked for in the whole recording, and fits nowhere else."""
+
+
+def _pieces(film: np.ndarray, recording: np.ndarray, offset: int) -> _Pieces:
+    """Find pieces of the film anywhere in the recording, or else near `offset`."""
+    found = []
+    low, high = max(0, -offset), min(film.shape[1], recording.shape[1] - offset)  # heard by both
+    length = min(_PIECE, high - low)
+    recording = np.pad(recording, ((0, 0), (_REACH, _REACH)))
+    count = 1 + 2 * -(-(high - low - length) // length)
+    for begin in np.linspace(low, high - length, count).astype(int).tolist():
+        piece, middle = film[:, begin : begin + length][:, ::-1], (begin + length / 2) / RATE
+        scores = fftconvolve(recording, piece, "valid", axes=1).sum(0)
+        if _stands_out(scores, _STANDS_OUT):
+            found.append((middle, (_summit(scores) - _REACH - begin) / RATE, True))
             continue
-        first = max(first - _REACH, 0)
-        part = recording[:, first : stop + _REACH]
-        scores = fftconvolve(part, film[:, begin : begin + length][:, ::-1], "valid", axes=1).sum(0)
-        if not _stands_out(scores, _PIECE_STANDS_OUT):
-            continue
-        times.append((begin + length / 2) / RATE)
-        offsets.append((first - begin + _summit(scores)) / RATE)
-    return np.array(times), np.array(offsets)
+        scores = scores[begin + offset :][: 2 * _REACH + 1]
+        if _stands_out(scores, _PIECE_STANDS_OUT):
+            found.append((middle, (_summit(scores) - _REACH + offset) / RATE, False))
+    times, offsets, clear = np.array(found).reshape(-1, 3).T
+    return _Pieces(times, offsets, clear > 0)
 
 
 def _summit(scores: np.ndarray) -> float:

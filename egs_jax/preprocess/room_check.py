@@ -41,7 +41,8 @@ class RoomFigures(NamedTuple):
 
     Attributes:
       camera: How far the room moves in the picture about its mean place, rms over frames and room,
-        as a share of the picture's longer side; 0 where it shows nothing to follow.
+        as a share of the picture's longer side; 0 where it shows nothing to follow. Told from the
+        motion across edges, as if they ran in all directions alike.
       elsewhere: Share of frames that show another room.
       changing: Share of the room that differs from the plate, mean over the other frames.
       others: Share of frames with somebody else in the picture.
@@ -147,9 +148,12 @@ def _motion(looks: list[_Look], best: int) -> tuple[float, Bool[np.ndarray, " N"
             start = found[i] or start
     path = np.array([place for _, place in sorted(found.items()) if place is not None])
     placed = path[:, :1] * part.levels[0].points + path[:, 1:]
-    moves = np.abs(placed - placed.mean(axis=0))
+    # Along edges nothing shows how far they move: a wall with one shadow would seem to slide.
+    slopes = part.levels[0].jacobian[:, 2] + 1j * part.levels[0].jacobian[:, 3]
+    across = np.real(np.conj(slopes) * (placed - placed.mean(axis=0)))
+    share = np.mean(across**2) / max(float(np.mean(np.abs(slopes) ** 2)), 1e-12)
     known = np.array([found[i] is not None for i in range(len(looks))])
-    return float(np.sqrt(np.mean(moves**2)) / max(height, width)), known
+    return float(np.sqrt(2 * share) / max(height, width)), known
 
 
 def _found(look: _Look, best: _Look, part: Template, start: Similarity) -> Similarity | None:

@@ -119,9 +119,11 @@ def _point_flow(
 def _median_at(flow: np.ndarray, points: np.ndarray, radius: int) -> np.ndarray:
     """Return the median flow [points, 2] over a square around each point."""
     limit = np.array(flow.shape[1::-1]) - 1
-    out = []
-    for column, row in np.clip(np.floor(points), 0, limit).astype(int):
-        rows = slice(max(0, row - radius), row + radius + 1)
-        patch = flow[rows, max(0, column - radius) : column + radius + 1]
-        out.append(np.median(patch.reshape(-1, 2), axis=0))
-    return np.array(out)
+    reach = np.arange(-radius, radius + 1)
+    # Outside the picture its border is repeated.
+    columns, rows = (
+        np.clip(middle[:, None] + reach, 0, most)
+        for middle, most in zip(np.floor(points).astype(int).clip(0, limit).T, limit, strict=True)
+    )
+    patches = flow[rows[:, :, None], columns[:, None, :]]
+    return np.median(patches.reshape(len(points), -1, 2), axis=1)

@@ -112,7 +112,8 @@ def test_weights_are_those_of_the_standard():
 @pytest.mark.parametrize(
     ("kind", "gain"),
     [("both", 1), ("opposite", 1), ("nearly opposite", 1), ("left", 0.5), ("right", 0.5),
-     ("left, hiss right", 1), ("hum left, right", 1), ("faint right", 0.5)],
+     ("left, hiss right", 1), ("hum left, right", 1), ("faint right", 0.5),
+     ("loud hum left, right", 0.04)],
 )  # fmt: skip
 def test_a_voice_on_any_side_is_heard(tmp_path, capsys, voice, kind, gain):
     none, hum = np.zeros_like(voice), 0.2 * np.sin(2 * np.pi * 50 * np.arange(len(voice)) / RATE)
@@ -124,6 +125,7 @@ def test_a_voice_on_any_side_is_heard(tmp_path, capsys, voice, kind, gain):
         "right": (none, voice),
         "left, hiss right": (voice, hiss()),
         "hum left, right": (hum, voice),
+        "loud hum left, right": (hum, 0.04 * voice),
         "faint right": (voice, 0.01 * voice),
     }[kind]
     path = tmp_path / "a.wav"

@@ -298,6 +298,30 @@ def test_order_of_decoding_is_no_varying_rate(tmp_path, suffix, varies):
         assert [number_of(frame) for frame in read_frames(path)] == list(range(100))
 
 
+def test_a_clock_that_goes_back_is_refused(tmp_path):
+    """Transport streams can be put one behind the other; half of such a film was left out."""
+    part = plain(tmp_path / "a.ts").read_bytes()
+    path = tmp_path / "both.ts"
+    path.write_bytes(part + part)
+    with pytest.raises(InputError, match=r"both.ts: its clock goes back from 2.0 s to 0.0 s"):
+        list(read_frames(path))
+
+
+def test_some_pictures_that_were_dropped_are_no_varying_rate(tmp_path):
+    numbers = np.delete(np.arange(200), [1, 80])
+    path = encode(tmp_path / "v.mkv", [numbered(i) for i in numbers], numbers * 3600)
+    assert not probe(path).variable_rate
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "webm"])
+def test_length_of_a_live_recording_is_told_by_its_packets(tmp_path, suffix):
+    codec = {} if suffix == "mkv" else {"codec": "libvpx", "options": {}}
+    path = plain(tmp_path / f"v.{suffix}", container={"live": "1"}, **codec)
+    info = probe(path)
+    assert info.duration == pytest.approx(2.0, abs=0.05)
+    assert info.num_frames() == len(list(read_frames(path))) == 50
+
+
 @pytest.mark.parametrize(
     ("suffix", "codec", "kind"),
     [

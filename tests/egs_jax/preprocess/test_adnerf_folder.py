@@ -76,6 +76,15 @@ def test_any_suffix_and_leading_zeros(tmp_path):
     assert len(read_folder(folder).images) == 10
 
 
+def test_a_mark_of_the_byte_order_is_passed_over(tmp_path):
+    folder = small_folder(tmp_path / "a")
+    (folder / "au.csv").write_text("frame, AU45_r\n2, 2\n3, 0\n")
+    for path in (folder / "transforms_train.json", folder / "au.csv"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(read_folder(folder).images) == 10
+    assert read_lids(folder / "au.csv", np.array([1, 2])).tolist() == [1, 0]
+
+
 def test_frames_may_lie_in_gt_imgs_and_the_split_be_called_test(tmp_path):
     folder = small_folder(tmp_path / "a")
     (folder / "ori_imgs").rename(folder / "gt_imgs")
@@ -138,6 +147,7 @@ FAULTS = {
     "a negative number": (lambda t: t["frames"][1].update(img_id=-4), "img_id -4"),
     "a number without end": (lambda t: t["frames"][1].update(img_id=10**40), "entry 1 .*damaged"),
     "no whole number": (lambda t: t["frames"][1].update(img_id=float("inf")), "entry 1 .*damaged"),
+    "half a number": (lambda t: t["frames"][1].update(img_id=1.5), "1.5 is no whole number"),
     "sound of nowhere": (lambda t: t["frames"][1].update(aud_id=10**40), "entry 1 .*damaged"),
     "a frame twice": (lambda t: t["frames"][1].update(img_id=0), "frame 0 twice"),
     "a frame that is a list": (lambda t: t.update(frames=[[1]]), "entry 0 .* damaged"),

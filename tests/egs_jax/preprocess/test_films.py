@@ -191,6 +191,9 @@ def test_films_share_a_crop_a_side_or_a_size_of_the_face():
     assert a.side == pytest.approx(2 * b.side, abs=2) and a.size == b.size == 256
     square = choose_crops([box(60, 60, 100)] * 2, [(256, 256)] * 2, None)
     assert {(c.left, c.top, c.side) for c in square} == {(0, 0, 256)}
+    tight = [box(60, 40, 130), box(200, 100, 200)]  # the first fills its picture
+    a, b = choose_crops(tight, [(256, 256), (640, 480)], None)
+    assert a.side == 256 and b.side == pytest.approx(256 * 200 / 130, abs=2)
 
 
 def test_every_film_needs_sound(tmp_path, pictures, performer_dataset):

@@ -100,7 +100,7 @@ def test_clocks_that_drift_are_brought_together(voice, film, drift, capsys):
 
 
 @pytest.mark.parametrize(
-    "kind", ["another speech", "noise", "silence", "short", "cut in the middle"]
+    "kind", ["another speech", "noise", "silence", "short", "cut in the middle", "cut near its end"]
 )
 def test_what_fits_nowhere_is_refused(voice, film, others, kind):
     recording = {
@@ -109,15 +109,27 @@ def test_what_fits_nowhere_is_refused(voice, film, others, kind):
         "silence": np.zeros(50 * SAMPLE_RATE, np.float32),
         "short": voice[:SAMPLE_RATE],
         "cut in the middle": np.concatenate([voice[: 19 * SAMPLE_RATE], voice[23 * SAMPLE_RATE :]]),
+        "cut near its end": np.concatenate([voice[: 25 * SAMPLE_RATE], voice[26 * SAMPLE_RATE :]]),
     }[kind]
     with pytest.raises(InputError, match=r"mic.wav: fits nowhere to the sound of film.mp4"):
         synchronized(film, recording, Path("mic.wav"), Path("film.mp4"))
 
 
-def test_a_recording_of_a_small_part_is_refused(voice, film):
-    part = voice[10 * SAMPLE_RATE : 26 * SAMPLE_RATE]
-    with pytest.raises(InputError, match=r"mic.wav: covers 16 of the 40 s of film.mp4"):
-        synchronized(film, part, Path("mic.wav"), Path("film.mp4"))
+@pytest.mark.parametrize(("seconds", "start"), [(40, 10), (20, 0)])
+def test_a_recording_of_a_small_part_is_refused(voice, film, seconds, start):
+    part = voice[start * SAMPLE_RATE : (start + 2 * seconds // 5) * SAMPLE_RATE]
+    covered = rf"mic.wav: covers {2 * seconds // 5} of the {seconds} s of film.mp4"
+    with pytest.raises(InputError, match=covered):
+        synchronized(film[: seconds * SAMPLE_RATE], part, Path("mic.wav"), Path("film.mp4"))
+
+
+def test_a_recording_that_stops_early_need_not_be_longer_than_a_piece(voice, film):
+    """It begins with the film and has little more than half of it."""
+    sound, found = synchronized(
+        film[: 16 * SAMPLE_RATE], voice[: 9 * SAMPLE_RATE], Path("mic.wav"), Path("film.mp4")
+    )
+    assert found.offset == pytest.approx(0, abs=2 / SAMPLE_RATE)
+    assert np.corrcoef(sound[: 9 * SAMPLE_RATE], voice[: 9 * SAMPLE_RATE])[0, 1] > 0.9
 
 
 def test_onsets_are_where_sound_begins():

@@ -32,7 +32,7 @@ from egs_jax.preprocess.dataset_folder import NAMES
 from egs_jax.preprocess.face_pass import Faces, find_faces
 from egs_jax.preprocess.films import Film
 from egs_jax.preprocess.frame_pass import write_frames
-from egs_jax.preprocess.material import Material, align_sound
+from egs_jax.preprocess.material import Material, align_sound, moved_sounds
 from egs_jax.preprocess.pipeline import (
     SEEN_OF_ALL_FRAMES,
     blink_signal,
@@ -531,18 +531,19 @@ def test_square_clip_is_not_cropped(pictures):
     assert np.array_equal(crop.image(pictures[0]), pictures[0])
 
 
-def test_late_sound_is_moved_and_natural_lag_kept(capsys):
+def test_late_sound_is_moved_and_natural_lag_kept():
     samples = np.arange(16000, dtype=np.float32)
     for lag in (None, 1.0, 2.0, 3.0):
         kept, shift = align_sound(samples, lag)
         assert kept is samples and shift == 0
     moved, shift = align_sound(samples, 6.0)
     assert shift == 4 and moved[0] == 4 * 640
-    assert "comes 6 frames after the lips" in capsys.readouterr().out
     moved, shift = align_sound(samples, -3.0)
     assert shift == -5 and not moved[: 5 * 640].any() and moved[5 * 640 + 1] == 1
-    said = capsys.readouterr().out
-    assert "comes 3 frames before the lips, 2 after are natural; moved 5 later" in said
+    late, early = moved_sounds(["a.mp4", "b.mp4", "c.mp4", "d.mp4"], [-5, 0, 4, 4])
+    assert "a.mp4: the sound comes 3 frames before the lips, 2 after are natural; " in late
+    assert "2 films: the sound comes 6 frames after the lips" in early
+    assert late.endswith("moved 5 later") and early.endswith("moved 4 earlier")
 
 
 def test_blink_is_zero_open_and_one_shut():

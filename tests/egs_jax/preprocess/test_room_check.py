@@ -89,6 +89,17 @@ def test_before_a_plain_wall_the_camera_may_move(grain):
     assert found.camera < 1e-3 and found.elsewhere == 0 and found.changing < 0.01
 
 
+def test_a_wall_with_one_edge_does_not_slide_along_it():
+    """A curtain rail and shades of light: nothing tells how far the room moves sideways."""
+    noise, shades = np.random.default_rng(4), np.linspace(-30, 30, WIDE)
+    room = PLAIN + shades[None, :, None].astype(np.float32)
+    room[: WIDE // 2 - SIZE // 2 + 4] = 20
+    still = [seen(room) + noise.normal(0, 2, (SIZE, SIZE, 3)) for _ in range(12)]
+    assert measured(still).camera < 2.5e-3
+    moved = [seen(room, y=i % 3) + noise.normal(0, 2, (SIZE, SIZE, 3)) for i in range(12)]
+    assert measured(moved).camera > 5e-3
+
+
 def test_a_few_lamps_do_not_tell_the_exposure():
     """Of a dark blue room in which hardly a pixel is lit, by a lamp that comes and goes."""
     dark = np.full((SIZE, SIZE, 3), (0, 0, 6), np.uint8)
