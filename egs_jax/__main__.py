@@ -26,6 +26,13 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **settings: Any):
         super().__init__(allow_abbrev=False, **settings)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse what is not known where the help for it is: a verb's options in the verb's."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
+
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and where the help is."""
         raise InputError(f"{message}; see `{self.prog} --help`")
@@ -43,11 +50,11 @@ def _show_anything() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit status."""
-    set_environment()
     _show_anything()
     argv = sys.argv[1:] if argv is None else argv
     with terminable():
         try:
+            set_environment()
             arguments = _parser(argv).parse_args(argv)
             arguments.run(arguments)
         except (Exception, KeyboardInterrupt) as error:

@@ -12,7 +12,7 @@ import jax
 from egs_jax.avatar.film import render_video
 from egs_jax.data.dataset import Dataset
 from egs_jax.evaluation.evaluate import evaluate
-from egs_jax.media.audio_file import write_wav
+from egs_jax.media.audio_file import stream_audio, write_wav
 from egs_jax.media.clock import SAMPLE_RATE
 from egs_jax.preprocess.pipeline import preprocess
 from egs_jax.presets import preset
@@ -51,6 +51,8 @@ def demo(
     Raises:
       InputError: if a file cannot be used, or another process has the GPU's memory.
     """
+    for _ in stream_audio(audio) if audio else ():
+        pass  # it is spoken last: what is wrong with it is said before all the work
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)

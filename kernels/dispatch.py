@@ -8,6 +8,7 @@ logger "kernels" (INFO; WARNING where a GPU is there and Triton was not taken), 
 import importlib.util
 import logging
 import threading
+from typing import Any
 
 import jax
 
@@ -48,10 +49,7 @@ def uses_triton(kernel: str, implementation: str | None, obstacle: str | None) -
       Unavailable: if Triton is asked for and cannot run.
       ValueError: if the name makes no sense.
     """
-    require(
-        implementation in (None, "xla", "triton"),
-        f"implementation: expected None, 'xla' or 'triton', got {implementation!r}",
-    )
+    check_implementation(implementation)
     if implementation == "xla":
         _remember(kernel, "xla: asked for")
         return False
@@ -71,6 +69,18 @@ def uses_triton(kernel: str, implementation: str | None, obstacle: str | None) -
     _remember(kernel, "triton")
     _tell(logging.INFO, f"{kernel}: Triton kernels")
     return True
+
+
+def check_implementation(name: Any) -> None:
+    """Check the name of an implementation.
+
+    Raises:
+      ValueError: if there is none of that name.
+    """
+    require(
+        name is None or (isinstance(name, str) and name in ("xla", "triton")),
+        f"implementation: expected None, 'xla' or 'triton', got {name!r}",
+    )
 
 
 def implementations() -> dict[str, str]:

@@ -60,10 +60,12 @@ def open_folder(
         meta = json.loads((folder / "meta.json").read_bytes())
         version = meta["format_version"]
     except FileNotFoundError:
-        raise InputError(
-            f"{folder}: not a dataset folder (no meta.json); make one with "
-            f"`python -m egs_jax preprocess VIDEO {folder}`"
-        ) from None
+        is_run = (folder / "config.json").exists()
+        remedy = (
+            "it is a run; name the dataset that it was trained on" if is_run
+            else f"make one with `python -m egs_jax preprocess VIDEO {folder}`"
+        )  # fmt: skip
+        raise InputError(f"{folder}: not a dataset folder (no meta.json); {remedy}") from None
     except PermissionError:
         raise InputError(f"{folder}/meta.json: {MAY_NOT_READ}") from None
     except (OSError, ValueError, TypeError, KeyError) as error:

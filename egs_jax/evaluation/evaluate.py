@@ -23,7 +23,8 @@ from egs_jax.evaluation.report import print_figures, write_report
 from egs_jax.evaluation.signals import lid_figures, mouth_figures, sync_figures
 from egs_jax.face.landmarks import FaceLandmarker
 from egs_jax.runtime.device import check_memory, say_device
-from egs_jax.runtime.files import write_atomically
+from egs_jax.runtime.errors import InputError
+from egs_jax.runtime.files import make_beside, write_atomically
 from kernels import implementations
 
 LEAST_MEMORY = 2.0
@@ -38,10 +39,12 @@ def evaluate(
     `data_dir` is where its dataset was moved.
 
     Raises:
-      InputError: if the run or its dataset cannot be read, or other processes have the GPU.
+      InputError: if the run or its dataset cannot be read, the run cannot be written to, or other
+        processes have the GPU.
     """
     run_dir = Path(run_dir)
     avatar = Avatar.load(run_dir, data_dir)
+    _check_place(run_dir)
     say_device("evaluating")
     check_memory(jax.local_devices()[0], least=LEAST_MEMORY)
     landmarker = FaceLandmarker()
@@ -82,6 +85,17 @@ def seconds_of(dataset: Dataset) -> dict[str, float]:
         "seconds_trained": len(dataset.train_frames) / dataset.fps,
         "seconds_held_out": len(dataset.frames_of("val")) / dataset.fps,
     }
+
+
+def _check_place(run_dir: Path) -> None:
+    """Refuse a run that cannot be written to before it is measured."""
+    try:
+        make_beside(run_dir / "eval.json").unlink()
+    except OSError as error:
+        raise InputError(
+            f"{run_dir}: cannot write there ({error.strerror or error}); copy the run to a folder "
+            "that can be written"
+        ) from None
 
 
 def _jitter(dataset: Dataset) -> Figure:

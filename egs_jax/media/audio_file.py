@@ -58,7 +58,7 @@ def stream_audio(
 
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such file; check the path")
+        raise InputError(f"{path}: {'not a' if path.exists() else 'no such'} file; check the path")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty; copy it again")
     resampler, count = None, 0

@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from egs_jax.runtime.errors import InputError
+
 HOMELESS = Path(os.devnull) / "~"
 """Stands for the home of a user whom the system does not know: nothing can be there."""
 
@@ -86,9 +88,18 @@ def _temporary() -> Path:
     """Return this user's own folder among the temporary ones, the same from run to run.
 
     What lies there is run as programs: a folder that others may write to is not taken.
+
+    Raises:
+      InputError: if there is none that can be written.
     """
     user = os.getuid() if hasattr(os, "getuid") else 0
-    folder = Path(tempfile.gettempdir()) / f"egs_jax-{user}"
+    try:
+        folder = Path(tempfile.gettempdir()) / f"egs_jax-{user}"
+    except FileNotFoundError:
+        raise InputError(
+            f"{cache_folder()} cannot be written, nor any temporary folder; name one that can by "
+            "TMPDIR, and one to keep by XDG_CACHE_HOME"
+        ) from None
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()

@@ -6,6 +6,7 @@ tells a damaged one from one that cannot be read for another reason.
 
 import concurrent.futures
 import contextlib
+import fcntl
 import hashlib
 import logging
 import os
@@ -35,18 +36,25 @@ class Checkpoints:
     """The `checkpoints/` folder of a run: at most `keep` complete states, named by their step."""
 
     def __init__(self, run_dir: Path, keep: int = 2, *, read_only: bool = False):
-        """Open the folder; with `read_only`, touch nothing (a training may be writing there)."""
+        """Open the folder; with `read_only`, touch nothing (a training may be writing there).
+
+        Raises:
+          InputError: if another training has it.
+        """
         self._writer = concurrent.futures.ThreadPoolExecutor(1)
         self._saving: concurrent.futures.Future | None = None
         self.folder = Path(run_dir).resolve() / FOLDER
         several, way = jax.process_count() > 1, ocp.options.MultiprocessingOptions()
         if several:  # host 0 alone writes, and Orbax is not to wait for the others
-            self.folder.mkdir(parents=True, exist_ok=True)
             way = ocp.options.MultiprocessingOptions(active_processes={0})
+        self._hold = contextlib.ExitStack()
+        if not read_only:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._hold.enter_context(_held(self.folder))
         with _unlogged():  # that a reader saves nothing
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=None if read_only else keep,
-                create=not (read_only or several),
+                create=False,
                 cleanup_tmp_directories=not read_only,
                 enable_async_checkpointing=False,
                 read_only=read_only,
@@ -144,6 +152,7 @@ class Checkpoints:
         """Finish the save that is being written, and release the folder."""
         self._writer.shutdown()
         self._manager.close()
+        self._hold.close()
 
 
 def newest_step(run_dir: Path) -> int:
@@ -191,6 +200,26 @@ class NoCheckpoints:
 
     def close(self) -> None:
         """Do nothing."""
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep other trainings out of a folder; the system lets go of it when the process ends."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise InputError(
+            f"{folder.parent}: another training is writing there; wait for it or stop it, or name "
+            "another --run-dir"
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def _arrays(state: Any) -> Any:

@@ -32,11 +32,13 @@ def start_run(run_dir: Path, config: Config, meta: Mapping[str, Any] | None = No
       meta: What the dataset's `meta.json` says; None: there is no dataset to compare.
 
     Raises:
-      InputError: if the folder holds a run with other settings or of another clip, or cannot be
-        made.
+      InputError: if the folder holds a run with other settings or of another clip, is a dataset, or
+        cannot be made.
     """
     _check_name(run_dir)
     path = run_dir / "config.json"
+    if not path.exists() and (run_dir / "meta.json").exists():
+        raise InputError(f"{run_dir}: is a dataset folder; name another --run-dir")
     if path.exists():
         stored = from_json(path.read_bytes(), path)
         before, now = (

@@ -129,6 +129,7 @@ def rasterize(
       NotImplementedError: if the implementation asked for cannot run; the message says why.
       ValueError: if an argument makes no sense: its name, what is expected, what it is, in a line.
     """
+    dispatch.check_implementation(implementation)
     numbers = as_numbers(
         dict(
             width=width, height=height, sh_degree=sh_degree, near_plane=near_plane, eps2d=eps2d,

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from kernels.checks import require
 from kernels.rasterize.types import Background, Gaussians
+from kernels.rasterize.xla.binning import COUNT_LIMIT
 
 MAX_SH_DEGREE = 3
 DEPTH_KINDS = ("accumulated", "expected", "median")
@@ -49,11 +50,17 @@ def check_static(
         f"sh_degree: expected None or 0 to {MAX_SH_DEGREE}, got {sh_degree}; pass None for colors",
     )
     require(
-        capacity is None or capacity >= 1,
-        f"capacity: expected None or at least 1, got {capacity}; None picks one",
+        capacity is None or 1 <= capacity < COUNT_LIMIT,
+        f"capacity: expected None or 1 to {COUNT_LIMIT - 1}, got {capacity}; None picks one",
     )
-    require(near_plane >= 0, f"near_plane: expected >= 0, got {near_plane}; keep the default 0.2")
-    require(eps2d > 0, f"eps2d: expected > 0 pixels^2, got {eps2d}; keep the default 0.3")
+    require(
+        0 <= near_plane < math.inf,
+        f"near_plane: expected >= 0 and finite, got {near_plane}; keep the default 0.2",
+    )
+    require(
+        0 < eps2d < math.inf,
+        f"eps2d: expected > 0 pixels^2 and finite, got {eps2d}; keep the default 0.3",
+    )
     require(
         0 < alpha_min < alpha_max <= 1,
         f"alpha_min, alpha_max: expected 0 < alpha_min < alpha_max <= 1, got {alpha_min}, "

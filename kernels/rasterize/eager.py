@@ -46,7 +46,10 @@ def capacity_for(aux: RasterizeAux, margin: float = 1.2) -> int:
         f"aux: expected `aux` of `rasterize` outside of jit, got {type(aux).__name__}; return it "
         "from the jitted function first",
     )
-    require(margin >= 1, f"margin: expected at least 1, got {margin}; keep the default 1.2")
+    require(
+        1 <= margin < math.inf,
+        f"margin: expected at least 1 and finite, got {margin}; keep the default 1.2",
+    )
     most = int(np.max(np.asarray(counts), initial=0))
     require(
         most < COUNT_LIMIT,
@@ -143,10 +146,16 @@ def _check_intrinsics(K: np.ndarray, width: int) -> None:
         remedy = "pass its transpose"
     elif np.all(np.abs(K) < 3) and 0 < K[0, 0] < NARROWEST * width:
         remedy = "multiply the first row by width and the second by height"
+    elif np.allclose(K[2, :2], 0) and K[2, 2] not in (0, 1):
+        remedy = "divide by Ks[2, 2]"
     sound = bool(np.all(np.isfinite(K)) and min(K[0, 0], K[1, 1]) > 0) and not turned
     require(
         sound and K[0, 0] >= NARROWEST * width,
         f"Ks: expected focal lengths > 0 in pixels of {width} a row, got {shown}; {remedy}",
+    )
+    require(
+        np.allclose(K[2], (0, 0, 1), atol=1e-3),
+        f"Ks: expected the last row (0, 0, 1), got {shown}; {remedy}",
     )
 
 

@@ -13,6 +13,8 @@ from jax import ShapeDtypeStruct
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, PyTree
 
+from kernels.checks import require
+
 
 def fold_frames(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     """Give `function` a batching rule that folds the mapped axis into axis 0.
@@ -51,6 +53,7 @@ def fold_call(
     Returns:
       The results, all with the mapped axis.
     """
+    require(axis_size > 0, "vmap: expected at least one frame, got a mapped axis of length 0")
     own = jax.tree.map(lambda v, b: v.shape[1 if b else 0], arrays, batched)
     n_frames = max(jax.tree.leaves(own))
 
@@ -58,7 +61,8 @@ def fold_call(
         if not is_batched:
             value = value[None]
         tail = value.shape[2:]
-        return jnp.broadcast_to(value, (axis_size, n_frames, *tail)).reshape(-1, *tail)
+        value = jnp.broadcast_to(value, (axis_size, n_frames, *tail))
+        return value.reshape(axis_size * n_frames, *tail)
 
     def unfold(value: Array, single: ShapeDtypeStruct) -> Array:
         value = value.reshape(axis_size, n_frames, *value.shape[1:])

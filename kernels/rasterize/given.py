@@ -23,7 +23,7 @@ ADVICE = dict(
     quats="a row of w, x, y, z per Gaussian",
     scales="a row of three standard deviations per Gaussian",
     opacities="a number per Gaussian",
-    viewmats="a matrix world -> camera per frame",
+    viewmats="a matrix world -> camera per frame, [[R, t], [0, 0, 0, 1]]",
     Ks="[[fx, 0, cx], [0, fy, cy], [0, 0, 1]] in pixels per frame",
     means2d_offset="a row of x, y in pixels per Gaussian",
     alive="a truth per Gaussian",
@@ -73,14 +73,17 @@ def as_numbers(given: dict[str, Any]) -> dict[str, Any]:
                 f"{name}: expected a Python number, got a traced value; name it in static_argnames"
             )
         single = getattr(value, "ndim", 0) == 0
+        is_truth = isinstance(value, bool)  # which Python counts as 0 or 1
         if name in WHOLE and not (value is None and name in ("sh_degree", "capacity")):
+            wrong = f"{name}: expected a whole number, got {_short(value)}"
+            require(not is_truth, wrong)
             try:
                 numbers[name] = operator.index(value)
             except TypeError:
-                raise ValueError(f"{name}: expected a whole number, got {_short(value)}") from None
+                raise ValueError(wrong) from None
         elif name in REAL:
             is_number = single and isinstance(value, int | float | np.number | np.ndarray | Array)
-            require(is_number, f"{name}: expected a number, got {_short(value)}")
+            require(is_number and not is_truth, f"{name}: expected a number, got {_short(value)}")
             numbers[name] = float(value)
         elif name in TRUTHS:
             require(
@@ -98,6 +101,8 @@ def _short(value: Any) -> str:
 
 
 def _as_array(name: str, value: Any) -> Array | np.ndarray:
+    if isinstance(value, np.ndarray) and not value.dtype.isnative:
+        return value.astype(value.dtype.newbyteorder())  # JAX would read its bytes in our order
     if isinstance(value, Array | np.ndarray):
         return value
     make = jnp.asarray if isinstance(value, list | tuple) else np.asarray
@@ -107,19 +112,20 @@ def _as_array(name: str, value: Any) -> Array | np.ndarray:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"{name}: expected an array of numbers, got {_short(value)}, which cannot be made one "
-            f"({reason}); pass a NumPy or JAX array"
+            f"({reason}); pass {ADVICE.get(name, 'a NumPy or JAX array')}"
         ) from error
 
 
 def _as_floats(name: str, array: Array | np.ndarray) -> Array | np.ndarray:
-    if jnp.issubdtype(array.dtype, jnp.floating):
+    is_float = jnp.issubdtype(array.dtype, jnp.floating)
+    if is_float and 2 <= array.dtype.itemsize <= 8:
         return array
     require(
-        jnp.issubdtype(array.dtype, jnp.integer),
+        is_float or jnp.issubdtype(array.dtype, jnp.integer),
         f"{name}: expected an array of numbers, got {array.dtype} of shape {array.shape}; pass "
         "floats",
     )
-    return array.astype(np.float32)
+    return array.astype(np.float32)  # JAX lacks extended ones, and promotes none of 8 bits
 
 
 def _as_truths(value: Any) -> Array | np.ndarray:

@@ -148,6 +148,7 @@ def tile_lists(
     Raises:
       ValueError: if a number makes no sense.
     """
+    _check_kind("splats", splats, Splats, "project")
     numbers = as_numbers(dict(width=width, height=height, capacity=capacity, alpha_min=alpha_min))
     check_static(**numbers)
     return _tile_lists(splats, **numbers)
@@ -202,6 +203,8 @@ def blend(
     Raises:
       ValueError: if colors or backgrounds do not fit, or a number makes no sense.
     """
+    _check_kind("splats", splats, Splats, "project")
+    _check_kind("lists", lists, TileLists, "tile_lists")
     numbers = as_numbers(
         dict(
             width=width, height=height, alpha_max=alpha_max, alpha_min=alpha_min,
@@ -217,6 +220,13 @@ def blend(
         lists.lengths.shape[-1] == tiles[0] * tiles[1],
         f"lists: expected {tiles[0] * tiles[1]} tiles for {width} x {height} pixels, got "
         f"{lists.lengths.shape[-1]}; pass what tile_lists gave for this size",
+    )
+    *lead, n_gaussians = splats.depths.shape
+    own = (*lead, max(1, n_gaussians))  # an empty set has a splat that is not drawn
+    require(
+        lists.heads.shape == own,
+        f"lists: expected those of splats of shape {own}, got {lists.heads.shape}; pass what "
+        "tile_lists gave for these splats",
     )
     return _blend(splats, lists, **arrays, **numbers)
 
@@ -259,6 +269,13 @@ def _blend(
         behind = flatten_frames(behind, lead, trailing["backgrounds"])
     images = xla.composite(spec, match_varying(frames), folded, behind)
     return output_of(images, depth_kind, lead, n_gaussians, lists.ids.shape[-1], dtype)
+
+
+def _check_kind(name: str, value: Any, kind: type, stage: str) -> None:
+    require(
+        isinstance(value, kind),
+        f"{name}: expected what kernels.{stage} gives, got {type(value).__name__}",
+    )
 
 
 def _fold(tree: PyTree) -> tuple[tuple[int, ...], PyTree]:

@@ -106,7 +106,7 @@ WRONG = {
     "train tiny --data-dir d --run-dir r --model.architecture gan": "--model.architecture",
     "train tiny --data-dir d --run-dir r --model.depth 3": "--model.depth",
     "train tiny --data-dir d --run-dir r --model.d-model 0": "model.d_model: got 0",
-    "train tiny --data-dir d --run-dir r --model.d_m 8": "--model.d_m",
+    "train tiny --data-dir d --run-dir r --model.d_m 8": "d_m 8; see `egs-jax train --help`",
     "train tiny --data-dir d --run-dir r --optim.means 1": "--optim.means: got '1'",
     "train tiny --data-dir d --run-dir r": "d: not a dataset folder",
     "render": "RUN_DIR, AUDIO",
@@ -152,8 +152,10 @@ def test_what_jax_has_not_implemented_is_a_fault_with_its_traceback(monkeypatch)
 
 def test_missing_files_of_demo(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "no.mp4: no such file" in refused(
-        capsys, "demo", "--out", "made", "--video", "no.mp4", "--audio", "no.wav"
+    assert "no.mp4: no such file" in refused(capsys, "demo", "--out", "made", "--video", "no.mp4")
+    Path("me.mp4").write_text("film")
+    assert "no.wav: no such file" in refused(  # before the film is looked at
+        capsys, "demo", "--out", "made", "--video", "me.mp4", "--audio", "no.wav"
     )
     Path("taken").write_text("")
     assert "cannot make this folder" in refused(capsys, "demo", "--out", "taken")

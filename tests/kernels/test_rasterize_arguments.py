@@ -60,6 +60,8 @@ def test_what_is_accepted_is_converted(tiny):
     for changed in (
         as_lists(whole),
         whole | {name: np.float64(whole[name]) for name in ("means", "scales", "viewmats")},
+        whole | {name: whole[name].astype(">f4") for name in ("means", "opacities", "colors")},
+        whole | dict(means=whole["means"].astype(np.longdouble)),
         whole | dict(quats=whole["quats"].astype(int), Ks=whole["Ks"].astype(np.int64)),
         whole | dict(Ks=jnp.asarray(whole["Ks"], int)),
         whole | dict(means=Tensor(whole["means"]), opacities=list(map(float, whole["opacities"]))),
@@ -101,6 +103,13 @@ WRONG = {
     "a normalized K": (
         lambda c: dict(Ks=c["Ks"] / [[WIDTH], [HEIGHT], [1]] / 2), "multiply the first row by width"
     ),
+    "a K of another scale": (lambda c: dict(Ks=c["Ks"] * 2), "divide by Ks[2, 2]"),
+    "K without its last row": (
+        lambda c: dict(Ks=c["Ks"] * np.float32([[1], [1], [0]])), "Ks: expected the last row"
+    ),
+    "COLMAP's rotation and shift": (
+        lambda c: dict(viewmats=(c["quats"][0], c["means"][0])), "viewmats: expected an array"
+    ),
     "K transposed": (lambda c: dict(Ks=c["Ks"].T), "Ks: expected focal"),
     "OpenGL's focal length": (
         lambda c: dict(Ks=c["Ks"] * np.float32([[1], [-1], [1]])), "Ks: expected focal lengths > 0"
@@ -122,6 +131,11 @@ WRONG = {
         lambda c: dict(backgrounds=np.ones((HEIGHT, WIDTH, 4), np.float32)), "backgrounds: expected"
     ),
     "alive as floats": (lambda c: dict(alive=np.ones(N)), "alive: expected booleans"),
+    "a truth for a size": (lambda c: dict(width=True), "width: expected a whole number"),
+    "a truth for a number": (lambda c: dict(eps2d=True), "eps2d: expected a number"),
+    "a blur without end": (lambda c: dict(eps2d=np.inf), "eps2d: expected > 0"),
+    "room without end": (lambda c: dict(capacity=2**40), "capacity: expected None or 1 to"),
+    "several implementations": (lambda c: dict(implementation=["xla"]), "implementation: expected"),
     "half a pixel": (lambda c: dict(width=40.5), "width: expected a whole number"),
     "a size as words": (lambda c: dict(height="24"), "height: expected a whole number"),
     "no size": (lambda c: dict(width=0), "at least 1 pixel"),
@@ -192,5 +206,6 @@ def test_capacity_for():
         capacity_for(aux._replace(n_instances=np.array(2**30)))
     with pytest.raises(ValueError, match="aux: expected"):
         capacity_for(None)
-    with pytest.raises(ValueError, match="margin"):
-        capacity_for(aux, margin=0.5)
+    for margin in (0.5, np.inf):
+        with pytest.raises(ValueError, match="margin"):
+            capacity_for(aux, margin=margin)

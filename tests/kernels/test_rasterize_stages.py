@@ -97,6 +97,12 @@ def test_misuse_of_a_stage_is_named():
         (lambda: project(**arrays | dict(quats=colors), **SIZE), "quats: expected"),
         (lambda: tile_lists(splats, **SIZE, capacity=0), "capacity: expected"),
         (lambda: blend(splats, lists, 80, 24, colors=colors), "lists: expected 10 tiles"),
+        (lambda: blend(lists, splats, **SIZE, colors=colors), "splats: expected what kernels.proj"),
+        (lambda: tile_lists(None, **SIZE), "splats: expected what kernels.project gives"),
+        (
+            lambda: blend(splats, jax.tree.map(lambda v: v[None], lists), **SIZE, colors=colors),
+            "lists: expected those of splats of shape",
+        ),
         (lambda: blend(splats, lists, **SIZE), "colors: expected"),
         (lambda: blend(splats, lists, **SIZE, colors=colors[:9]), "colors: expected"),
         (lambda: blend(splats, lists, **SIZE, colors=np.stack([colors] * 2)), "leading axes"),
@@ -104,6 +110,20 @@ def test_misuse_of_a_stage_is_named():
     ):
         with pytest.raises(ValueError, match=words):
             call()
+
+
+def test_stages_with_own_colors_are_mapped():
+    """Splats without colors of their own have arrays of no size, whose frames fold all the same."""
+    arrays, more = split(make_case("tiny") | dict(sh_degree=None))
+
+    def draw(viewmats):
+        splats = project(**arrays | dict(viewmats=viewmats), **SIZE)
+        return blend(splats, tile_lists(splats, **SIZE), **SIZE, colors=more["colors"]).rgb
+
+    viewmats = np.stack([arrays["viewmats"]] * 3)
+    assert jax.eval_shape(jax.vmap(draw), viewmats).shape == (3, 24, 40, 3)
+    with pytest.raises(ValueError, match="vmap: expected at least one frame"):
+        jax.eval_shape(jax.vmap(draw), viewmats[:0])
 
 
 # --- forward mode ---------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from egs_jax.data.dataset import Dataset
 from egs_jax.evaluation import evaluate, measures, pictures, renders, signals
 from egs_jax.media.audio_file import write_wav
 from egs_jax.media.clock import SAMPLE_RATE
+from egs_jax.runtime.errors import InputError
 
 TRAIN, VAL, FPS = 24, 100, 25
 FACELESS = TRAIN + 40
@@ -351,3 +352,9 @@ def test_a_short_split_has_reasons_instead_of_numbers(world):
     assert short == (None, "the split is too short to shift its sound by 1 s")
     few = signals._shifted_figure([np.zeros(9)] * 11, np.zeros(9))
     assert few == (None, "only 11 shifts fit into the split")
+
+
+def test_a_run_that_cannot_be_written_to_is_refused_before_it_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate.Avatar, "load", lambda *_: None)
+    with pytest.raises(InputError, match="cannot write there .*; copy the run"):
+        evaluate.evaluate(tmp_path / "missing")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from egs_jax.runtime import cache
+from egs_jax.runtime.errors import InputError
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +67,16 @@ def test_a_folder_that_others_may_write_to_is_not_taken(tmp_path, monkeypatch):
     planted.chmod(0o777)
     assert cache.writable_cache() != planted
     assert cache.writable_cache().stat().st_mode & 0o777 == 0o700
+
+
+def test_a_machine_without_any_folder_to_write_to_is_one_line(tmp_path, monkeypatch):
+    def none():
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(unwritable(tmp_path)))
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    with pytest.raises(InputError, match="cannot be written, nor any temporary folder; .* TMPDIR"):
+        cache.writable_cache()
 
 
 def test_libraries_follow_where_the_home_cannot_be_written(tmp_path, monkeypatch, capsys):

@@ -325,3 +325,12 @@ def test_full_disk_is_one_line_and_earlier_checkpoints_stay(tmp_path):
     again.save(20, tiny(20.0))  # there is room now
     assert again.latest() == 20
     again.close()
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path):
+    first = Checkpoints(tmp_path)
+    with pytest.raises(InputError, match="another training is writing there; .* another --run-dir"):
+        Checkpoints(tmp_path)
+    Checkpoints(tmp_path, read_only=True).close()
+    first.close()
+    Checkpoints(tmp_path).close()

@@ -10,6 +10,7 @@ import pytest
 from tensorboardX.event_file_writer import EventFileWriter
 
 from egs_jax.config_text import override
+from egs_jax.data.folder import open_folder
 from egs_jax.presets import preset
 from egs_jax.runtime.assets import ASSETS
 from egs_jax.runtime.errors import InputError
@@ -119,6 +120,18 @@ def test_run_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="name another folder"):
         start_run(tmp_path / "file" / "run", preset("tiny"))
+
+
+def test_a_dataset_folder_does_not_become_a_run(painted):
+    with pytest.raises(InputError, match="is a dataset folder; name another --run-dir"):
+        start_run(painted, preset("tiny"))
+    assert not (painted / "config.json").exists()
+
+
+def test_a_run_is_not_taken_for_a_dataset(tmp_path):
+    start_run(tmp_path, preset("tiny"))
+    with pytest.raises(InputError, match="no meta.json.; it is a run"):
+        open_folder(tmp_path)
 
 
 def test_a_name_in_another_encoding_is_refused(tmp_path):
