@@ -14,6 +14,7 @@ speech       sound -> features, 50 rows a second
 performer    the synthetic performer of the demo, of whom everything is known
 data         the dataset folder, and the batches that are cut from it
 preprocess   video -> dataset folder: crop, masks, head poses, first points
+adnerf       another program's dataset, in the form of AD-NeRF, -> dataset folder
 model        hash tri-plane, KANs, attention, decoders: speech -> moved Gaussians -> image
 training     losses, steps, density control, the loop, checkpoints, several devices
 avatar       a trained run that speaks: sound -> frames -> film or live stream

@@ -258,7 +258,7 @@ def _preprocess(arguments: argparse.Namespace) -> None:
 
 
 def _import(arguments: argparse.Namespace) -> None:
-    from egs_jax.preprocess.imported import import_dataset
+    from egs_jax.adnerf.imported import import_dataset
 
     import_dataset(arguments.folder, arguments.dataset_dir, audio_features=arguments.audio_features)
 

@@ -1,4 +1,4 @@
-"""Videos of one person, or another program's dataset -> dataset folder.
+"""Videos of one person -> dataset folder.
 
 films               the films that are given, and which part of each
 film_sound          the speech of a film, silent ones refused
@@ -25,15 +25,6 @@ head_cloud          the points that a head starts from
 body_cloud          the points that neck, shoulders and clothes start from
 dataset_folder      the folder while it is made
 pipeline            all of it, in one command
-
-adnerf_folder       frames and split of another program's dataset: the form of AD-NeRF and its kin
-restricted_tensors  tensors out of a PyTorch file, which is never run
-adnerf_cameras      its cameras
-adnerf_pictures     its frames, masks, torsos and room
-adnerf_signals      its sound, features of sound and lids
-head_placement      its world brought to ours
-imported_pictures   the pictures of the dataset that is made of it
-imported            all of that, in one command
 
 The held-out end of a clip is cut off for training only: a dataset is made of the whole clip, and
 some of it has seen the frames that are held out. The crop is chosen around the head in all of them;

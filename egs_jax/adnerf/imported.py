@@ -18,6 +18,17 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
+from egs_jax.adnerf.cameras import Cameras, read_cameras
+from egs_jax.adnerf.folder import AdNerfFolder, read_folder
+from egs_jax.adnerf.head_placement import place_head
+from egs_jax.adnerf.imported_pictures import write_pictures
+from egs_jax.adnerf.pictures import read_frame, read_picture
+from egs_jax.adnerf.signals import (
+    quiet_features,
+    read_features,
+    read_lids,
+    read_sound,
+)
 from egs_jax.data.folder import FILES, FORMAT_VERSION
 from egs_jax.data.pictures import Pictures
 from egs_jax.face.landmarks import FaceLandmarker
@@ -29,20 +40,9 @@ from egs_jax.face.mesh import (
 )
 from egs_jax.media.audio_file import write_wav
 from egs_jax.media.clock import FPS
-from egs_jax.preprocess.adnerf_cameras import Cameras, read_cameras
-from egs_jax.preprocess.adnerf_folder import AdNerfFolder, read_folder
-from egs_jax.preprocess.adnerf_pictures import read_frame, read_picture
-from egs_jax.preprocess.adnerf_signals import (
-    quiet_features,
-    read_features,
-    read_lids,
-    read_sound,
-)
 from egs_jax.preprocess.capture_check import CaptureCheck, CaptureReport
 from egs_jax.preprocess.dataset_folder import check_room, check_target, replace_folder, work_folder
 from egs_jax.preprocess.frame_pass import BYTES_A_PIXEL
-from egs_jax.preprocess.head_placement import place_head
-from egs_jax.preprocess.imported_pictures import write_pictures
 from egs_jax.preprocess.masks import lips_rect
 from egs_jax.preprocess.pipeline import blink_signal, first_points, followed_body, models_used
 from egs_jax.preprocess.shots import MAX_GAP, bridge_gaps, runs_of

@@ -14,22 +14,22 @@ from adnerf_dataset import (
     write_split,
 )
 
-from egs_jax.media.audio_file import write_wav
-from egs_jax.preprocess.adnerf_cameras import read_cameras
-from egs_jax.preprocess.adnerf_folder import REACH, read_folder
-from egs_jax.preprocess.adnerf_pictures import (
+from egs_jax.adnerf.cameras import read_cameras
+from egs_jax.adnerf.folder import REACH, read_folder
+from egs_jax.adnerf.pictures import (
     parsed_masks,
     read_behind_head,
     read_parsing,
     read_picture,
     read_plate,
 )
-from egs_jax.preprocess.adnerf_signals import (
+from egs_jax.adnerf.signals import (
     quiet_features,
     read_features,
     read_lids,
     read_sound,
 )
+from egs_jax.media.audio_file import write_wav
 from egs_jax.runtime.errors import InputError
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from adnerf_dataset import torch_legacy, torch_pickle, torch_zip
 
-from egs_jax.preprocess.restricted_tensors import read_tensors
+from egs_jax.adnerf.restricted_tensors import read_tensors
 from egs_jax.runtime.errors import InputError
 
 VALUES = {

@@ -12,14 +12,14 @@ from adnerf_dataset import CV, torch_pickle, torch_zip, transform_matrix, write_
 from scipy.spatial.transform import Rotation
 
 from egs_jax.__main__ import main
+from egs_jax.adnerf.head_placement import place_head
+from egs_jax.adnerf.imported import import_dataset
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.config import Config
 from egs_jax.data.dataset import Dataset
 from egs_jax.evaluation import signals
 from egs_jax.face.mesh import canonical_face_mesh
 from egs_jax.media.audio_file import read_audio
-from egs_jax.preprocess.head_placement import place_head
-from egs_jax.preprocess.imported import import_dataset
 from egs_jax.preprocess.tracking import HeadTrack, initial_shape, reprojection_rms
 from egs_jax.runtime.errors import InputError
 

@@ -15,18 +15,18 @@ import imageio.v3 as imageio
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from egs_jax.data.folder import FILES, PICTURES
-from egs_jax.data.paint import paint_out_head
-from egs_jax.data.pictures import Pictures, PicturesWriter
-from egs_jax.face.mesh import FACE_OVAL
-from egs_jax.face.segmentation import PersonSegmenter
-from egs_jax.preprocess.adnerf_folder import AdNerfFolder
-from egs_jax.preprocess.adnerf_pictures import (
+from egs_jax.adnerf.folder import AdNerfFolder
+from egs_jax.adnerf.pictures import (
     read_behind_head,
     read_frame,
     read_parsing,
     read_plate,
 )
+from egs_jax.data.folder import FILES, PICTURES
+from egs_jax.data.paint import paint_out_head
+from egs_jax.data.pictures import Pictures, PicturesWriter
+from egs_jax.face.mesh import FACE_OVAL
+from egs_jax.face.segmentation import PersonSegmenter
 from egs_jax.preprocess.masks import BackgroundModel, FrameMasks, HeadMasker
 from egs_jax.preprocess.room_check import RoomCheck, RoomFigures
 from egs_jax.runtime.errors import InputError

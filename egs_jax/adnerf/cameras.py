@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.spatial.transform import Rotation, Slerp
 
-from egs_jax.preprocess.adnerf_folder import AdNerfFolder
-from egs_jax.preprocess.restricted_tensors import read_tensors
+from egs_jax.adnerf.folder import AdNerfFolder
+from egs_jax.adnerf.restricted_tensors import read_tensors
 from egs_jax.runtime.errors import InputError
 
 _OPENCV = np.diag([1.0, -1.0, -1.0])
