@@ -23,10 +23,10 @@ from egs_jax.runtime.environment import find_devices
 from egs_jax.runtime.errors import InputError
 from egs_jax.training.loop import fit
 
-SECONDS, SIZE = 16.0, 192
+SECONDS, SIZE = 14.0, 192
 FILM_SEED, SPEECH_SEED = 0, 1
 SPEECH_SECONDS = 6.0
-FILM_STEPS, FILM_WARMUP, FILM_GAUSSIANS = 400, 100, 4_500
+FILM_STEPS, FILM_WARMUP, FILM_GAUSSIANS = 350, 100, 4_500
 """The performer's deformation steps, those of slow beginning, and the size of her cloud: under ten
 minutes on two cores, everything included."""
 
