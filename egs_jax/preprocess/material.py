@@ -19,7 +19,7 @@ from egs_jax.preprocess.face_pass import Faces
 from egs_jax.preprocess.film_sound import FilmSound
 from egs_jax.preprocess.films import Film
 from egs_jax.preprocess.shots import Part, bridge_gaps, colors_of
-from egs_jax.speech.features import FeatureKind, extract_features
+from egs_jax.speech.features import HOP_ROWS, FeatureKind, extract_features
 from egs_jax.speech.level import SPEECH_LOUDNESS
 
 NATURAL_LAG = 2
@@ -146,6 +146,10 @@ def join_sound(material: Material, sounds: Sequence[FilmSound], kind: FeatureKin
         features = extract_features(moved, kind, loudness=SPEECH_LOUDNESS)
         for start, stop in material.parts[k]:
             low, high = max(0, start - _AROUND), min(length, stop + _AROUND)
+            # Silence is a pattern of `HOP_ROWS`, told by a row's number: it stays in step.
+            apart = (low - count) % (HOP_ROWS // 2)
+            rows.append(np.zeros((2 * apart, features.shape[1]), np.float32))  # heard by nobody
+            count += apart
             stretches.append(
                 Stretch(
                     *next(runs), k, material.films[k].start + start, count + start - low,
