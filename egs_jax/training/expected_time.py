@@ -21,7 +21,7 @@ CPU_CORES = 2
 CPU_S_A_PIXEL = {"head": 5.4e-6, "person": 13e-6}
 """Time on so many cores for a pixel of a frame of a step. Heads: the `tiny` runs of
 `experiments/results/self_reconstruction.json`, 470 to 602 s for 3,900 frames of 160 px; a person:
-the demo, 570 s for 1,700 of them."""
+570 s for 1,700 of them, with 6,500 Gaussians (the demo, which has fewer, ends sooner)."""
 CPU_START_S = 200.0
 """What such a machine compiles, both stages."""
 
