@@ -376,9 +376,16 @@ def test_lines_and_worst_frames_are_those_of_the_pictures(world):
     np.testing.assert_array_equal(picture[:, :SIZE], data.target(worst))
 
 
+def test_the_openings_lines_show_every_closure(world):
+    [(caption, picture)] = world.shown["Opening of the lips"]
+    assert caption.startswith("time to the right: truth gray") and picture.shape == (161, 200, 3)
+    bands = {tuple(color) for color in picture[0].tolist()}
+    assert {pictures.CLOSED, pictures.MISSED, (255, 255, 255)} <= bands  # not all are closed
+
+
 def test_the_report_shows_them(world):
     text = (world.run / "report.html").read_text(encoding="utf-8")
-    assert text.count("data:image/png;base64,") == 6
+    assert text.count("data:image/png;base64,") == 7
     assert 'src="http' not in text and "href" not in text and "<script" not in text
     assert f"{world.result['psnr']:.4g}" in text and "pose, eyes, background" in text
 
