@@ -54,7 +54,7 @@ def test_music_has_chords_and_a_beat():
 
 
 class Landmarker:
-    """Finds the same face everywhere, with lids that go down with the darkness of a pixel."""
+    """Finds the same face in every picture."""
 
     def landmark(self, image, roi):
         points = np.random.default_rng(0).uniform(8, 40, (478, 3)).astype(np.float32)
@@ -72,7 +72,7 @@ def moved(trained_run):
     return dataclasses.replace(avatar, params=params, poses="still")
 
 
-def test_the_gap_is_that_of_the_gaussians_at_the_lips(moved, monkeypatch):
+def test_the_gap_is_that_of_the_gaussians_at_the_lips(moved):
     frames = moved.dataset.frames_of("val")
     found = stillness.seen(
         moved, stillness.of_the_clip(moved, frames), len(frames), Landmarker(), "speech"
