@@ -94,7 +94,7 @@ def test_the_gap_is_that_of_the_gaussians_at_the_lips(moved):
     gaps = [
         np.linalg.norm(center(a) - center(b), axis=1) for a, b in ((82, 87), (13, 14), (312, 317))
     ]
-    np.testing.assert_allclose(found.gap, np.mean(gaps, axis=0), rtol=0, atol=5e-7)
+    np.testing.assert_allclose(found.gap, np.mean(gaps, axis=0), rtol=0, atol=1e-6)
 
 
 def test_under_silence_nothing_moves_but_the_lids(moved):
