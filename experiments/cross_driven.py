@@ -8,20 +8,21 @@ these, which need no network but the landmarks':
                the true mouth in the own clip (true mouths open a little before they are loud);
   mouth_sound  correlation of the two at that true lag, beside the 95th percentile of the same with
                the energy shifted by at least a second more (above it, the mouth follows this
-               sound) and the true mouth's own;
+               sound) and the true mouth's own; `gap` is the first less the last;
   silence      where the opening under digital silence falls among those of the speech, percent;
   jitter       rms of the image's motion less the posed head's, pixels;
   lpips        of a render to the training frame with the nearest landmarks, shifted to fit, beside
                the same of true held-out frames: far above it, the picture has broken.
 
-    python -m experiments.cross_driven RUN_DIR SPEECH [SPEECH ...] [--poses DATASET ...]
-        [--seconds 20] [--figure FILE.png] [--tiny]
+    python -m experiments.cross_driven RUN_DIR SPEECH [SPEECH ...] [--more RUN_DIR ...]
+        [--poses DATASET ...] [--seconds 20] [--figure FILE.png] [--tiny]
 
+`--more` runs speak the same; a clip's own film is no foreign speech, and its run passes it over.
 Every speech is spoken with the poses of the run's own training clip and with those of each other
 dataset: their motion about a frame at rest, laid onto a frame at rest of the own clip, whose torso
 then stays still. Four cases of 2 s at 96 px take 20 s on two CPU cores. Adds one case per (video,
-preset, seed, speech, poses) to `results/cross_driven.json`. The contact sheet shows a person's
-face, so it goes into the run's folder unless --figure names another place.
+preset, body, seed, speech, poses) to `results/cross_driven.json`. The contact sheet shows a
+person's face, so it goes into the run's folder unless --figure names another place.
 """
 
 from collections.abc import Callable
@@ -51,6 +52,7 @@ from egs_jax.media.audio_file import read_audio
 from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.preprocess.track_report import jitter_rms
 from egs_jax.preprocess.tracking import HeadTrack
+from egs_jax.runtime.assets import file_sha256
 from egs_jax.runtime.errors import InputError
 from egs_jax.speech.features import extract_features
 from egs_jax.training.perceptual import load_perceptual, lpips
@@ -81,29 +83,48 @@ def main(argv: list[str] | None = None) -> Path:
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     parser.add_argument("speeches", type=Path, nargs="+", metavar="SPEECH")
+    parser.add_argument("--more", type=Path, nargs="+", default=[], metavar="RUN_DIR")
     parser.add_argument("--poses", type=Path, nargs="+", default=[], metavar="DATASET")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each speech, at most")
     parser.add_argument("--figure", type=Path, metavar="FILE.png")
     arguments = parsed(parser, argv, figures=False)
     if not arguments.seconds > 0:
         raise InputError(f"--seconds: got {arguments.seconds}, expected more than 0")
-    avatar = Avatar.load(arguments.run_dir)
+    runs = [arguments.run_dir, *arguments.more]
+    if arguments.figure and len(runs) > 1:
+        raise InputError(f"--figure: one file for {len(runs)} runs; leave it out")
     poses = [None, *map(Dataset.open, arguments.poses)]
     seconds = 10 / FPS if arguments.tiny else arguments.seconds
-    rows = []
-    for speech in arguments.speeches:
-        samples = read_audio(speech)[: round(seconds * SAMPLE_RATE)]
-        for other in poses:
-            case, spoken = run_case(avatar, speech, samples, other)
-            add_case(NAME, rounded(case), _key, arguments.out)
-            rows.append((f"{case['speech']}\nposes: {case['poses']}", spoken.images))
-    path = arguments.figure or arguments.run_dir / f"{NAME}.png"
-    contact_sheet(rows, path)
+    for run_dir in runs:
+        rows = []
+        avatar = Avatar.load(run_dir)
+        for speech in foreign(arguments.speeches, avatar.dataset):
+            samples = read_audio(speech)[: round(seconds * SAMPLE_RATE)]
+            for other in poses:
+                case, spoken = run_case(avatar, speech, samples, other)
+                add_case(NAME, rounded(case), _key, arguments.out)
+                rows.append((f"{case['speech']}\nposes: {case['poses']}", spoken.images))
+        path = arguments.figure or run_dir / f"{NAME}.png"
+        contact_sheet(rows, path)
     return path
 
 
+def foreign(speeches: list[Path], data: Dataset) -> list[Path]:
+    """Return the speeches that are not the clip's own film.
+
+    Raises:
+      InputError: if none is left.
+    """
+    own = data.meta["source"]["sha256"]
+    left = [speech for speech in speeches if not speech.is_file() or file_sha256(speech) != own]
+    if not left:
+        raise InputError(f"{', '.join(map(str, speeches))}: the clip's own film; name another's")
+    return left
+
+
 def _key(case: dict) -> tuple:
-    return tuple(case[name] for name in ("video", "preset", "seed", "speech", "poses"))
+    body = case.get("body", "head")  # none is said of runs before there were persons
+    return (body, *(case[name] for name in ("video", "preset", "seed", "speech", "poses")))
 
 
 def _name(dataset: Dataset) -> str:
@@ -125,6 +146,7 @@ def run_case(
     case = {
         "video": _name(avatar.dataset),
         "preset": avatar.config.preset,
+        "body": avatar.dataset.body,
         "seed": avatar.config.seed,
         "speech": speech.stem,
         "poses": "own training clip" if other is None else _name(other),
@@ -204,7 +226,7 @@ def figures_of(
     opening = mouth_opening(spoken.landmarks)
     energy = metrics.sound_energy(samples, SAMPLE_RATE, len(opening), float(FPS))
     lag, confidence = metrics.sync_lag(opening, energy)
-    true_lag, true_r = true_mouth(avatar.dataset)
+    true_lag, true_confidence, true_r = true_mouth(avatar.dataset)
     energy = np.roll(energy, int(true_lag.value or 0))
     offsets = metrics.shift_offsets(len(opening), float(FPS))
     shifted = Figure(None, "the speech is too short to shift its sound by 1 s")
@@ -212,12 +234,16 @@ def figures_of(
         shifted = metrics.shift_percentile(
             np.stack([np.roll(energy, offset) for offset in offsets]), opening
         )
+    r = metrics.correlation(opening, energy)
+    missing = next((figure.note for figure in (r, true_r) if figure.value is None), None)
     return {
         "sync_lag_frames": lag,
         "sync_conf": confidence,
         "sync_lag_true_frames": true_lag,
+        "sync_conf_true": true_confidence,
         "mouth_sound_r_true": true_r,
-        "mouth_sound_r": metrics.correlation(opening, energy),
+        "mouth_sound_r": r,
+        "mouth_sound_r_gap": Figure(None, missing) if missing else Figure(r.value - true_r.value),
         "mouth_sound_r_shift_p95": shifted,
         "mouth_silence_percentile": metrics.silence_percentile(
             mouth_opening(hush.landmarks), opening
@@ -227,13 +253,14 @@ def figures_of(
     }
 
 
-def true_mouth(dataset: Dataset) -> tuple[Figure, Figure]:
-    """Find the lag of the clip's true mouth behind the sound, and their correlation there."""
+def true_mouth(dataset: Dataset) -> tuple[Figure, Figure, Figure]:
+    """Find the lag of the clip's true mouth behind the sound, how sure it is, and r there."""
     opening = np.float64(dataset.arrays["mouth_opening"])
     sound = read_audio(dataset.folder / "audio.wav")
     energy = metrics.sound_energy(sound, SAMPLE_RATE, len(opening), dataset.fps)
-    lag, _ = metrics.sync_lag(opening, energy)
-    return lag, metrics.correlation(opening, np.roll(energy, int(lag.value or 0)))
+    lag, confidence = metrics.sync_lag(opening, energy)
+    r = metrics.correlation(opening, np.roll(energy, int(lag.value or 0)))
+    return lag, confidence, r
 
 
 def jitter(spoken: Spoken) -> Figure:

@@ -1,12 +1,12 @@
 """Tables of quality: held-out frames, the paper's choices, other speech, the cloud, whole runs.
 
-`TABLES` has every table of all READMEs by name, with what makes it; those of time and memory are in
-`tables_speed.py`.
+`TABLES` has every table of all READMEs by name, with what makes it; those of the mouth and of where
+errors lie are in `tables_mouth.py`, those of time and memory in `tables_speed.py`.
 """
 
 from collections.abc import Callable
 
-from experiments import tables_speed
+from experiments import tables_mouth, tables_speed
 from experiments._clips import labeled
 from experiments._markdown import markdown, number
 from experiments._peers import peer
@@ -70,6 +70,13 @@ def reconstruction_by_seed(cases: list[dict]) -> str:
         "PSNR lips, dB": cell("psnr_lips", 2),
         "SSIM": cell("ssim", 4),
         "mouth gain": lambda row: number(row[0].get("mouth_gain"), 2),
+        "error at the widest, narrowest tenth": lambda row: " / ".join(
+            number(row[0].get(f"mouth_{end}_error")) for end in ("wide", "narrow")
+        ),
+        "closures (shifted p95; of how many)": lambda row: (
+            f"{number(row[0].get('closures'))} ({number(row[0].get('closures_shift_p95'))}; "
+            f"{number(row[0].get('num_closures'), 0)})"
+        ),
         "sync lag, frames (confidence)": lambda row: (
             f"{number(row[0]['sync_lag_frames'], 0)} ({number(row[0]['sync_conf'])})"
         ),
@@ -330,20 +337,24 @@ def _kill_training(cases: list[dict]) -> str:
 
 Maker = Callable[[list[dict]], str]
 
-TABLES: dict[str, tuple[str, Maker]] = {
-    "reconstruction": ("self_reconstruction", reconstruction),
-    "persons": ("self_reconstruction", persons),
-    "self_reconstruction": ("self_reconstruction", reconstruction_by_seed),
-    "peers": ("self_reconstruction", peers),
-    "ablations": ("ablations", _ablations),
-    "ablation_costs": ("ablations", _ablation_costs),
-    "cross_driven": ("cross_driven", _cross_driven),
-    "free_pose": ("free_pose", _free_pose),
-    "held_out_poses": ("held_out_poses", _held_out_poses),
-    "point_density": ("point_density", _point_density),
-    "attention_map": ("attention_map", _attention_map),
-    "kill_training": ("kill_training", _kill_training),
-} | tables_speed.TABLES
+TABLES: dict[str, tuple[str, Maker]] = (
+    {
+        "reconstruction": ("self_reconstruction", reconstruction),
+        "persons": ("self_reconstruction", persons),
+        "self_reconstruction": ("self_reconstruction", reconstruction_by_seed),
+        "peers": ("self_reconstruction", peers),
+        "ablations": ("ablations", _ablations),
+        "ablation_costs": ("ablations", _ablation_costs),
+        "cross_driven": ("cross_driven", _cross_driven),
+        "free_pose": ("free_pose", _free_pose),
+        "held_out_poses": ("held_out_poses", _held_out_poses),
+        "point_density": ("point_density", _point_density),
+        "attention_map": ("attention_map", _attention_map),
+        "kill_training": ("kill_training", _kill_training),
+    }
+    | tables_mouth.TABLES
+    | tables_speed.TABLES
+)
 """Tables by name: the file of its cases, and what makes the table of them."""
 
 

@@ -11,8 +11,9 @@ from jaxtyping import Float
 
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import to_uint8
+from egs_jax.data.dataset import Dataset
 from egs_jax.data.stretches import laid_out
-from egs_jax.evaluation import metrics
+from egs_jax.evaluation import metrics, mouth
 from egs_jax.evaluation.measures import Measured, landmarks_near
 from egs_jax.evaluation.metrics import Figure, mean_figure
 from egs_jax.evaluation.renders import rendered_frames
@@ -62,6 +63,26 @@ def mouth_figures(
         "mouth_gain": metrics.gain(rendered, true),
         "mouth_r_shift_p95": _shifted_figure(shifted, true),
         "mouth_silence_percentile": silence,
+        **_ends_and_closures(data, frames, rendered, true, shifted),
+    }
+
+
+def _ends_and_closures(
+    data: Dataset, frames: np.ndarray, rendered: np.ndarray, true: np.ndarray,
+    shifted: list[np.ndarray],
+) -> dict[str, Figure]:  # fmt: skip
+    """Compare how far the lips open at both ends, and whether they shut."""
+    levels = mouth.levels_of(data.arrays["mouth_opening"][data.train_frames])
+    line = lambda values: laid_out(values, frames, data.stretches, 1)  # no closure over a cut
+    closures = mouth.closures_of(line(true), levels, data.fps)
+    widest, narrowest = mouth.end_errors(rendered, true)
+    runs = [line(run) for run in shifted]
+    return {
+        "mouth_wide_error": widest,
+        "mouth_narrow_error": narrowest,
+        "num_closures": Figure(float(len(closures))),
+        "closures": mouth.closed_share(line(rendered), closures, levels),
+        "closures_shift_p95": mouth.shifted_share(runs, closures, levels),
     }
 
 

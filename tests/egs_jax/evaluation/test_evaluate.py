@@ -42,7 +42,8 @@ CONTRACT = (
     "baseline_mean_frame baseline_nearest_frame ssim lpips lmd mouth_r mouth_r_shift_p95 "
     "mouth_silence_percentile sync_lag_frames sync_conf jitter_px blink_r num_gaussians "
     "render_fps device notes source given seconds_trained seconds_held_out mouth_gain kernels "
-    "psnr_person ssim_person lpips_person person_fraction psnr_person_given_body"
+    "psnr_person ssim_person lpips_person person_fraction psnr_person_given_body "
+    "mouth_wide_error mouth_narrow_error num_closures closures closures_shift_p95"
 ).split()
 
 
@@ -114,7 +115,7 @@ def make_clip(folder):
     write_pictures(folder, frames=frames, head_masks=masks, person_masks=people * np.uint8(200))
     arrays = dict(
         lips_rects=rects.astype(np.int32), landmarks=landmarks.astype(np.float32), blink=shut,
-        viewmats=viewmats,
+        viewmats=viewmats, mouth_opening=true.astype(np.float32),
     )  # fmt: skip
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
@@ -300,6 +301,41 @@ def test_mouth_figures_by_hand(world):
     assert world.result["lmd"] == pytest.approx(lmd, rel=1e-4)
 
 
+def test_ends_and_closures_of_the_mouth_by_hand(world):
+    spoken, true = openings(world, world.val), true_codes(world, 0)
+    trained = np.sort(np.float64(world.data.arrays["mouth_opening"][:TRAIN]))
+    rest, wide = (np.interp(q * (TRAIN - 1), np.arange(TRAIN), trained) for q in (0.05, 0.9))
+    shut, nearly, parted = (rest + share * (wide - rest) for share in (0.2, 0.25, 0.35))
+    closures, low, since = [], [], None  # frames that are shut since the mouth was last open
+    for t, value in enumerate(true):
+        if np.isnan(value):
+            since = None
+        elif value >= parted:
+            if since is not None and low and t - since - 1 <= 12:
+                closures.append(low[len(low) // 2])
+            since, low = t, []
+        elif value <= shut:
+            low.append(t)
+    near = lambda line: [np.nanmin(line[max(t - 2, 0) : t + 3]) for t in closures]
+    share = lambda line: np.mean(np.array(near(line)) <= nearly)
+    offsets = np.array(SHIFTED_BY)[np.linspace(0, len(SHIFTED_BY) - 1, 50).round().astype(int)]
+    shares = [share(openings(world, world.val, np.roll(world.val, by))) for by in offsets]
+    seen = world.val != FACELESS
+    order = np.argsort(true[seen])
+    ends = [np.flatnonzero(seen)[part] for part in (order[-10:], order[:10])]
+    way = true[ends[0]].mean() - true[ends[1]].mean()
+    wanted = {
+        "num_closures": len(closures),
+        "closures": share(spoken),
+        "closures_shift_p95": np.percentile(shares, 95),
+        "mouth_wide_error": np.mean((spoken - true)[ends[0]]) / way,
+        "mouth_narrow_error": np.mean((spoken - true)[ends[1]]) / way,
+    }
+    assert {name: world.result[name] for name in wanted} == pytest.approx(wanted, abs=1e-4)
+    assert len(closures) > 3 and 0 < wanted["closures"] < 1
+    assert wanted["closures_shift_p95"] != wanted["closures"]
+
+
 def test_sync_and_lids_by_hand(world):
     spoken = openings(world, world.val)
     heard = opened_by(world.data.audio_windows(np.arange(TRAIN + VAL), 8))
@@ -340,9 +376,16 @@ def test_lines_and_worst_frames_are_those_of_the_pictures(world):
     np.testing.assert_array_equal(picture[:, :SIZE], data.target(worst))
 
 
+def test_the_openings_lines_show_every_closure(world):
+    [(caption, picture)] = world.shown["Opening of the lips"]
+    assert caption.startswith("time to the right: truth gray") and picture.shape == (161, 200, 3)
+    bands = {tuple(color) for color in picture[0].tolist()}
+    assert {pictures.CLOSED, pictures.MISSED, (255, 255, 255)} <= bands  # not all are closed
+
+
 def test_the_report_shows_them(world):
     text = (world.run / "report.html").read_text(encoding="utf-8")
-    assert text.count("data:image/png;base64,") == 6
+    assert text.count("data:image/png;base64,") == 7
     assert 'src="http' not in text and "href" not in text and "<script" not in text
     assert f"{world.result['psnr']:.4g}" in text and "pose, eyes, background" in text
 

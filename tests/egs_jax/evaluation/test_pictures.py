@@ -1,4 +1,4 @@
-"""A slice through time follows one line; the worst frames are in test_evaluate.py."""
+"""Slices and the opening of the lips through time; the worst frames are in test_evaluate.py."""
 
 import numpy as np
 
@@ -20,3 +20,20 @@ def test_slices_follow_one_row_and_one_column_through_the_video():
     assert [p.shape for _, p in pictures.slices_through_time(long, long)] == [
         (500, 16, 3), (16, 500, 3)
     ]  # fmt: skip
+
+
+def test_lines_of_the_opening_are_at_its_height_and_closures_are_colored():
+    true = np.array([1.0, 1.0, 1.0, np.nan, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    rendered = np.full(12, 0.5)
+    picture = pictures.opening_lines(true, rendered, np.array([0, 8]), np.array([True, False]))
+    assert picture.shape == (161, 24, 3)
+    at = lambda t, opening: tuple(picture[round(160 * (1 - opening)), 2 * t + 1].tolist())
+    assert at(1, 1) == at(5, 0) == at(11, 0) == pictures.TRUE
+    assert at(0, 0.5) == at(3, 0.5) == at(11, 0.5) == pictures.RENDERED
+    assert at(3, 0) == at(3, 1) == (255, 255, 255)  # a gap
+    bands = [at(t, 0.25) for t in range(12)]
+    white = 3 * [(255, 255, 255)]
+    assert bands == 3 * [pictures.CLOSED] + white + 5 * [pictures.MISSED] + white[:1]
+    nothing = np.full(5, np.nan)
+    empty = pictures.opening_lines(nothing, nothing, np.zeros(0, int), np.zeros(0, bool))
+    assert (empty == 255).all()

@@ -1,0 +1,126 @@
+"""Tables of the mouth under other sound or none, and of where the error of held-out frames lies."""
+
+from collections.abc import Callable
+
+from experiments._clips import labeled
+from experiments._markdown import markdown, number
+from experiments._summary import Spread, grouped, shown, spread_of
+
+Maker = Callable[[list[dict]], str]
+
+
+def _head(case: dict) -> str:
+    body = case.get("body", "head")  # none is said of runs before there were persons
+    return f"{labeled(case['video'])}, {case['preset']}, {case['width']} px, {body}"
+
+
+def _mean(cases: list[dict], name: str, digits: int) -> str:
+    """Mean and deviation over seeds; a dash where a case has no such number."""
+    return shown(spread_of([case.get(name) for case in cases]), digits)
+
+
+def mouths_of_others(cases: list[dict]) -> str:
+    """Lay heads beside foreign speeches at their own poses: r to the loudness less the true one."""
+    own = [case for case in cases if case["poses"] == "own training clip"]
+    heads: dict[str, list[dict]] = {}
+    for case in own:
+        heads.setdefault(_head(case), []).append(case)
+
+    def cell(speech: str) -> Callable[[str], str]:
+        def show(head: str) -> str:
+            found = [case for case in heads[head] if case["speech"] == speech]
+            values = [case["mouth_sound_r"] for case in found]
+            gaps = [_gap(case) for case in found]
+            if not found:
+                return "-"
+            return f"{shown(spread_of(values), 2)} ({shown(spread_of(gaps), 2, signed=True)})"
+
+        return show
+
+    columns = {
+        "head": lambda head: head,
+        "seeds": lambda head: str(len({case["seed"] for case in heads[head]})),
+        "true mouth, own speech": lambda head: _mean(heads[head], "mouth_sound_r_true", 2),
+        **{
+            f"{speech} (less the true mouth's)": cell(speech)
+            for speech in dict.fromkeys(case["speech"] for case in own)
+        },
+    }
+    return markdown(columns, list(heads))
+
+
+def _gap(case: dict) -> float | None:
+    pair = case["mouth_sound_r"], case["mouth_sound_r_true"]
+    return None if None in pair else pair[0] - pair[1]
+
+
+def stillness(cases: list[dict]) -> str:
+    """Show what a head does under each sound without a voice, mean and deviation over seeds."""
+    rows = list(grouped(cases, "video", "preset", "body", "width", "sound").values())
+    columns = {
+        "head": lambda row: _head(row[0]),
+        "seeds": lambda row: str(len(row)),
+        "sound": lambda row: f"{row[0]['sound']}, {number(row[0]['seconds'], 0)} s",
+        "lips move, % of speech": lambda row: _mean(row, "moves_percent", 2),
+        "by landmarks, %": lambda row: _mean(row, "moves_landmarks_percent", 1),
+        "r of both, speech": lambda row: _mean(row, "seen_r", 2),
+        "opening, percentile of speech": lambda row: _mean(row, "percentile", 0),
+        "blinks seen, asked for": lambda row: (
+            f"{sum(case['blinks_seen'] for case in row)}, {sum(case['blinks'] for case in row)}"
+        ),
+    }
+    return markdown(columns, rows)
+
+
+PLACES = {
+    "psnr_head": "as drawn",
+    "psnr_head_aligned": "aligned",
+    "psnr_head_by_flow": "by a smooth flow",
+    "psnr_head_without_lips": "without the lips",
+    "psnr_head_without_lips_and_eyes": "without lips and eyes",
+    "psnr_head_on_training_frames": "training frames",
+}
+"""Figures of `error_by_place` that are all PSNR of the head [dB], and their labels."""
+
+
+def error_by_place(cases: list[dict]) -> str:
+    """Show PSNR of the head as drawn, and what is gained by each thing that is taken away."""
+
+    def gain(name: str) -> Callable[[list[dict]], str]:
+        def show(row: list[dict]) -> str:
+            pairs = [(case[name], case["psnr_head"]) for case in row]
+            gains = [None if None in pair else pair[0] - pair[1] for pair in pairs]
+            return shown(spread_of(gains), 2, signed=True)
+
+        return show
+
+    def of_region(region: str) -> Callable[[list[dict]], str]:
+        def show(row: list[dict]) -> str:
+            found = [case["by_region"][region] for case in row]
+            part = lambda name: _rounded(spread_of([each[name] for each in found]), 0)
+            return f"{part('error_percent')}, {part('pixels_percent')}"
+
+        return show
+
+    rows = list(grouped(cases, "video", "preset", "body", "width").values())
+    regions = list(dict.fromkeys(region for case in cases for region in case["by_region"]))
+    columns = {
+        "run": lambda row: _head(row[0]),
+        "seeds": lambda row: str(len(row)),
+        "PSNR head, dB": lambda row: _mean(row, "psnr_head", 2),
+        **{label: gain(name) for name, label in PLACES.items() if name != "psnr_head"},
+        "error in the worst tenth, %": lambda row: _mean(row, "worst_tenth_error_percent", 0),
+        **{f"{region}: % of the error, of the pixels": of_region(region) for region in regions},
+    }
+    return markdown(columns, rows)
+
+
+def _rounded(spread: Spread | None, digits: int) -> str:
+    return shown(spread and spread._replace(std=None), digits)
+
+
+TABLES: dict[str, tuple[str, Maker]] = {
+    "mouths_of_others": ("cross_driven", mouths_of_others),
+    "stillness": ("stillness", stillness),
+    "error_by_place": ("error_by_place", error_by_place),
+}
