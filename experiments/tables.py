@@ -1,12 +1,12 @@
 """Tables of quality: held-out frames, the paper's choices, other speech, the cloud, whole runs.
 
 `TABLES` has every table of all READMEs by name, with what makes it; those of time and memory are in
-`tables_speed.py`.
+`tables_speed.py`, that of seconds of video in `tables_curve.py`.
 """
 
 from collections.abc import Callable
 
-from experiments import tables_speed
+from experiments import tables_curve, tables_speed
 from experiments._clips import labeled
 from experiments._markdown import markdown, number
 from experiments._peers import peer
@@ -343,6 +343,7 @@ TABLES: dict[str, tuple[str, Maker]] = {
     "point_density": ("point_density", _point_density),
     "attention_map": ("attention_map", _attention_map),
     "kill_training": ("kill_training", _kill_training),
+    "data_curve": ("data_curve", tables_curve.data_curve),
 } | tables_speed.TABLES
 """Tables by name: the file of its cases, and what makes the table of them."""
 
