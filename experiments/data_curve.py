@@ -12,9 +12,10 @@ DATASET is made of several films of one person, those to test on last; its split
 two films. Every length is trained on a dataset of links to the same files, whose description leaves
 out all training films but some: a seed draws its own order of films and takes them from the first
 on until the length is there, the last one cut, so that a longer one has all of a shorter one. The
-deviation over seeds is thus of training and of which sentences were filmed. Films that hold less
-than a length are all used, and the case has the seconds that they hold. `--dev` leaves the test
-films out and tests on the last fifth of the training films instead: to choose settings by.
+deviation over seeds is thus of training and of which sentences were filmed. All lengths take as
+many steps. Films that hold less than a length are all used, and the case has the seconds that they
+hold: GRID's 64 training films, 192 s for 210. `--dev` leaves the test films out and tests on the
+last fifth of the training films instead: to choose settings by.
 
 What is not fair: preprocessing saw all films at every length, test films too (`seen_of_all_frames`
 in `meta.json`: crop, mean face, focal length, head and body poses, first cloud and colors, plate,
