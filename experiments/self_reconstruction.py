@@ -132,8 +132,7 @@ def dataset_of(clip: Path, arguments: argparse.Namespace) -> Dataset:
 def configured(dataset: Dataset, name: str, seed: int, body: Body, tiny: bool) -> Config:
     """Return the preset's settings for this dataset."""
     config = preset(name, data_dir=str(dataset.folder.resolve()), seed=seed)
-    config = override(config, {"model.body": body})
-    return shrunk(config) if tiny else config
+    return override(shrunk(config) if tiny else config, {"model.body": body})
 
 
 def run_folder(work: Path, dataset: Dataset, config: Config) -> Path:
