@@ -1,5 +1,6 @@
 """The curve of data: what every length trains on, and that no test film is ever seen."""
 
+import itertools
 import json
 import subprocess
 import threading
@@ -14,6 +15,7 @@ from egs_jax.config_text import to_json
 from egs_jax.data.dataset import Dataset
 from egs_jax.runtime.errors import InputError
 from experiments import _jobs, _runs, data_curve, tables_curve
+from experiments._linked import linked
 
 FILMS, TESTED, LENGTH = 8, 2, 6  # frames of a film
 TRAIN, ALL = LENGTH * (FILMS - TESTED), LENGTH * FILMS
@@ -245,12 +247,22 @@ def test_bad_input_is_one_line_and_status_2(monkeypatch, tmp_path, capsys, argum
 
 
 @pytest.mark.slow
-def test_a_curve_is_trained_and_measured(films, tmp_path):
-    command = [str(films), "--tiny", "--seconds", "0.36", "1.44", "--seeds", "0"]
+def test_a_curve_is_trained_and_measured(performer_dataset, tmp_path):
+    """On the performer, as if every second were a film; the last one is tested on."""
+    whole = Dataset.open(performer_dataset.folder)
+    borders = [*range(0, whole.num_frames - 24, 25), whole.num_frames]
+    stretches = [
+        {"start": a, "stop": b, "film": k, "sound_frame": a, "sound_rows": [2 * a, 2 * b]}
+        for k, (a, b) in enumerate(itertools.pairwise(borders))
+    ]
+    films = [{"name": f"{k}.mp4", "sha256": str(k)} for k in range(len(stretches))]
+    splits = {"train": [0, borders[-2]], "val": borders[-2:]}
+    changes = {"stretches": stretches, "films": films, "splits": splits}
+    folder = linked(performer_dataset.folder, tmp_path / "films", changes).folder
+    command = [str(folder), "--tiny", "--seconds", "1.5", "210", "--seeds", "0"]
     places = ["--work", str(tmp_path / "runs"), "--out", str(tmp_path), "--figures", str(tmp_path)]
     assert data_curve.main([*command, *places]).read_bytes().startswith(b"\x89PNG")
-    cases = json.loads((tmp_path / "data_curve.json").read_text())["cases"]
-    assert [(c["seconds"], c["seconds_trained"], c["frames"]) for c in cases] == [
-        (0.36, 0.36, 12), (1.44, 1.44, 12),
-    ]  # fmt: skip
-    assert cases[0]["psnr_head"] != cases[1]["psnr_head"]
+    short, long = json.loads((tmp_path / "data_curve.json").read_text())["cases"]
+    assert (short["seconds"], short["films"], long["seconds"]) == (1.5, 2, borders[-2] / 25)
+    assert 1 < short["seconds_trained"] <= 1.5 < long["seconds_trained"] <= long["seconds"]
+    assert short["frames"] == long["frames"] and short["psnr_head"] != long["psnr_head"]
