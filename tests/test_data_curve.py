@@ -259,10 +259,10 @@ def test_a_curve_is_trained_and_measured(performer_dataset, tmp_path):
     splits = {"train": [0, borders[-2]], "val": borders[-2:]}
     changes = {"stretches": stretches, "films": films, "splits": splits}
     folder = linked(performer_dataset.folder, tmp_path / "films", changes).folder
-    command = [str(folder), "--tiny", "--seconds", "1.5", "210", "--seeds", "0"]
+    command = [str(folder), "--tiny", "--seconds", "1.4", "210", "--seeds", "0"]
     places = ["--work", str(tmp_path / "runs"), "--out", str(tmp_path), "--figures", str(tmp_path)]
     assert data_curve.main([*command, *places]).read_bytes().startswith(b"\x89PNG")
     short, long = json.loads((tmp_path / "data_curve.json").read_text())["cases"]
-    assert (short["seconds"], short["films"], long["seconds"]) == (1.5, 2, borders[-2] / 25)
-    assert 1 < short["seconds_trained"] <= 1.5 < long["seconds_trained"] <= long["seconds"]
+    assert (short["seconds"], short["films"], long["seconds"]) == (1.4, 2, borders[-2] / 25)
+    assert 1 < short["seconds_trained"] <= 1.4 < long["seconds_trained"] <= long["seconds"]
     assert short["frames"] == long["frames"] and short["psnr_head"] != long["psnr_head"]
