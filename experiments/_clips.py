@@ -9,10 +9,11 @@ from typing import Literal, NamedTuple
 
 
 class Clip(NamedTuple):
-    """A film, known by the hash of its file."""
+    """A film, known by the hash of its file, or several, by the hash of their hashes in order."""
 
     name: str
     set: Literal["dev", "report"]
+    films: int = 1
 
 
 CLIPS = {
@@ -28,13 +29,27 @@ CLIPS = {
     "9efc1aded2474ae4efc6daff67a8c4c298b2ab4740ac70cbf708f8df9be204f4": Clip(
         "feifei_256_15s", "report"
     ),
+    # Speaker s1 of the GRID corpus, 80 sentences. The fifth, tenth, ... eightieth film in the order
+    # of names is a test sentence; a dataset has the 64 others first, then these 16.
+    "24fb6392ec5564635a0e5e512e4317937ef188a45d00a935a21e998d5a7141a5": Clip(
+        "grid_s1", "report", films=80
+    ),
+    # The 64 training sentences alone.
+    "e29286836ed9f10fd28fcc6fbdfc1bff24466fe04b1aa70e80c3f27307406df9": Clip(
+        "grid_s1_train", "dev", films=64
+    ),
 }
-"""Films by the SHA-256 of their file; every other, the synthetic performer's too, is a dev clip."""
+"""Clips by SHA-256 (`meta.json`: source); every other, the synthetic performer's too, is dev."""
 
 
 def set_of(sha256: str) -> Literal["dev", "report"]:
     """Return the set of the film with this hash."""
     return CLIPS[sha256].set if sha256 in CLIPS else "dev"
+
+
+def name_of(sha256: str, otherwise: str) -> str:
+    """Return the name of the clip with this hash; `otherwise` if it is none of these."""
+    return CLIPS[sha256].name if sha256 in CLIPS else otherwise
 
 
 def labeled(name: str) -> str:

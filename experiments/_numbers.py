@@ -95,7 +95,7 @@ def _other_numbers() -> Made:
     }
 
 
-CLIP_NAMES = tuple(clip.name for clip in CLIPS.values())
+CLIP_NAMES = tuple(clip.name for clip in CLIPS.values() if clip.films == 1)
 METRICS = {
     "psnr_head": 2, "psnr": 2, "ssim": 4, "lpips": 4, "lmd": 2, "mouth_r": 2,
     "mouth_r_shift_p95": 2, "baseline_nearest_frame": 2, "baseline_mean_frame": 2,

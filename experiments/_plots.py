@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from experiments._runs import figure
-from experiments._summary import QUALITY, Metric, grouped
+from experiments._summary import CURVE, QUALITY, Metric, grouped, spread_of
+from experiments.tables_curve import curves_of
 from experiments.tables_speed import call_ms, original_of
 
 BASE_COLOR, OTHER_COLOR = "tab:orange", "tab:blue"
@@ -173,3 +174,52 @@ def _percentile_lines(
     axis.set_xlabel("percentile of the Gaussians", fontsize=8)
     axis.set_title(f"{measure}, world units", fontsize=9)
     axis.legend(fontsize=7)
+
+
+def data_curve(cases: Sequence[dict], path: Path) -> None:
+    """Draw each figure over seconds of video: mean, deviation as a band, every seed as a dot."""
+    curves = curves_of(list(cases))
+    beside = {"PSNR head, dB": "baseline_nearest_frame", "mouth r": "mouth_r_shift_p95"}
+    with figure(path, 2, 3, (10, 6 + 0.25 * len(curves))) as axes:
+        for metric, axis in zip(CURVE, axes.flat, strict=True):
+            for k, (name, curve) in enumerate(curves.items()):
+                values = {s: [metric.value(c) for c in alike] for s, alike in curve.items()}
+                _line(axis, values, color=f"C{k}", label=name)
+                if metric.label in beside:
+                    field = beside[metric.label]
+                    other = {s: [c[field] for c in alike] for s, alike in curve.items()}
+                    _line(axis, other, color=f"C{k}", ls=":", band=False)
+            if metric.better == "nearer 1":
+                axis.axhline(1, color="0.6", lw=1)
+            _axis_of_seconds(axis, sorted({s for curve in curves.values() for s in curve}))
+            axis.set_title(f"{metric.label} ({metric.better} is better)", fontsize=9)
+        lines = [axes[0, 0].plot([], [], ls=":", color="0.4")[0]]
+        labels = ["dotted: the nearest training frame; own sound shifted (95th percentile)"]
+        known, names = axes[0, 0].get_legend_handles_labels()
+        axes[0, 0].figure.legend(
+            [*known, *lines], [*names, *labels], fontsize=8, loc="outside lower center"
+        )
+
+
+def _axis_of_seconds(axis: Any, seconds: list[float]) -> None:
+    axis.set_xscale("log")
+    axis.set_xticks(seconds, [f"{s:g}" for s in seconds], minor=False)
+    axis.set_xticks([], minor=True)
+    axis.set_xlabel("seconds of video", fontsize=8)
+    axis.tick_params(labelsize=8)
+    axis.grid(alpha=0.3)
+
+
+def _line(
+    axis: Any, values: dict[float, list[float | None]], *, color: str, label: str | None = None,
+    ls: str = "-", band: bool = True,
+) -> None:  # fmt: skip
+    """One curve; lengths of which no seed has a value are left out."""
+    spreads = {s: spread for s, each in values.items() if (spread := spread_of(each))}
+    at, means = list(spreads), np.array([spread.mean for spread in spreads.values()])
+    axis.plot(at, means, ls=ls, color=color, label=label, lw=1.5)
+    if band:
+        off = np.array([spread.std or 0.0 for spread in spreads.values()])
+        axis.fill_between(at, means - off, means + off, color=color, alpha=0.2, lw=0)
+        dots = [(s, value) for s, each in values.items() for value in each if value is not None]
+        axis.plot([s for s, _ in dots], [v for _, v in dots], ".", color=color, markersize=4)

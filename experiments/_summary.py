@@ -15,7 +15,7 @@ class Metric(NamedTuple):
     """The value of a case; None where it could not be computed."""
     digits: int
     better: str
-    """"higher" or "lower"."""
+    """"higher", "lower" or "nearer 1"."""
 
 
 class Spread(NamedTuple):
@@ -41,6 +41,16 @@ QUALITY = (
     Metric("mouth r less shifted p95", mouth_margin, 2, "higher"),
     Metric("silence, percentile", lambda c: c["mouth_silence_percentile"], 1, "lower"),
 )
+
+CURVE = (
+    Metric("PSNR head, dB", lambda c: c["psnr_head"], 2, "higher"),
+    Metric("PSNR lips, dB", lambda c: c["psnr_lips"], 2, "higher"),
+    Metric("LPIPS", lambda c: c["lpips"], 4, "lower"),
+    Metric("LMD, px", lambda c: c["lmd"], 2, "lower"),
+    Metric("mouth r", lambda c: c["mouth_r"], 2, "higher"),
+    Metric("mouth gain", lambda c: c["mouth_gain"], 2, "nearer 1"),
+)
+"""What is shown over seconds of video."""
 
 
 def grouped(cases: Sequence[dict], *names: str) -> dict[tuple, list[dict]]:

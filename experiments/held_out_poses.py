@@ -14,8 +14,6 @@ adds one case per (video, preset, seed) to `results/held_out_poses.json`. Claim:
 least 1.5 dB better there than a head.
 """
 
-import json
-import os
 import subprocess
 from pathlib import Path
 
@@ -34,6 +32,7 @@ from egs_jax.evaluation.renders import drawn_frames, micro_batches
 from egs_jax.face.landmarks import FaceLandmarker
 from egs_jax.presets import PRESETS, preset
 from egs_jax.training.perceptual import load_perceptual, lpips
+from experiments._linked import linked
 from experiments._runs import add_case, parsed, rounded, run_main, shrunk, train_command
 
 NAME = "held_out_poses"
@@ -77,17 +76,11 @@ def main(argv: list[str] | None = None) -> Path:
 def without_outer_poses(folder: Path, target: Path) -> Dataset:
     """Link a dataset folder into another, whose description leaves the outer poses out."""
     dataset = Dataset.open(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    for path in folder.iterdir():
-        if path.name != "meta.json" and not (target / path.name).exists():
-            os.link(path, target / path.name)
     out = np.flatnonzero(outer(dataset.arrays["viewmats"]))
     count = dataset.num_frames
     last = int(np.setdiff1d(np.flatnonzero(dataset.usable), out)[-1])  # some frame to validate on
     splits = {"train": [0, count], "val": [last, last + 1]}
-    meta = dataset.meta | {"left_out": out.tolist(), "splits": splits}
-    (target / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-    return Dataset.open(target)
+    return linked(folder, target, {"left_out": out.tolist(), "splits": splits})
 
 
 def outer(viewmats: np.ndarray) -> np.ndarray:

@@ -24,10 +24,7 @@ settings were chosen on (`_clips`). `--tiny` trains a few steps (tests).
 import argparse
 import itertools
 import json
-import os
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import get_args
 
@@ -35,14 +32,13 @@ from egs_jax.__main__ import Parser
 from egs_jax.config import Body, Config
 from egs_jax.config_text import override
 from egs_jax.data.dataset import Dataset
-from egs_jax.evaluation.evaluate import evaluate
 from egs_jax.preprocess.pipeline import preprocess
 from egs_jax.presets import PRESETS, preset
 from egs_jax.runtime.errors import InputError, TrainingError
-from egs_jax.training.loop import fit
 from egs_jax.training.run_folder import load_config
 from experiments import _plots
 from experiments._clips import set_of
+from experiments._jobs import leave_memory, run_missing
 from experiments._runs import (
     add_case,
     parsed,
@@ -54,8 +50,6 @@ from experiments._runs import (
 )
 
 NAME = "self_reconstruction"
-GPU_SHARE = 0.9
-"""Share of a GPU's memory that all jobs have together."""
 TIMES = ("render_fps", "train_seconds")
 NOT_TIMED = "not measured: other runs had the GPU too"
 
@@ -65,8 +59,7 @@ def main(argv: list[str] | None = None) -> Path:
     arguments = parsed(_parser(), argv)
     if not (arguments.clips or arguments.collect or arguments.plot_only):
         raise InputError("name a CLIP, runs to --collect, or draw earlier results with --plot-only")
-    if arguments.jobs < 1:
-        raise InputError(f"--jobs: got {arguments.jobs}, expected at least 1")
+    leave_memory(arguments.jobs)
     ran, failed = run_all(arguments) if arguments.clips else ([], [])
     path = arguments.figures / f"{NAME}.png"
     shared = arguments.shared or arguments.jobs > 1
@@ -103,27 +96,23 @@ def run_all(arguments: argparse.Namespace) -> tuple[list[Path], list[Path]]:
     Returns:
       The folders of finished runs, and the logs of those that failed.
     """
-    if arguments.jobs > 1:  # leave the GPU's memory to them
-        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     datasets = [dataset_of(clip, arguments) for clip in arguments.clips]
     every = itertools.product(arguments.seeds, datasets, arguments.presets)
     runs = {}
     for seed, dataset, name in every:
         config = configured(dataset, name, seed, arguments.body, arguments.tiny)
         runs[run_folder(arguments.work, dataset, config)] = (config, dataset)
-    waiting = {place: run for place, run in runs.items() if not is_finished(run[0], place)}
-    if arguments.jobs == 1:
-        for place, (config, dataset) in waiting.items():
-            fit(config, dataset, run_dir=place)
-            evaluate(place)
-        return list(runs), []
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        logs = pool.map(
-            lambda item: _job(item[0], item[1][0], item[1][1], arguments), waiting.items()
-        )
-        failed = dict(zip(waiting, logs, strict=True))
-    done = [place for place in runs if failed.get(place) is None]
-    return done, list(filter(None, failed.values()))
+
+    def command(config: Config, dataset: Dataset) -> list[str]:
+        name = arguments.presets[0] if arguments.tiny else config.preset
+        return [
+            sys.executable, "-m", "experiments.self_reconstruction", str(dataset.folder),
+            "--only-run", "--presets", name, "--seeds", str(config.seed), "--body", arguments.body,
+            "--work", str(arguments.work), "--out", str(arguments.out),
+            "--figures", str(arguments.figures),
+        ] + ["--tiny"] * arguments.tiny  # fmt: skip
+
+    return run_missing(runs, arguments.jobs, command)
 
 
 def dataset_of(clip: Path, arguments: argparse.Namespace) -> Dataset:
@@ -143,43 +132,13 @@ def dataset_of(clip: Path, arguments: argparse.Namespace) -> Dataset:
 def configured(dataset: Dataset, name: str, seed: int, body: Body, tiny: bool) -> Config:
     """Return the preset's settings for this dataset."""
     config = preset(name, data_dir=str(dataset.folder.resolve()), seed=seed)
-    config = override(config, {"model.body": body})
-    return shrunk(config) if tiny else config
+    return override(shrunk(config) if tiny else config, {"model.body": body})
 
 
 def run_folder(work: Path, dataset: Dataset, config: Config) -> Path:
     """Return where a run trains."""
     video = Path(dataset.meta["source"]["name"]).stem
     return work / video / f"{config.preset}-{config.model.resolved.body}-{config.seed}"
-
-
-def is_finished(config: Config, run_dir: Path) -> bool:
-    """Say whether this very run was trained and measured."""
-    return (run_dir / "eval.json").exists() and load_config(run_dir) == config
-
-
-def _job(
-    run_dir: Path, config: Config, dataset: Dataset, arguments: argparse.Namespace
-) -> Path | None:
-    """Train and measure in a process of its own; returns its log if it failed."""
-    command = [
-        sys.executable, "-m", "experiments.self_reconstruction", str(dataset.folder), "--only-run",
-        "--presets", arguments.presets[0] if arguments.tiny else config.preset,
-        "--seeds", str(config.seed), "--body", arguments.body, "--work", str(arguments.work),
-        "--out", str(arguments.out), "--figures", str(arguments.figures),
-    ] + ["--tiny"] * arguments.tiny  # fmt: skip
-    share = {
-        "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{GPU_SHARE / arguments.jobs:.3f}",
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "true",
-    }
-    run_dir.parent.mkdir(parents=True, exist_ok=True)
-    log = run_dir.parent / f"{run_dir.name}.log"
-    with log.open("ab") as file:
-        done = subprocess.run(
-            command, env=os.environ | share, stdout=file, stderr=file, check=False
-        )  # fmt: skip
-    print(f"{run_dir}: {f'failed, see {log}' if done.returncode else 'done'}", flush=True)
-    return log if done.returncode else None
 
 
 def case_of(run_dir: Path, *, shared: bool = False) -> dict:

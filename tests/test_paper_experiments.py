@@ -13,7 +13,7 @@ from helpers import fill_shapes, voice
 
 from egs_jax.avatar import precomputed as prepared
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.config_text import options, to_json
+from egs_jax.config_text import options, override, to_json
 from egs_jax.data.dataset import Dataset
 from egs_jax.data.statistics import calmest
 from egs_jax.media.audio_file import write_wav
@@ -21,6 +21,7 @@ from egs_jax.media.clock import SAMPLE_RATE
 from egs_jax.presets import PRESETS, preset
 from egs_jax.runtime.errors import InputError, TrainingError
 from experiments import (
+    _jobs,
     _numbers,
     _plots,
     _runs,
@@ -159,6 +160,7 @@ def test_cross_driven_measures_every_speech_and_pose(series, painted, tmp_path):
 def finished_run(place, painted, seed=0):
     """A run folder such as training and measuring on the painted clip leave it."""
     config = shrunk(preset("tiny", data_dir=str(painted.resolve()), seed=seed))
+    config = override(config, {"model.body": "person"})
     measured = {
         "source": {"name": "painted.mp4", "sha256": "0" * 64}, "seconds_trained": 0.8,
         "seconds_held_out": 0.16, "given": ["pose"], "mouth_r": None, "mouth_r_shift_p95": None,
@@ -218,7 +220,7 @@ def test_jobs_share_a_gpu_and_one_that_fails_stops_no_other(painted, tmp_path, m
         seed = command[command.index("--seeds") + 1]
         return subprocess.CompletedProcess(command, int(seed == "1"))
 
-    monkeypatch.setattr(self_reconstruction.subprocess, "run", process)
+    monkeypatch.setattr(_jobs.subprocess, "run", process)
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "")
     where = ["--work", str(tmp_path), "--out", str(tmp_path), "--figures", str(tmp_path)]
     arguments = [str(painted), "--presets", "fast", "paper", "--seeds", "0", "1", "--jobs", "3"]
@@ -234,10 +236,10 @@ def test_jobs_share_a_gpu_and_one_that_fails_stops_no_other(painted, tmp_path, m
         assert env["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.300"
 
 
-def test_only_two_films_are_report_clips():
+def test_two_films_and_the_test_sentences_are_report_clips():
     by_set = {name: {c.name for c in CLIPS.values() if c.set == name} for name in ("dev", "report")}
-    assert by_set["report"] == {"andrew_256_25s", "feifei_256_15s"}
-    assert by_set["dev"] == {"obama_bp_450_25fps_20s", "tedlieu_256_60s"}
+    assert by_set["report"] == {"andrew_256_25s", "feifei_256_15s", "grid_s1"}
+    assert by_set["dev"] == {"obama_bp_450_25fps_20s", "tedlieu_256_60s", "grid_s1_train"}
     hashes = {clip.name: sha for sha, clip in CLIPS.items()}
     assert set_of(hashes["feifei_256_15s"]) == "report" and set_of("0" * 64) == "dev"
     for case in _runs.earlier("self_reconstruction"):

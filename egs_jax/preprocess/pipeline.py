@@ -157,7 +157,7 @@ def _fill(
         "width": side,
         "height": side,
         "num_frames": len(frames),
-        "source": _joined(sources),
+        "source": joined_source(sources),
         "films": sources,
         "stretches": [stretch._asdict() for stretch in sound.stretches],
         "sound_moved_earlier_frames": sound.shifts[_longest(material)],
@@ -202,8 +202,8 @@ def _sources(material: Material, sounds: Sequence[FilmSound], sound: Sound) -> l
     return described
 
 
-def _joined(films: list[dict]) -> dict:
-    """Return the source of a dataset: its film, or what stands for several."""
+def joined_source(films: list[dict]) -> dict:
+    """Return the source of a dataset, for `meta.json`: its film, or what stands for several."""
     main = max(films, key=lambda film: film["frames_used"])
     source = {name: main[name] for name in ("name", "sha256", "fps", "crop")}
     if len(films) > 1:

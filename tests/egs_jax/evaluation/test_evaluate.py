@@ -390,6 +390,32 @@ def test_the_report_shows_them(world):
     assert f"{world.result['psnr']:.4g}" in text and "pose, eyes, background" in text
 
 
+def test_of_a_long_split_some_frames_are_drawn_under_shifted_sound(monkeypatch):
+    asked, rng, count = [], np.random.default_rng(0), 1000
+    frames = np.arange(50, 50 + count)
+
+    def drawn(avatar, landmarker, chosen, heard, tick):
+        asked.append((chosen, heard))
+        return rng.random(len(chosen))
+
+    monkeypatch.setattr(signals, "_openings", drawn)
+    data = SimpleNamespace(
+        fps=25.0, train_frames=np.arange(50), silence=lambda n, _: np.zeros(n),
+        meta={"audio_features": {"kind": "mel"}},
+    )  # fmt: skip
+    avatar = SimpleNamespace(
+        dataset=data, config=SimpleNamespace(model=SimpleNamespace(window_frames=8))
+    )
+    points = rng.random((count, 478, 3)).astype(np.float32)
+    measured = SimpleNamespace(frames=frames, landmarks=points, true_landmarks=points[::-1])
+    figures = signals.mouth_figures(avatar, measured, None)
+    assert abs(figures["mouth_r_shift_p95"].value) < 0.3
+    for shift, (chosen, heard) in zip(np.linspace(25, 975, 50).round(), asked, strict=False):
+        assert (len(chosen), chosen[0], chosen[-1]) == (400, 50, 1049)
+        assert set(np.diff(chosen)) == {2, 3}
+        np.testing.assert_array_equal(np.mod(chosen - heard, count), shift)
+
+
 def test_a_short_split_has_reasons_instead_of_numbers(world):
     short = signals._shifted_figure([], np.zeros(9))
     assert short == (None, "the split is too short to shift its sound by 1 s")
