@@ -15,11 +15,8 @@ from egs_jax.avatar.draw import infer_step
 from egs_jax.config_text import options, override
 from egs_jax.data.dataset import Dataset
 from egs_jax.model import forward as model
-from egs_jax.runtime.errors import InputError
-from egs_jax.training import optimizer
 from egs_jax.training import step as train
 from egs_jax.training.checkpoint import state_sha256
-from egs_jax.training.loop import check_lips
 
 STATIC, TOTAL = 20, 40
 # They train by the programs of that run.
@@ -76,30 +73,6 @@ def test_loss_falls_and_psnr_rises(course, stage):
 def test_the_sound_alone_learns_to_tell_the_lips(course):
     heard = [m["hearing"] for m in course.metrics]
     assert np.mean(heard[-5:]) < 0.5 * np.mean(heard[:5])
-
-
-def test_fitted_lips_are_in_the_first_state_and_no_step_moves_them(course):
-    chosen = dataclasses.replace(course.config.model, lips="fitted")
-    config = dataclasses.replace(course.config, model=chosen)
-    state = train.init_state(config, course.data)
-    tokens, want = state.params["networks"]["tokens"], course.data.fitted_lips().reader
-    chex.assert_trees_all_equal(tokens["lips_reader"], want._asdict())
-    shapes = train.abstract_state(config, course.data.audio_dim)
-    chex.assert_trees_all_equal_shapes_and_dtypes(state, shapes)
-    check_lips(config, state, course.data)
-    other = Dataset.open(course.data.folder)
-    other.arrays = other.arrays | {"lips_prior": np.ones_like(want.kernel)}
-    other.fitted_lips()
-    with pytest.raises(InputError, match="tells lips otherwise"):
-        check_lips(config, state, other)
-    # A gradient of zero (`test_tokens`) is a step of zero, whatever the others are.
-    slopes = jax.tree.map(jnp.ones_like, state.params)
-    slopes["networks"]["tokens"]["lips_reader"] = jax.tree.map(jnp.zeros_like, want._asdict())
-    update = jax.jit(optimizer.update, static_argnums=0)
-    moved = update(config.optim, slopes, state.opt_state, state.params, jnp.float32(1))[0]
-    moved = moved["networks"]["tokens"]
-    chex.assert_trees_all_equal(moved["lips_reader"], want._asdict())
-    assert np.all(moved["lips"]["out"]["bias"] != tokens["lips"]["out"]["bias"])
 
 
 def test_rates_fall_to_nothing_at_the_end(course):
