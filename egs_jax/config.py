@@ -18,6 +18,8 @@ Stage = Literal["static", "deform"]
 Body = Literal["person", "head"]
 HEARD_FRAMES = 64
 """Frames a step whose lips are read from the sound alone."""
+FITTED_WINDOW = 5
+"""Frames of the audio window that fitted lips are read from (`speech.lips`)."""
 EXTENT = 1.0
 """Size of the scene in world units, by which thresholds and learning rates are measured. A
 constant: the head spans about +-0.8, whatever the spread of the cameras (a still head has none)."""
@@ -64,6 +66,9 @@ class ModelConfig:
     """Video frames whose sound a frame hears."""
     ppe_period: int = 25
     """Period of the positional encoding, in frames."""
+    lips: Literal["learned", "fitted"] = "learned"
+    """What tells the lips' opening and width from the sound: a layer that is trained with the rest,
+    or a ridge regression on the training frames (`speech.lips`), which stays as it was fitted."""
     d_model: int = 64
     """Width of features, tokens and agents."""
     agents_count: int = 200
@@ -94,6 +99,11 @@ class ModelConfig:
         """Refuse values no network can be built from."""
         _need(0 <= self.sh_degree <= 3, "model.sh_degree", self.sh_degree, "0, 1, 2 or 3")
         _need(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
+        if self.fits_lips:
+            what = "learned: the original code has no token of the lips"
+            _need(self.architecture != "parity", "model.lips", self.lips, what)
+            count, what = self.window_frames, f"at least {FITTED_WINDOW} with fitted lips"
+            _need(count >= FITTED_WINDOW, "model.window_frames", count, what)
         least = 1 if self.body == "person" else 0
         if self.bound is not None:
             _need(least < self.bound < math.inf, "model.bound", self.bound, f"more than {least}")
@@ -101,6 +111,11 @@ class ModelConfig:
         least = dict.fromkeys((*sizes, "hash_base", "hash_table"), 1)
         least |= {"window_frames": 2, "hash_top": self.hash_base, "elongation": 1}
         _need_numbers("model", self, least)
+
+    @property
+    def fits_lips(self) -> bool:
+        """True if lips are told by a regression, fitted before the training."""
+        return self.lips == "fitted"
 
     @property
     def is_person(self) -> bool:
@@ -143,6 +158,10 @@ class ScheduleConfig:
     """Share of deformation samples that pair a frame at rest with digital silence."""
     blink_share: float = 0.15
     """Share of deformation samples drawn from the frames whose eyes are shut or half shut."""
+    lips_truth: float = 0.5
+    """Share of the true lips in what the lips' token says in training, where lips are fitted; the
+    rest is what the sound of other frames would have told. At one half the mouth that is learned
+    moves as far as the token says, for any error of what is told."""
     log_every: int = 20
     """Steps between logged lines."""
     checkpoint_every: int = 500
@@ -157,6 +176,7 @@ class ScheduleConfig:
         for name in ("silence_share", "blink_share"):
             value = getattr(self, name)
             _need(0 <= value < 1, f"schedule.{name}", value, "in [0,1)")
+        _need(0 <= self.lips_truth <= 1, "schedule.lips_truth", self.lips_truth, "in [0,1]")
 
 
 @dataclass(frozen=True, kw_only=True)

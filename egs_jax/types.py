@@ -43,6 +43,8 @@ class Drive(flax.struct.PyTreeNode):
     """The room without the person; for a head alone, the frame with its head painted out."""
     bodies: Float[Array, "B 4 4"] | None = None
     """Body -> camera, where body space is head space at rest; None: all moves with the head."""
+    lips: Float[Array, "B 2"] | None = None
+    """What the lips' token says (`Dataset.lip_shapes`), in training; None: what the sound tells."""
 
 
 class Batch(flax.struct.PyTreeNode):

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from egs_jax.config import HEARD_FRAMES, Config, Stage
 from egs_jax.speech.features import feature_windows
+from egs_jax.speech.lips import FittedLips
 from egs_jax.types import Batch, Drive
 
 
@@ -45,6 +46,16 @@ class Clip(flax.struct.PyTreeNode):
     body_viewmats: Float[Array, "T 4 4"] | None
     """None: there is no body besides the head."""
     plate: UInt8[Array, "H Wd 3"] | None
+    lips_told: Float[Array, "T 2"] | None = None
+    """What sound alone tells of `lip_shapes` (`speech.lips`); None: the model learns to tell it."""
+    lips_hushed: Float[Array, " 2"] | None = None
+    """What silence tells."""
+
+    def with_lips(self, frames: Int[np.ndarray, " N"], fitted: FittedLips) -> "Clip":
+        """Return the clip with what `fitted` tells of the `frames` that it was fitted on."""
+        told = np.zeros_like(self.lip_shapes)
+        told[frames] = fitted.told
+        return self.replace(lips_told=told, lips_hushed=fitted.reader.rest)
 
 
 class FramePool(NamedTuple):
@@ -137,6 +148,7 @@ def cut_batch(
             else footage.backgrounds
         ),
         bodies=None if clip.body_viewmats is None else clip.body_viewmats[frames],
+        lips=_said_lips(config, clip, drawn),
     )
     return Batch(
         drive=drive,
@@ -150,6 +162,16 @@ def cut_batch(
         stage=stage,
         perceptual=perceptual,
     )
+
+
+def _said_lips(config: Config, clip: Clip, drawn: DrawnFrames) -> Float[Array, "B 2"] | None:
+    """Return what the lips' token says of the frames that a step sees, between true and told."""
+    if clip.lips_told is None:
+        return None
+    xp = jnp if isinstance(drawn.frames, jax.Array) else np
+    told = xp.where(drawn.silent[:, None], clip.lips_hushed[None], clip.lips_told[drawn.frames])
+    share = np.float32(config.schedule.lips_truth)
+    return told + share * (clip.lip_shapes[drawn.frames] - told)
 
 
 def _in_turn(

@@ -30,6 +30,7 @@ from egs_jax.data.pictures import Pictures
 from egs_jax.data.stretches import Stretch
 from egs_jax.runtime.errors import InputError
 from egs_jax.speech.features import feature_windows
+from egs_jax.speech.lips import FittedLips, cut_rows, fit_lips
 from egs_jax.types import Batch, Camera, Drive
 
 PAINTED = 256
@@ -54,6 +55,7 @@ class Dataset:
         self._views: dict[tuple[int, Body], Dataset] = {}
         # Evaluation asks for the same frames over and over, and to paint one takes some ms.
         self._painted = functools.lru_cache(PAINTED)(self._paint)
+        self.fitted_lips = functools.cache(self._fit_lips)  # tells `lip_shapes` from the sound
 
     @classmethod
     def open(cls, folder: str | Path, size: int | None = None, body: Body = "person") -> "Dataset":
@@ -69,7 +71,9 @@ class Dataset:
 
     def view(self, size: int | None, body: Body) -> "Dataset":
         """Return the same dataset with another image side [pixels] (None: as stored) and body."""
-        return Dataset(self.folder, self.meta, self.arrays, self.pictures, size, body)
+        seen = Dataset(self.folder, self.meta, self.arrays, self.pictures, size, body)
+        seen.fitted_lips = self.fitted_lips
+        return seen
 
     def _seen_by(self, config: Config) -> "Dataset":
         """Return the view that a config asks for, always the same one: it keeps what it computes.
@@ -309,10 +313,10 @@ class Dataset:
         """Cut this host's batch of `step` here: a function of (config.seed, step) alone."""
         data = self._seen_by(config)
         drawn = host_part(self.drawn_frames(config, step))
+        clip, footage = data.clip_for(config.model.fits_lips), data.footage(drawn.frames)
         return cut_batch(
-            config, config.stage(step), config.has_perceptual(step), data.clip,
-            data.footage(drawn.frames), drawn,
-        )  # fmt: skip
+            config, config.stage(step), config.has_perceptual(step), clip, footage, drawn
+        )
 
     def drawn_frames(self, config: Config, step: int) -> DrawnFrames:
         """Draw what `step` sees, on all hosts."""
@@ -346,6 +350,19 @@ class Dataset:
             body_viewmats=np.asarray(arrays["body_viewmats"]) if self.body == "person" else None,
             plate=self.plate if self.body == "person" else None,
         )
+
+    def clip_for(self, fits_lips: bool) -> Clip:
+        """Return `clip`, with what `fitted_lips` tell where these are asked for."""
+        return self._clip_with_lips if fits_lips else self.clip
+
+    @functools.cached_property
+    def _clip_with_lips(self) -> Clip:
+        return self.clip.with_lips(self.train_frames, self.fitted_lips())
+
+    def _fit_lips(self) -> FittedLips:
+        train, shapes, hush = self.train_frames, self.lip_shapes, self.arrays["silence_features"]
+        rest, prior = shapes[self.rest_frames].mean(axis=0), self.arrays.get("lips_prior")
+        return fit_lips(cut_rows(self.audio_windows, train), shapes[train], hush, rest, prior)
 
     def silence(self, count: int, window_frames: int) -> Float[np.ndarray, "count W 16 F"]:
         """Return audio windows of digital silence."""

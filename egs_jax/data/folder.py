@@ -15,6 +15,7 @@ from egs_jax.data.stretches import stretches_of
 from egs_jax.face.mesh import NUM_LANDMARKS
 from egs_jax.runtime.errors import MAY_NOT_READ, InputError
 from egs_jax.speech.features import AUDIO_FEATURES, HOP_ROWS, IMPORTED
+from egs_jax.speech.lips import READ_ROWS
 
 FORMAT_VERSION = 2
 """Version of the format that is written and read here."""
@@ -32,13 +33,14 @@ FILES = (
     {name: f"{name}.npy" for name in (*_ARRAYS, *_FLAGS)}
     | {name: f"{name}.zip" for name in PICTURES}
     | {name: f"{name}.zip" for name in ("backgrounds", "film_plates")}
-    | {"plate": "plate.png"}
+    | {"plate": "plate.png", "lips_prior": "lips_prior.npy"}
 )
 """The file of everything that a folder has besides its description; the plate is one picture.
 
 `backgrounds`, what the head of each frame is drawn over, is there only where a dataset brought it
 along; otherwise the head is painted out of the frames. `film_plates`, a plate for each of several
-films, is there only where their rooms differ."""
+films, is there only where their rooms differ. `lips_prior`, what other people's clips say of lips
+(`speech.lips.fit_prior`), is there only where somebody put it."""
 SPLITS = ("train", "val")
 """Names of the ranges of frames that `meta.json` gives."""
 
@@ -80,6 +82,8 @@ def open_folder(
         known = (folder / FILES[name]).exists()
         length = np.atleast_1d(arrays["blink"]).shape[0]
         arrays[name] = _open_array(folder / FILES[name]) if known else np.ones(length, bool)
+    if (folder / FILES["lips_prior"]).exists():
+        arrays["lips_prior"] = _open_array(folder / FILES["lips_prior"])
     arrays["plate"] = _open_plate(folder / FILES["plate"])
     pictures = {name: Pictures(folder / FILES[name]) for name in PICTURES}
     if (folder / FILES["backgrounds"]).exists():
@@ -166,6 +170,7 @@ def _expected(
         "blink": (real, (frames,)),
         "lips_rects": (np.int32, (frames, 4)),
         "mouth_opening": (real, (frames,)),
+        "lips_prior": (real, (READ_ROWS * features, 2)),
         "valid": (np.bool_, (frames,)),
         "mouth_seen": (np.bool_, (frames,)),
         "points": (real, (*lengths["points"], 3)),

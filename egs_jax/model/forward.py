@@ -97,6 +97,7 @@ def networks(config: ModelConfig) -> Networks:
             pose_distance=None if parity else 5.0,
             normalize=not parity,
             lips_token=not parity,
+            fits_lips=config.fits_lips,
             dropout=config.dropout,
         ),
         attention=SpatialAudioAttention(
@@ -190,7 +191,7 @@ def condition(
     """
     poses = pose_vector(drive.viewmats)
     tokens = networks(config).tokens.apply(
-        {"params": params}, drive.audio_windows, drive.eyes, poses, **settings
+        {"params": params}, drive.audio_windows, drive.eyes, poses, drive.lips, **settings
     )
     if config.resolved.ppe != "temporal":
         return tokens, None

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from egs_jax.model.kan import Block, Linear, Network, uniform_init
+from egs_jax.speech.lips import KNOTS, LipsReader, read, read_rows
 from kernels.checks import require, typechecked
 
 LEAK = 0.02
@@ -83,6 +84,26 @@ class AudioAttNet(nn.Module):
             x = nn.leaky_relu(Conv(features, name=f"conv_{index}")(x), LEAK)
         weights = nn.softmax(Linear(encoded.shape[1], name="weights")(x[..., 0]), axis=-1)
         return jnp.einsum("bw,bwc->bc", weights, encoded)
+
+
+class FittedReader(nn.Module):
+    """Lips told from the sound by a `LipsReader`, which no training changes.
+
+    Its parameters start at zero; whoever makes a state puts in those of a fitted one.
+    """
+
+    @nn.compact
+    @typechecked
+    def __call__(self, windows: Float[Array, "B W 16 F"]) -> Float[Array, "B 2"]:
+        """Tell opening and width."""
+        rows = read_rows(windows)
+        shapes = LipsReader(
+            kernel=(rows.shape[1] * rows.shape[2], 2), bias=(2,), told=(KNOTS, 2), true=(KNOTS, 2),
+            rest=(2,), hush=(rows.shape[2],), spread=(),
+        )  # fmt: skip
+        zeros = nn.initializers.zeros
+        found = (self.param(name, zeros, shape) for name, shape in shapes._asdict().items())
+        return read(LipsReader(*map(jax.lax.stop_gradient, found)), rows)
 
 
 @typechecked
@@ -181,6 +202,8 @@ class SpeechTokens(nn.Module):
         the frame itself; in training they are also learned directly (`read_lips`). Needs
         `normalize`. The original has none. A code of two numbers, like that of the eyes, is used
         within hundreds of steps, where the audio tokens alone take thousands.
+      fits_lips: That token says what a `FittedReader` tells instead; `read_lips` then is a task of
+        the audio tokens alone.
       dropout: Share of token entries dropped while training.
     """
 
@@ -193,6 +216,7 @@ class SpeechTokens(nn.Module):
     pose_distance: float | None = 5.0
     normalize: bool = True
     lips_token: bool = True
+    fits_lips: bool = False
     dropout: float = 0.0
 
     def setup(self) -> None:
@@ -209,6 +233,8 @@ class SpeechTokens(nn.Module):
         if self.lips_token:
             require(self.normalize, "lips_token: needs normalize; set both or neither")
             self.lips_read = Linear(2)
+            if self.fits_lips:
+                self.lips_reader = FittedReader()
             self.lips, self.lips_norm = block(), norm()
         self.null = self.param("null", jax.random.normal, (self.d_model,))
         self.drop = nn.Dropout(self.dropout)
@@ -219,6 +245,7 @@ class SpeechTokens(nn.Module):
         audio_windows: Float[Array, "B W 16 F"],
         eye: Float[Array, " B"],
         pose: Float[Array, "B 12"],
+        lips: Float[Array, "B 2"] | None = None,
         *,
         deterministic: bool = True,
     ) -> Float[Array, "B T D"]:
@@ -228,6 +255,7 @@ class SpeechTokens(nn.Module):
           audio_windows: Rows of audio features around each frame of each window.
           eye: Blink in [0, 1].
           pose: Camera vectors (`pose_vector`).
+          lips: What the lips' token says (`fits_lips`); None: what the sound tells.
           deterministic: No dropout; else it takes the rng "dropout".
 
         Raises:
@@ -242,7 +270,7 @@ class SpeechTokens(nn.Module):
         null = jnp.broadcast_to(self.null[None, :], eye_token.shape)
         others = jnp.stack([eye_token, pose_token, null], axis=1)
         if self.lips_token:
-            shape = self.lips_read(audio[:, audio.shape[1] // 2])
+            shape = self._shape_of(audio_windows, audio) if lips is None else lips
             others = jnp.concatenate([others, self.lips_norm(self.lips(shape))[:, None]], axis=1)
         tokens = jnp.concatenate([audio, others], axis=1)
         if self.ppe != "off":
@@ -250,6 +278,14 @@ class SpeechTokens(nn.Module):
             code = periodic_encoding(rows, self.d_model, self.ppe_period)
             tokens = tokens + jnp.pad(code, ((0, tokens.shape[1] - rows), (0, 0)))[None]
         return self.drop(tokens, deterministic=deterministic)
+
+    def _shape_of(
+        self, windows: Float[Array, "B W 16 F"], audio: Float[Array, "B T D"]
+    ) -> Float[Array, "B 2"]:
+        """Tell the lips of frames from their windows, or from the audio tokens of these."""
+        if not self.fits_lips or self.is_initializing():  # which makes the layer in any case
+            learned = self.lips_read(audio[:, audio.shape[1] // 2])
+        return self.lips_reader(windows) if self.fits_lips else learned
 
     @typechecked
     def read_lips(self, entries: Float[Array, "M 16 F"]) -> Float[Array, "M 2"]:

@@ -3,4 +3,5 @@
 whisper   the encoder of Whisper-tiny.en in JAX
 level     one loudness, as it is heard
 features  features of whole sounds and of streams, by Whisper or mel
+lips      lips told from features, in closed form
 """

@@ -32,21 +32,23 @@ class BatchSource(Protocol):
 def batch_source(config: Config, dataset: Dataset) -> BatchSource:
     """Put the dataset on the device unless it does not fit or the config says otherwise."""
     where = config.frames_on or ("device" if _fits(dataset) else "host")
-    return DeviceDataset(dataset, config.devices) if where == "device" else dataset
+    if where == "host":
+        return dataset
+    return DeviceDataset(dataset, config.devices, fits_lips=config.model.fits_lips)
 
 
 class DeviceDataset:
     """The training frames of a dataset, at its size, on this host's devices."""
 
-    def __init__(self, dataset: Dataset, devices: int = 1):
-        """Copy all of them to each."""
+    def __init__(self, dataset: Dataset, devices: int = 1, *, fits_lips: bool = False):
+        """Copy all of them to each; `fits_lips`: see `ModelConfig`."""
         self._dataset, self._first = dataset, dataset.splits["train"][0]
         frames = np.array_split(np.arange(*dataset.splits["train"]), PIECES)
         with concurrent.futures.ThreadPoolExecutor() as pool:
             parts = list(pool.map(dataset.footage, filter(len, frames)))
         whole = jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)
         shared, self._split = parallel.shardings(devices)
-        self.footage, self._clip = jax.device_put((whole, dataset.clip), shared)
+        self.footage, self._clip = jax.device_put((whole, dataset.clip_for(fits_lips)), shared)
 
     def batch(self, config: Config, step: int) -> Batch:
         """Do the same as `Dataset.batch` on the devices, each of which has its share."""

@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import numpy as np
 from rich.progress import Progress
 
 from egs_jax.config import Config
 from egs_jax.data.dataset import Dataset
+from egs_jax.data.folder import FILES
 from egs_jax.runtime.consent import CONSENT
 from egs_jax.runtime.device import explain_exhaustion, is_exhaustion, say_device
 from egs_jax.runtime.environment import find_devices
@@ -168,11 +170,29 @@ def _resume(run: Run, rate_scale: float | None = None) -> TrainState:
         state = train.init_state(run.config, run.dataset)
     else:
         state = run.checkpoints.load(train.abstract_state(run.config, run.dataset.audio_dim))
+        check_lips(run.config, state, run.dataset)
         print(f"resuming at step {int(state.step)}")
     if rate_scale is not None:
         scale, streak = jax.numpy.float32(rate_scale), jax.numpy.int32(0)
         state = state.replace(rate_scale=scale, bad_streak=streak)
     return parallel.replicate(run.config, state)
+
+
+def check_lips(config: Config, state: TrainState, dataset: Dataset) -> None:
+    """Refuse a dataset that fits lips otherwise than that of a checkpoint, as after a new prior.
+
+    Raises:
+      InputError: if so.
+    """
+    if not config.model.fits_lips:
+        return
+    kept = np.asarray(state.params["networks"]["tokens"]["lips_reader"]["kernel"])
+    fitted = dataset.fitted_lips().reader.kernel
+    if not np.allclose(kept, fitted, rtol=0, atol=0.01 * np.abs(kept).max()):
+        raise InputError(
+            f"{dataset.folder}: its sound tells lips otherwise than when this run began; put back, "
+            f"or take away, its {FILES['lips_prior']}, or name a new --run-dir"
+        )
 
 
 def _roll_back(run: Run, rate_scale: float, step: int) -> TrainState:

@@ -54,6 +54,8 @@ def init_state(config: Config, dataset: Dataset) -> TrainState:
         networks = _init_networks(config.model, init_key, dataset.audio_dim)
         if person:
             networks["skins"] = initial_skins(arrays["mean_shape"])
+        if config.model.fits_lips:
+            networks["tokens"]["lips_reader"] = dataset.fitted_lips().reader._asdict()
         return _fresh_state({"gaussians": gaussians, "networks": networks}, alive)
 
     return _made_on_cpu(build)

@@ -51,6 +51,14 @@ def test_parity_resolves_to_the_original_code():
     assert None not in dataclasses.astuple(ModelConfig().resolved)
 
 
+def test_fitted_lips_need_a_window_and_a_token():
+    assert ModelConfig(lips="fitted", window_frames=5).fits_lips and not ModelConfig().fits_lips
+    with pytest.raises(InputError, match=r"model.window_frames: got 4, expected at least 5"):
+        ModelConfig(lips="fitted", window_frames=4)
+    with pytest.raises(InputError, match=r"model.lips: got fitted, expected learned"):
+        ModelConfig(lips="fitted", architecture="parity")
+
+
 def test_stage_changes_after_the_static_steps():
     config = Config(schedule=ScheduleConfig(static_steps=3, deform_steps=2))
     assert [config.stage(k) for k in range(5)] == ["static"] * 3 + ["deform"] * 2
@@ -160,6 +168,7 @@ BAD_VALUES = {
     "schedule.static_steps": ["-1"],
     "schedule.deform_steps": ["-5"],
     "schedule.silence_share": ["1", "nan"],
+    "schedule.lips_truth": ["-0.1", "1.1", "nan"],
     "schedule.log_every": ["0"],
     "schedule.keep_checkpoints": ["0"],
     "optim.means": ["1e-3", "1,2,3", "a,b", "nan,1", "-1,1"],

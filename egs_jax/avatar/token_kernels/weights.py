@@ -32,6 +32,7 @@ def why_not_networks(model: ModelConfig) -> str | None:
         "they have no parity architecture": model.architecture == "parity",
         "they keep the window a sequence, which ppe token does not": model.ppe == "token",
         "they have Taylor KANs alone": model.token_kan != "taylor",
+        "they read lips from a token, not from the sound": model.fits_lips,
         "cross-attention has no agents for them to mix": model.attention == "cross",
         f"they take tokens of {WIDTH} numbers, not {model.d_model}": model.d_model != WIDTH,
         f"they take windows of {MOST_WINDOW} frames, not {window}": window > MOST_WINDOW,

@@ -20,6 +20,8 @@ from egs_jax.data.pictures import Pictures
 from egs_jax.data.statistics import REST_SHARE
 from egs_jax.face.mesh import LEFT_EYE, RIGHT_EYE
 from egs_jax.runtime.errors import InputError
+from egs_jax.speech.lips import cut_rows, fit_prior
+from egs_jax.training.frames_on_device import DeviceDataset
 from egs_jax.types import Batch
 
 TRAIN = FRAMES - 4
@@ -254,6 +256,39 @@ def test_lips_are_paired_with_the_sound_of_their_frames(dataset):
     assert dataset.batch(deaf, 9).entries.shape == (0, 16, AUDIO_DIM)
 
 
+def test_training_says_lips_between_true_ones_and_what_unseen_sound_tells(dataset):
+    """Of frames that hear silence, between the true ones and lips at rest."""
+    assert dataset.batch(config_of(), 9).drive.lips is None
+    told, shapes = dataset.fitted_lips().told, dataset.lip_shapes
+    assert told.shape == (TRAIN, 2) and np.corrcoef(told[:, 0], shapes[:TRAIN, 0])[0, 1] > 0.5
+    rest = shapes[dataset.rest_frames].mean(axis=0)
+    for share in (0.0, 0.25, 1.0):
+        config = config_of(silence_share=0.5, batch=16, lips_truth=share)
+        config = dataclasses.replace(config, model=ModelConfig(body="head", lips="fitted"))
+        frames, silent = drawn(dataset, config, 9)
+        assert 0 < silent.sum() < 16
+        want = np.where(silent[:, None], rest, told[frames]) * (1 - share)
+        got = dataset.batch(config, 9).drive.lips
+        np.testing.assert_allclose(got, want + share * shapes[frames], atol=1e-5)
+        device = DeviceDataset(dataset, fits_lips=True).batch(config, 9)
+        np.testing.assert_array_equal(device.drive.lips, got)
+    view = dataset.view(32, "head")
+    assert view.fitted_lips() is dataset.fitted_lips()  # not fitted again
+    assert dataset.drive(np.arange(3), 8).lips is None  # nothing but the sound tells them
+
+
+def test_what_other_people_say_of_lips_may_lie_in_the_folder(copy):
+    dataset = Dataset.open(copy)
+    rows, shapes = cut_rows(dataset.audio_windows, dataset.train_frames), dataset.lip_shapes
+    prior = fit_prior([(rows, shapes[dataset.train_frames])])
+    np.save(copy / "lips_prior.npy", prior)
+    assert (
+        Dataset.open(copy).fitted_lips().prior_share[0] > 0 == dataset.fitted_lips().prior_share[0]
+    )
+    np.save(copy / "lips_prior.npy", prior[1:])
+    refused(copy, "lips_prior.npy", f"[{len(prior)}, 2]")
+
+
 def test_spread_of_the_sound_is_that_of_the_training_frames(dataset):
     rows = np.asarray(dataset.arrays["audio_features"])
     np.testing.assert_array_equal(dataset.sound_spread, rows[: 2 * TRAIN].std(axis=0))
@@ -399,7 +434,12 @@ def test_description_that_lacks_a_value(copy, key):
 FLAGS = ("valid.npy", "mouth_seen.npy")  # without a file, every frame has them
 
 
-@pytest.mark.parametrize("file", sorted(f for f in FILES.values() if f.endswith(".npy")))
+OPTIONAL = ("lips_prior.npy",)
+
+
+@pytest.mark.parametrize(
+    "file", sorted(f for f in FILES.values() if f.endswith(".npy") and f not in OPTIONAL)
+)
 def test_every_array_is_needed_and_checked(copy, file):
     path = copy / file
     array = np.ones(FRAMES, bool) if file in FLAGS else np.load(path)

@@ -17,6 +17,7 @@ from egs_jax.model.tokens import (
     periodic_encoding,
     pose_vector,
 )
+from egs_jax.speech.lips import KNOTS, LipsReader, read, read_rows
 
 B, W, F = 2, 8, 5
 
@@ -186,6 +187,27 @@ def test_lips_are_read_from_the_audio_token_of_the_frame():
     np.testing.assert_allclose(without, tokens[:, : W + 3], atol=1e-6)
     with pytest.raises(ValueError, match="needs normalize"):
         jax.eval_shape(SpeechTokens(normalize=False).init, jax.random.key(0), windows, eye, pose)
+
+
+def test_fitted_lips_are_told_by_the_reader_and_stay_as_they_are():
+    model, variables, (windows, eye, pose) = make(fits_lips=True)
+    p = variables["params"]
+    assert make()[1]["params"].keys() == p.keys() - {"lips_reader"}
+    # Quantiles rise.
+    knots = jnp.tile(jnp.linspace(-40, 40, KNOTS)[:, None], (1, 2))
+    p["lips_reader"] |= {"told": knots, "true": knots / 8, "spread": jnp.float32(0.01)}
+    told = read(LipsReader(**jax.device_get(p["lips_reader"])), read_rows(windows))
+    assert np.abs(told).max() < 5 and np.ptp(told) > 0.1
+    tokens = jit(model.apply)(variables, windows, eye, pose)
+    given = jit(model.apply)(variables, windows, eye, pose, told)
+    np.testing.assert_allclose(tokens, given, atol=1e-4)
+    other = jit(model.apply)(variables, windows, eye, pose, told + np.float32(1))
+    changed = np.abs(other - given).max(axis=(0, 2)) > 1e-3
+    assert np.nonzero(changed)[0].tolist() == [W + 3]
+    total = lambda v, *drive: model.apply(v, *drive)[:, W + 3, 0].sum()
+    slopes = jit(jax.grad(total))(variables, windows, eye, pose)["params"]
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(slopes["lips_reader"]))
+    assert np.any(slopes["lips"]["hidden"]["base"])
 
 
 def test_parity_counts():

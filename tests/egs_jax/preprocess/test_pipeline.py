@@ -80,7 +80,7 @@ def true_masks(truth, i: int) -> tuple[np.ndarray, np.ndarray]:
     return head.reshape(SIZE, SIZE), person.reshape(SIZE, SIZE)
 
 
-OPTIONAL = {"backgrounds.zip", "film_plates.zip"}
+OPTIONAL = {"backgrounds.zip", "film_plates.zip", "lips_prior.npy"}
 
 
 def test_every_frame_has_a_face_and_the_folder_is_whole(performer_dataset):
