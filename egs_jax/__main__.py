@@ -171,8 +171,8 @@ def _add_preprocess(verb: Parser) -> None:
     verb.add_argument("dataset_dir", type=Path, metavar="DATASET_DIR", help="folder to make")
     verb.add_argument("--size", type=_side, help="side of the square frames in pixels (512)")
     verb.add_argument(
-        "--audio-features", choices=("whisper", "mel"), default="whisper",
-        help="how speech is heard (whisper)",
+        "--audio-features", choices=("whisper", "whisper-base", "mel"), default="whisper",
+        help="how speech is heard: whisper (English), whisper-base (99 languages) or mel (whisper)",
     )  # fmt: skip
     verb.add_argument(
         "--face-parser", type=Path, metavar="FILE.tflite", help="a network of your own for masks"
@@ -201,9 +201,10 @@ def _add_import(verb: Parser) -> None:
     verb.add_argument("folder", type=Path, metavar="FOLDER", help="has transforms_train.json")
     verb.add_argument("dataset_dir", type=Path, metavar="DATASET_DIR", help="folder to make")
     verb.add_argument(
-        "--audio-features", default="whisper", metavar="whisper|mel|deepspeech|wav2vec|hubert|FILE",
-        help="whisper (default) or mel, made of its sound; or its own: by the program's name, or "
-        "by a .npy file of the folder. An avatar of those can be evaluated only",
+        "--audio-features", default="whisper",
+        metavar="whisper|whisper-base|mel|deepspeech|wav2vec|hubert|FILE",
+        help="whisper (default), whisper-base or mel, made of its sound; or its own: by the "
+        "program's name, or by a .npy file of the folder. An avatar of those can be evaluated only",
     )  # fmt: skip
     verb.set_defaults(run=_import)
 

@@ -35,6 +35,7 @@ from egs_jax.data.dataset import Dataset
 from egs_jax.preprocess.pipeline import preprocess
 from egs_jax.presets import PRESETS, preset
 from egs_jax.runtime.errors import InputError, TrainingError
+from egs_jax.speech.features import AUDIO_FEATURES
 from egs_jax.training.run_folder import load_config
 from experiments import _plots
 from experiments._clips import set_of
@@ -83,7 +84,7 @@ def _parser() -> Parser:
     parser.add_argument("--shared", action="store_true", help="other runs had the GPU too")
     parser.add_argument("--size", type=int)
     parser.add_argument("--val-seconds", type=float)
-    parser.add_argument("--audio-features", default="whisper", choices=("whisper", "mel"))
+    parser.add_argument("--audio-features", default="whisper", choices=AUDIO_FEATURES)
     parser.add_argument("--work", type=Path, default=Path("runs/self_reconstruction"))
     parser.add_argument("--plot-only", action="store_true")
     parser.add_argument("--only-run", action="store_true", help="write no case (what jobs do)")

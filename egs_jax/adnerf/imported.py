@@ -95,9 +95,9 @@ def import_dataset(
     Args:
       folder: The other program's dataset.
       dataset_dir: The folder to make; a dataset that is there already is replaced.
-      audio_features: "whisper" or "mel" made of its sound, or its own: "deepspeech", "wav2vec",
-        "hubert" or the name of a .npy file in it. An avatar that hears those can be evaluated, but
-        nothing new can be said to it.
+      audio_features: "whisper", "whisper-base" or "mel" made of its sound, or its own:
+        "deepspeech", "wav2vec", "hubert" or the name of a .npy file in it. An avatar that hears
+        those can be evaluated, but nothing new can be said to it.
 
     Returns:
       The dataset folder.

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from egs_jax.media.audio_file import read_audio
 from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.runtime.errors import MAY_NOT_READ, InputError
-from egs_jax.speech.features import ENTRY_ROWS, FRAME_SAMPLES
+from egs_jax.speech.features import AUDIO_FEATURES, ENTRY_ROWS, FRAME_SAMPLES
 from egs_jax.speech.level import loudness
 
 THEIRS = {
@@ -86,7 +86,7 @@ def read_features(
     path = next((folder / file for file in files if (folder / file).is_file()), None)
     if path is None:
         there = [n for n, known in THEIRS.items() if any((folder / f).is_file() for f in known)]
-        known = ", ".join(["whisper", "mel", *there])
+        known = ", ".join([*AUDIO_FEATURES, *there])
         what = " or ".join(files) or "features of that name"
         raise InputError(f"{folder}: has no {what}; choose --audio-features from {known}")
     rows = _rows(_load(path), path, int(numbers.max()) + 1)

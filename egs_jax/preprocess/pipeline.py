@@ -42,6 +42,7 @@ from egs_jax.runtime.device import say_device
 from egs_jax.runtime.errors import InputError
 from egs_jax.speech.features import AUDIO_FEATURES, FeatureKind, silence_features
 from egs_jax.speech.level import SPEECH_LOUDNESS
+from egs_jax.speech.whisper import NETWORKS
 
 SEEN_OF_ALL_FRAMES = (
     "crop", "audio-video lag", "mean face", "focal length", "head poses", "body's pose",
@@ -76,7 +77,8 @@ def preprocess(
         with sound.
       dataset_dir: The folder to make; a dataset that is there already is replaced.
       size: Side of the square frames in pixels; None: 512, or less if the video shows less.
-      audio_features: "whisper" (trained on English) or "mel" (light, language-neutral).
+      audio_features: "whisper" (trained on English), "whisper-base" (on 99 languages, at more
+        than twice the work) or "mel" (light, language-neutral).
       face_parser: A 19-class BiSeNet V2 face parser (.tflite) for better head masks.
       max_seconds: Use no more than this, from the start on.
       val_seconds: Hold out this much at the end; None: the last 1/11, as the paper.
@@ -231,8 +233,8 @@ def _save_plates(work: Path, material: Material, seen: SecondPass, found: BodyRe
 def models_used(audio_features: str, face_parser: str | Path | None) -> dict[str, str]:
     """Return the SHA-256 of every network of others that made a dataset, by name."""
     names = ["face_landmarker", "person_segmenter", "silero_vad"]
-    if audio_features == "whisper":
-        names.append("whisper_tiny_en")
+    if audio_features in NETWORKS:
+        names.append(NETWORKS[audio_features].asset)
     models = {name: ASSETS[name].sha256 for name in names}
     if face_parser is not None:
         models["face_parser"] = file_sha256(face_parser)

@@ -2,6 +2,7 @@
 
 errors        errors with a message for users
 files         files that a crash leaves whole
+archives      files inside archives of the package index
 assets        pretrained networks, pinned by hash, fetched once
 array_pickle  pickles that hold nothing but arrays
 cache         where those and compiled programs are kept

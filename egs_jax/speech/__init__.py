@@ -1,6 +1,6 @@
 """Sound -> features, 50 rows a second.
 
-whisper   the encoder of Whisper-tiny.en in JAX
+whisper   Whisper's encoder in JAX: tiny.en and base
 level     one loudness, as it is heard
 features  features of whole sounds and of streams, by Whisper or mel
 lips      lips told from features, in closed form

@@ -12,6 +12,7 @@ because window b always goes through place b mod 4 of one compiled program (othe
   in the window, and a hard seam would beat at 5 Hz. Row 10 m + k (k = 0 ... 9) is made of the
   samples 3200 m - 19240 ... 3200 m + 9799: from its center 1.2125 + 0.02 k s back and
   0.6025 - 0.02 k s ahead.
+* "whisper-base" [R, 512]: the same of Whisper base, trained on 99 languages.
 * "mel" [R, 80]: log-mel energies of the 40 ms around the row's center (samples 320 r - 160 ...
   320 r + 479). No network, neutral to language. Streamed in blocks of 10 rows.
 
@@ -37,10 +38,10 @@ from jaxtyping import Array, Float, Int
 from egs_jax.media.audio_file import as_samples
 from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.speech.level import SpeechLevel
-from egs_jax.speech.whisper import NUM_MELS, WIDTH, WhisperEncoder, encode, load_encoder
+from egs_jax.speech.whisper import NETWORKS, NUM_MELS, WhisperEncoder, encode, load_encoder
 from kernels.checks import require, typechecked
 
-FeatureKind = Literal["whisper", "mel"]
+FeatureKind = Literal["whisper", "whisper-base", "mel"]
 IMPORTED = "imported"
 """Kind of features that another program made: a dataset may have them, no new sound does."""
 
@@ -77,14 +78,16 @@ class AudioFeatures:
 
 
 AUDIO_FEATURES = {
-    "whisper": AudioFeatures(
-        kind="whisper",
-        feature_dim=WIDTH,
+    kind: AudioFeatures(
+        kind=kind,
+        feature_dim=network.width,
         window_samples=_WHISPER_HOP * (2 * _WINDOW_ROWS - 1) + _WHISPER_FFT,
         # The encoder's position p is centered on mel frame 2 p: shifted here to a row's center.
         window_offset=-_LEFT_ROWS * ROW_SAMPLES + ROW_SAMPLES // 2 - _WHISPER_FFT // 2,
         is_crossfaded=True,
-    ),
+    )
+    for kind, network in NETWORKS.items()
+} | {
     "mel": AudioFeatures(
         kind="mel",
         feature_dim=NUM_MELS,
@@ -120,7 +123,7 @@ def _mel_power(samples: Array, filters: Array, hop: int) -> Array:
 @jax.jit
 @functools.partial(jax.vmap, in_axes=(None, None, 0))
 def _whisper_windows(encoder: WhisperEncoder, filters: Array, samples: Array) -> Array:
-    """Encode windows [4, 25840]; return their rows 50 ... 69, [4, 20, 384]."""
+    """Encode windows [4, 25840]; return their rows 50 ... 69, [4, 20, D]."""
     log_power = jnp.log10(jnp.maximum(_mel_power(samples, filters, _WHISPER_HOP), 1e-10))
     # Differs from the original: it takes the clip's maximum alone. The floor under a pause would
     # then depend on the whole clip, and that of a silent clip would sink to the noise of rounding.
@@ -141,11 +144,16 @@ def _window_function(
     kind: FeatureKind, encoder: WhisperEncoder | None
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Return the function from `BATCH` windows of samples to their rows."""
-    if kind == "mel":
+    if kind not in NETWORKS:
         filters = jax.device_put(_mel_filters(_MEL_FFT))
         return lambda samples: np.asarray(_mel_windows(filters, samples))
     filters = jax.device_put(_mel_filters(_WHISPER_FFT))
-    encoder = load_encoder() if encoder is None else encoder
+    encoder = load_encoder(size=NETWORKS[kind]) if encoder is None else encoder
+    require(
+        encoder.norm_scale.shape == (NETWORKS[kind].width,),
+        f"encoder: its width is {encoder.norm_scale.shape[0]}, for {kind!r} give one of "
+        f"{NETWORKS[kind].width}",
+    )
     return lambda samples: np.asarray(_whisper_windows(encoder, filters, samples))
 
 
@@ -170,13 +178,13 @@ class FeatureStream:
         """Start at sample 0.
 
         Args:
-          kind: "whisper" or "mel".
-          encoder: Weights for "whisper"; None loads the asset.
+          kind: A key of `AUDIO_FEATURES`.
+          encoder: Weights of its network; None loads the asset.
           loudness: What speech is brought to before it is heard [LUFS]; None: sound is heard as it
             is, and all of it.
 
         Raises:
-          ValueError: if the kind is unknown.
+          ValueError: if the kind is unknown, or the encoder is another network's.
           InputError: if a network's file cannot be had.
         """
         require(
@@ -283,8 +291,8 @@ def extract_features(
 
     Args:
       samples: 16 kHz mono in [-1, 1].
-      kind: "whisper" (F = 384) or "mel" (F = 80).
-      encoder: Weights for "whisper"; None loads the asset.
+      kind: "whisper" (F = 384), "whisper-base" (F = 512) or "mel" (F = 80).
+      encoder: Weights of its network; None loads the asset.
       loudness: What speech is brought to first [LUFS]; None: the sound is heard as it is.
 
     Returns:
@@ -304,9 +312,9 @@ def silence_features(
     """Compute the rows of digital silence, bit for bit those of `extract_features` on zeros.
 
     Args:
-      kind: "whisper" or "mel".
+      kind: A key of `AUDIO_FEATURES`.
       num_rows: How many, from row 0 on; the pattern repeats after `HOP_ROWS`.
-      encoder: Weights for "whisper"; None loads the asset.
+      encoder: Weights of its network; None loads the asset.
 
     Returns:
       The rows.

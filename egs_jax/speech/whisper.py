@@ -1,11 +1,15 @@
-"""Whisper-tiny.en encoder in pure JAX, with weights read from a CTranslate2 `model.bin`.
+"""Whisper's encoder in pure JAX, with weights read from a CTranslate2 `model.bin`.
 
-Log-mel frames at 100 Hz go in, 384-dimensional features at 50 Hz come out. The network was trained
-on English speech only: other languages drive the mouth through the sounds that they share with
-English; the "mel" features of `egs_jax.speech.features` are the language-neutral choice.
+Log-mel frames at 100 Hz go in, features at 50 Hz come out. `NETWORKS` are
 
-Conventions: T = mel frames (even), P = T // 2 = positions (20 ms each), D = 384 model width, L = 4
-layers. Arrays are time-major (`[T, 80]`, not the `[80, T]` of the original). Position p looks at
+* "whisper", tiny.en: 4 layers of 384, trained on English speech only: other languages drive the
+  mouth through the sounds that they share with English;
+* "whisper-base", base: 6 layers of 512, trained on 99 languages.
+
+The "mel" features of `egs_jax.speech.features` need neither.
+
+Conventions: T = mel frames (even), P = T // 2 = positions (20 ms each), D = model width, L = number
+of layers. Arrays are time-major (`[T, 80]`, not the `[80, T]` of the original). Position p looks at
 mel frames 2 p - 2 ... 2 p + 2 through its two convolutions, hence is centered on mel frame 2 p, and
 sees everything else through attention. A clip shorter than 30 s uses the first positions of the
 table; the original pads it to 30 s instead.
@@ -17,6 +21,7 @@ Source: Radford et al. 2022, arXiv:2212.04356, section 2.2.
 
 import functools
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 
 import flax.struct
@@ -28,14 +33,31 @@ from jaxtyping import Array, Float
 from egs_jax.runtime.errors import InputError
 from kernels.checks import require, typechecked
 
-WIDTH = 384
-NUM_HEADS = 6
-NUM_LAYERS = 4
 NUM_MELS = 80
 MAX_POSITIONS = 1500  # 30 s
+HEAD_WIDTH = 64  # of every attention head, in all of Whisper's sizes
 
 _CTRANSLATE2_DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2"}
 _NORM_EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class WhisperSize:
+    """Which of Whisper's networks it is."""
+
+    asset: str
+    """Its name in `runtime.assets.ASSETS`."""
+    width: int
+    """D, the size of a feature row."""
+    num_layers: int
+    """L."""
+
+
+NETWORKS = {
+    "whisper": WhisperSize("whisper_tiny_en", width=384, num_layers=4),
+    "whisper-base": WhisperSize("whisper_base", width=512, num_layers=6),
+}
+"""By the kind of the features that they make."""
 
 
 @flax.struct.dataclass
@@ -143,41 +165,43 @@ def read_ctranslate2(path: str | Path) -> tuple[str, dict[str, np.ndarray]]:
     return name, variables
 
 
-def _shapes() -> dict[str, tuple[int, ...]]:
+def _shapes(width: int) -> dict[str, tuple[int, ...]]:
     """Return names and shapes of the encoder's variables; `#` stands for a layer's number."""
     layer = {
-        "self_attention/layer_norm/gamma": (WIDTH,),
-        "self_attention/layer_norm/beta": (WIDTH,),
-        "self_attention/linear_0/weight": (3 * WIDTH, WIDTH),
-        "self_attention/linear_0/bias": (3 * WIDTH,),
-        "self_attention/linear_1/weight": (WIDTH, WIDTH),
-        "self_attention/linear_1/bias": (WIDTH,),
-        "ffn/layer_norm/gamma": (WIDTH,),
-        "ffn/layer_norm/beta": (WIDTH,),
-        "ffn/linear_0/weight": (4 * WIDTH, WIDTH),
-        "ffn/linear_0/bias": (4 * WIDTH,),
-        "ffn/linear_1/weight": (WIDTH, 4 * WIDTH),
-        "ffn/linear_1/bias": (WIDTH,),
+        "self_attention/layer_norm/gamma": (width,),
+        "self_attention/layer_norm/beta": (width,),
+        "self_attention/linear_0/weight": (3 * width, width),
+        "self_attention/linear_0/bias": (3 * width,),
+        "self_attention/linear_1/weight": (width, width),
+        "self_attention/linear_1/bias": (width,),
+        "ffn/layer_norm/gamma": (width,),
+        "ffn/layer_norm/beta": (width,),
+        "ffn/linear_0/weight": (4 * width, width),
+        "ffn/linear_0/bias": (4 * width,),
+        "ffn/linear_1/weight": (width, 4 * width),
+        "ffn/linear_1/bias": (width,),
     }
     return {
-        "conv1/weight": (WIDTH, NUM_MELS, 3),
-        "conv1/bias": (WIDTH,),
-        "conv2/weight": (WIDTH, WIDTH, 3),
-        "conv2/bias": (WIDTH,),
-        "position_encodings/encodings": (MAX_POSITIONS, WIDTH),
+        "conv1/weight": (width, NUM_MELS, 3),
+        "conv1/bias": (width,),
+        "conv2/weight": (width, width, 3),
+        "conv2/bias": (width,),
+        "position_encodings/encodings": (MAX_POSITIONS, width),
         **{f"layer_#/{key}": shape for key, shape in layer.items()},
-        "layer_norm/gamma": (WIDTH,),
-        "layer_norm/beta": (WIDTH,),
+        "layer_norm/gamma": (width,),
+        "layer_norm/beta": (width,),
     }
 
 
 @functools.lru_cache(maxsize=2)
-def load_encoder(path: str | Path | None = None) -> WhisperEncoder:
-    """Load the encoder's weights, once per path.
+def load_encoder(
+    path: str | Path | None = None, size: WhisperSize = NETWORKS["whisper"]
+) -> WhisperEncoder:
+    """Load the encoder's weights, once per path and size.
 
     Args:
-      path: A CTranslate2 `model.bin` of Whisper-tiny or Whisper-tiny.en; None takes the asset
-        "whisper_tiny_en".
+      path: A CTranslate2 `model.bin` of a Whisper network of that size; None takes its asset.
+      size: The network.
 
     Returns:
       Weights in float32 (the file holds float16).
@@ -188,15 +212,15 @@ def load_encoder(path: str | Path | None = None) -> WhisperEncoder:
     if path is None:
         from egs_jax.runtime.assets import asset_path  # noqa: PLC0415 (imports its downloader)
 
-        path = asset_path("whisper_tiny_en")
+        path = asset_path(size.asset)
     path = Path(path)
     spec, variables = read_ctranslate2(path)
     if spec != "WhisperSpec":
         raise _bad_model(path, f"it holds a {spec}")
 
     def get(key: str) -> np.ndarray:
-        shape = _shapes()[key]
-        numbers = range(NUM_LAYERS) if "#" in key else [""]
+        shape = _shapes(size.width)[key]
+        numbers = range(size.num_layers) if "#" in key else [""]
         arrays = [variables.get("encoder/" + key.replace("#", str(n))) for n in numbers]
         if any(a is None or a.shape != shape or a.dtype.kind != "f" for a in arrays):
             raise _bad_model(path, f"encoder/{key} is not a float array of shape {shape}")
@@ -206,7 +230,7 @@ def load_encoder(path: str | Path | None = None) -> WhisperEncoder:
         return jax.device_put(np.swapaxes(get(key), -1, -2).copy())
 
     def taps(key: str) -> Array:  # [out, in, 3] -> [3 * in, out]
-        return jax.device_put(get(key).transpose(2, 1, 0).reshape(-1, WIDTH).copy())
+        return jax.device_put(get(key).transpose(2, 1, 0).reshape(-1, size.width).copy())
 
     def vector(key: str) -> Array:
         return jax.device_put(get(key))
@@ -262,7 +286,8 @@ def _convolve(x: Array, weight: Array, bias: Array, stride: int) -> Array:
 
 def _attend(x: Array, layer: WhisperLayer) -> Array:
     """Apply multi-head self-attention over all positions, without a mask."""
-    heads = _affine(x, layer.qkv_weight, layer.qkv_bias).reshape(x.shape[0], 3, NUM_HEADS, -1)
+    joint = _affine(x, layer.qkv_weight, layer.qkv_bias)
+    heads = joint.reshape(x.shape[0], 3, -1, HEAD_WIDTH)
     queries, keys, values = heads[:, 0], heads[:, 1], heads[:, 2]  # [P, heads, 64]
     exact = jax.lax.Precision.HIGHEST
     scores = jnp.einsum("phd,qhd->hpq", queries, keys, precision=exact) * keys.shape[-1] ** -0.5
@@ -271,8 +296,8 @@ def _attend(x: Array, layer: WhisperLayer) -> Array:
 
 
 @typechecked
-def encode(encoder: WhisperEncoder, log_mel: Float[Array, "T 80"]) -> Float[Array, "P 384"]:
-    """Run the encoder: two convolutions, four pre-norm transformer layers, a last norm.
+def encode(encoder: WhisperEncoder, log_mel: Float[Array, "T 80"]) -> Float[Array, "P D"]:
+    """Run the encoder: two convolutions, L pre-norm transformer layers, a last norm.
 
     Args:
       encoder: The weights.

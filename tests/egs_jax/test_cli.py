@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from helpers import make_dataset
 
-from egs_jax.__main__ import main
+from egs_jax.__main__ import _parser, main
 from egs_jax.config_text import options, override
 from egs_jax.media.audio_file import write_wav
 from egs_jax.presets import preset
+from egs_jax.speech.features import AUDIO_FEATURES
 from egs_jax.training.run_folder import start_run
 from kernels import dispatch
 
@@ -116,6 +117,13 @@ WRONG = {
     "evaluate r": "r: not a run folder",
     "evaluate r --split test": "--split",
 }
+
+
+def test_sound_is_heard_by_every_kind_that_there_is():
+    for kind in AUDIO_FEATURES:
+        for command in ("preprocess a.mp4 d", "import f d"):
+            words = [*command.split(), "--audio-features", kind]
+            assert _parser(words).parse_args(words).audio_features == kind
 
 
 @pytest.mark.parametrize("command", WRONG)

@@ -515,8 +515,9 @@ def test_sound_features_that_no_avatar_can_hear(copy):
         np.save(copy / "silence_features.npy", np.zeros((rows, AUDIO_DIM), np.float32))
         refused(copy, f"silence_features.npy: {rows} rows, expected a multiple of 10")
     meta = json.loads((copy / "meta.json").read_text())
-    (copy / "meta.json").write_text(json.dumps(meta | {"audio_features": {"kind": "whisper"}}))
-    refused(copy, "audio_features.npy", "384]")
+    for kind, width in (("whisper", 384), ("whisper-base", 512)):
+        (copy / "meta.json").write_text(json.dumps(meta | {"audio_features": {"kind": kind}}))
+        refused(copy, "audio_features.npy", f"{width}]")
     (copy / "meta.json").write_text(json.dumps(meta | {"audio_features": {"kind": "hubert"}}))
     refused(copy, "meta.json: damaged (sound features of kind 'hubert')")
 

@@ -36,10 +36,12 @@ from egs_jax.preprocess.material import Material, align_sound, moved_sounds
 from egs_jax.preprocess.pipeline import (
     SEEN_OF_ALL_FRAMES,
     blink_signal,
+    models_used,
     preprocess,
     split_at,
 )
 from egs_jax.preprocess.shots import MAX_GAP, Part, bridge_gaps, choose_all
+from egs_jax.runtime.assets import ASSETS
 from egs_jax.runtime.errors import InputError
 from egs_jax.speech.features import extract_features
 
@@ -383,7 +385,7 @@ def test_existing_foreign_folder_is_refused_untouched(tmp_path, performer_datase
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"audio_features": "wav2vec"}, "choose one of whisper, mel"),
+        ({"audio_features": "wav2vec"}, "choose one of whisper, whisper-base, mel"),
         ({"val_seconds": 60.0}, "hold out less"),
         ({"face_parser": "no such parser.tflite"}, "no such parser.tflite"),
     ],
@@ -392,6 +394,13 @@ def test_wrong_settings_are_refused(tmp_path, performer_dataset, arguments, mess
     with pytest.raises(InputError, match=message):
         preprocess(performer_dataset.video, tmp_path / "set", **({"max_seconds": 1.2} | arguments))
     assert not list(tmp_path.iterdir())
+
+
+def test_what_heard_the_speech_is_named():
+    others = models_used("mel", None)
+    assert models_used("imported", None) == others
+    for kind, asset in (("whisper", "whisper_tiny_en"), ("whisper-base", "whisper_base")):
+        assert models_used(kind, None) == others | {asset: ASSETS[asset].sha256}
 
 
 # --- clips that must work -----------------------------------------------------------------------

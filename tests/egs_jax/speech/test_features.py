@@ -1,5 +1,7 @@
 """Features of a bounded stretch of sound, in chunks or not."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,20 +10,22 @@ from helpers import speech, tone
 
 from egs_jax.media.audio_file import as_samples
 from egs_jax.speech import features as audio
-from egs_jax.speech.whisper import NUM_LAYERS, WIDTH, WhisperEncoder, WhisperLayer
+from egs_jax.speech.whisper import NETWORKS, WhisperEncoder, WhisperLayer
 
-KINDS = ["whisper", "mel"]
+KINDS = ["whisper", pytest.param("whisper-base", marks=pytest.mark.slow), "mel"]
 
 
-@pytest.fixture(scope="module")
-def encoder():
+@functools.cache
+def encoder(kind):
     """An encoder with random weights: these tests ask what depends on what, not for meaning."""
-    rng = np.random.default_rng(0)
+    if kind not in NETWORKS:
+        return None
+    rng, width = np.random.default_rng(0), NETWORKS[kind].width
     shapes = {
-        "norm1_scale": (WIDTH,), "norm1_bias": (WIDTH,), "qkv_weight": (WIDTH, 3 * WIDTH),
-        "qkv_bias": (3 * WIDTH,), "out_weight": (WIDTH, WIDTH), "out_bias": (WIDTH,),
-        "norm2_scale": (WIDTH,), "norm2_bias": (WIDTH,), "up_weight": (WIDTH, 4 * WIDTH),
-        "up_bias": (4 * WIDTH,), "down_weight": (4 * WIDTH, WIDTH), "down_bias": (WIDTH,),
+        "norm1_scale": (width,), "norm1_bias": (width,), "qkv_weight": (width, 3 * width),
+        "qkv_bias": (3 * width,), "out_weight": (width, width), "out_bias": (width,),
+        "norm2_scale": (width,), "norm2_bias": (width,), "up_weight": (width, 4 * width),
+        "up_bias": (4 * width,), "down_weight": (4 * width, width), "down_bias": (width,),
     }  # fmt: skip
 
     def draw(*shape):
@@ -29,80 +33,80 @@ def encoder():
         return jnp.asarray((rng.standard_normal(shape) * scale).astype(np.float32))
 
     layers = {
-        key: jnp.asarray(np.stack([draw(*shape) for _ in range(NUM_LAYERS)]))
+        key: jnp.asarray(np.stack([draw(*shape) for _ in range(NETWORKS[kind].num_layers)]))
         for key, shape in shapes.items()
     }
     return WhisperEncoder(
-        conv1_weight=draw(240, WIDTH), conv1_bias=draw(WIDTH),
-        conv2_weight=draw(3 * WIDTH, WIDTH), conv2_bias=draw(WIDTH),
-        positions=draw(1500, WIDTH), layers=WhisperLayer(**layers),
-        norm_scale=draw(WIDTH), norm_bias=draw(WIDTH),
+        conv1_weight=draw(240, width), conv1_bias=draw(width),
+        conv2_weight=draw(3 * width, width), conv2_bias=draw(width),
+        positions=draw(1500, width), layers=WhisperLayer(**layers),
+        norm_scale=draw(width), norm_bias=draw(width),
     )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------ features
 
 
-@pytest.mark.parametrize("kind", [pytest.param("whisper", marks=pytest.mark.slow), "mel"])
-def test_chunks_of_any_size_give_the_same_bits(encoder, kind):
+@pytest.mark.parametrize("kind", [pytest.param("whisper", marks=pytest.mark.slow), *KINDS[1:]])
+def test_chunks_of_any_size_give_the_same_bits(kind):
     samples = speech(2.33)
-    whole = audio.extract_features(samples, kind, encoder)
+    whole = audio.extract_features(samples, kind, encoder(kind))
     assert whole.shape == (118, audio.AUDIO_FEATURES[kind].feature_dim)
     assert whole.dtype == np.float32
     for seed, largest in enumerate([2500, 30_000]):
         rng = np.random.default_rng(seed)
         cuts = np.cumsum(rng.integers(0, largest, 40_000 // largest * 4 + 4))
-        stream = audio.FeatureStream(kind, encoder)
+        stream = audio.FeatureStream(kind, encoder(kind))
         rows = [stream.push(chunk) for chunk in np.split(samples, cuts[cuts < len(samples)])]
         np.testing.assert_array_equal(np.concatenate([*rows, stream.finish()]), whole)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rows_are_the_same_bits_in_a_longer_file(encoder, kind):
+def test_rows_are_the_same_bits_in_a_longer_file(kind):
     samples = speech(4)
-    ahead = {"whisper": 31, "mel": 2}[kind]  # 0.6025 s and 0.02 s
-    short = audio.extract_features(samples[:32_000], kind, encoder)
-    whole = audio.extract_features(samples, kind, encoder)
+    ahead = 2 if kind == "mel" else 31  # 0.02 s and 0.6025 s
+    short = audio.extract_features(samples[:32_000], kind, encoder(kind))
+    whole = audio.extract_features(samples, kind, encoder(kind))
     np.testing.assert_array_equal(whole[: 100 - ahead], short[: 100 - ahead])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("row", [pytest.param(70, marks=pytest.mark.slow), 79])
-def test_a_row_depends_on_the_stated_samples_only(encoder, kind, row):
+def test_a_row_depends_on_the_stated_samples_only(kind, row):
     samples = speech(3)
     block = row // 10
-    if kind == "whisper":
+    if kind != "mel":
         first, last = 3200 * block - 19_240, 3200 * block + 9799
     else:
         first, last = 320 * row - 160, 320 * row + 479
     assert first >= 0
-    base = audio.extract_features(samples, kind, encoder)[row]
+    base = audio.extract_features(samples, kind, encoder(kind))[row]
     other = speech(3, seed=1)
     other[first : last + 1] = samples[first : last + 1]
-    np.testing.assert_array_equal(audio.extract_features(other, kind, encoder)[row], base)
+    np.testing.assert_array_equal(audio.extract_features(other, kind, encoder(kind))[row], base)
     for place in (first + 3, last - 2):  # the Hann window is about 0 at the ends themselves
         other = samples.copy()
         other[place] += 30.0
-        assert not np.array_equal(audio.extract_features(other, kind, encoder)[row], base)
+        assert not np.array_equal(audio.extract_features(other, kind, encoder(kind))[row], base)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_silence_is_one_pattern(encoder, kind):
-    rows = audio.extract_features(np.zeros(50_000, np.float32), kind, encoder)
-    np.testing.assert_array_equal(audio.silence_features(kind, len(rows), encoder), rows)
+def test_silence_is_one_pattern(kind):
+    rows = audio.extract_features(np.zeros(50_000, np.float32), kind, encoder(kind))
+    np.testing.assert_array_equal(audio.silence_features(kind, len(rows), encoder(kind)), rows)
     np.testing.assert_array_equal(rows[10:], rows[:-10])
     faint = (1e-5 * speech(50_000 / 16_000)).astype(np.float32)  # below the floor: the same bits
-    np.testing.assert_array_equal(audio.extract_features(faint, kind, encoder), rows)
+    np.testing.assert_array_equal(audio.extract_features(faint, kind, encoder(kind)), rows)
     if kind == "mel":
         np.testing.assert_array_equal(rows, np.full_like(rows, -1))
 
 
 @pytest.mark.parametrize("count", [0, 1, 639, 640, 641, 3200, 6401, 12_801])
-def test_row_count_covers_whole_video_frames(encoder, count):
+def test_row_count_covers_whole_video_frames(count):
     expected = 2 * int(np.ceil(count / 640))
     assert audio.num_rows(count) == expected
-    for kind in KINDS:
-        rows = audio.extract_features(np.ones(count, np.float32), kind, encoder)
+    for kind in ("whisper", "mel"):
+        rows = audio.extract_features(np.ones(count, np.float32), kind, encoder(kind))
         assert rows.shape == (expected, audio.AUDIO_FEATURES[kind].feature_dim)
 
 
@@ -139,23 +143,26 @@ def test_mel_values_by_numpy():
     np.testing.assert_allclose(audio.extract_features(samples, "mel")[7], expected, atol=1e-4)
 
 
-def test_whisper_rows_are_faded_windows(encoder):
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_whisper_rows_are_faded_windows(kind):
     """Rows 40 ... 49 by hand from the two windows that hold them."""
     from egs_jax.speech.features import _mel_filters, _whisper_windows
 
     samples = speech(3)
     windows = [samples[3200 * b - 19_240 :][:25_840] for b in (7, 8)]
     batch = np.stack([*windows, *windows])
-    old, new = np.asarray(_whisper_windows(encoder, _mel_filters(400), batch))[:2]
+    old, new = np.asarray(_whisper_windows(encoder(kind), _mel_filters(400), batch))[:2]
     rise = (np.arange(10)[:, None] + 0.5) / 10
     expected = old[10:] * (1 - rise) + new[:10] * rise
-    rows = audio.extract_features(samples, "whisper", encoder)
+    rows = audio.extract_features(samples, kind, encoder(kind))
     np.testing.assert_allclose(rows[70:80], expected, atol=1e-5)
 
 
 def test_misuse_is_refused():
-    with pytest.raises(ValueError, match="one of whisper, mel"):
+    with pytest.raises(ValueError, match="one of whisper, whisper-base, mel"):
         audio.FeatureStream("hubert")
+    with pytest.raises(ValueError, match="its width is 384, for 'whisper-base' give one of 512"):
+        audio.FeatureStream("whisper-base", encoder("whisper"))
     stream = audio.FeatureStream("mel")
     with pytest.raises(ValueError, match="one dimension"):
         stream.push(np.zeros((2, 5), np.float32))

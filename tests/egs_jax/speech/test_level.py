@@ -12,6 +12,7 @@ from egs_jax.performer.voice import synthesize
 from egs_jax.speech import features
 from egs_jax.speech.features import FeatureStream, extract_features, silence_features
 from egs_jax.speech.level import SPEECH_LOUDNESS, SpeechLevel, loudness
+from egs_jax.speech.whisper import NETWORKS
 
 HOP = features.HOP_SAMPLES
 
@@ -105,13 +106,15 @@ def test_sound_without_speech_is_silence_and_silence_stays_silence():
         np.testing.assert_array_equal(heard(sound), silence_features("mel", 100))
 
 
-@pytest.mark.parametrize("kind", ["mel", pytest.param("whisper", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["mel", *(pytest.param(kind, marks=pytest.mark.slow) for kind in NETWORKS)]
+)
 def test_chunks_of_any_size_give_the_same_bits(kind):
     sound = np.concatenate([music(1), 0.5 * voice()[: 2 * SAMPLE_RATE], noise(0.37, 1e-3)])
     whole = extract_features(sound, kind, loudness=SPEECH_LOUDNESS)
     silent = (whole == silence_features(kind, len(whole))).all(1)
     assert silent[:45].all() and not silent[80:120].any()
-    sizes = np.random.default_rng(0).integers(0, {"mel": 9000, "whisper": 30_000}[kind], 60)
+    sizes = np.random.default_rng(0).integers(0, 9000 if kind == "mel" else 30_000, 60)
     stream = FeatureStream(kind, loudness=SPEECH_LOUDNESS)
     cuts = np.cumsum(sizes)
     rows = [stream.push(part) for part in np.split(sound, cuts[cuts < len(sound)])]

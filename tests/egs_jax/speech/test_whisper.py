@@ -10,16 +10,25 @@ import scipy.special
 
 from egs_jax.runtime.assets import asset_path
 from egs_jax.runtime.errors import InputError
-from egs_jax.speech.whisper import _shapes, encode, load_encoder, read_ctranslate2
+from egs_jax.speech.whisper import NETWORKS, _shapes, encode, load_encoder, read_ctranslate2
 
 # CTranslate2 4.8.5, compute_type="float32", on `wave_mel(3000)`:
 # position to features 0, 100, 200, 300, 383.
 CTRANSLATE2 = {
-    0: [-1.12723, -1.55263, 0.17595, -0.61747, -1.20755],
-    1: [0.15976, -0.15201, 0.29771, -0.13428, -1.26536],
-    499: [-0.74384, -0.42171, 0.4776, 0.49286, 0.81311],
-    1499: [-0.05345, 0.19729, 0.57177, -0.89295, 0.57367],
+    "whisper": {
+        0: [-1.12723, -1.55263, 0.17595, -0.61747, -1.20755],
+        1: [0.15976, -0.15201, 0.29771, -0.13428, -1.26536],
+        499: [-0.74384, -0.42171, 0.4776, 0.49286, 0.81311],
+        1499: [-0.05345, 0.19729, 0.57177, -0.89295, 0.57367],
+    },
+    "whisper-base": {
+        0: [-0.51293, -0.22181, -0.35812, -1.13664, -0.03479],
+        1: [0.24305, -0.26373, 0.18468, -0.41782, 0.08925],
+        499: [-0.49743, -0.29383, -0.29441, -0.22581, 0.6836],
+        1499: [-0.91977, 0.3794, 0.70174, 0.99558, -0.13289],
+    },
 }
+REAL = ["whisper", pytest.param("whisper-base", marks=pytest.mark.slow)]  # 133 MB to fetch
 
 
 def wave_mel(frames):
@@ -45,12 +54,13 @@ def write_model(path, variables, aliases=(), spec="WhisperSpec", version=6):
     return path
 
 
-def random_variables(seed=0):
+def random_variables(kind="whisper"):
     """Random encoder weights under their names, with activations of ordinary size."""
-    rng = np.random.default_rng(seed)
+    rng, size = np.random.default_rng(0), NETWORKS[kind]
     variables = {}
-    for key, shape in _shapes().items():
-        for name in [key.replace("#", str(n)) for n in range(4)] if "#" in key else [key]:
+    for key, shape in _shapes(size.width).items():
+        numbers = range(size.num_layers) if "#" in key else [0]
+        for name in [key.replace("#", str(n)) for n in numbers]:
             scale = 0.3 if len(shape) == 1 or "position" in name else np.prod(shape[1:]) ** -0.5
             value = rng.standard_normal(shape) * scale + (1.0 if name.endswith("gamma") else 0.0)
             variables[f"encoder/{name}"] = value.astype(np.float16)
@@ -58,22 +68,26 @@ def random_variables(seed=0):
 
 
 @pytest.fixture(scope="module")
-def random_model(tmp_path_factory):
-    variables = random_variables()
+def random_model(request, tmp_path_factory):
+    kind = getattr(request, "param", "whisper")
+    variables = random_variables(kind)
     path = write_model(tmp_path_factory.mktemp("model") / "model.bin", variables)
-    return variables, load_encoder(path)
+    return variables, load_encoder(path, NETWORKS[kind])
 
 
-@pytest.fixture(scope="module")
-def real_path():
+@pytest.fixture(scope="module", params=REAL)
+def real(request):
+    """A kind, and the path of its network."""
     try:
-        return asset_path("whisper_tiny_en")
+        return request.param, asset_path(NETWORKS[request.param].asset)
     except InputError as error:
         pytest.skip(f"needs the network once: {error}")
 
 
 def oracle(variables, mel):
     """Whisper's encoder in float64, written from the paper, channels first, head by head."""
+    layers = sum(key.endswith("ffn/linear_0/bias") for key in variables if "encoder" in key)
+    width = len(variables["encoder/layer_norm/beta"])
     get = lambda name: variables["encoder/" + name].astype(np.float64)
     gelu = lambda x: 0.5 * x * (1 + scipy.special.erf(x / np.sqrt(2)))
 
@@ -93,12 +107,12 @@ def oracle(variables, mel):
     x = gelu(convolve(mel.astype(np.float64).T, "conv1", 1))
     x = gelu(convolve(x, "conv2", 2)).T
     x = x + get("position_encodings/encodings")[: len(x)]
-    for n in range(4):
+    for n in range(layers):
         name = f"layer_{n}/self_attention"
         joint = linear(norm(x, name + "/layer_norm"), name + "/linear_0")
         heads = []
-        for h in range(6):
-            q, k, v = (joint[:, 384 * j + 64 * h : 384 * j + 64 * (h + 1)] for j in range(3))
+        for h in range(width // 64):
+            q, k, v = (joint[:, width * j + 64 * h : width * j + 64 * (h + 1)] for j in range(3))
             heads.append(scipy.special.softmax(q @ k.T / 8, axis=1) @ v)
         x = x + linear(np.concatenate(heads, axis=1), name + "/linear_1")
         name = f"layer_{n}/ffn"
@@ -107,7 +121,11 @@ def oracle(variables, mel):
     return norm(x, "layer_norm")
 
 
-@pytest.mark.parametrize("frames", [2, 160])
+@pytest.mark.parametrize(
+    ("random_model", "frames"),
+    [("whisper", 2), ("whisper", 160), ("whisper-base", 160)],
+    indirect=["random_model"],
+)
 def test_random_weights_match_float64(random_model, frames):
     variables, encoder = random_model
     mel = wave_mel(frames)
@@ -115,22 +133,24 @@ def test_random_weights_match_float64(random_model, frames):
 
 
 @pytest.mark.parametrize("frames", [160, 400])
-def test_real_weights_match_float64(real_path, frames):
-    mel = wave_mel(frames)
-    found = np.asarray(jax.jit(encode)(load_encoder(real_path), mel))
-    np.testing.assert_allclose(found, oracle(read_ctranslate2(real_path)[1], mel), atol=1e-3)
+def test_real_weights_match_float64(real, frames):
+    (kind, path), mel = real, wave_mel(frames)
+    found = np.asarray(jax.jit(encode)(load_encoder(path, NETWORKS[kind]), mel))
+    np.testing.assert_allclose(found, oracle(read_ctranslate2(path)[1], mel), atol=1e-3)
     assert found.std() > 0.5
 
 
-def test_real_weights_match_ctranslate2(real_path):
-    found = np.asarray(jax.jit(encode)(load_encoder(real_path), wave_mel(3000)))
-    for position, expected in CTRANSLATE2.items():
+def test_real_weights_match_ctranslate2(real):
+    kind, path = real
+    found = np.asarray(jax.jit(encode)(load_encoder(path, NETWORKS[kind]), wave_mel(3000)))
+    for position, expected in CTRANSLATE2[kind].items():
         np.testing.assert_allclose(found[position, [0, 100, 200, 300, 383]], expected, atol=1e-3)
 
 
-def test_positions_of_the_file_are_whispers_sinusoids(real_path):
-    found = np.asarray(load_encoder(real_path).positions)
-    angles = np.arange(1500)[:, None] * np.exp(-np.log(1e4) / 191 * np.arange(192))[None]
+def test_positions_of_the_file_are_whispers_sinusoids(real):
+    kind, path = real
+    found, half = np.asarray(load_encoder(path, NETWORKS[kind]).positions), NETWORKS[kind].width / 2
+    angles = np.arange(1500)[:, None] * np.exp(-np.log(1e4) / (half - 1) * np.arange(half))[None]
     expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
     np.testing.assert_allclose(found, expected, atol=1e-3)  # the file holds float16
 
