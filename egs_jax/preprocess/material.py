@@ -20,6 +20,7 @@ from egs_jax.preprocess.film_sound import FilmSound
 from egs_jax.preprocess.films import Film
 from egs_jax.preprocess.shots import Part, bridge_gaps, colors_of
 from egs_jax.speech.features import FeatureKind, extract_features
+from egs_jax.speech.layout import Layout
 from egs_jax.speech.level import SPEECH_LOUDNESS
 
 NATURAL_LAG = 2
@@ -131,7 +132,9 @@ class Sound:
     """By how many frames the sound of every used film was moved earlier."""
 
 
-def join_sound(material: Material, sounds: Sequence[FilmSound], kind: FeatureKind) -> Sound:
+def join_sound(
+    material: Material, sounds: Sequence[FilmSound], kind: FeatureKind, layout: Layout | None = None
+) -> Sound:
     """Align the sound of every film with its lips, and cut it to the parts that are used.
 
     Features are of a whole film's sound, so that those at a part's borders know what was said
@@ -143,7 +146,7 @@ def join_sound(material: Material, sounds: Sequence[FilmSound], kind: FeatureKin
         moved, shifts[k] = align_sound(sounds[k].samples, material.lag(k))
         length = len(material.faces[k].valid)
         moved = _fit_length(moved, length)
-        features = extract_features(moved, kind, loudness=SPEECH_LOUDNESS)
+        features = extract_features(moved, kind, loudness=SPEECH_LOUDNESS, layout=layout)
         for start, stop in material.parts[k]:
             low, high = max(0, start - _AROUND), min(length, stop + _AROUND)
             stretches.append(
