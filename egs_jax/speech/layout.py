@@ -100,11 +100,11 @@ _MEL = (160, 160)
 # once have 1.7 times the speed of one.
 DEFAULT = Layout(10, 60, 20, True, _WHISPER)
 """That of the "whisper" features."""
-# The quick one by a ridge on Obama's and tedlieu's windows (opening, width; cross-validated within
-# the training frames): r 0.528, 0.600; the default 0.524, 0.571. Over the 125 held-out frames of
-# each 0.750, 0.659; the default 0.764, 0.695. Blocks of 6 or 10 rows and other entries are worse.
+# The quick one by a ridge on Obama's and tedlieu's windows at one gain, no gate (opening, width;
+# cross-validated within the training frames): r 0.528, 0.600; the default 0.524, 0.571. Over the
+# 125 held-out frames of each 0.750, 0.659; the default 0.764, 0.695.
 LAYOUTS: dict[str, tuple[Layout, ...]] = {
-    "whisper": (DEFAULT, Layout(4, 60, 9, False, _WHISPER, future_frames=2, batch=1)),
+    "whisper": (DEFAULT, Layout(4, 72, 8, False, _WHISPER, future_frames=2, batch=1)),
     "mel": (Layout(10, 0, 10, False, _MEL), Layout(4, 0, 4, False, _MEL)),
 }
 """Layouts of every kind of features; the first is the default."""
