@@ -174,6 +174,7 @@ def _add_preprocess(verb: Parser) -> None:
         "--audio-features", choices=("whisper", "whisper-base", "mel"), default="whisper",
         help="how speech is heard: whisper (English), whisper-base (99 languages) or mel (whisper)",
     )  # fmt: skip
+    _add_look_ahead(verb)
     verb.add_argument(
         "--face-parser", type=Path, metavar="FILE.tflite", help="a network of your own for masks"
     )
@@ -196,6 +197,14 @@ def _add_preprocess(verb: Parser) -> None:
     verb.set_defaults(run=_preprocess)
 
 
+def _add_look_ahead(verb: Parser) -> None:
+    verb.add_argument(
+        "--look-ahead", type=_seconds, metavar="SECONDS",
+        help="the most sound after a frame that it may hear, for which a live avatar waits: 0.4 to "
+        "converse (default: 0.85 with whisper, 0.45 with mel)",
+    )  # fmt: skip
+
+
 def _add_import(verb: Parser) -> None:
     """Give the verb `import` its arguments."""
     verb.add_argument("folder", type=Path, metavar="FOLDER", help="has transforms_train.json")
@@ -206,6 +215,7 @@ def _add_import(verb: Parser) -> None:
         help="whisper (default), whisper-base or mel, made of its sound; or its own: by the "
         "program's name, or by a .npy file of the folder. An avatar of those can be evaluated only",
     )  # fmt: skip
+    _add_look_ahead(verb)
     verb.set_defaults(run=_import)
 
 
@@ -255,13 +265,19 @@ def _preprocess(arguments: argparse.Namespace) -> None:
         face=arguments.face,
         audio=arguments.audio,
         audio_track=arguments.audio_track,
+        look_ahead=arguments.look_ahead,
     )
 
 
 def _import(arguments: argparse.Namespace) -> None:
     from egs_jax.adnerf.imported import import_dataset
 
-    import_dataset(arguments.folder, arguments.dataset_dir, audio_features=arguments.audio_features)
+    import_dataset(
+        arguments.folder,
+        arguments.dataset_dir,
+        audio_features=arguments.audio_features,
+        look_ahead=arguments.look_ahead,
+    )
 
 
 def _train(arguments: argparse.Namespace) -> None:

@@ -94,8 +94,7 @@ def in_float32(avatar: Avatar) -> Avatar:
 def token_names(avatar: Avatar) -> list[str]:
     """Name the tokens in their order; sound by its offset to the frame [video frames]."""
     model = avatar.config.model
-    middle = model.window_frames // 2
-    sound = [f"sound {k - middle:+d}" for k in range(model.window_frames)]
+    sound = [f"sound {k:+d}" for k in avatar.dataset.layout.offsets(model.window_frames)]
     if model.resolved.ppe == "token":
         sound = ["sound"]
     lips = [] if model.architecture == "parity" else ["lips"]

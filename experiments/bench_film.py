@@ -55,7 +55,9 @@ def film(run_dir: Path, audio: Path) -> dict:
         size = avatar.dataset.width, avatar.dataset.height
         timed(
             "features_s",
-            lambda: extract_features(samples, avatar.feature_kind, loudness=avatar.loudness),
+            lambda: extract_features(
+                samples, avatar.feature_kind, loudness=avatar.loudness, layout=avatar.dataset.layout
+            ),
         )
         # A few frames are enough to write, over and over: all of them would not fit into memory.
         batches = stream.speech_batches(avatar, [samples])

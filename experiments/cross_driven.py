@@ -136,7 +136,9 @@ def run_case(
 ) -> tuple[dict[str, Any], Spoken]:
     """Speak `samples` (16 kHz) with the poses of `other`, or of the own training clip."""
     count = num_video_frames(len(samples))
-    rows = extract_features(samples, avatar.feature_kind, loudness=avatar.loudness)
+    rows = extract_features(
+        samples, avatar.feature_kind, loudness=avatar.loudness, layout=avatar.dataset.layout
+    )
     driving = driving_of(avatar, rows, other)
     landmarker = FaceLandmarker()
     spoken = speak(avatar, driving, np.arange(count), landmarker)

@@ -30,13 +30,13 @@ from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.runtime.errors import InputError
 from egs_jax.speech.features import (
     AUDIO_FEATURES,
-    HOP_SAMPLES,
     FeatureKind,
     FeatureStream,
     extract_features,
     feature_windows,
     silence_features,
 )
+from egs_jax.speech.layout import layout_of
 from egs_jax.speech.level import SPEECH_LOUDNESS, SpeechLevel
 from experiments import _espeak
 from experiments._runs import add_case, parsed, rounded, run_main
@@ -115,7 +115,7 @@ def _cost(kind: FeatureKind, sound: np.ndarray) -> dict[str, float]:
         "memory_before_mb": before,
     }
     seconds = len(sound) / SAMPLE_RATE
-    for name, size in (("file", len(sound)), ("live", HOP_SAMPLES)):
+    for name, size in (("file", len(sound)), ("live", layout_of(kind).hop_samples)):
         stream = FeatureStream(kind, loudness=SPEECH_LOUDNESS)
         began, spent = time.perf_counter(), time.process_time()
         for start in range(0, len(sound), size):

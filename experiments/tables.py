@@ -1,8 +1,8 @@
 """Tables of quality: held-out frames, the paper's choices, other speech, the cloud, whole runs.
 
 `TABLES` has every table of all READMEs by name, with what makes it; those of the mouth and of where
-errors lie are in `tables_mouth.py`, that of seconds of video in `tables_curve.py`, those of time and
-memory in `tables_speed.py`.
+errors lie are in `tables_mouth.py`, that of seconds of video in `tables_curve.py`, those of time
+and memory in `tables_speed.py`.
 """
 
 from collections.abc import Callable

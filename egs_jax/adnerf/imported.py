@@ -52,11 +52,11 @@ from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.progress import progress
 from egs_jax.speech.features import (
     AUDIO_FEATURES,
-    HOP_ROWS,
     IMPORTED,
     extract_features,
     silence_features,
 )
+from egs_jax.speech.layout import DEFAULT, layout_of, told_look_ahead
 from egs_jax.speech.level import SPEECH_LOUDNESS
 
 LEAST_FRAMES = 12
@@ -88,7 +88,11 @@ class _Sound:
 
 
 def import_dataset(
-    folder: str | Path, dataset_dir: str | Path, *, audio_features: str = "whisper"
+    folder: str | Path,
+    dataset_dir: str | Path,
+    *,
+    audio_features: str = "whisper",
+    look_ahead: float | None = None,
 ) -> Path:
     """Make a dataset folder from one in the form of AD-NeRF, RAD-NeRF, ER-NeRF, GaussianTalker, ...
 
@@ -98,6 +102,7 @@ def import_dataset(
       audio_features: "whisper", "whisper-base" or "mel" made of its sound, or its own:
         "deepspeech", "wav2vec", "hubert" or the name of a .npy file in it. An avatar that hears
         those can be evaluated, but nothing new can be said to it.
+      look_ahead: As in `pipeline.preprocess`; of features made of its sound only.
 
     Returns:
       The dataset folder.
@@ -111,7 +116,7 @@ def import_dataset(
     check_target(dataset_dir)
     height, width = read_picture(theirs.images[0]).shape[:2]
     cameras = read_cameras(theirs, width, height)
-    sound = _sound(theirs, audio_features)
+    sound = _sound(theirs, audio_features, look_ahead)
     for note in (*theirs.notes, *cameras.notes):
         print(note)
     faces, digest = _faces(theirs, sound.samples, width, height)
@@ -132,23 +137,30 @@ def import_dataset(
     return dataset_dir
 
 
-def _sound(theirs: AdNerfFolder, kind: str) -> _Sound:
+def _sound(theirs: AdNerfFolder, kind: str, look_ahead: float | None) -> _Sound:
     """Read the sound, and make or read its features."""
     numbers = theirs.numbers + theirs.sound_shift
     if kind in AUDIO_FEATURES:
+        layout = layout_of(kind, look_ahead)
         samples = read_sound(theirs.folder, numbers)
-        features = extract_features(samples, kind, loudness=SPEECH_LOUDNESS)
+        features = extract_features(samples, kind, loudness=SPEECH_LOUDNESS, layout=layout)
         told = {
             "kind": kind,
             "dim": features.shape[1],
             "rows_per_second": 50,
             "loudness": SPEECH_LOUDNESS,
+            **told_look_ahead(kind, layout),
         }
-        return _Sound(samples, features, silence_features(kind), told)
+        return _Sound(samples, features, silence_features(kind, layout=layout), told)
+    if look_ahead is not None:
+        raise InputError(
+            f"look-ahead {look_ahead:g} s: {kind} features are as they were made; leave it out, or "
+            "choose --audio-features whisper or mel"
+        )
     features, file = read_features(theirs.folder, kind, numbers)
     samples = read_sound(theirs.folder, numbers)
     train = np.setdiff1d(np.arange(*theirs.splits["train"]), theirs.left_out)
-    silence = np.tile(quiet_features(features, samples, train), (HOP_ROWS, 1))
+    silence = np.tile(quiet_features(features, samples, train), (DEFAULT.hop_rows, 1))
     told = {
         "kind": IMPORTED,
         "name": kind,

@@ -19,7 +19,8 @@ from jaxtyping import Bool, Float, Int
 from egs_jax.media.audio_file import read_audio
 from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.runtime.errors import MAY_NOT_READ, InputError
-from egs_jax.speech.features import AUDIO_FEATURES, ENTRY_ROWS, FRAME_SAMPLES
+from egs_jax.speech.features import AUDIO_FEATURES, FRAME_SAMPLES
+from egs_jax.speech.layout import ENTRY_ROWS
 from egs_jax.speech.level import loudness
 
 THEIRS = {

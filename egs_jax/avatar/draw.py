@@ -80,7 +80,9 @@ def load_drive(audio_path: str | Path, avatar: Avatar) -> SpeechDrive:
       InputError: if the file cannot be read as sound.
     """
     samples = read_audio(audio_path)
-    rows = extract_features(samples, avatar.feature_kind, loudness=avatar.loudness)
+    rows = extract_features(
+        samples, avatar.feature_kind, loudness=avatar.loudness, layout=avatar.dataset.layout
+    )
     return SpeechDrive(
         avatar.dataset, avatar.path, rows, num_video_frames(len(samples)),
         avatar.config.model.window_frames, avatar.config.seed,

@@ -65,6 +65,8 @@ def compose(
       seed: Decides the blinks.
     """
     silence, poses = dataset.arrays["silence_features"], path.at(frames)
-    windows = feature_windows(rows, silence, frames, window_frames, first_row)
+    windows = feature_windows(
+        rows, silence, frames, window_frames, first_row, layout=dataset.layout
+    )
     drive = dataset.driven_by(windows, blinks(seed, frames), poses.frames)
     return drive.replace(viewmats=poses.viewmats, bodies=poses.bodies)

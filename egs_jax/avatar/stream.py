@@ -3,7 +3,8 @@
 Frames are always drawn in the same batches by one compiled program (on a CPU: one by one),
 however the sound arrives. A block of ten feature rows makes five frames ready; these are a batch.
 Frame i has place (i + lead) mod 5, where `lead` frames are missing from the first block: the rows
-that a frame hears reach beyond its own time.
+that a frame hears reach beyond its own time. Features of a shorter look-ahead come in shorter
+blocks (`speech.layout`), and batches are as short.
 """
 
 import collections
@@ -25,19 +26,20 @@ from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.media.sound_tracks import RATES
 from egs_jax.runtime.environment import usable_cores
 from egs_jax.runtime.errors import InputError
-from egs_jax.speech.features import AUDIO_FEATURES, BATCH, HOP_ROWS, HOP_SAMPLES, FeatureStream
+from egs_jax.speech.features import FeatureStream
+from egs_jax.speech.layout import DEFAULT, ENTRY_ROWS, FRAME_ROWS
 from egs_jax.types import Drive
 
-MICRO_BATCH = HOP_ROWS * FPS // 50
-"""Frames drawn at once."""
-PIECE = BATCH * HOP_SAMPLES
+MICRO_BATCH = DEFAULT.hop_frames
+"""Frames drawn at once, by default."""
+PIECE = DEFAULT.batch * DEFAULT.hop_samples
 """Samples whose features are computed at once."""
 IN_FLIGHT = 2
 """Batches that the device may be at work on while the host takes the one before them."""
 
 
 class MicroBatch(NamedTuple):
-    """`MICRO_BATCH` frames to draw, some of which may be there only to fill it."""
+    """Frames to draw at once, some of which may be there only to fill their number."""
 
     frames: Int[np.ndarray, " F"]
     """Numbers of the frames that count, in order."""
@@ -74,12 +76,13 @@ class SpeechBatches:
     def __init__(self, avatar: Avatar):
         """Start at sample 0 and frame 0."""
         self._dataset, self._path, self._seed = avatar.dataset, avatar.path, avatar.config.seed
-        self._window = avatar.config.model.window_frames
-        self._features = FeatureStream(avatar.feature_kind, loudness=avatar.loudness)
+        self._window, layout = avatar.config.model.window_frames, avatar.dataset.layout
+        self._features = FeatureStream(avatar.feature_kind, loudness=avatar.loudness, layout=layout)
         self._rows = np.zeros((0, avatar.dataset.audio_dim), np.float32)
         self._first_row = self._samples = 0
-        self._lead = lead_frames(self._window)
-        self._batch = self._lead // MICRO_BATCH  # the first that has frame 0 or a later one
+        self._size, self._lead = layout.hop_frames, layout.lead_frames(self._window)
+        self._oldest = int(layout.offsets(self._window).min())
+        self._batch = self._lead // self._size  # the first that has frame 0 or a later one
 
     def push(self, samples: Float[np.ndarray, " S"]) -> list[MicroBatch]:
         """Take the next samples; return the batches that they complete."""
@@ -92,22 +95,22 @@ class SpeechBatches:
 
     def _take(self, rows: np.ndarray, *, last: bool) -> list[MicroBatch]:
         self._rows = np.concatenate([self._rows, rows])
-        # Frame i hears rows up to 2 (i + window - 1 - window // 2) + 7 (`feature_windows`).
-        ready = (self._first_row + len(self._rows)) // 2 - self._lead
+        ready = (self._first_row + len(self._rows)) // FRAME_ROWS - self._lead
         if last:
             ready = num_video_frames(self._samples)
         batches = []
         while True:
-            first = self._batch * MICRO_BATCH - self._lead
-            if first + (1 if last else MICRO_BATCH) > ready:
+            first = self._batch * self._size - self._lead
+            if first + (1 if last else self._size) > ready:
                 return batches
             batches.append(self._compose(first, ready))
             self._batch += 1
-            kept = max(2 * (first + MICRO_BATCH - self._window // 2) - 8, self._first_row)
+            kept = FRAME_ROWS * (first + self._size + self._oldest) - ENTRY_ROWS // 2
+            kept = max(kept, self._first_row)
             self._rows, self._first_row = self._rows[kept - self._first_row :], kept
 
     def _compose(self, first: int, ready: int) -> MicroBatch:
-        frames = np.arange(first, first + MICRO_BATCH)
+        frames = np.arange(first, first + self._size)
         shown = np.clip(frames, 0, ready - 1)
         drive = compose(
             self._dataset, self._path, self._rows, self._first_row, shown, self._window, self._seed
@@ -116,21 +119,12 @@ class SpeechBatches:
         return MicroBatch(frames[counted], int(np.argmax(counted)), drive)
 
 
-def lead_frames(window_frames: int) -> int:
-    """Return how many frames 50 Hz rows must be ahead of the frames that they make ready."""
-    return 2 + window_frames - window_frames // 2
-
-
 def latency(avatar: Avatar) -> float:
     """Seconds of sound after a frame's own time that must be heard before it can be drawn.
 
     The longest of a batch, whose first frame waits for the last one; the time to draw comes on top.
     """
-    features = AUDIO_FEATURES[avatar.feature_kind]
-    # Samples after the start of a block of rows that make the block complete.
-    samples = features.window_offset + features.window_samples
-    samples += HOP_SAMPLES if features.is_crossfaded else 0
-    return samples / SAMPLE_RATE + lead_frames(avatar.config.model.window_frames) / FPS
+    return avatar.dataset.layout.look_ahead(avatar.config.model.window_frames)
 
 
 def speech_batches(avatar: Avatar, chunks: Iterable[np.ndarray]) -> Iterator[MicroBatch]:
@@ -162,7 +156,7 @@ def dispatch(avatar: Avatar, batch: MicroBatch) -> Drawing:
     pool, at_once = _workers()
     _ = avatar.prepared  # once, not by every thread
     part = lambda at: jax.tree.map(lambda v: v[at : at + at_once], batch.drive)
-    parts = [part(at) for at in range(0, MICRO_BATCH, at_once)]
+    parts = [part(at) for at in range(0, len(batch.drive.eyes), at_once)]
     return Drawing(
         batch.frames, batch.first, [pool.submit(_to_host, avatar, drive) for drive in parts]
     )
@@ -170,7 +164,7 @@ def dispatch(avatar: Avatar, batch: MicroBatch) -> Drawing:
 
 def warm_up(avatar: Avatar) -> None:
     """Have the drawing compiled: draw a batch that nobody takes."""
-    frames = np.zeros(MICRO_BATCH, int)
+    frames = np.zeros(avatar.dataset.layout.hop_frames, int)
     drive = avatar.dataset.drive(frames, avatar.config.model.window_frames)
     compile_kernels(avatar, drive)
     for part in dispatch(avatar, MicroBatch(frames[:0], 0, drive)).parts:

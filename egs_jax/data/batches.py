@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from egs_jax.config import HEARD_FRAMES, Config, Stage
 from egs_jax.speech.features import feature_windows
+from egs_jax.speech.layout import Layout
 from egs_jax.speech.lips import FittedLips
 from egs_jax.types import Batch, Drive
 
@@ -46,6 +47,8 @@ class Clip(flax.struct.PyTreeNode):
     body_viewmats: Float[Array, "T 4 4"] | None
     """None: there is no body besides the head."""
     plate: UInt8[Array, "H Wd 3"] | None
+    layout: Layout = flax.struct.field(pytree_node=False)
+    """That of the sound features."""
     lips_told: Float[Array, "T 2"] | None = None
     """What sound alone tells of `lip_shapes` (`speech.lips`); None: the model learns to tell it."""
     lips_hushed: Float[Array, " 2"] | None = None
@@ -132,9 +135,10 @@ def cut_batch(
 
     def windows(frames: Array, silent: Array, count: int) -> Float[Array, "B W 16 F"]:
         place = clip.sound_places[frames]
-        own = feature_windows(sound, hush, place[:, 0], count, spans=place[:, 1:])
-        first = jax.process_index() * len(frames)  # among those of all hosts
-        rest = feature_windows(hush[:0], hush, first + xp.arange(len(frames)), count)
+        layout = clip.layout
+        own = feature_windows(sound, hush, place[:, 0], count, spans=place[:, 1:], layout=layout)
+        places = jax.process_index() * len(frames) + xp.arange(len(frames))  # among all hosts'
+        rest = feature_windows(hush[:0], hush, places, count, layout=layout)
         return xp.where(silent[:, None, None, None], rest, own)
 
     drive = Drive(

@@ -24,12 +24,13 @@ from egs_jax.data.batches import (
     host_part,
 )
 from egs_jax.data.body import BodyModel
-from egs_jax.data.folder import PICTURES, open_folder
+from egs_jax.data.folder import PICTURES, open_folder, sound_layout
 from egs_jax.data.paint import paint_out_head
 from egs_jax.data.pictures import Pictures
 from egs_jax.data.stretches import Stretch
 from egs_jax.runtime.errors import InputError
 from egs_jax.speech.features import feature_windows
+from egs_jax.speech.layout import Layout
 from egs_jax.speech.lips import FittedLips, cut_rows, fit_lips
 from egs_jax.types import Batch, Camera, Drive
 
@@ -91,6 +92,11 @@ class Dataset:
     def audio_dim(self) -> int:
         """Audio features per 50 Hz row."""
         return self.arrays["audio_features"].shape[1]
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """How its sound features are laid out, and which of them a frame hears."""
+        return sound_layout(self.meta)
 
     def frame(self, i: int) -> UInt8[np.ndarray, "H Wd 3"]:
         """Return a video frame."""
@@ -307,7 +313,9 @@ class Dataset:
         """Return the sound around the clip's `frames`, each in its own stretch."""
         rows, silence = self.arrays["audio_features"], self.arrays["silence_features"]
         place = self._sound_places[np.asarray(frames)]
-        return feature_windows(rows, silence, place[:, 0], window_frames, spans=place[:, 1:])
+        return feature_windows(
+            rows, silence, place[:, 0], window_frames, spans=place[:, 1:], layout=self.layout
+        )
 
     def batch(self, config: Config, step: int) -> Batch:
         """Cut this host's batch of `step` here: a function of (config.seed, step) alone."""
@@ -349,6 +357,7 @@ class Dataset:
             sound_spread=self.sound_spread,
             body_viewmats=np.asarray(arrays["body_viewmats"]) if self.body == "person" else None,
             plate=self.plate if self.body == "person" else None,
+            layout=self.layout,
         )
 
     def clip_for(self, fits_lips: bool) -> Clip:
@@ -367,7 +376,7 @@ class Dataset:
     def silence(self, count: int, window_frames: int) -> Float[np.ndarray, "count W 16 F"]:
         """Return audio windows of digital silence."""
         hush = self.arrays["silence_features"]
-        return feature_windows(hush[:0], hush, np.arange(count), window_frames)
+        return feature_windows(hush[:0], hush, np.arange(count), window_frames, layout=self.layout)
 
     def _paint(self, i: int) -> UInt8[np.ndarray, "H Wd 3"]:
         """Paint the head out of a frame, unless the dataset brought along what is behind it."""

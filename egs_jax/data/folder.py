@@ -14,7 +14,8 @@ from egs_jax.data.pictures import Pictures, opening
 from egs_jax.data.stretches import stretches_of
 from egs_jax.face.mesh import NUM_LANDMARKS
 from egs_jax.runtime.errors import MAY_NOT_READ, InputError
-from egs_jax.speech.features import AUDIO_FEATURES, HOP_ROWS, IMPORTED
+from egs_jax.speech.features import AUDIO_FEATURES, IMPORTED
+from egs_jax.speech.layout import Layout, layout_of
 from egs_jax.speech.lips import READ_ROWS
 
 FORMAT_VERSION = 2
@@ -124,6 +125,7 @@ def _check(
         features = (
             AUDIO_FEATURES[kind].feature_dim if is_ours else int(meta["audio_features"]["dim"])
         )
+        period = sound_layout(meta).hop_rows
         stretches_of(meta, len(np.atleast_1d(arrays["audio_features"])))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
@@ -141,11 +143,29 @@ def _check(
                 "preprocess the video again"
             )
     hush = arrays["silence_features"]
-    if not len(hush) or len(hush) % HOP_ROWS:
+    if not len(hush) or len(hush) % period:
         raise InputError(
-            f"{folder}/silence_features.npy: {len(hush)} rows, expected a multiple of {HOP_ROWS}; "
+            f"{folder}/silence_features.npy: {len(hush)} rows, expected a multiple of {period}; "
             "preprocess the video again"
         )
+
+
+def sound_layout(meta: dict) -> Layout:
+    """Return how the sound features of a dataset are laid out; without a word, by default.
+
+    Raises:
+      KeyError, TypeError, ValueError: if no features are laid out as `meta.json` says.
+    """
+    told = meta["audio_features"].get("look_ahead")
+    if told is None:
+        return layout_of(meta["audio_features"]["kind"])
+    try:
+        found = layout_of(meta["audio_features"]["kind"], float(told))
+    except InputError as error:
+        raise ValueError(error) from None
+    if abs(found.look_ahead() - told) > 1e-6:
+        raise ValueError(f"sound features with a look-ahead of {told} s")
+    return found
 
 
 def _expected(

@@ -19,7 +19,8 @@ from egs_jax.preprocess.face_pass import Faces
 from egs_jax.preprocess.film_sound import FilmSound
 from egs_jax.preprocess.films import Film
 from egs_jax.preprocess.shots import Part, bridge_gaps, colors_of
-from egs_jax.speech.features import HOP_ROWS, FeatureKind, extract_features
+from egs_jax.speech.features import FeatureKind, extract_features
+from egs_jax.speech.layout import Layout
 from egs_jax.speech.level import SPEECH_LOUDNESS
 
 NATURAL_LAG = 2
@@ -131,7 +132,9 @@ class Sound:
     """By how many frames the sound of every used film was moved earlier."""
 
 
-def join_sound(material: Material, sounds: Sequence[FilmSound], kind: FeatureKind) -> Sound:
+def join_sound(
+    material: Material, sounds: Sequence[FilmSound], kind: FeatureKind, layout: Layout
+) -> Sound:
     """Align the sound of every film with its lips, and cut it to the parts that are used.
 
     Features are of a whole film's sound, so that those at a part's borders know what was said
@@ -143,11 +146,11 @@ def join_sound(material: Material, sounds: Sequence[FilmSound], kind: FeatureKin
         moved, shifts[k] = align_sound(sounds[k].samples, material.lag(k))
         length = len(material.faces[k].valid)
         moved = _fit_length(moved, length)
-        features = extract_features(moved, kind, loudness=SPEECH_LOUDNESS)
+        features = extract_features(moved, kind, loudness=SPEECH_LOUDNESS, layout=layout)
         for start, stop in material.parts[k]:
             low, high = max(0, start - _AROUND), min(length, stop + _AROUND)
-            # Silence is a pattern of `HOP_ROWS`, told by a row's number: it stays in step.
-            apart = (low - count) % (HOP_ROWS // 2)
+            # Silence is a pattern of a block, told by a row's number: it stays in step.
+            apart = (low - count) % layout.hop_frames
             rows.append(np.zeros((2 * apart, features.shape[1]), np.float32))  # heard by nobody
             count += apart
             stretches.append(

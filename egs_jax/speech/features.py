@@ -5,6 +5,7 @@ every video frame (25 fps) that they begin. Outside the file there is digital si
 depends on a bounded stretch of sound around it and on nothing else; it is the same bits on one
 machine whether the sound comes as one array, within a longer file or in chunks of any size,
 because window b always goes through place b mod 4 of one compiled program (others may be empty).
+These are the default windows; those of a shorter look-ahead are in `layout`.
 
 * "whisper" [R, 384]: the Whisper-tiny.en encoder (`egs_jax.speech.whisper`, trained on English) on
   windows of 80 rows (1.6 s) every 10 rows (0.2 s). A window gives its rows 50 ... 69, and two
@@ -37,6 +38,7 @@ from jaxtyping import Array, Float, Int
 
 from egs_jax.media.audio_file import as_samples
 from egs_jax.media.clock import FPS, SAMPLE_RATE
+from egs_jax.speech.layout import DEFAULT, ENTRY_ROWS, ROW_SAMPLES, Layout, layout_of
 from egs_jax.speech.level import SpeechLevel
 from egs_jax.speech.whisper import NETWORKS, NUM_MELS, WhisperEncoder, encode, load_encoder
 from kernels.checks import require, typechecked
@@ -45,16 +47,7 @@ FeatureKind = Literal["whisper", "whisper-base", "mel"]
 IMPORTED = "imported"
 """Kind of features that another program made: a dataset may have them, no new sound does."""
 
-ROW_SAMPLES = 320  # 20 ms
 FRAME_SAMPLES = SAMPLE_RATE // FPS  # one video frame
-ENTRY_ROWS = 16  # rows of one video frame's entry: 2 i - 8 ... 2 i + 7
-HOP_ROWS = 10  # rows that one window finishes; also the period of the silence pattern
-HOP_SAMPLES = HOP_ROWS * ROW_SAMPLES
-BATCH = 4  # windows that go through the compiled program at once: 1.7 times the speed of one
-
-_WINDOW_ROWS = 80  # 1.6 s; how well features of 30 s context can be told: R2 0.81, at 2.2 s 0.83
-_LEFT_ROWS = 60  # from a window's start to the block that it finishes
-_RISE = ((np.arange(HOP_ROWS, dtype=np.float32) + 0.5) / HOP_ROWS)[:, None]  # of a cross-fade
 _WHISPER_FFT = 400  # 25 ms, as the encoder was trained
 _WHISPER_HOP = 160
 _MEL_FFT = 640  # 40 ms: Hann windows every 20 ms then weigh every sample alike
@@ -64,38 +57,15 @@ _MEL_FLOOR = 1e-6  # about 80 dB under loud speech
 
 @dataclass(frozen=True)
 class AudioFeatures:
-    """The measures of one kind of feature.
-
-    Window b covers `window_samples` samples from 3200 b + `window_offset` on and finishes the
-    10 rows from 10 b on; if `is_crossfaded`, those from 10 (b - 1) on, together with window b - 1.
-    """
+    """What one kind of feature is; which sound its rows are made of is a `Layout`."""
 
     kind: FeatureKind
     feature_dim: int
-    window_samples: int
-    window_offset: int
-    is_crossfaded: bool
 
 
 AUDIO_FEATURES = {
-    kind: AudioFeatures(
-        kind=kind,
-        feature_dim=network.width,
-        window_samples=_WHISPER_HOP * (2 * _WINDOW_ROWS - 1) + _WHISPER_FFT,
-        # The encoder's position p is centered on mel frame 2 p: shifted here to a row's center.
-        window_offset=-_LEFT_ROWS * ROW_SAMPLES + ROW_SAMPLES // 2 - _WHISPER_FFT // 2,
-        is_crossfaded=True,
-    )
-    for kind, network in NETWORKS.items()
-} | {
-    "mel": AudioFeatures(
-        kind="mel",
-        feature_dim=NUM_MELS,
-        window_samples=ROW_SAMPLES * (HOP_ROWS - 1) + _MEL_FFT,
-        window_offset=ROW_SAMPLES // 2 - _MEL_FFT // 2,
-        is_crossfaded=False,
-    ),
-}
+    kind: AudioFeatures(kind, network.width) for kind, network in NETWORKS.items()
+} | {"mel": AudioFeatures("mel", NUM_MELS)}
 
 
 @functools.cache
@@ -120,33 +90,36 @@ def _mel_power(samples: Array, filters: Array, hop: int) -> Array:
     return jnp.matmul(power, filters, precision=jax.lax.Precision.HIGHEST)
 
 
-@jax.jit
-@functools.partial(jax.vmap, in_axes=(None, None, 0))
-def _whisper_windows(encoder: WhisperEncoder, filters: Array, samples: Array) -> Array:
-    """Encode windows [4, 25840]; return their rows 50 ... 69, [4, 20, D]."""
+@functools.partial(jax.jit, static_argnums=3)
+@functools.partial(jax.vmap, in_axes=(None, None, 0, None))
+def _whisper_windows(
+    encoder: WhisperEncoder, filters: Array, samples: Array, kept: tuple[int, int]
+) -> Array:
+    """Encode windows [4, 25840]; return the rows that are `kept` of each, [4, 20, D]."""
     log_power = jnp.log10(jnp.maximum(_mel_power(samples, filters, _WHISPER_HOP), 1e-10))
     # Differs from the original: it takes the clip's maximum alone. The floor under a pause would
     # then depend on the whole clip, and that of a silent clip would sink to the noise of rounding.
     floor = jnp.maximum(log_power.max(), _WHISPER_REFERENCE) - 8.0
     log_mel = (jnp.maximum(log_power, floor) + 4.0) / 4.0
-    return encode(encoder, log_mel)[_LEFT_ROWS - HOP_ROWS : _LEFT_ROWS + HOP_ROWS]
+    return encode(encoder, log_mel)[slice(*kept)]
 
 
-@jax.jit
-@functools.partial(jax.vmap, in_axes=(None, 0))
-def _mel_windows(filters: Array, samples: Array) -> Array:
+@functools.partial(jax.jit, static_argnums=2)
+@functools.partial(jax.vmap, in_axes=(None, 0, None))
+def _mel_windows(filters: Array, samples: Array, kept: tuple[int, int]) -> Array:
     """Return the log-mel rows [4, 10, 80] of windows [4, 3520]: -1 in silence, 1 when loud."""
-    power = _mel_power(samples, filters, ROW_SAMPLES)
+    power = _mel_power(samples, filters, ROW_SAMPLES)[slice(*kept)]
     return (jnp.log10(jnp.maximum(power, _MEL_FLOOR)) + 2.0) / 4.0
 
 
 def _window_function(
-    kind: FeatureKind, encoder: WhisperEncoder | None
+    kind: FeatureKind, encoder: WhisperEncoder | None, layout: Layout
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the function from `BATCH` windows of samples to their rows."""
+    """Return the function from a batch of windows of samples to their rows."""
+    kept = layout.kept_rows
     if kind not in NETWORKS:
         filters = jax.device_put(_mel_filters(_MEL_FFT))
-        return lambda samples: np.asarray(_mel_windows(filters, samples))
+        return lambda samples: np.asarray(_mel_windows(filters, samples, kept))
     filters = jax.device_put(_mel_filters(_WHISPER_FFT))
     encoder = load_encoder(size=NETWORKS[kind]) if encoder is None else encoder
     require(
@@ -154,7 +127,7 @@ def _window_function(
         f"encoder: its width is {encoder.norm_scale.shape[0]}, for {kind!r} give one of "
         f"{NETWORKS[kind].width}",
     )
-    return lambda samples: np.asarray(_whisper_windows(encoder, filters, samples))
+    return lambda samples: np.asarray(_whisper_windows(encoder, filters, samples, kept))
 
 
 def num_rows(num_samples: int) -> int:
@@ -174,6 +147,7 @@ class FeatureStream:
         kind: FeatureKind,
         encoder: WhisperEncoder | None = None,
         loudness: float | None = None,
+        layout: Layout | None = None,
     ):
         """Start at sample 0.
 
@@ -182,6 +156,7 @@ class FeatureStream:
           encoder: Weights of its network; None loads the asset.
           loudness: What speech is brought to before it is heard [LUFS]; None: sound is heard as it
             is, and all of it.
+          layout: Which sound rows are made of; None: the default of the kind.
 
         Raises:
           ValueError: if the kind is unknown, or the encoder is another network's.
@@ -191,9 +166,11 @@ class FeatureStream:
             kind in AUDIO_FEATURES,
             f"kind: expected one of {', '.join(AUDIO_FEATURES)}; got {kind!r}",
         )
-        self.features = AUDIO_FEATURES[kind]
-        self._run = _window_function(kind, encoder)
-        self._buffer = np.zeros(-self.features.window_offset, np.float32)  # before the start
+        self.features, self.layout = AUDIO_FEATURES[kind], layout or layout_of(kind)
+        self._run = _window_function(kind, encoder, self.layout)
+        self._buffer = np.zeros(-self.layout.window_offset, np.float32)  # before the start
+        hop = self.layout.hop_rows
+        self._rise = ((np.arange(hop, dtype=np.float32) + 0.5) / hop)[:, None]  # of a cross-fade
         self._fading: np.ndarray | None = None
         self._level = None if loudness is None else SpeechLevel(loudness)
         self._hush = None if loudness is None else self._silence()
@@ -205,10 +182,11 @@ class FeatureStream:
     def _advance(self, windows: list[np.ndarray]) -> np.ndarray:
         """Return the rows that the next windows finish, [R, F] with R = 0 if there are none."""
         finished = [np.zeros((0, self.features.feature_dim), np.float32)]
+        size = self.layout.batch
         while windows:
-            place = self._num_windows % BATCH
-            group, windows = windows[: BATCH - place], windows[BATCH - place :]
-            batch = np.zeros((BATCH, self.features.window_samples), np.float32)
+            place = self._num_windows % size
+            group, windows = windows[: size - place], windows[size - place :]
+            batch = self._empty_batch()
             openness = []
             for k, window in enumerate(group, place):
                 batch[k], opened = self._levelled(window)
@@ -221,13 +199,15 @@ class FeatureStream:
         return rows
 
     def _levelled(self, window: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the next window at the wanted level, and how far its rows are of speech [10]."""
+        """Return the next window at the wanted level, and how far its rows are of speech."""
         if self._level is None:
             return window, None
-        fresh = HOP_SAMPLES if self._num_windows else len(window) + self.features.window_offset
+        layout = self.layout
+        is_first = self._num_windows == 0
+        fresh = len(window) + layout.window_offset if is_first else layout.hop_samples
         self._level.push(window[-fresh:])
-        first = HOP_ROWS * (self._num_windows - self.features.is_crossfaded)
-        times = (first + np.arange(HOP_ROWS) + 0.5) * ROW_SAMPLES / SAMPLE_RATE
+        first = layout.hop_rows * (self._num_windows - layout.is_crossfaded)
+        times = (first + np.arange(layout.hop_rows) + 0.5) * ROW_SAMPLES / SAMPLE_RATE
         return window * self._level.gain(), self._level.openness(times)
 
     def _gated(self, rows: np.ndarray, openness: np.ndarray | None) -> np.ndarray:
@@ -236,19 +216,23 @@ class FeatureStream:
             return rows
         return rows * openness[:, None] + self._hush * (1 - openness)[:, None]
 
+    def _empty_batch(self) -> np.ndarray:
+        return np.zeros((self.layout.batch, self.layout.window_samples), np.float32)
+
     def _silence(self) -> np.ndarray:
-        """Return the rows of digital silence, [10, F]."""
-        rows = self._run(np.zeros((BATCH, self.features.window_samples), np.float32))[0]
-        if not self.features.is_crossfaded:
+        """Return the rows of digital silence, one block of them."""
+        rows, hop = self._run(self._empty_batch())[0], self.layout.hop_rows
+        if not self.layout.is_crossfaded:
             return rows
-        return rows[HOP_ROWS:] * (1 - _RISE) + rows[:HOP_ROWS] * _RISE
+        return rows[hop:] * (1 - self._rise) + rows[:hop] * self._rise
 
     def _fade(self, rows: np.ndarray) -> np.ndarray:
-        """Return the rows that a window finishes: 10, or none for the first cross-faded one."""
-        if not self.features.is_crossfaded:
+        """Return the rows that a window finishes: a block, or none for the first cross-faded."""
+        if not self.layout.is_crossfaded:
             return rows
-        before, self._fading = self._fading, rows[HOP_ROWS:] * (1 - _RISE)
-        return rows[:0] if before is None else before + rows[:HOP_ROWS] * _RISE
+        hop = self.layout.hop_rows
+        before, self._fading = self._fading, rows[hop:] * (1 - self._rise)
+        return rows[:0] if before is None else before + rows[:hop] * self._rise
 
     def push(self, chunk: Float[np.ndarray, " S"]) -> Float[np.ndarray, "R F"]:
         """Take the next samples (16 kHz mono); return the rows that they finish, possibly none.
@@ -259,9 +243,10 @@ class FeatureStream:
         require(not self._is_finished, "push: got a chunk after finish; start a new FeatureStream")
         chunk = as_samples(chunk)
         self._num_samples += len(chunk)
-        buffer, size = np.concatenate([self._buffer, chunk]), self.features.window_samples
-        starts = range(0, len(buffer) - size + 1, HOP_SAMPLES)
-        self._buffer = buffer[len(starts) * HOP_SAMPLES :].copy()
+        buffer = np.concatenate([self._buffer, chunk])
+        size, hop = self.layout.window_samples, self.layout.hop_samples
+        starts = range(0, len(buffer) - size + 1, hop)
+        self._buffer = buffer[len(starts) * hop :].copy()
         return self._advance([buffer[start : start + size] for start in starts])
 
     def finish(self) -> Float[np.ndarray, "R F"]:
@@ -272,12 +257,13 @@ class FeatureStream:
         """
         require(not self._is_finished, "finish: was called before; start a new FeatureStream")
         self._is_finished = True
-        total, size = num_rows(self._num_samples), self.features.window_samples
+        total, layout = num_rows(self._num_samples), self.layout
+        size, hop = layout.window_samples, layout.hop_samples
         missing = max(total - self._num_rows, 0)
-        ends = -(-total // HOP_ROWS) + self.features.is_crossfaded  # windows in all
+        ends = -(-total // layout.hop_rows) + layout.is_crossfaded  # windows in all
         count = ends - self._num_windows if missing else 0
-        buffer = np.concatenate([self._buffer, np.zeros(count * HOP_SAMPLES + size, np.float32)])
-        starts = [HOP_SAMPLES * k for k in range(count)]
+        buffer = np.concatenate([self._buffer, np.zeros(count * hop + size, np.float32)])
+        starts = [hop * k for k in range(count)]
         return self._advance([buffer[start : start + size] for start in starts])[:missing]
 
 
@@ -286,6 +272,7 @@ def extract_features(
     kind: FeatureKind,
     encoder: WhisperEncoder | None = None,
     loudness: float | None = None,
+    layout: Layout | None = None,
 ) -> Float[np.ndarray, "R F"]:
     """Compute all feature rows of a sound.
 
@@ -294,6 +281,7 @@ def extract_features(
       kind: "whisper" (F = 384), "whisper-base" (F = 512) or "mel" (F = 80).
       encoder: Weights of its network; None loads the asset.
       loudness: What speech is brought to first [LUFS]; None: the sound is heard as it is.
+      layout: Which sound rows are made of; None: the default of the kind.
 
     Returns:
       Rows at 50 Hz, R = 2 ceil(S / 640); row r is centered on (r + 0.5) / 50 s.
@@ -302,19 +290,23 @@ def extract_features(
       ValueError: if the samples are not one-dimensional or not finite, or the kind is unknown.
       InputError: if the encoder's file cannot be had.
     """
-    stream = FeatureStream(kind, encoder, loudness)
+    stream = FeatureStream(kind, encoder, loudness, layout)
     return np.concatenate([stream.push(samples), stream.finish()])
 
 
 def silence_features(
-    kind: FeatureKind, num_rows: int = HOP_ROWS, encoder: WhisperEncoder | None = None
+    kind: FeatureKind,
+    num_rows: int | None = None,
+    encoder: WhisperEncoder | None = None,
+    layout: Layout | None = None,
 ) -> Float[np.ndarray, "num_rows F"]:
     """Compute the rows of digital silence, bit for bit those of `extract_features` on zeros.
 
     Args:
       kind: A key of `AUDIO_FEATURES`.
-      num_rows: How many, from row 0 on; the pattern repeats after `HOP_ROWS`.
+      num_rows: How many, from row 0 on; None: one period, the rows that a window finishes.
       encoder: Weights of its network; None loads the asset.
+      layout: As in `extract_features`.
 
     Returns:
       The rows.
@@ -323,8 +315,11 @@ def silence_features(
       ValueError: if the kind is unknown.
       InputError: if the encoder's file cannot be had.
     """
-    period = extract_features(np.zeros(HOP_SAMPLES, np.float32), kind, encoder)
-    return np.resize(period, (num_rows, period.shape[1]))
+    layout = layout or layout_of(kind)
+    period = extract_features(
+        np.zeros(layout.hop_samples, np.float32), kind, encoder, layout=layout
+    )
+    return np.resize(period, (num_rows or len(period), period.shape[1]))
 
 
 @typechecked
@@ -335,21 +330,24 @@ def feature_windows(
     window_frames: int = 8,
     first_row: int = 0,
     spans: Int[Array | np.ndarray, "B 2"] | None = None,
+    layout: Layout | None = None,
 ) -> Float[Array | np.ndarray, "B {window_frames} 16 F"]:
     """Cut the model's input for video frames (25 fps; frame i at i / 25 s).
 
     Frame i's entry is the rows 2 i - 8 ... 2 i + 7, symmetric about the frame's time. Its window
-    is the entries of `window_frames` frames from i - window_frames // 2 on (i - 4 ... i + 3).
+    is the entries of `window_frames` frames from i - window_frames // 2 on (i - 4 ... i + 3), or
+    those that a `layout` has instead (`Layout.offsets`).
 
     Args:
       rows: Features at 50 Hz, from row `first_row` on.
-      silence: `silence_features`, a whole number of its periods (Q a multiple of `HOP_ROWS`).
+      silence: `silence_features`, a whole number of its periods.
         Row r outside `rows` is taken as silence[r mod Q].
       frames: Frame numbers; any integers, also outside the sound.
       window_frames: Entries of a window.
       first_row: Number of the first of `rows`, for a piece of a longer sound.
       spans: Rows [first, end) that each frame may hear, where `rows` are of several sounds; the
         others are taken as silence. None: all.
+      layout: That of the features; None: the default.
 
     Returns:
       Windows; a NumPy array if no input is a JAX array (memory-mapped rows are then read only
@@ -367,7 +365,7 @@ def feature_windows(
     on_device = any(isinstance(x, jax.Array) for x in (rows, silence, frames))
     xp = jnp if on_device else np
     rows, silence, frames = (xp.asarray(x) for x in (rows, silence, frames))
-    entries = np.arange(window_frames) - window_frames // 2
+    entries = (layout or DEFAULT).offsets(window_frames)
     offsets = 2 * entries[:, None] + np.arange(-ENTRY_ROWS // 2, ENTRY_ROWS // 2)[None, :]
     index = 2 * frames[:, None, None] + offsets[None]  # [B, window_frames, 16]
     place = index - first_row

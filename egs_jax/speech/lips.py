@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, Int
 
 from egs_jax.config import FITTED_WINDOW
 from egs_jax.media.clock import FPS
-from egs_jax.speech.features import ENTRY_ROWS
+from egs_jax.speech.layout import ENTRY_ROWS
 from kernels.checks import require, typechecked
 
 REACH = FITTED_WINDOW // 2

@@ -27,10 +27,12 @@ def clip_of(meta: Mapping[str, Any]) -> dict[str, Any]:
     That is the SHA-256 of what was filmed, and how it was cut: the same film preprocessed to other
     frames, or with other frames held out, is another clip.
     """
+    heard = meta.get("audio_features") or {}
     return {
         "sha256": _hashes(meta.get("source")),
         **{name: meta.get(name) for name in ("num_frames", "width", "height", "splits")},
-        "audio_features": (meta.get("audio_features") or {}).get("kind"),
+        "audio_features": heard.get("kind"),
+        "look_ahead": heard.get("look_ahead"),  # None: the default's
     }
 
 

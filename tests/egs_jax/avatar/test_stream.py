@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,11 +14,16 @@ from egs_jax.avatar import stream
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import Pictures
 from egs_jax.avatar.drive import SpeechDrive
-from egs_jax.avatar.stream import MICRO_BATCH, Stream, StreamFrame
+from egs_jax.avatar.stream import Stream, StreamFrame
+from egs_jax.data.dataset import Dataset
 from egs_jax.media.clock import SAMPLE_RATE
 from egs_jax.performer.voice import synthesize
 from egs_jax.runtime.errors import InputError
 from egs_jax.speech.features import extract_features
+from egs_jax.speech.layout import LAYOUTS, Layout
+
+SOONER = Layout(4, 0, 6, False, (160, 160), future_frames=1)
+"""Of "mel": two frames at once, two rows beyond a block, entries to one frame ahead: 0.29 s."""
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +31,23 @@ def avatar(trained_run):
     return Avatar.load(trained_run.folder)
 
 
+@pytest.fixture
+def sooner(avatar, tmp_path, monkeypatch):
+    """The same avatar as of a dataset of a shorter look-ahead."""
+    monkeypatch.setitem(LAYOUTS, "mel", (LAYOUTS["mel"][0], SOONER))
+    folder = shutil.copytree(avatar.dataset.folder, tmp_path / "sooner")
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["audio_features"]["look_ahead"] = SOONER.look_ahead()
+    (folder / "meta.json").write_text(json.dumps(meta))
+    hush = np.load(folder / "silence_features.npy")
+    np.save(folder / "silence_features.npy", np.resize(hush, (4, hush.shape[1])))
+    return dataclasses.replace(avatar, dataset=Dataset.open(folder))
+
+
 def whole_drive(avatar, sound):
-    rows = extract_features(sound, avatar.feature_kind, loudness=avatar.loudness)
+    rows = extract_features(
+        sound, avatar.feature_kind, loudness=avatar.loudness, layout=avatar.dataset.layout
+    )
     return SpeechDrive(
         avatar.dataset, avatar.path, rows, infer.num_video_frames(len(sound)),
         avatar.config.model.window_frames, avatar.config.seed,
@@ -59,6 +81,63 @@ def test_frames_do_not_depend_on_the_chunks(avatar, seconds):
         assert np.abs(frame.rgb.astype(int) - want).max() <= 1, frame.number
 
 
+def test_frames_of_a_shorter_look_ahead_do_not_depend_on_the_chunks(sooner):
+    sound, live = voice(1.0), Stream(sooner)
+    whole = frames_of(live, sound, [len(sound)])
+    assert [f.number for f in whole] == list(range(25))
+    live.reset()
+    assert_same(frames_of(live, sound, [7, 640, 0, 3201]), whole)
+    drive = whole_drive(sooner, sound).frames(12, 13)
+    want = infer.to_uint8(np.asarray(infer.infer_step(sooner, drive).rgb[0]))
+    assert np.abs(whole[12].rgb.astype(int) - want).max() <= 1
+
+
+def ready_at(batches, sound, size):
+    """Samples that were heard when each frame could be drawn, pushed `size` at a time."""
+    found = {}
+    for heard in range(size, len(sound) + 1, size):
+        for batch in batches.push(sound[heard - size : heard]):
+            found |= dict.fromkeys(batch.frames.tolist(), heard)
+    return found
+
+
+@pytest.mark.parametrize("which", ["avatar", "sooner"])
+def test_a_frame_can_be_drawn_at_the_stated_sample(which, request):
+    """To the sample: the worst frame waits for exactly the stated look-ahead, no frame longer."""
+    speaker = request.getfixturevalue(which)
+    layout = speaker.dataset.layout
+    sound, wanted = voice(1.6), round(stream.latency(speaker) * SAMPLE_RATE)
+    assert wanted == {"avatar": 7200, "sooner": 160 + 2 * 320 + 10 * 320 + 640}[which]
+    heard = ready_at(stream.SpeechBatches(speaker), sound, 32)
+    waits = {frame: at - 640 * frame for frame, at in heard.items() if frame >= 5}
+    assert len(waits) > 15 and max(waits.values()) == wanted
+    assert min(waits.values()) == wanted - 640 * (layout.hop_frames - 1)
+
+
+@pytest.mark.parametrize("which", ["avatar", "sooner"])
+def test_a_frame_hears_up_to_the_stated_sample_and_no_further(which, request):
+    speaker = request.getfixturevalue(which)
+    frame, size = 20, speaker.dataset.layout.hop_frames
+    lead = speaker.dataset.layout.lead_frames()
+    first = frame - (frame + lead) % size  # of its block: this one waits longest
+    stop = 640 * first + round(stream.latency(speaker) * SAMPLE_RATE)
+    # No level: it hears the sound before as well.
+    kind, layout = speaker.feature_kind, speaker.dataset.layout
+
+    def hears(sound):
+        rows = extract_features(sound, kind, layout=layout)
+        drive = SpeechDrive(speaker.dataset, speaker.path, rows, 50, 8, 0)
+        return drive.frames(first, first + size).audio_windows
+
+    sound = voice(2.0)
+    base, later, last = hears(sound), sound.copy(), sound.copy()
+    later[stop:] = 0.5
+    np.testing.assert_array_equal(hears(later), base)
+    rows = 0 if which == "avatar" else 2  # which mel does not need, but the level does
+    last[stop - 320 * rows - 160] += 0.5
+    assert not np.array_equal(hears(last), base)
+
+
 def test_a_warm_stream_compiles_no_more(avatar):
     infer.draw_program.cache_clear()
     live = Stream(avatar)
@@ -80,9 +159,11 @@ def test_frames_come_as_soon_as_their_sound_is_there(avatar, rate):
     assert live.latency - (0 if rate == SAMPLE_RATE else 0.02) <= worst <= live.latency + 0.011
 
 
+@pytest.mark.parametrize("which", ["avatar", "sooner"])
 @pytest.mark.parametrize("window", [2, 5, 8])
-def test_batches_hold_what_the_whole_speech_has(avatar, window):
+def test_batches_hold_what_the_whole_speech_has(which, window, request):
     """Only the drive is compared: no network is built for these windows."""
+    avatar = request.getfixturevalue(which)
     model_config = dataclasses.replace(avatar.config.model, window_frames=window)
     other = dataclasses.replace(
         avatar, config=dataclasses.replace(avatar.config, model=model_config)
@@ -95,7 +176,7 @@ def test_batches_hold_what_the_whole_speech_has(avatar, window):
         want = drive.frames(batch.frames[0], batch.frames[-1] + 1)
         for name in ("audio_windows", "eyes", "viewmats", "backgrounds"):
             got = getattr(batch.drive, name)
-            assert len(got) == MICRO_BATCH
+            assert len(got) == avatar.dataset.layout.hop_frames
             np.testing.assert_array_equal(got[part], getattr(want, name))
     assert seen == list(range(51))
 
@@ -209,7 +290,7 @@ def test_a_long_speech_keeps_time_and_little_memory(avatar, monkeypatch, minutes
     held = []
 
     class Rows:
-        def __init__(self, kind, loudness):
+        def __init__(self, kind, loudness, layout):
             self.samples = self.rows = 0
 
         def push(self, chunk):

@@ -20,6 +20,7 @@ from egs_jax.data.pictures import Pictures
 from egs_jax.data.statistics import REST_SHARE
 from egs_jax.face.mesh import LEFT_EYE, RIGHT_EYE
 from egs_jax.runtime.errors import InputError
+from egs_jax.speech.layout import layout_of
 from egs_jax.speech.lips import cut_rows, fit_prior
 from egs_jax.training.frames_on_device import DeviceDataset
 from egs_jax.types import Batch
@@ -520,6 +521,30 @@ def test_sound_features_that_no_avatar_can_hear(copy):
         refused(copy, "audio_features.npy", f"{width}]")
     (copy / "meta.json").write_text(json.dumps(meta | {"audio_features": {"kind": "hubert"}}))
     refused(copy, "meta.json: damaged (sound features of kind 'hubert')")
+
+
+def test_features_of_a_shorter_look_ahead(copy):
+    meta = json.loads((copy / "meta.json").read_text())
+    assert Dataset.open(copy).layout == layout_of("mel")  # as before there was another one
+
+    def tell(seconds):
+        heard = meta["audio_features"] | {"look_ahead": seconds}
+        (copy / "meta.json").write_text(json.dumps(meta | {"audio_features": heard}))
+
+    sooner = layout_of("mel", 0.4)
+    tell(sooner.look_ahead())
+    refused(copy, f"silence_features.npy: 10 rows, expected a multiple of {sooner.hop_rows}")
+    hush = np.arange(sooner.hop_rows, dtype=np.float32)[:, None] + np.zeros(AUDIO_DIM, np.float32)
+    np.save(copy / "silence_features.npy", hush)
+    dataset = Dataset.open(copy)
+    assert dataset.layout == sooner
+    np.testing.assert_array_equal(dataset.silence(3, 8)[1, 4, :, 0], np.arange(-6, 10) % len(hush))
+    for seconds, why in (
+        (0.01, "look-ahead 0.01 s: mel features need"), (0.4, "look-ahead of 0.4 s"),
+        ("soon", "could not convert"),
+    ):  # fmt: skip
+        tell(seconds)
+        refused(copy, "meta.json: damaged", why)
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "text", "archive"])

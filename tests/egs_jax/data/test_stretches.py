@@ -1,5 +1,6 @@
 """Datasets of several stretches: nothing leads over a border, nothing hidden is learned from."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -73,13 +74,18 @@ def test_windows_hear_their_own_film_and_silence_beyond_it(folder):
                 np.testing.assert_array_equal(windows[i, entry], true)
 
 
-def test_a_device_cuts_the_same_windows(folder):
+@pytest.mark.parametrize("future", [None, 1])
+def test_a_device_cuts_the_same_windows(folder, future):
     dataset = Dataset.open(folder)
-    clip = dataset.clip
+    layout = dataclasses.replace(dataset.layout, future_frames=future)
+    dataset.layout, clip = layout, dataset.clip.replace(layout=layout)
     place = jnp.asarray(clip.sound_places)
     arrays = jnp.asarray(clip.audio_features), jnp.asarray(clip.silence_features)
-    on_device = feature_windows(*arrays, place[:, 0], 8, spans=place[:, 1:])
-    np.testing.assert_array_equal(on_device, dataset.audio_windows(np.arange(FRAMES), 8))
+    on_device = feature_windows(*arrays, place[:, 0], 8, spans=place[:, 1:], layout=layout)
+    windows = dataset.audio_windows(np.arange(FRAMES), 8)
+    np.testing.assert_array_equal(on_device, windows)
+    last = 3 if future is None else 1  # the frame whose entry is the last of a window
+    np.testing.assert_array_equal(windows[18, 7], windows[18 + last, 4])
 
 
 def test_frames_without_face_or_mouth_teach_nothing(folder):

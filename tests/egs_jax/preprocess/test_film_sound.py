@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from egs_jax.__main__ import main
+from egs_jax.data.dataset import Dataset
 from egs_jax.media.audio_file import write_wav
 from egs_jax.media.clock import SAMPLE_RATE
 from egs_jax.performer.voice import synthesize
 from egs_jax.preprocess import pipeline
 from egs_jax.preprocess.film_sound import check_speech, film_sound
 from egs_jax.runtime.errors import InputError
+from egs_jax.speech.layout import layout_of
 from egs_jax.speech.level import SPEECH_LOUDNESS
 
 FILM = Path("film.mp4")
@@ -124,6 +126,10 @@ def test_the_dataset_knows_the_loudness_at_which_it_was_heard(performer_dataset)
 def test_a_film_with_a_silent_track_first_is_heard(tmp_path, performer_dataset):
     sound = speech(4.0)
     film = with_sound(tmp_path / "a.mp4", performer_dataset.video, np.zeros(64_000), sound)
-    pipeline.preprocess(film, tmp_path / "set", audio_features="mel", size=64)
+    pipeline.preprocess(film, tmp_path / "set", audio_features="mel", size=64, look_ahead=0.4)
     meta = json.loads((tmp_path / "set" / "meta.json").read_text())
     assert meta["films"][0]["sound"]["speech_share"] > 0.4
+    heard = Dataset.open(tmp_path / "set")
+    assert heard.layout == layout_of("mel", 0.4) != layout_of("mel")
+    assert meta["audio_features"]["look_ahead"] == heard.layout.look_ahead()
+    assert len(heard.arrays["silence_features"]) == heard.layout.hop_rows

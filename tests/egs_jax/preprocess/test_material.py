@@ -7,7 +7,7 @@ import numpy as np
 
 from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.preprocess import material
-from egs_jax.speech.features import FRAME_SAMPLES, HOP_ROWS
+from egs_jax.speech.features import FRAME_SAMPLES
 
 
 def test_silence_stays_in_step_with_the_numbers_of_its_rows(monkeypatch):
@@ -26,14 +26,16 @@ def test_silence_stays_in_step_with_the_numbers_of_its_rows(monkeypatch):
         SimpleNamespace(samples=np.zeros(n * SAMPLE_RATE // FPS, np.float32)) for n in lengths
     ]
 
-    def count(samples, kind, loudness):
+    layout = layout_of("mel")
+
+    def count(samples, kind, loudness, layout):
         rows = np.arange(2 * len(samples) // FRAME_SAMPLES)
-        return np.float32(rows % HOP_ROWS)[:, None]
+        return np.float32(rows % layout.hop_rows)[:, None]
 
     monkeypatch.setattr(material, "extract_features", count)
-    sound = material.join_sound(films, hushed, "mel")
+    sound = material.join_sound(films, hushed, "mel", layout)
     for part, used in zip(sound.stretches, [*parts[0], *parts[1]], strict=True):
         first, end = part.sound_rows
-        assert np.array_equal(sound.features[first:end, 0], np.arange(first, end) % HOP_ROWS)
+        assert np.array_equal(sound.features[first:end, 0], np.arange(first, end) % layout.hop_rows)
         assert (part.start, part.stop) in runs and part.film_start == used[0]
         assert first <= 2 * part.sound_frame and end >= 2 * (part.sound_frame + used[1] - used[0])

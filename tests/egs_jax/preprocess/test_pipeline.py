@@ -386,6 +386,7 @@ def test_existing_foreign_folder_is_refused_untouched(tmp_path, performer_datase
     ("arguments", "message"),
     [
         ({"audio_features": "wav2vec"}, "choose one of whisper, whisper-base, mel"),
+        ({"audio_features": "mel", "look_ahead": 0.1}, "mel features need .* of sound after"),
         ({"val_seconds": 60.0}, "hold out less"),
         ({"face_parser": "no such parser.tflite"}, "no such parser.tflite"),
     ],

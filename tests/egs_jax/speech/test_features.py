@@ -10,9 +10,11 @@ from helpers import speech, tone
 
 from egs_jax.media.audio_file import as_samples
 from egs_jax.speech import features as audio
+from egs_jax.speech.layout import layout_of
 from egs_jax.speech.whisper import NETWORKS, WhisperEncoder, WhisperLayer
 
 KINDS = ["whisper", pytest.param("whisper-base", marks=pytest.mark.slow), "mel"]
+SOON = 0.4  # a look-ahead [s]
 
 
 @functools.cache
@@ -47,16 +49,17 @@ def encoder(kind):
 # ------------------------------------------------------------------------------------ features
 
 
+@pytest.mark.parametrize("look_ahead", [None, SOON])
 @pytest.mark.parametrize("kind", [pytest.param("whisper", marks=pytest.mark.slow), *KINDS[1:]])
-def test_chunks_of_any_size_give_the_same_bits(kind):
-    samples = speech(2.33)
-    whole = audio.extract_features(samples, kind, encoder(kind))
+def test_chunks_of_any_size_give_the_same_bits(kind, look_ahead):
+    samples, layout = speech(2.33), layout_of(kind, look_ahead)
+    whole = audio.extract_features(samples, kind, encoder(kind), layout=layout)
     assert whole.shape == (118, audio.AUDIO_FEATURES[kind].feature_dim)
     assert whole.dtype == np.float32
     for seed, largest in enumerate([2500, 30_000]):
         rng = np.random.default_rng(seed)
         cuts = np.cumsum(rng.integers(0, largest, 40_000 // largest * 4 + 4))
-        stream = audio.FeatureStream(kind, encoder(kind))
+        stream = audio.FeatureStream(kind, encoder(kind), layout=layout)
         rows = [stream.push(chunk) for chunk in np.split(samples, cuts[cuts < len(samples)])]
         np.testing.assert_array_equal(np.concatenate([*rows, stream.finish()]), whole)
 
@@ -91,6 +94,29 @@ def test_a_row_depends_on_the_stated_samples_only(kind, row):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_row_of_a_shorter_look_ahead_depends_on_its_window_only(kind):
+    """And on all of it, to the end: the first and the last row of a block, streamed in pieces."""
+    samples, layout = speech(2.5), layout_of(kind, SOON)
+    block = 100 // layout.hop_rows
+    first = block * layout.hop_samples + layout.window_offset
+    end = first + layout.window_samples
+    rows = [block * layout.hop_rows, (block + 1) * layout.hop_rows - 1]
+
+    def found(sound):
+        stream = audio.FeatureStream(kind, encoder(kind), layout=layout)
+        parts = [stream.push(part) for part in np.array_split(sound[:end], 7)]
+        return np.concatenate(parts)[rows]  # they are there before anything else is heard
+
+    base, other = found(samples), speech(2.5, seed=1)
+    other[first:end] = samples[first:end]
+    np.testing.assert_array_equal(found(other), base)
+    for place, row in ((first + 3, 0), (end - 3, 1)):  # Hann windows are about 0 at their ends
+        other = samples.copy()
+        other[place] += 30.0
+        assert not np.array_equal(found(other)[row], base[row])
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_silence_is_one_pattern(kind):
     rows = audio.extract_features(np.zeros(50_000, np.float32), kind, encoder(kind))
     np.testing.assert_array_equal(audio.silence_features(kind, len(rows), encoder(kind)), rows)
@@ -99,6 +125,13 @@ def test_silence_is_one_pattern(kind):
     np.testing.assert_array_equal(audio.extract_features(faint, kind, encoder(kind)), rows)
     if kind == "mel":
         np.testing.assert_array_equal(rows, np.full_like(rows, -1))
+    hop = layout_of(kind, SOON).hop_rows
+    rows = audio.extract_features(
+        np.zeros(20_000, np.float32), kind, encoder(kind), layout=layout_of(kind, SOON)
+    )
+    period = audio.silence_features(kind, None, encoder(kind), layout_of(kind, SOON))
+    np.testing.assert_array_equal(np.resize(period, rows.shape), rows)
+    assert len(period) == hop
 
 
 @pytest.mark.parametrize("count", [0, 1, 639, 640, 641, 3200, 6401, 12_801])
@@ -151,7 +184,7 @@ def test_whisper_rows_are_faded_windows(kind):
     samples = speech(3)
     windows = [samples[3200 * b - 19_240 :][:25_840] for b in (7, 8)]
     batch = np.stack([*windows, *windows])
-    old, new = np.asarray(_whisper_windows(encoder(kind), _mel_filters(400), batch))[:2]
+    old, new = np.asarray(_whisper_windows(encoder(kind), _mel_filters(400), batch, (50, 70)))[:2]
     rise = (np.arange(10)[:, None] + 0.5) / 10
     expected = old[10:] * (1 - rise) + new[:10] * rise
     rows = audio.extract_features(samples, kind, encoder(kind))

@@ -9,12 +9,12 @@ from helpers import tone
 
 from egs_jax.media.clock import SAMPLE_RATE
 from egs_jax.performer.voice import synthesize
-from egs_jax.speech import features
 from egs_jax.speech.features import FeatureStream, extract_features, silence_features
+from egs_jax.speech.layout import layout_of
 from egs_jax.speech.level import SPEECH_LOUDNESS, SpeechLevel, loudness
 from egs_jax.speech.whisper import NETWORKS
 
-HOP = features.HOP_SAMPLES
+HOP = layout_of("whisper").hop_samples
 
 
 @functools.cache

@@ -41,6 +41,7 @@ def test_a_clip_is_its_hash_and_not_its_name():
         (OTHER_FILM, "another film .SHA-256 cdcdcdcdcdcd, the run's abababababab. than"),
         (META | {"splits": {"train": [0, 12], "val": [12, 24]}}, "preprocessed otherwise .splits"),
         (META | {"audio_features": {"kind": "whisper"}}, "otherwise .audio_features: whisper, mel"),
+        (META | {"audio_features": {"kind": "mel", "look_ahead": 0.33}}, "look_ahead: 0.33, None"),
     ],
 )
 def test_a_run_goes_on_with_its_own_clip_wherever_it_lies(tmp_path, meta, told):
