@@ -169,13 +169,12 @@ class Dataset:
 
     @functools.cached_property
     def _lips_rects(self) -> Int[np.ndarray, "T 4"]:
-        return self._inside(self.arrays["lips_rects"] * self.scale)
+        return statistics.inside(self.arrays["lips_rects"] * self.scale, self.height, self.width)
 
     @functools.cached_property
     def _eyes_rects(self) -> Int[np.ndarray, "T 4"]:
-        return self._inside(
-            statistics.eyes_rects(self.arrays["landmarks"] * np.float32(self.scale))
-        )
+        rects = statistics.eyes_rects(self.arrays["landmarks"] * np.float32(self.scale))
+        return statistics.inside(rects, self.height, self.width)
 
     @functools.cached_property
     def stretches(self) -> tuple[Stretch, ...]:
@@ -226,9 +225,8 @@ class Dataset:
     @property
     def still_frame(self) -> int:
         """The training frame whose head pose is nearest the mean one."""
-        return int(
-            self.train_frames[statistics.calmest(self.arrays["viewmats"][self.train_frames])]
-        )
+        frames = self.train_frames
+        return int(frames[statistics.calmest(self.arrays["viewmats"][frames])])
 
     @functools.cached_property
     def blink_frames(self) -> Int[np.ndarray, " K"]:
@@ -243,10 +241,8 @@ class Dataset:
     @functools.cached_property
     def lip_shapes(self) -> Float[np.ndarray, "T 2"]:
         """Opening and width of the mouth, in standard deviations from the training mean."""
-        arrays = self.arrays
-        return statistics.lip_shapes(
-            arrays["mouth_opening"], arrays["landmarks"], self.train_frames
-        )
+        opening, landmarks = self.arrays["mouth_opening"], self.arrays["landmarks"]
+        return statistics.lip_shapes(opening, landmarks, self.train_frames)
 
     @functools.cached_property
     def sound_spread(self) -> Float[np.ndarray, " F"]:
@@ -362,10 +358,8 @@ class Dataset:
 
     def clip_for(self, fits_lips: bool) -> Clip:
         """Return `clip`, with what `fitted_lips` tell where these are asked for."""
-        return self._clip_with_lips if fits_lips else self.clip
-
-    @functools.cached_property
-    def _clip_with_lips(self) -> Clip:
+        if not fits_lips:
+            return self.clip
         return self.clip.with_lips(self.train_frames, self.fitted_lips())
 
     def _fit_lips(self) -> FittedLips:
@@ -397,11 +391,6 @@ class Dataset:
         if self.scale == 1:
             return picture
         return cv2.resize(picture, (self.width, self.height), interpolation=cv2.INTER_AREA)
-
-    def _inside(self, rects: Float[np.ndarray, "T 4"]) -> Int[np.ndarray, "T 4"]:
-        """Round rectangles to pixels and cut them to the image."""
-        limits = (self.height, self.height, self.width, self.width)
-        return np.clip(np.rint(rects), 0, limits).astype(np.int32)
 
     def _index(self, i: int) -> int:
         if not 0 <= i < self.num_frames:

@@ -79,3 +79,8 @@ def eyes_rects(landmarks: Float[np.ndarray, "T 478 3"]) -> Float[np.ndarray, "T 
     low, high = points.min(axis=1), points.max(axis=1)
     margin = EYES_MARGIN * (high[:, 1:] - low[:, 1:])
     return np.stack([low - margin, high + margin], axis=2).reshape(-1, 4)
+
+
+def inside(rects: Float[np.ndarray, "T 4"], height: int, width: int) -> Int[np.ndarray, "T 4"]:
+    """Round rectangles (top, bottom, left, right) to pixels and cut them to the image."""
+    return np.clip(np.rint(rects), 0, (height, height, width, width)).astype(np.int32)

@@ -8,6 +8,7 @@ import numpy as np
 from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.preprocess import material
 from egs_jax.speech.features import FRAME_SAMPLES
+from egs_jax.speech.layout import layout_of
 
 
 def test_silence_stays_in_step_with_the_numbers_of_its_rows(monkeypatch):
