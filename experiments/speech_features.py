@@ -78,6 +78,9 @@ def main(argv: list[str] | None = None) -> Path:
     for clip in clips:
         if len(clip.stretches) > 1:
             raise InputError(f"{clip.folder}: has several stretches; give clips without a cut")
+        if clip.num_frames < 2 * BLOCK_FRAMES:
+            least = 2 * BLOCK_FRAMES // FPS
+            raise InputError(f"{clip.folder}: is too short; give clips of {least} s or more")
     espeak = _espeak.Espeak(arguments.espeak) if arguments.espeak else None
     sound = np.resize(read_audio(clips[0].folder / "audio.wav"), TIMED_SECONDS * SAMPLE_RATE)
     for kind in kinds:

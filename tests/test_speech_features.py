@@ -49,8 +49,11 @@ def test_without_espeak_it_says_where_it_is_to_be_had(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_smallest_run(performer_dataset, tmp_path):
+def test_the_smallest_run(performer_dataset, tmp_path, monkeypatch):
     arguments = [str(performer_dataset.folder), "--tiny", "--out", str(tmp_path)]
+    with pytest.raises(InputError, match="too short; give clips of 10 s"):
+        speech_features.main(arguments)
+    monkeypatch.setattr(speech_features, "BLOCK_FRAMES", 25)
     path = speech_features.main(arguments)
     assert path == Path(tmp_path / "speech_features.json")
     cost, held_out = json.loads(path.read_text("utf-8"))["cases"]
