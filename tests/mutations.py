@@ -241,7 +241,7 @@ MUTATIONS = [
          "            if not same:", "            if False:",
          "tests/egs_jax/training/test_hosts.py::test_which_host_differs_in_what_is_named"),
     edit("all hosts hear the same silence", "egs_jax/data/batches.py",
-         "first = jax.process_index() * len(frames)", "first = 0 * len(frames)",
+         "places = jax.process_index() * len(frames)", "places = 0 * len(frames)",
          "tests/egs_jax/training/test_hosts.py::test_the_parts_of_two_hosts_are_the_batch"),
 
     # Switches of the training step.

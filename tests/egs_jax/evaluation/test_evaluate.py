@@ -401,7 +401,7 @@ def test_of_a_long_split_some_frames_are_drawn_under_shifted_sound(monkeypatch):
     monkeypatch.setattr(signals, "_openings", drawn)
     data = SimpleNamespace(
         fps=25.0, train_frames=np.arange(50), silence=lambda n, _: np.zeros(n),
-        meta={"audio_features": {"kind": "mel"}},
+        meta={"audio_features": {"kind": "mel"}}, arrays={"mouth_opening": rng.random(count + 50)},
     )  # fmt: skip
     avatar = SimpleNamespace(
         dataset=data, config=SimpleNamespace(model=SimpleNamespace(window_frames=8))
