@@ -106,7 +106,7 @@ def closed_share(
 def shifted_share(
     runs: list[Opening], closures: Int[np.ndarray, " K"], levels: Levels | None
 ) -> Figure:
-    """Return the 95th percentile of `closed_share` over runs whose audio was shifted.
+    """Return the 95th percentile of `closed_share` over runs of the opening, shifted in time.
 
     A mouth that is always shut, or flutters, closes as often in these.
     """

@@ -7,7 +7,7 @@ frames, and how loud the sound is.
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import to_uint8
@@ -28,7 +28,7 @@ SILENT_FRAMES = 32
 """Training frames rendered under silence."""
 TRAIN_FRAMES = 200
 """Training frames rendered as spoken, to which the silent ones are compared."""
-SHIFTED_FRAMES = 400
+SHIFTED_FRAMES = 200
 """Frames of a longer split, spread evenly, that are rendered under shifted sound: fifty times each,
 and neighbors say nearly the same."""
 ECHO = "the lids of the frame are given: an input's echo"
@@ -66,20 +66,21 @@ def mouth_figures(
         "mouth_gain": metrics.gain(rendered, true),
         "mouth_r_shift_p95": _shifted_figure(shifted, true[some]),
         "mouth_silence_percentile": silence,
-        **_ends_and_closures(data, frames, rendered, true, shifted),
+        **_ends_and_closures(data, frames, rendered, true, offsets),
     }
 
 
 def _ends_and_closures(
     data: Dataset, frames: np.ndarray, rendered: np.ndarray, true: np.ndarray,
-    shifted: list[np.ndarray],
+    offsets: Int[np.ndarray, " R"],
 ) -> dict[str, Figure]:  # fmt: skip
     """Compare how far the lips open at both ends, and whether they shut."""
     levels = mouth.levels_of(data.arrays["mouth_opening"][data.train_frames])
     line = lambda values: laid_out(values, frames, data.stretches, 1)  # no closure over a cut
     closures = mouth.closures_of(line(true), levels, data.fps)
     widest, narrowest = mouth.end_errors(rendered, true)
-    runs = [line(run) for run in shifted]
+    # Lips told by sound are, under shifted sound, those of the frame that it was taken from.
+    runs = [line(np.roll(rendered, shift)) for shift in offsets]
     return {
         "mouth_wide_error": widest,
         "mouth_narrow_error": narrowest,
