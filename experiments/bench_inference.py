@@ -14,11 +14,13 @@ measured in a tenth of the calls.
 
     python -m experiments.bench_inference [--run RUN] [--calls 1000] [--plot-only] [--tiny]
     python -m experiments.bench_inference --bodies [--calls 1000]
+    python -m experiments.bench_inference --lips [--calls 1000]
 
 writes `results/bench_inference.json` and draws `figures/inference.png`; the second, the same
 Gaussians as a head's and as a person's, `results/bench_bodies.json` (claim: a person takes at most
-1.25 times as long). `--tiny` runs a small case
-on any machine (tests).
+1.25 times as long); the third, the same person with learned and with fitted lips,
+`results/bench_lips.json` (claim: fitted lips cost no time). `--tiny` runs a small case on any
+machine (tests).
 
 Floors of a frame for 50,000 Gaussians at 512 px, estimated before the kernels were written: of
 `deform` 19 GFLOP on tensor cores and 41 MB, 24 us at 790 TFLOP/s and 10 us at 4.3 TB/s; of
@@ -33,7 +35,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +52,7 @@ from egs_jax.model.gaussians import Gaussians
 from egs_jax.model.limits import Limits
 from egs_jax.runtime.environment import keep_programs
 from egs_jax.runtime.errors import InputError
+from egs_jax.speech.lips import READ_ROWS, LipsReader, fit_lips
 from egs_jax.training import step as train
 from egs_jax.types import Drive, Params
 from experiments import _plots
@@ -58,7 +61,7 @@ from experiments._runs import parsed, run_main, to_draw
 from kernels import compile_kernels
 from kernels.rasterize.cases import head_case
 
-NAME, FIGURE, BODIES = "bench_inference", "inference", "bench_bodies"
+NAME, FIGURE, BODIES, LIPS = "bench_inference", "inference", "bench_bodies", "bench_lips"
 AUDIO_DIM = 384
 SYNTHETIC = "synthetic"
 COMPILERS = 6
@@ -84,8 +87,8 @@ class Scene(NamedTuple):
     drive: Callable[[int], Drive]  # of so many frames, on the host
 
 
-def synthetic(n: int, size: int, architecture: str, body: Body = "head", **more: int) -> Scene:
-    """Make the benchmark's head, moved by random networks.
+def synthetic(n: int, size: int, architecture: str, body: Body = "head", **more: Any) -> Scene:
+    """Make the benchmark's head, moved by random networks with `more` settings.
 
     As a person, the same Gaussians stand between two frames that differ, at poses with limits.
     """
@@ -102,6 +105,8 @@ def synthetic(n: int, size: int, architecture: str, body: Body = "head", **more:
         densify=DensifyConfig(capacity=n, points=min(n, 30_000)),
     )  # fmt: skip
     nets = train.fresh_networks(config.model, 0, AUDIO_DIM)
+    if config.model.fits_lips:
+        nets["tokens"]["lips_reader"] = some_reader(AUDIO_DIM)._asdict()
     heads = nets["deform"]["heads"]
     keys = iter(jax.random.split(jax.random.key(1), 100))
     nets["deform"]["heads"] = jax.tree.map(
@@ -127,7 +132,16 @@ def synthetic(n: int, size: int, architecture: str, body: Body = "head", **more:
 
     limits = Limits.of(viewmat[None]) if body == "person" else None
     kept = prepared.prepare(config, params, alive, config.model.sh_degree, limits)
-    return Scene(f"{SYNTHETIC} {body}, {architecture}", n, size, config, params, alive, kept, drive)
+    name = f"{SYNTHETIC} {body}, {architecture}{', fitted lips' * config.model.fits_lips}"
+    return Scene(name, n, size, config, params, alive, kept, drive)
+
+
+def some_reader(features: int) -> LipsReader:
+    """Fit a reader on noise, which tells lips as moved as any."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.standard_normal(shape, np.float32)
+    silence, rest = np.zeros((1, features), np.float32), np.zeros(2, np.float32)
+    return fit_lips(draw(200, READ_ROWS, features), draw(200, 2), silence, rest).reader
 
 
 def trained(run_dir: Path) -> Scene:
@@ -322,12 +336,17 @@ def main(argv: list[str] | None = None) -> Path:
     parser.add_argument("--calls", type=int, default=1000)
     parser.add_argument("--plot-only", action="store_true")
     parser.add_argument("--bodies", action="store_true")
+    parser.add_argument("--lips", action="store_true")
     arguments = parsed(parser, argv)
     if arguments.calls < 1:
         raise InputError(f"--calls: got {arguments.calls}, expected at least 1")
     if arguments.bodies:
         scenes = [synthetic(50_000, 512, "paper", body) for body in ("head", "person")]
         return measure_all(BODIES, scenes, (1, 16), arguments.calls, arguments.out)
+    if arguments.lips:
+        person = functools.partial(synthetic, 50_000, 512, "paper", "person")
+        scenes = [person(lips=lips) for lips in ("learned", "fitted")]
+        return measure_all(LIPS, scenes, (1, 5, 16), arguments.calls, arguments.out)
     if arguments.tiny and not arguments.plot_only:
         measure_all(NAME, [synthetic(500, 48, "paper", hash_levels=1)], (2,), 3, arguments.out)
     elif not arguments.plot_only:

@@ -4,13 +4,15 @@ Claim: for all networks and sizes from one Gaussian to a ragged 5,000 in several
 it equals the JAX implementation, in float32 up to what operands of bfloat16 leave, and with its
 operands rounded alike up to what the hardware's tanh and the order of sums leave; 100 repeats give
 the same bits; a Gaussian that is not finite changes no bit of the others. And the kernel of
-`frame_tokens` equals the modules in float32 up to operands of TF32. Takes some minutes.
+`frame_tokens` equals the modules in float32 up to operands of TF32, and fitted lips up to float32.
+Takes some minutes.
 
     python -m experiments.check_deform_gpu
 
 prints a line per check, writes `results/check_deform_gpu.json`, and exits with 1 if one fails.
 """
 
+import itertools
 import os
 from functools import partial
 from types import SimpleNamespace
@@ -27,6 +29,7 @@ from egs_jax.model.attention import dynamic_mix
 from egs_jax.types import Drive
 from experiments._common import RESULTS, Report, Result, require_triton
 from experiments._runs import run_main
+from experiments.bench_inference import some_reader
 from kernels.deform import Deformed
 from kernels.deform.cases import make_case, pack
 from kernels.deform.triton.deform import TILE, deform_tiles
@@ -45,6 +48,7 @@ SIZES = dict(
 MOST = dict(float32=0.03, bfloat16=0.015)
 UNDO = dict(scales=np.log, opacities=lambda v: np.log(v) - np.log1p(-v))  # activations
 MOST_TOKENS = 0.01  # of the largest number; TF32 has ten bits
+MOST_LIPS = 1e-4  # of float32 throughout; to read lips in TF32 is wrong by up to 1e-3
 REPEATS = 100
 WORKERS = 7
 
@@ -113,13 +117,15 @@ def check_neighbors(report: Report, network: str) -> None:
     report.check(f"neighbours {network}", same and poisoned, f"same bits {same}, lost {poisoned}")
 
 
-def check_tokens(report: Report, frames: int) -> None:
+def check_tokens(report: Report, frames: int, lips: str) -> None:
     """Check the tokens' kernel against the modules in full float32, untrained."""
-    config = ModelConfig(dropout=0.0)
+    config = ModelConfig(dropout=0.0, lips=lips)
     nets = model.networks(config)
     params = model.init_networks(config, jax.random.key(0), 384)["tokens"]
     keys = iter(jax.random.split(jax.random.key(1), 5))
     draw = lambda *shape: jax.random.normal(next(keys), shape)
+    if config.fits_lips:
+        params["lips_reader"] = some_reader(384)._asdict()
     windows, agents = draw(frames, config.window_frames, 16, 384), draw(200, config.d_model)
     eyes, viewmats = jax.random.uniform(next(keys), (frames,)), draw(frames, 4, 4)
     drive = Drive(windows, eyes, viewmats, draw(frames, 3, 3), jnp.zeros((frames, 1, 1, 3), "u1"))
@@ -130,7 +136,7 @@ def check_tokens(report: Report, frames: int) -> None:
     call = jax.jit(
         partial(
             frame_tokens, distance=nets.tokens.pose_distance,
-            temperature=nets.attention.temperature,
+            temperature=nets.attention.temperature, fits_lips=config.fits_lips,
         )
     )  # fmt: skip
     first = call(windows, eyes, viewmats, agents, weights)
@@ -138,14 +144,16 @@ def check_tokens(report: Report, frames: int) -> None:
         float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b)))
         for a, b in zip(first, (want, mix), strict=True)
     )
-    report.check(f"tokens of {frames} frames", worst < MOST_TOKENS, f"{worst:.1e}")
+    name = f"tokens of {frames} frames, lips {lips}"
+    report.check(name, worst < MOST_TOKENS, f"{worst:.1e}")
+    if config.fits_lips:
+        worst = float(jnp.max(jnp.abs(first[0] - want)[:, -1]))
+        report.check(f"{name}, their token", worst < MOST_LIPS, f"{worst:.1e}")
     same = sum(
         all(map(np.array_equal, first, call(windows, eyes, viewmats, agents, weights)))
         for _ in range(REPEATS)
     )
-    report.check(
-        f"tokens of {frames} frames, repeats", same == REPEATS, f"{same} of {REPEATS} bit-identical"
-    )
+    report.check(f"{name}, repeats", same == REPEATS, f"{same} of {REPEATS} bit-identical")
 
 
 def main() -> int:
@@ -158,8 +166,8 @@ def main() -> int:
     for network in NETWORKS:
         check_repeats(report, network)
         check_neighbors(report, network)
-    for frames in (1, 5, 16):
-        check_tokens(report, frames)
+    for frames, lips in itertools.product((1, 5, 16), ("learned", "fitted")):
+        check_tokens(report, frames, lips)
     return report.finish("check_deform_gpu", RESULTS)
 
 

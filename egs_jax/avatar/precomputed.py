@@ -128,6 +128,7 @@ def listen(
         return frame_tokens(
             drive.audio_windows, drive.eyes, drive.viewmats, kept.agents, kept.token_weights,
             distance=nets.tokens.pose_distance, temperature=nets.attention.temperature,
+            fits_lips=config.model.fits_lips,
         )  # fmt: skip
     tokens, bias = model.condition(config.model, kept.token_params, drive)
     return tokens, dynamic_mix(kept.agents, tokens, nets.attention.temperature, bias)

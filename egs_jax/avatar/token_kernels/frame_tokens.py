@@ -1,7 +1,8 @@
 """`frame_tokens`: what frames are conditioned on, by two Triton kernels.
 
 The sound of a window goes through four convolutions of stride 2, two linear layers and a Taylor
-KAN; a blink, a camera and what the sound says of the lips through a Taylor KAN each; then
+KAN; a blink, a camera and what the sound says of the lips through a Taylor KAN each (that is read
+from the sound's own token or, with fitted lips, told as by `speech.lips.read`); then
 
     mix = softmax_tokens(agents tokens^T / temperature).
 
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 from jax import ShapeDtypeStruct
 from jaxtyping import Array, Float
 
+from egs_jax.speech.lips import KNOTS, READ_ROWS
 from kernels import launch
 from kernels.checks import require, typechecked
 
@@ -32,12 +34,13 @@ MIX_WARPS, MIX_BLOCK = 4, 32
 """Warps and agents of a program that weighs tokens."""
 
 
-def sizes(window: int, features: int) -> dict[str, tuple[int, ...]]:
+def sizes(window: int, features: int, fits_lips: bool = False) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the parts of the vector of weights, in order.
 
     Args:
       window: Frames of a window.
       features: Sound features a row.
+      fits_lips: Lips are told by a `speech.lips.LipsReader`, whose kernel is turned.
     """
     parts = {}
     for i, (fan_in, fan_out) in enumerate(((features, 32), (32, 32), (32, 64), (64, 64))):
@@ -50,23 +53,30 @@ def sizes(window: int, features: int) -> dict[str, tuple[int, ...]]:
             parts[f"{name}.{layer}.bias"] = (WIDTH,)
         parts |= {f"{name}_norm.scale": (WIDTH,), f"{name}_norm.bias": (WIDTH,)}
     parts |= {"null": (WIDTH,), "code": (window + 4, WIDTH)}
+    if fits_lips:
+        reader = {"kernel": (2, READ_ROWS * features), "hush": (features,), "told": (KNOTS, 2)}
+        reader |= {"true": (KNOTS, 2), "bias": (2,), "rest": (2,), "spread": ()}
+        return parts | {f"lips_reader.{name}": shape for name, shape in reader.items()}
     # Last: its bias would leave all that follows off the 16 bytes that one load takes.
     return parts | {"lips_read.kernel": (WIDTH, 2), "lips_read.bias": (2,)}
 
 
 @typechecked
-def pack(parts: dict[str, Array], window: int, features: int) -> Float[Array, " weights"]:
+def pack(
+    parts: dict[str, Array], window: int, features: int, fits_lips: bool = False
+) -> Float[Array, " weights"]:
     """Lay weights out in one vector.
 
     Args:
       parts: By the names of `sizes`; "code" is what is added to each token.
       window: See `sizes`.
       features: See `sizes`.
+      fits_lips: See `sizes`.
 
     Raises:
       ValueError: if a part is missing, or of another shape.
     """
-    wanted = sizes(window, features)
+    wanted = sizes(window, features, fits_lips)
     got = {name: value.shape for name, value in parts.items()}
     wrong = sorted(n for n in wanted.keys() | got.keys() if wanted.get(n) != got.get(n))
     require(
@@ -87,6 +97,7 @@ def frame_tokens(
     *,
     distance: float,
     temperature: float,
+    fits_lips: bool = False,
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B A T"]]:
     """Make the tokens of frames and how much every agent listens to each; no gradient.
 
@@ -98,6 +109,7 @@ def frame_tokens(
       weights: From `pack`.
       distance: What the camera's translation is divided by [world units].
       temperature: Divisor of the scores.
+      fits_lips: See `sizes`.
 
     Returns:
       Tokens, T = W + 4: sound, eye, pose, null, lips; and the mix, whose rows sum to one.
@@ -112,7 +124,7 @@ def frame_tokens(
         f"frame_tokens: expected at most {MOST_WINDOW} frames a window and tokens of {WIDTH}, got "
         f"{window} and {d_model}; use the modules in plain JAX",
     )
-    count = sum(math.prod(shape) for shape in sizes(window, features).values())
+    count = sum(math.prod(shape) for shape in sizes(window, features, fits_lips).values())
     require(
         weights.size == count, f"weights: expected {count} numbers, got {weights.size}; pack again"
     )
@@ -122,8 +134,9 @@ def frame_tokens(
     (tokens,) = launch.triton_call(
         frame_tokens_kernels.tokens_kernel, windows, eyes, viewmats, weights,
         outputs=(ShapeDtypeStruct((n_frames, n_tokens, d_model), jnp.float32),),
-        grid=n_frames * (window + 2), num_warps=WARPS, W=window, F=features, D=d_model,
+        grid=n_frames * (window + 2 + fits_lips), num_warps=WARPS, W=window, F=features, D=d_model,
         BLOCK=BLOCK, DISTANCE=float(distance), EYE_RATE=math.log(LARGEST_EYE_RATE) / 15,
+        FITTED=fits_lips,
     )  # fmt: skip
     (mix,) = launch.triton_call(
         frame_tokens_kernels.mix_kernel, tokens, agents,

@@ -4,7 +4,8 @@ The networks are small and deep, so that a frame takes as long as its longest ch
 waiting for the one before, and as fetching its instructions, most of which run once. Hence a
 program makes one token: W + 2 of them work on a frame at once, all tokens end in the same piece of
 code, and weights are asked for layers ahead. The longest chain is that of the window's own entry,
-whose program also makes the lips' token.
+whose program also makes the lips' token. Fitted lips wait for no token, being told from the sound
+itself: they have a program of their own, so that the longest chain is shorter by a token.
 
 Past the convolutions a program has a single row. Its products are sums in float32 of weights that
 go straight to registers: quicker than tensor cores, which take 16 rows, and operands by way of
@@ -20,6 +21,8 @@ longer. So one weight that is not finite may spoil any token.
 import triton
 import triton.language as tl
 
+from egs_jax.speech import lips
+
 STEPS = tl.constexpr(16)  # rows of an entry of the window
 LEAK = tl.constexpr(0.02)
 SOUND = tl.constexpr(32)  # numbers that a token is made of
@@ -28,6 +31,11 @@ POSE = tl.constexpr(12)
 LIPS = tl.constexpr(2)
 WIDEST = tl.constexpr(32)
 UNIT = tl.constexpr(32)  # divides the places of the tokens' weights; they are loaded by 16 bytes
+ROWS = tl.constexpr(lips.READ_ROWS)  # that fitted lips are told from
+REACH = tl.constexpr(lips.REACH)
+KNOTS = tl.constexpr(lips.KNOTS)
+LOW, HIGH = tl.constexpr(lips.QUIET[0]), tl.constexpr(lips.QUIET[1])
+LEAST = tl.constexpr(1e-14)  # step between knots
 HALF_PI = tl.constexpr(1.5707963267948966)
 
 
@@ -192,12 +200,64 @@ def _lips_vector(token, weights, D: tl.constexpr):
 
 
 @triton.jit
+def _share(x):
+    """Clip to [0, 1]; what is not a number stays so."""
+    return tl.clamp(x, 0.0, 1.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def _told_vector(window, weights, W: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr):
+    """Tell the lips by the rows around a frame, as `speech.lips.read` does; then zeros: [WIDEST].
+
+    The sums nearly cancel: nothing of them is rounded to less than float32.
+    """
+    HUSH: tl.constexpr = LIPS * ROWS * F
+    TOLD: tl.constexpr = HUSH + F
+    TRUE: tl.constexpr = TOLD + KNOTS * LIPS
+    BIAS: tl.constexpr = TRUE + KNOTS * LIPS
+    row, k = tl.arange(0, 32)[:, None], tl.arange(0, BLOCK)[None, :]
+    # Half of the rows begin an entry of the window, the others end one.
+    late = (W // 2 + REACH + 1) * STEPS - ROWS
+    place = tl.where(row < ROWS // 2, (W // 2 - REACH) * STEPS, late) + row
+    opening = tl.zeros([32, BLOCK], tl.float32)
+    width, away = opening, opening
+    for first in tl.range(0, F, BLOCK):
+        feature = first + k
+        exists = (row < ROWS) & (feature < F)
+        x = tl.load(window + place * F + feature, mask=exists, other=0.0)
+        at = weights + row * F + feature
+        opening += x * tl.load(at, mask=exists, other=0.0)
+        width += x * tl.load(at + ROWS * F, mask=exists, other=0.0)
+        x = x - tl.load(weights + HUSH + feature, mask=exists, other=0.0)
+        away += x * x
+    lip = tl.arange(0, WIDEST)
+    told = tl.where(lip == 0, tl.sum(opening), tl.where(lip == 1, tl.sum(width), 0.0))
+    told += tl.load(weights + BIAS + lip, mask=lip < LIPS, other=0.0)
+    # All steps that lie below, and a share of the one that it is on.
+    knot = tl.arange(0, 32)[:, None]
+    exists = (knot < KNOTS - 1) & (lip < LIPS)[None, :]
+    knot = weights + TOLD + knot * LIPS + lip[None, :]
+    begin = tl.load(knot, mask=exists, other=0.0)
+    step = tl.load(knot + LIPS, mask=exists, other=1.0) - begin
+    told = _share((told[None, :] - begin) / tl.maximum(step, LEAST))
+    knot += TRUE - TOLD
+    step = tl.load(knot + LIPS, mask=exists, other=0.0) - tl.load(knot, mask=exists, other=0.0)
+    told = tl.sum(told * step, axis=0)
+    told += tl.load(weights + TRUE + lip, mask=lip < LIPS, other=0.0)
+    rest = tl.load(weights + BIAS + LIPS + lip, mask=lip < LIPS, other=0.0)
+    away = tl.max(tl.sqrt(tl.sum(away, axis=1))) / tl.load(weights + BIAS + 2 * LIPS)
+    return told + _share((away - HIGH) / (LOW - HIGH)) * (rest - told)
+
+
+@triton.jit
 def tokens_kernel(
     windows, eyes, viewmats, weights, tokens,
     W: tl.constexpr, F: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
-    DISTANCE: tl.constexpr, EYE_RATE: tl.constexpr,
+    DISTANCE: tl.constexpr, EYE_RATE: tl.constexpr, FITTED: tl.constexpr,
 ):  # fmt: skip
     """A token of a frame; of W + 2 programs the sound's own entry also makes that of the lips.
+
+    FITTED lips have another program.
 
     Args (pointers, float32):
       windows: [B, W, 16, F].
@@ -215,7 +275,8 @@ def tokens_kernel(
     NULL: tl.constexpr = AT_LIPS + 3 * LIPS * D + LATER
     CODES: tl.constexpr = NULL + D
     READ: tl.constexpr = CODES + (W + 4) * D
-    frame, place = tl.program_id(0) // (W + 2), tl.program_id(0) % (W + 2)
+    PROGRAMS: tl.constexpr = W + 3 if FITTED else W + 2
+    frame, place = tl.program_id(0) // PROGRAMS, tl.program_id(0) % PROGRAMS
     tokens += frame * ((W + 4) * D)
     feature = tl.arange(0, D)
     if place < W:
@@ -225,18 +286,22 @@ def tokens_kernel(
     elif place == W:
         x = _eye_code(tl.load(eyes + frame), EYE_RATE)
         fan_in, at = EYE, AT_EYE // UNIT
+    elif FITTED and place == W + 2:
+        windows += frame.to(tl.int64) * (W * STEPS * F)
+        x = _told_vector(windows, weights + READ, W, F, BLOCK)
+        fan_in, at, place = LIPS, AT_LIPS // UNIT, W + 3
     else:
         x = _pose_vector(viewmats + frame * 16, DISTANCE)
         fan_in, at = POSE, AT_POSE // UNIT
         null = _vector(weights + NULL, D) + _vector(weights + CODES + (W + 2) * D, D)
         tl.store(tokens + (W + 2) * D + feature, null)
     # One piece of code for all: fetching it takes longer than running it.
-    turns = 1 + (place == W // 2).to(tl.int32)
+    turns = 1 if FITTED else 1 + (place == W // 2).to(tl.int32)
     for _ in range(turns):
         token = _token(x, weights + at * UNIT, fan_in, D)
         code = _vector(weights + CODES + place * D, D)
         tl.store(tokens + place * D + feature, token + code)
-        if place == W // 2:
+        if not FITTED and place == W // 2:
             x = _lips_vector(token, weights + READ, D)
             fan_in, at, place = LIPS, AT_LIPS // UNIT, W + 3
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from egs_jax.avatar.token_kernels.frame_tokens import LARGEST_EYE_RATE, sizes
+from egs_jax.speech.lips import LipsReader, read, read_rows
 
 EPSILON = 1e-6
 """Added to the variance in a normalization."""
@@ -23,12 +24,17 @@ def frame_tokens_reference(
     *,
     distance: float,
     temperature: float,
+    fits_lips: bool = False,
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B A T"]]:
     """Make the tokens of frames and how much every agent listens to each.
 
     Arguments and results are those of `frame_tokens`.
     """
-    part = unpack(weights, windows.shape[1], windows.shape[3])
+    part = unpack(weights, windows.shape[1], windows.shape[3], fits_lips)
+    told = None
+    if fits_lips:
+        reader = LipsReader(**{name: part[f"lips_reader.{name}"] for name in LipsReader._fields})
+        told = read(reader._replace(kernel=reader.kernel.T), read_rows(windows))
 
     def linear(name: str, x: Array) -> Array:
         return x @ part[f"{name}.kernel"] + part[f"{name}.bias"]
@@ -53,27 +59,28 @@ def frame_tokens_reference(
         return linear("out", leaky(linear("hidden", x[0])))
 
     def frame(
-        window: Float[Array, "W 16 F"], eye: Float[Array, ""], viewmat: Float[Array, "4 4"]
-    ) -> Float[Array, "T D"]:
+        window: Float[Array, "W 16 F"], eye: Float[Array, ""], viewmat: Float[Array, "4 4"],
+        told: Float[Array, " 2"] | None,
+    ) -> Float[Array, "T D"]:  # fmt: skip
         heard = jnp.stack([token("audio", sound(rows)) for rows in window])
         rates = jnp.exp(jnp.arange(16) * (math.log(LARGEST_EYE_RATE) / 15))
         blink = jnp.stack([jnp.sin(eye * rates), jnp.cos(eye * rates)], axis=1).reshape(-1)
         pose = jnp.concatenate([viewmat[:3, :3].T.reshape(-1), viewmat[:3, 3] / distance])
-        lips = token("lips", linear("lips_read", heard[len(window) // 2]))
-        others = [token("eye", blink), token("pose", pose), part["null"], lips]
+        lips = linear("lips_read", heard[len(window) // 2]) if told is None else told
+        others = [token("eye", blink), token("pose", pose), part["null"], token("lips", lips)]
         return jnp.concatenate([heard, jnp.stack(others)]) + part["code"]
 
-    tokens = jax.vmap(frame)(windows, eyes, viewmats)
+    tokens = jax.vmap(frame)(windows, eyes, viewmats, told)
     scores = jnp.einsum("ad,btd->bat", agents, tokens) / temperature
     return tokens, jax.nn.softmax(scores, axis=-1)
 
 
 def unpack(
-    weights: Float[Array, " weights"], window: int, features: int
+    weights: Float[Array, " weights"], window: int, features: int, fits_lips: bool = False
 ) -> dict[str, Float[Array, "..."]]:
     """Cut the vector of `frame_tokens.pack` into its parts again."""
     parts, at = {}, 0
-    for name, shape in sizes(window, features).items():
+    for name, shape in sizes(window, features, fits_lips).items():
         parts[name] = weights[at : at + math.prod(shape)].reshape(shape)
         at += math.prod(shape)
     return parts

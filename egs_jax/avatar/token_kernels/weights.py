@@ -32,7 +32,6 @@ def why_not_networks(model: ModelConfig) -> str | None:
         "they have no parity architecture": model.architecture == "parity",
         "they keep the window a sequence, which ppe token does not": model.ppe == "token",
         "they have Taylor KANs alone": model.token_kan != "taylor",
-        "they read lips from a token, not from the sound": model.fits_lips,
         "cross-attention has no agents for them to mix": model.attention == "cross",
         f"they take tokens of {WIDTH} numbers, not {model.d_model}": model.d_model != WIDTH,
         f"they take windows of {MOST_WINDOW} frames, not {window}": window > MOST_WINDOW,
@@ -55,11 +54,14 @@ def token_weights(config: ModelConfig, params: Mapping[str, Any]) -> Float[Array
             parts[f"{name}.{layer}.kernel"] = columns.kernel.reshape(-1, WIDTH)
             parts[f"{name}.{layer}.bias"] = columns.bias
         parts |= {f"{name}_norm.{kind}": value for kind, value in params[f"{name}_norm"].items()}
-    parts |= {f"lips_read.{kind}": value for kind, value in params["lips_read"].items()}
+    reader = "lips_reader" if config.fits_lips else "lips_read"
+    parts |= {f"{reader}.{kind}": value for kind, value in params[reader].items()}
+    if config.fits_lips:  # each number's side by side in memory
+        parts["lips_reader.kernel"] = parts["lips_reader.kernel"].T
     window = config.window_frames
     code = jnp.zeros((window, WIDTH))
     if config.resolved.ppe == "temporal":
         code = periodic_encoding(window, WIDTH, config.ppe_period)
     parts |= {"null": params["null"], "code": jnp.pad(code, ((0, 4), (0, 0)))}
     features = parts["conv_0.kernel"].shape[1]
-    return pack(parts, window, features)
+    return pack(parts, window, features, config.fits_lips)

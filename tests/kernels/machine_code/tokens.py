@@ -2,11 +2,12 @@
 
 Run on its own, without TRITON_INTERPRET: `python tokens.py` prints one JSON object, by kernel:
 registers, spilt bytes, bytes of shared memory, instructions, products, and loads to registers of 16
-bytes and of fewer.
+bytes and of fewer. "fitted" is `tokens_kernel` with fitted lips.
 """
 
 import json
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +26,14 @@ def measure():
         return tuple(jnp.zeros(o.shape, o.dtype) for o in outputs)
 
     launch.triton_call = record
-    total = sum(math.prod(shape) for shape in sizes(8, 384).values())
-    shapes = ((1, 8, 16, 384), (1,), (1, 4, 4), (200, 64), (total,))
-    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    jax.eval_shape(lambda *a: frame_tokens(*a, distance=5.0, temperature=8.0), *arrays)
-    return {call[0].__name__: cost(*call) for call in seen}
+    for fits_lips in (False, True):
+        total = sum(math.prod(shape) for shape in sizes(8, 384, fits_lips).values())
+        shapes = ((1, 8, 16, 384), (1,), (1, 4, 4), (200, 64), (total,))
+        arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+        call = partial(frame_tokens, distance=5.0, temperature=8.0, fits_lips=fits_lips)
+        jax.eval_shape(call, *arrays)
+    names = ("tokens_kernel", "mix_kernel", "fitted")
+    return {name: cost(*call) for name, call in zip(names, seen, strict=False)}
 
 
 def cost(kernel, arrays, constants, num_warps):
