@@ -5,7 +5,7 @@ the only map: `tests/test_architecture.py` checks it, and the README's diagram i
 
 runtime      what every room needs: errors, atomic files, models to fetch, progress, environment
 config       every setting
-presets      the three presets
+presets      the four presets
 config_text  settings as command-line options and as JSON
 types        the arrays that rooms hand to each other, with shapes and units
 media        pictures and sound out of files and into them, on one clock

@@ -221,7 +221,7 @@ def _add_import(verb: Parser) -> None:
 
 def _add_train(verb: Parser, *, with_settings: bool) -> None:
     """Give the verb `train` its arguments; those of its settings only where they are asked for."""
-    verb.add_argument("preset", choices=("paper", "fast", "tiny"), help="tiny is for CPUs")
+    verb.add_argument("preset", choices=("paper", "sharp", "fast", "tiny"), help="tiny is for CPUs")
     verb.add_argument("--data-dir", required=True, type=Path, help="what `preprocess` made")
     verb.add_argument("--run-dir", required=True, type=Path, help="folder to make or to go on in")
     verb.add_argument(

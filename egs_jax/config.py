@@ -66,9 +66,10 @@ class ModelConfig:
     """Video frames whose sound a frame hears."""
     ppe_period: int = 25
     """Period of the positional encoding, in frames."""
-    lips: Literal["learned", "fitted"] = "learned"
-    """What tells the lips' opening and width from the sound: a layer that is trained with the rest,
-    or a ridge regression on the training frames (`speech.lips`), which stays as it was fitted."""
+    lips: Literal["learned", "fitted"] | None = None
+    """What tells the lips' opening and width from the sound: a layer that is trained with the rest
+    (parity has neither), or a ridge regression on the training frames (`speech.lips`), which stays
+    as it was fitted."""
     d_model: int = 64
     """Width of features, tokens and agents."""
     agents_count: int = 200
@@ -77,7 +78,7 @@ class ModelConfig:
     """Sets the attention temperature sqrt(d_model / heads); the original code's 16 sharpen it."""
     width: int = 128
     """Hidden width of the per-Gaussian heads and of the feed-forward layer."""
-    dropout: float = 0.35
+    dropout: float = 0.1
     """Dropout in the deformation network while training."""
     hash_levels: int = 12
     """Levels of each 2-D hash grid."""
@@ -99,10 +100,12 @@ class ModelConfig:
         """Refuse values no network can be built from."""
         _need(0 <= self.sh_degree <= 3, "model.sh_degree", self.sh_degree, "0, 1, 2 or 3")
         _need(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
-        if self.fits_lips:
-            what = "learned: the original code has no token of the lips"
-            _need(self.architecture != "parity", "model.lips", self.lips, what)
-            count, what = self.window_frames, f"at least {FITTED_WINDOW} with fitted lips"
+        parity = self.architecture == "parity"
+        what = "learned: the original code has no token of the lips"
+        _need(not parity or self.lips != "fitted", "model.lips", self.lips, what)
+        if not parity and self.lips != "learned":
+            count = self.window_frames
+            what = f"at least {FITTED_WINDOW}, or model.lips learned: fitted ones hear as many"
             _need(count >= FITTED_WINDOW, "model.window_frames", count, what)
         least = 1 if self.body == "person" else 0
         if self.bound is not None:
@@ -115,7 +118,7 @@ class ModelConfig:
     @property
     def fits_lips(self) -> bool:
         """True if lips are told by a regression, fitted before the training."""
-        return self.lips == "fitted"
+        return self.resolved.lips == "fitted"
 
     @property
     def is_person(self) -> bool:
@@ -135,6 +138,7 @@ class ModelConfig:
             "agents": "first" if parity else "strided",
             "ppe": "token" if parity else "temporal",
             "heads": 16 if parity else 1,
+            "lips": "learned" if parity else "fitted",
         }
         chosen = {k: v for k, v in defaults.items() if getattr(self, k) is None}
         return dataclasses.replace(self, **chosen)

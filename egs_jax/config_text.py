@@ -54,7 +54,9 @@ def from_json(text: str | bytes, where: Path | str) -> Config:
       InputError: if it is not such a file.
     """
     try:
-        return _from_dict(Config, json.loads(text))
+        values = json.loads(text)
+        values["model"].setdefault("lips", "learned")  # as all were before there was a choice
+        return _from_dict(Config, values)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
             f"{where}: not a run's config, or of another version ({error}); name a "

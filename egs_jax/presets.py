@@ -1,4 +1,4 @@
-"""The three presets: schedules and sizes, whatever the architecture."""
+"""The presets: schedules and sizes, whatever the architecture."""
 
 import dataclasses
 from typing import Any
@@ -15,10 +15,17 @@ from egs_jax.runtime.errors import InputError
 
 PRESETS: dict[str, Config] = {
     "paper": Config(),
+    # `paper`'s sizes in two fifths of its steps, which overfit less.
+    "sharp": Config(
+        preset="sharp",
+        schedule=ScheduleConfig(static_steps=3_000, deform_steps=4_000, sh_interval=600),
+        optim=OptimConfig(decay_steps=5_000, rate_scale=2.0),
+        densify=DensifyConfig(start=500, stop=2_500, prune_from=300, prune_large_from=1_200),
+        loss=LossConfig(perceptual=0.1),
+    ),
     "fast": Config(
         preset="fast",
         size=256,
-        model=ModelConfig(dropout=0.1),
         schedule=ScheduleConfig(
             static_steps=1_500, deform_steps=3_000, batch=4, sh_interval=500, checkpoint_every=250
         ),
@@ -49,7 +56,7 @@ PRESETS: dict[str, Config] = {
 
 
 def preset(name: str, **fields: Any) -> Config:
-    """Return the preset `name` ("paper", "fast", "tiny") with top-level `fields` replaced.
+    """Return the preset `name` ("paper", "sharp", "fast", "tiny") with top-level `fields` replaced.
 
     Raises:
       InputError: if there is no such preset.

@@ -17,7 +17,7 @@ from egs_jax.runtime.errors import InputError
 from egs_jax.training.step import seed_of
 
 
-@pytest.mark.parametrize("name", ["paper", "fast", "tiny"])
+@pytest.mark.parametrize("name", ["paper", "sharp", "fast", "tiny"])
 def test_presets_carry_their_name_and_take_fields(name):
     config = egs.preset(name, data_dir="data/x", seed=3)
     assert (config.preset, config.data_dir, config.seed) == (name, "data/x", 3)
@@ -202,7 +202,7 @@ def test_unknown_preset_is_named():
         preset("huge")
 
 
-@pytest.mark.parametrize("name", ["paper", "fast", "tiny"])
+@pytest.mark.parametrize("name", ["paper", "sharp", "fast", "tiny"])
 def test_json_round_trip(name):
     config = override(preset(name, data_dir='a "quoted" 顔'), {"model.ppe": "off", "seed": "4"})
     assert from_json(to_json(config), "here") == config
