@@ -6,7 +6,7 @@ fits `speech.lips` on the last so many seconds of training of every clip, alone 
 the training frames of all other clips that are given, and adds a case for each to
 `results/lips_from_sound.json`: correlation, gain (deviation of what is told over that of what is
 true) and error (in deviations of the training frames) of opening and width, and the share of
-closures that are told within `NEAR` frames. No network is trained: a second a clip on a CPU core.
+closures at which the told lips shut too. No network is trained: a second a clip on a CPU core.
 
 With `--write`, nothing is measured: a prior of all clips but the first is put into the first one's
 folder (`lips_prior.npy`, 74 kB), where training with `--model.lips fitted` finds it. This is how
@@ -18,23 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 
 from egs_jax.__main__ import Parser
 from egs_jax.data.dataset import Dataset
 from egs_jax.data.folder import FILES
 from egs_jax.data.statistics import REST_SHARE
-from egs_jax.evaluation import metrics
+from egs_jax.data.stretches import laid_out
+from egs_jax.evaluation import metrics, mouth
 from egs_jax.runtime.errors import InputError
 from egs_jax.speech.lips import cut_rows, fit_lips, fit_prior, read
+from experiments._clips import name_of
 from experiments._runs import add_case, parsed, rounded, run_main
 
 NAME = "lips_from_sound"
-NEAR = 2
-"""Frames by which a closure may be told too early or too late."""
-OPEN_SHARE = 0.4
-"""Quantile of the opening that lips are over before and after a closure, within `AROUND` frames."""
-AROUND = 8
 
 
 def main(argv: list[str] | None = None) -> Path:
@@ -96,9 +93,11 @@ def measured(
     fitted = fit_lips(rows, shapes, hush, shapes[resting].mean(axis=0), prior)
     heard, true = _part(clip, clip.frames_of("val"))
     true, told = (true - mean) / spread, read(fitted.reader, heard)
-    shut, wide = np.quantile(shapes[:, 0], [REST_SHARE, OPEN_SHARE])
+    levels = mouth.levels_of(shapes[:, 0])
+    line = lambda values: laid_out(values, clip.frames_of("val"), clip.stretches, 1)
+    closures = mouth.closures_of(line(true[:, 0]), levels, clip.fps)
     case: dict[str, Any] = {
-        "video": Path(clip.meta["source"]["name"]).stem,
+        "video": name_of(clip.meta["source"]["sha256"], Path(clip.meta["source"]["name"]).stem),
         "seconds": round(count / clip.fps, 1),
         "others": prior is not None,
         "ridge": fitted.ridge.tolist(),
@@ -109,23 +108,8 @@ def measured(
         case[f"{name}_r"] = metrics.correlation(a, b).value
         case[f"{name}_gain"] = metrics.gain(a, b).value
         case[f"{name}_error"] = float(np.sqrt(np.mean(np.square(a - b))))
-    closures = closed_runs(true[:, 0], shut, wide)
-    hits = [(told[max(a - NEAR, 0) : b + NEAR, 0] <= shut).any() for a, b in closures]
-    return case | {"closures": len(hits), "closed": float(np.mean(hits)) if hits else None}
-
-
-def closed_runs(
-    opening: Float[np.ndarray, " T"], shut: float, wide: float
-) -> list[tuple[int, int]]:
-    """Return runs of frames [start, stop) with shut lips that come from wide ones and go there."""
-    low: Bool[np.ndarray, " T"] = np.concatenate([[False], opening <= shut, [False]])
-    starts, stops = (np.flatnonzero(low[1:] & ~low[:-1]), np.flatnonzero(low[:-1] & ~low[1:]))
-    near = lambda part: bool(part.size) and part.max() >= wide
-    return [
-        (int(a), int(b))
-        for a, b in zip(starts, stops, strict=True)
-        if near(opening[max(a - AROUND, 0) : a]) and near(opening[b : b + AROUND])
-    ]
+    share = mouth.closed_share(line(told[:, 0]), closures, levels)
+    return case | {"num_closures": len(closures), "closures": share.value}
 
 
 if __name__ == "__main__":

@@ -1,19 +1,13 @@
-"""The experiment on lips told from sound: what it counts, and the prior that it writes."""
+"""The experiment on lips told from sound: its cases, and the prior that it writes."""
 
 import json
 import shutil
 
-import numpy as np
 import pytest
 
 from egs_jax.data.dataset import Dataset
 from egs_jax.runtime.errors import InputError
 from experiments import lips_from_sound
-
-
-def test_closures_come_from_wide_lips_and_go_there():
-    opening = np.array([1, 0, 1, 0.4, 0, 0, 0.4] + [0.4] * 8 + [0, 1, 0, 0, 1, 0.0])
-    assert lips_from_sound.closed_runs(opening, 0.1, 0.9) == [(1, 2), (17, 19)]
 
 
 def test_it_measures_and_writes_priors(painted, tmp_path):
