@@ -48,7 +48,7 @@ from experiments._runs import (
 
 NAME = "ablations"
 BASE = "paper"
-SERIES = 2
+SERIES = 3
 """Raised whenever training changes so that rows do not compare with those before: each row stands
 beside the base of its own series."""
 LONG_WINDOW = 32

@@ -114,6 +114,7 @@ def test_only_tokens_that_change_move_anything(trained_run):
     """On the painted clip the mouth alone moves: its eyes and its pose stay."""
     avatar = Avatar.load(trained_run.folder)
     networks = fill_shapes(avatar.params["networks"])  # far from their start, where nothing moves
+    networks["tokens"]["lips_reader"] = avatar.params["networks"]["tokens"]["lips_reader"]
     avatar = dataclasses.replace(avatar, params={**avatar.params, "networks": networks})
     avatar = attention_map.in_float32(avatar)
     groups = attention_map.token_groups(attention_map.token_names(avatar))

@@ -40,8 +40,8 @@ def batch_source(config: Config, dataset: Dataset) -> BatchSource:
 class DeviceDataset:
     """The training frames of a dataset, at its size, on this host's devices."""
 
-    def __init__(self, dataset: Dataset, devices: int = 1, *, fits_lips: bool = False):
-        """Copy all of them to each; `fits_lips`: see `ModelConfig`."""
+    def __init__(self, dataset: Dataset, devices: int = 1, *, fits_lips: bool):
+        """Copy all of them to each; `fits_lips`: that of the configs that batches are cut for."""
         self._dataset, self._first = dataset, dataset.splits["train"][0]
         frames = np.array_split(np.arange(*dataset.splits["train"]), PIECES)
         with concurrent.futures.ThreadPoolExecutor() as pool:

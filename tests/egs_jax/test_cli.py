@@ -3,6 +3,7 @@
 import gc
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from helpers import make_dataset
 from egs_jax.__main__ import _parser, main
 from egs_jax.config_text import options, override
 from egs_jax.media.audio_file import write_wav
-from egs_jax.presets import preset
+from egs_jax.presets import PRESETS, preset
 from egs_jax.speech.features import AUDIO_FEATURES
 from egs_jax.training.run_folder import start_run
 from kernels import dispatch
@@ -189,6 +190,16 @@ def test_train_takes_any_folder_name_and_dotted_settings(name, tmp_path, monkeyp
     expected = {"model.d_model": "32", "loss.perceptual_size": "64", "size": "none"}
     assert config == override(preset("tiny", data_dir=str(tmp_path / name)), expected)
     assert dataset.folder == Path(name) and named == {"run_dir": Path(f"{name} run")}
+
+
+def test_every_preset_can_be_trained(tmp_path, capsys, fitted):
+    folder = str(make_dataset(tmp_path / "data"))
+    for name in PRESETS:
+        assert main(["train", name, "--data-dir", folder, "--run-dir", str(tmp_path / "run")]) == 0
+    assert [config for config, *_ in fitted] == [preset(n, data_dir=folder) for n in PRESETS]
+    capsys.readouterr()
+    [told] = re.findall(r"choose from (.*)\)", refused(capsys, "train", "huge"))
+    assert told.replace("'", "").split(", ") == list(PRESETS)
 
 
 @pytest.mark.parametrize(

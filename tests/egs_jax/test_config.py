@@ -36,7 +36,7 @@ def test_presets_differ_in_sizes_and_schedules_only():
     """The architecture is a field of its own, the same in every preset."""
     chosen = ("architecture", "encoder", "decoder", "token_kan", "attention", "agents", "ppe")
     for config in PRESETS.values():
-        for name in chosen:
+        for name in (*chosen, "lips"):
             assert getattr(config.model, name) == getattr(ModelConfig(), name)
 
 
@@ -51,10 +51,23 @@ def test_parity_resolves_to_the_original_code():
     assert None not in dataclasses.astuple(ModelConfig().resolved)
 
 
+def test_lips_are_fitted_but_in_parity():
+    assert ModelConfig().fits_lips and ModelConfig(lips="fitted").fits_lips
+    assert not ModelConfig(lips="learned").fits_lips
+    assert not ModelConfig(architecture="parity").fits_lips
+    for config in PRESETS.values():
+        assert config.model.fits_lips
+        assert not override(config, {"model.architecture": "parity"}).model.fits_lips
+        assert not override(config, {"model.lips": "learned"}).model.fits_lips
+
+
 def test_fitted_lips_need_a_window_and_a_token():
-    assert ModelConfig(lips="fitted", window_frames=5).fits_lips and not ModelConfig().fits_lips
-    with pytest.raises(InputError, match=r"model.window_frames: got 4, expected at least 5"):
-        ModelConfig(lips="fitted", window_frames=4)
+    assert ModelConfig(window_frames=5).fits_lips
+    for lips in (None, "fitted"):
+        with pytest.raises(InputError, match=r"model.window_frames: got 4, expected at least 5"):
+            ModelConfig(lips=lips, window_frames=4)
+    assert ModelConfig(lips="learned", window_frames=2).window_frames == 2
+    assert ModelConfig(architecture="parity", window_frames=2).window_frames == 2
     with pytest.raises(InputError, match=r"model.lips: got fitted, expected learned"):
         ModelConfig(lips="fitted", architecture="parity")
 
@@ -159,7 +172,8 @@ BAD_VALUES = {
     "model.dropout": ["1", "-0.1", "nan", "inf"],
     "model.sh_degree": ["4", "-1"],
     "model.width": ["0"],
-    "model.window_frames": ["1"],
+    "model.window_frames": ["1", "4"],
+    "model.lips": ["told", ""],
     "model.hash_levels": ["0"],
     "model.hash_base": ["0"],
     "model.hash_top": ["1"],
@@ -198,7 +212,8 @@ def test_bad_value_is_one_line_that_names_it(name, text):
 
 
 def test_unknown_preset_is_named():
-    with pytest.raises(InputError, match="preset: no 'huge'; choose one of paper, fast, tiny"):
+    choices = "paper, sharp, fast, tiny"
+    with pytest.raises(InputError, match=f"preset: no 'huge'; choose one of {choices}"):
         preset("huge")
 
 
@@ -207,6 +222,16 @@ def test_json_round_trip(name):
     config = override(preset(name, data_dir='a "quoted" 顔'), {"model.ppe": "off", "seed": "4"})
     assert from_json(to_json(config), "here") == config
     assert json.loads(to_json(config))["optim"]["means"] == [1.6e-4, 1.6e-6]
+
+
+@pytest.mark.parametrize("architecture", ["paper", "parity"])
+def test_runs_from_before_there_were_fitted_lips_have_learned_ones(architecture):
+    """Their networks have no reader of the sound; a run that names none has the default."""
+    config = override(preset("tiny"), {"model.architecture": architecture})
+    values = json.loads(to_json(config))
+    assert values["model"]["lips"] is None and from_json(json.dumps(values), "here") == config
+    del values["model"]["lips"]
+    assert from_json(json.dumps(values), "here") == override(config, {"model.lips": "learned"})
 
 
 @pytest.mark.parametrize(
@@ -218,6 +243,7 @@ def test_json_round_trip(name):
         "3",
         '{"colour": 1}',
         '{"model": 3}',
+        '{"model": {}, "colour": 1}',
         '{"model": {"depth": 3}}',
         '{"seed": "x"}',
         '{"size": 5}',

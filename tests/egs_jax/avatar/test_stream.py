@@ -15,6 +15,7 @@ from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import Pictures
 from egs_jax.avatar.drive import SpeechDrive
 from egs_jax.avatar.stream import Stream, StreamFrame
+from egs_jax.config import FITTED_WINDOW
 from egs_jax.data.dataset import Dataset
 from egs_jax.media.clock import SAMPLE_RATE
 from egs_jax.performer.voice import synthesize
@@ -164,7 +165,8 @@ def test_frames_come_as_soon_as_their_sound_is_there(avatar, rate):
 def test_batches_hold_what_the_whole_speech_has(which, window, request):
     """Only the drive is compared: no network is built for these windows."""
     avatar = request.getfixturevalue(which)
-    model_config = dataclasses.replace(avatar.config.model, window_frames=window)
+    lips = "fitted" if window >= FITTED_WINDOW else "learned"
+    model_config = dataclasses.replace(avatar.config.model, window_frames=window, lips=lips)
     other = dataclasses.replace(
         avatar, config=dataclasses.replace(avatar.config, model=model_config)
     )

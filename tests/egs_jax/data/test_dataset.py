@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import imageio.v3 as imageio
@@ -13,6 +14,7 @@ import pytest
 from helpers import AUDIO_DIM, FOCAL, FRAMES, SIZE, make_dataset, write_pictures
 
 from egs_jax.config import HEARD_FRAMES, Config, LossConfig, ModelConfig, ScheduleConfig
+from egs_jax.data import dataset as dataset_module
 from egs_jax.data import statistics
 from egs_jax.data.dataset import Dataset
 from egs_jax.data.folder import FILES, PICTURES
@@ -29,13 +31,13 @@ TRAIN = FRAMES - 4
 
 
 def config_of(
-    seed: int = 0, size: int | None = None, body: str = "head", **schedule
+    seed: int = 0, size: int | None = None, body: str = "head", lips: str | None = None, **schedule
 ) -> Config:  # fmt: skip
     """Four static steps, then deformation; no perceptual term, so that nothing is fetched."""
     settings = {"static_steps": 4, "deform_steps": 100, "batch": 3, "silence_share": 0.0}
     return Config(
         seed=seed, size=size, schedule=ScheduleConfig(**(settings | schedule)),
-        model=ModelConfig(body=body), loss=LossConfig(perceptual=0.0),
+        model=ModelConfig(body=body, lips=lips), loss=LossConfig(perceptual=0.0),
     )  # fmt: skip
 
 
@@ -259,13 +261,12 @@ def test_lips_are_paired_with_the_sound_of_their_frames(dataset):
 
 def test_training_says_lips_between_true_ones_and_what_unseen_sound_tells(dataset):
     """Of frames that hear silence, between the true ones and lips at rest."""
-    assert dataset.batch(config_of(), 9).drive.lips is None
+    assert dataset.batch(config_of(lips="learned"), 9).drive.lips is None
     told, shapes = dataset.fitted_lips().told, dataset.lip_shapes
     assert told.shape == (TRAIN, 2) and np.corrcoef(told[:, 0], shapes[:TRAIN, 0])[0, 1] > 0.5
     rest = shapes[dataset.rest_frames].mean(axis=0)
     for share in (0.0, 0.25, 1.0):
         config = config_of(silence_share=0.5, batch=16, lips_truth=share)
-        config = dataclasses.replace(config, model=ModelConfig(body="head", lips="fitted"))
         frames, silent = drawn(dataset, config, 9)
         assert 0 < silent.sum() < 16
         want = np.where(silent[:, None], rest, told[frames]) * (1 - share)
@@ -334,12 +335,17 @@ def test_config_size_resizes_the_batch(dataset):
 
 
 def test_what_a_clip_is_at_another_size_is_computed_once(painted, monkeypatch):
-    dataset, calls, compute = Dataset.open(painted), [], statistics.lip_shapes
-    monkeypatch.setattr(statistics, "lip_shapes", lambda *a: (calls.append(1), compute(*a))[1])
+    """The lips' shapes at each size and at the dataset's own, where they are fitted for all."""
+    dataset = Dataset.open(painted)
+    shaped = mock.Mock(wraps=statistics.lip_shapes)
+    fitted = mock.Mock(wraps=dataset_module.fit_lips)
+    monkeypatch.setattr(statistics, "lip_shapes", shaped)
+    monkeypatch.setattr(dataset_module, "fit_lips", fitted)
     for step in range(3):
         for size in (32, 40):
-            assert dataset.batch(config_of(size=size), step).targets.shape[1] == size
-    assert len(calls) == 2
+            batch = dataset.batch(config_of(size=size), step)
+            assert batch.targets.shape[1] == size and batch.drive.lips is not None
+    assert shaped.call_count == 3 and fitted.call_count == 1
     view = dataset._seen_by(config_of(size=32))
     assert (
         view is dataset._seen_by(config_of(seed=1, size=32)) and view.arrays is dataset.arrays

@@ -14,14 +14,16 @@ from egs_jax.training import parallel
 from egs_jax.training.frames_on_device import DeviceDataset, batch_source
 
 
-@pytest.mark.parametrize("size", [None, 32])
-def test_batches_are_those_of_the_host(painted, size):
-    config = dataclasses.replace(micro_config(painted), size=size)
+@pytest.mark.parametrize(("size", "lips"), [(None, "fitted"), (32, "fitted"), (None, "learned")])
+def test_batches_are_those_of_the_host(painted, size, lips):
+    config = dataclasses.replace(micro_config(painted), size=size, frames_on="device")
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, lips=lips))
     data = Dataset.open(painted, size)
-    source = DeviceDataset(data)
+    source = batch_source(config, data)
     for step in (0, 19, 20, 21, 37):
         got, want = source.batch(config, step), data.batch(config, step)
         assert got.stage == want.stage
+        assert (got.drive.lips is None) == (lips == "learned")
         assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(got))
         chex.assert_trees_all_equal(got, want)
 
@@ -29,7 +31,7 @@ def test_batches_are_those_of_the_host(painted, size):
 def test_only_training_frames_are_kept_and_any_split_will_do(painted):
     config, data = micro_config(painted), Dataset.open(painted)
     data.splits = {"train": (7, 19), "val": (0, 7)}
-    source = DeviceDataset(data)
+    source = DeviceDataset(data, fits_lips=config.model.fits_lips)
     assert source.footage.targets.shape[0] == 12
     for step in (3, 25):
         jax.tree.map(

@@ -259,6 +259,20 @@ def test_other_settings_in_the_same_folder_are_refused(painted, trained_run):
         fit(config, Dataset.open(painted), run_dir=trained_run.folder)
 
 
+def test_a_dataset_that_tells_lips_otherwise_is_refused(painted, trained_run, tmp_path):
+    """As after `lips_prior.npy` was put into its folder; learned lips do not look at it."""
+    config, data = micro_config(painted), Dataset.open(painted)
+    loop.check_lips(config, trained_run.state, data)
+    reader = data.fitted_lips().reader
+    other = reader._replace(kernel=reader.kernel + 0.02 * np.abs(reader.kernel).max())
+    data.fitted_lips = mock.Mock(return_value=mock.Mock(reader=other))
+    run_dir = back_at_30(trained_run, tmp_path / "run")
+    with pytest.raises(InputError, match="its sound tells lips otherwise than when this run began"):
+        fit(config, data, run_dir=run_dir)
+    learned = dataclasses.replace(config.model, lips="learned")
+    loop.check_lips(dataclasses.replace(config, model=learned), trained_run.state, data)
+
+
 def test_a_person_before_a_moving_room_is_refused_or_warned_of(
     painted, tmp_path, monkeypatch, capsys
 ):

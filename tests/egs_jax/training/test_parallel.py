@@ -79,7 +79,7 @@ def test_gradients_and_losses_are_those_of_one_device(
     traced = mock.Mock(wraps=train.step)
     monkeypatch.setattr(train, "step", traced)
     several = dataclasses.replace(config, devices=4, parallel=way)
-    source = DeviceDataset(data, 4) if way == "shard_map" else data
+    source = DeviceDataset(data, 4, fits_lips=True) if way == "shard_map" else data
     shapes = parallel.abstract_replicated(several, train.abstract_state(several, data.audio_dim))
     split = parallel.Splitter(several)(source.batch(several, 0))
     parallel.compile_kernels(several, shapes, split)

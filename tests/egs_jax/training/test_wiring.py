@@ -73,9 +73,10 @@ def norm(tree):
     )
 
 
-def scene_of(painted, body):
+def scene_of(painted, body, **settings):
     config, data = micro_config(painted), Dataset.open(painted, body=body)
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, body=body))
+    model_config = dataclasses.replace(config.model, body=body, **settings)
+    config = dataclasses.replace(config, model=model_config)
     fresh = train.init_state(config, data)
     handed = train.hand_over(config, copy(fresh)).replace(step=jnp.int32(STATIC))
     rng = np.random.default_rng(0)
@@ -153,73 +154,73 @@ PERSON = {
         "tokens": 10.056,
     },
     20: {
-        "loss": 0.68291,
-        "psnr": 13.033,
-        "l1": 0.15475,
-        "dssim": 0.49529,
-        "lips": 0.14401,
-        "eyes": 0.067316,
-        "mask": 0.49711,
+        "loss": 0.67862,
+        "psnr": 13.092,
+        "l1": 0.1511,
+        "dssim": 0.49399,
+        "lips": 0.14129,
+        "eyes": 0.064163,
+        "mask": 0.49865,
         "roughness": 0.019368,
         "hearing": 1.8995,
-        "attention": 0.088873,
-        "deform": 0.58795,
-        "log_scales": 0.031911,
-        "logit_opacities": 0.0097851,
-        "means": 0.081301,
-        "planes": 8.5206e-05,
-        "quats": 0.0041001,
-        "sh0": 0.031658,
-        "shN": 0.054832,
-        "skins": 0.0039006,
-        "spatial": 0.029852,
-        "tokens": 17.965,
+        "attention": 0.10233,
+        "deform": 0.52989,
+        "log_scales": 0.032412,
+        "logit_opacities": 0.0091775,
+        "means": 0.083498,
+        "planes": 9.9962e-05,
+        "quats": 0.0043803,
+        "sh0": 0.023232,
+        "shN": 0.040239,
+        "skins": 0.0040882,
+        "spatial": 0.030599,
+        "tokens": 17.932,
     },
     21: {
-        "loss": 0.68342,
-        "psnr": 13.146,
-        "l1": 0.15035,
-        "dssim": 0.51136,
-        "lips": 0.22158,
-        "eyes": 0.078328,
-        "mask": 0.4744,
+        "loss": 0.68469,
+        "psnr": 13.212,
+        "l1": 0.14951,
+        "dssim": 0.50743,
+        "lips": 0.22261,
+        "eyes": 0.078857,
+        "mask": 0.47994,
         "roughness": 0.019368,
         "hearing": 1.6661,
-        "attention": 0.094304,
-        "deform": 0.60057,
-        "log_scales": 0.028204,
-        "logit_opacities": 0.0096602,
-        "means": 0.070657,
-        "planes": 7.4921e-05,
-        "quats": 0.0025788,
-        "sh0": 0.015663,
-        "shN": 0.027128,
-        "skins": 0.0031149,
-        "spatial": 0.027134,
-        "tokens": 17.159,
+        "attention": 0.14931,
+        "deform": 0.6778,
+        "log_scales": 0.027865,
+        "logit_opacities": 0.0095902,
+        "means": 0.069664,
+        "planes": 0.00011407,
+        "quats": 0.0030323,
+        "sh0": 0.017111,
+        "shN": 0.029637,
+        "skins": 0.0029983,
+        "spatial": 0.045145,
+        "tokens": 17.148,
     },
     22: {
-        "loss": 0.61684,
-        "psnr": 13.913,
-        "l1": 0.13362,
-        "dssim": 0.4703,
-        "lips": 0.11348,
-        "eyes": 0.050118,
-        "mask": 0.45308,
+        "loss": 0.6204,
+        "psnr": 13.954,
+        "l1": 0.13293,
+        "dssim": 0.46969,
+        "lips": 0.11771,
+        "eyes": 0.053015,
+        "mask": 0.45797,
         "roughness": 0.019368,
         "hearing": 1.7905,
-        "attention": 0.096979,
-        "deform": 0.60779,
-        "log_scales": 0.031028,
-        "logit_opacities": 0.011642,
-        "means": 0.086485,
-        "planes": 8.338e-05,
-        "quats": 0.0035449,
-        "sh0": 0.020195,
-        "shN": 0.034977,
-        "skins": 0.0027479,
-        "spatial": 0.031422,
-        "tokens": 17.775,
+        "attention": 0.13366,
+        "deform": 0.65848,
+        "log_scales": 0.032764,
+        "logit_opacities": 0.011238,
+        "means": 0.089447,
+        "planes": 0.00012075,
+        "quats": 0.0050023,
+        "sh0": 0.024637,
+        "shN": 0.042671,
+        "skins": 0.0029015,
+        "spatial": 0.044611,
+        "tokens": 17.921,
     },
 }
 HEAD = {
@@ -335,6 +336,10 @@ HEAD = {
 }
 """Parts of the loss and norms of gradients at three steps of each stage; what is not named is 0.
 
+A person has the defaults: lips are fitted, and told between true and told ones in the second stage.
+A head has learned lips and more dropout: in runs with those nothing has changed since before there
+was a choice.
+
 Quaternions are left out where all Gaussians are round: their gradient is rounding, of which Adam
 makes a whole step.
 """
@@ -357,7 +362,10 @@ def first_steps_of(scene):
 
 @pytest.mark.parametrize("body", ["person", pytest.param("head", marks=pytest.mark.slow)])
 def test_first_steps_are_the_golden_ones(scene, painted, body):
-    found = first_steps_of(scene if body == "person" else scene_of(painted, body))
+    person = body == "person"
+    found = first_steps_of(
+        scene if person else scene_of(painted, body, lips="learned", dropout=0.35)
+    )
     for step, want in {"person": PERSON, "head": HEAD}[body].items():
         # Gaussians that are still round turn by rounding alone.
         got, round_yet = found[step], {"quats"} - set(want)
@@ -518,6 +526,7 @@ REACHES = {
     "drive.Ks": DRAWN,
     "drive.backgrounds": ("l1", "dssim", "lips", "eyes"),
     "drive.bodies": DRAWN,
+    "drive.lips": DRAWN,
     "targets": ("l1", "dssim", "lips", "eyes"),
     "masks": ("mask",),
     "lips_rects": ("lips",),
