@@ -28,7 +28,7 @@ SILENT_FRAMES = 32
 """Training frames rendered under silence."""
 TRAIN_FRAMES = 200
 """Training frames rendered as spoken, to which the silent ones are compared."""
-SHIFTED_FRAMES = 200
+SHIFTED_FRAMES = 128
 """Frames of a longer split, spread evenly, that are rendered under shifted sound: fifty times each,
 and neighbors say nearly the same."""
 ECHO = "the lids of the frame are given: an input's echo"

@@ -412,8 +412,8 @@ def test_of_a_long_split_some_frames_are_drawn_under_shifted_sound(monkeypatch):
     figures = signals.mouth_figures(avatar, measured, None)
     assert abs(figures["mouth_r_shift_p95"].value) < 0.3
     for shift, (chosen, heard) in zip(np.linspace(25, 975, 50).round(), asked, strict=False):
-        assert (len(chosen), chosen[0], chosen[-1]) == (200, 50, 1049)
-        assert set(np.diff(chosen)) == {5, 6}
+        assert (len(chosen), chosen[0], chosen[-1]) == (128, 50, 1049)
+        assert set(np.diff(chosen)) == {7, 8}
         np.testing.assert_array_equal(np.mod(chosen - heard, count), shift)
 
 
