@@ -32,7 +32,7 @@ def numbers() -> Made:
 def _quality_numbers() -> Made:
     """Names such as `obama.paper.psnr_head` of a head alone, `person.obama.paper.psnr_head`."""
     made: Made = {}
-    for clip, preset, metric in itertools.product(CLIP_NAMES, ("fast", "paper"), METRICS):
+    for clip, preset, metric in itertools.product(CLIP_NAMES, ("fast", "sharp", "paper"), METRICS):
         for body, prefix in (("head", ""), ("person", "person.")):
             name = f"{prefix}{clip.split('_')[0]}.{preset}.{metric}"
             made[name] = partial(_quality, clip, preset, body, metric, METRICS[metric])

@@ -15,7 +15,6 @@ it goes, no measure of quality. Three CPU minutes. `--tiny` takes mel alone (tes
 """
 
 import multiprocessing
-import resource
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -108,14 +107,13 @@ def cost(kind: FeatureKind, sound: np.ndarray) -> dict:
 
 
 def _cost(kind: FeatureKind, sound: np.ndarray) -> dict[str, float]:
-    """Return seconds, also those of this process' CPUs, a second of sound, and its memory."""
+    """Return seconds, also those of this process' CPUs, a second of sound."""
     SpeechLevel().push(sound[:SAMPLE_RATE])  # compiles what tells where somebody speaks
-    before, began, spent = _memory(), time.perf_counter(), time.process_time()
+    began, spent = time.perf_counter(), time.process_time()
     FeatureStream(kind, loudness=SPEECH_LOUDNESS)
     timed = {
         "first_call_s": time.perf_counter() - began,
         "first_call_cpu_s": time.process_time() - spent,
-        "memory_before_mb": before,
     }
     seconds = len(sound) / SAMPLE_RATE
     for name, size in (("file", len(sound)), ("live", layout_of(kind).hop_samples)):
@@ -126,12 +124,7 @@ def _cost(kind: FeatureKind, sound: np.ndarray) -> dict[str, float]:
         stream.finish()
         timed[f"{name}_s_per_s"] = (time.perf_counter() - began) / seconds
         timed[f"{name}_cpu_s_per_s"] = (time.process_time() - spent) / seconds
-    return timed | {"memory_mb": _memory()}
-
-
-def _memory() -> float:
-    """Return the most memory that the process has had [MB]."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return timed
 
 
 def held_out(clip: Dataset, kind: FeatureKind) -> tuple[dict, Line]:

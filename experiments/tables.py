@@ -129,21 +129,27 @@ PEER_METRICS = {
 """Figures of the comparison with the original's code: label and digits."""
 
 
-def beside_the_original(cases: list[dict]) -> list[dict]:
+def beside_the_original(cases: list[dict], preset: str = "paper", body: str = "head") -> list[dict]:
     """Pick our runs on the dataset folder that the original's code was trained on."""
-    theirs = peer("quality")
-    same = lambda case: all(case[name] == theirs[name] for name in ("video", "preset", "width"))
-    return [case for case in cases if case["body"] == "head" and same(case)]
+    alike = peer("quality") | {"preset": preset, "body": body}
+    names = ("video", "width", "preset", "body")
+    return [case for case in cases if all(case[name] == alike[name] for name in names)]
 
 
 def peers(cases: list[dict]) -> str:
     """Lay ours beside the original's code, trained on the very same dataset folder."""
     theirs, ours = peer("quality"), beside_the_original(cases)
+    persons = beside_the_original(cases, "sharp", "person")
+    around = ("psnr", "psnr_frame")  # a person stands before the plate: other pixels
     best = {"psnr_head": max(theirs["psnr_head_by_deformation_step"].values())}
     columns = {
         "": lambda name: PEER_METRICS[name][0],
-        f"`{theirs['preset']}`, {len(ours)} seeds": lambda name: shown(
+        f"`paper`, a head, {len(ours)} seeds": lambda name: shown(
             spread_of([case.get(name) for case in ours]), PEER_METRICS[name][1]
+        ),
+        f"`sharp`, the head of a person, {len(persons)} seeds": lambda name: shown(
+            spread_of([None if name in around else case.get(name) for case in persons]),
+            PEER_METRICS[name][1],
         ),
         "the original's code, at its best step": lambda name: number(best.get(name)),
         "at its end": lambda name: number(theirs["at_the_end"][name], PEER_METRICS[name][1]),

@@ -1,7 +1,8 @@
-"""Tables of the mouth under other sound or none, and of where the error of held-out frames lies."""
+"""Tables of the mouth: what sound tells of it, under other sound or none, where errors lie."""
 
 from collections.abc import Callable
 
+from egs_jax.speech.layout import LAYOUTS
 from experiments._clips import labeled
 from experiments._markdown import markdown, number
 from experiments._summary import Spread, grouped, shown, spread_of
@@ -119,7 +120,100 @@ def _rounded(spread: Spread | None, digits: int) -> str:
     return shown(spread and spread._replace(std=None), digits)
 
 
+def lips_from_sound(cases: list[dict]) -> str:
+    """Show what the reader tells of each clip's held-out lips, alone and with a prior of others."""
+    rows = [found for (_, _), found in grouped(cases, "video", "seconds").items()]
+
+    def pair(name: str, digits: int = 2) -> Callable[[list[dict]], str]:
+        def show(row: list[dict]) -> str:
+            values = {case["others"]: number(case[name], digits) for case in row}
+            return ", ".join(values[others] for others in sorted(values))
+
+        return show
+
+    columns = {
+        "clip": lambda row: labeled(row[0]["video"]),
+        "seconds fitted on": lambda row: number(row[0]["seconds"], 1),
+        "opening: r alone, with a prior": pair("opening_r"),
+        "gain": pair("opening_gain"),
+        "width: r": pair("width_r"),
+        "closures (of how many)": lambda row: f"{pair('closures')(row)} ({row[0]['num_closures']})",
+    }
+    return markdown(columns, rows)
+
+
+def speech_features(cases: list[dict]) -> str:
+    """Show for each kind of features its cost, what a line tells from it, and other languages."""
+    kinds = {kind: group for (kind,), group in grouped(cases, "kind").items()}
+    of = lambda kind, series: [case for case in kinds[kind] if case["series"] == series]
+    clips = dict.fromkeys(case["clip"] for case in cases if case["series"] == "held out")
+
+    def cost(*names: str) -> Callable[[str], str]:
+        return lambda kind: ", ".join(number(of(kind, "cost")[0][name]) for name in names)
+
+    def told(clip: str) -> Callable[[str], str]:
+        def show(kind: str) -> str:
+            [case] = [case for case in of(kind, "held out") if case["clip"] == clip]
+            return f"{number(case['r'])} ({number(case['r_blocks'])})"
+
+        return show
+
+    def wider(english: bool) -> Callable[[str], str]:
+        def show(kind: str) -> str:
+            spoken = [c for c in of(kind, "language") if (c["voice"] == "en-us") == english]
+            return shown(spread_of([v for c in spoken for v in c["vowels_wider"].values()]), 2)
+
+        return show
+
+    columns = {
+        "features": lambda kind: f"`{kind}`",
+        "CPU seconds a second of sound: file, live": cost("file_cpu_s_per_s", "live_cpu_s_per_s"),
+        **{f"{labeled(clip)}: r held out (of blocks)": told(clip) for clip in clips},
+        "vowels wider: English": wider(True),
+        "seven other languages": wider(False),
+    }
+    return markdown(columns, list(kinds))
+
+
+def look_ahead(cases: list[dict]) -> str:
+    """Show for every layout that can be chosen how soon a frame is told, how well, and the cost."""
+    fields = ("hop_rows", "left_rows", "ahead_rows")
+    wanted = [
+        (kind, *(getattr(layout, name) for name in fields), round(layout.look_ahead(), 6))
+        for kind, layouts in LAYOUTS.items()
+        for layout in layouts
+    ]
+    groups = grouped(cases, "kind", *fields, "look_ahead_s")
+    rows = [found for key, found in groups.items() if (*key[:4], round(key[4], 6)) in wanted]
+    sources = dict.fromkeys(case["source"] for case in cases)
+
+    def told(source: str) -> Callable[[list[dict]], str]:
+        def show(row: list[dict]) -> str:
+            found = [case for case in row if case["source"] == source]
+            if not found:
+                return "-"
+            return f"{number(found[0]['r_opening'])} ({number(found[0]['r_opening_crossed'])})"
+
+        return show
+
+    columns = {
+        "features": lambda row: f"`{row[0]['kind']}`",
+        "look-ahead, s": lambda row: number(row[0]["look_ahead_s"], 3),
+        **{
+            f"{labeled(source.rsplit('.', 1)[0])}: r held out (crossed)": told(source)
+            for source in sources
+        },
+        "CPU seconds a second of sound: file, live": lambda row: (
+            f"{_mean(row, 'cpu_s_per_s_file', 2)}, {_mean(row, 'cpu_s_per_s_stream', 2)}"
+        ),
+    }
+    return markdown(columns, rows)
+
+
 TABLES: dict[str, tuple[str, Maker]] = {
+    "lips_from_sound": ("lips_from_sound", lips_from_sound),
+    "speech_features": ("speech_features", speech_features),
+    "look_ahead": ("look_ahead", look_ahead),
     "mouths_of_others": ("cross_driven", mouths_of_others),
     "stillness": ("stillness", stillness),
     "error_by_place": ("error_by_place", error_by_place),
