@@ -531,6 +531,7 @@ REACHES = {
     "masks": ("mask",),
     "lips_rects": ("lips",),
     "eyes_rects": ("eyes",),
+    "own_lids": (),  # without `schedule.lids_share`
     "entries": ("hearing",),
     "entry_noise": ("hearing",),
     "lip_shapes": ("hearing",),
@@ -546,7 +547,7 @@ def changed(batch, name):
     if value.dtype == np.uint8:
         value = 255 - value
     elif value.dtype == bool:
-        value = np.roll(value, 6, axis=1)
+        value = ~value if value.ndim == 1 else np.roll(value, 6, axis=1)
     elif name.endswith("rects"):
         value = np.array([[20, 30, 20, 34]] * len(value), value.dtype)
     elif field == "viewmats":
