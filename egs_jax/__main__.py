@@ -171,8 +171,9 @@ def _add_preprocess(verb: Parser) -> None:
     verb.add_argument("dataset_dir", type=Path, metavar="DATASET_DIR", help="folder to make")
     verb.add_argument("--size", type=_side, help="side of the square frames in pixels (512)")
     verb.add_argument(
-        "--audio-features", choices=("whisper", "whisper-base", "mel"), default="whisper",
-        help="how speech is heard: whisper (English), whisper-base (99 languages) or mel (whisper)",
+        "--audio-features", metavar="whisper|whisper-base|mel", default="whisper",
+        help="how speech is heard: as whisper (the default, of English), whisper-base (of 99 "
+        "languages) or mel (no network)",
     )  # fmt: skip
     _add_look_ahead(verb)
     verb.add_argument(

@@ -162,9 +162,6 @@ class ScheduleConfig:
     """Share of deformation samples that pair a frame at rest with digital silence."""
     blink_share: float = 0.15
     """Share of deformation samples drawn from the frames whose eyes are shut or half shut."""
-    lids_share: float = 0.0
-    """Share of deformation samples that blink as another frame does, every second one with its eyes
-    shut or half shut; what is around the eyes does not count there. Lids then move nothing else."""
     lips_truth: float = 0.5
     """Share of the true lips in what the lips' token says in training, where lips are fitted; the
     rest is what the sound of other frames would have told. At one half the mouth that is learned
@@ -180,7 +177,7 @@ class ScheduleConfig:
         """Refuse schedules that cannot run."""
         names = ("static_batch", "batch", "sh_interval", "log_every", "checkpoint_every")
         _need_numbers("schedule", self, dict.fromkeys((*names, "keep_checkpoints"), 1))
-        for name in ("silence_share", "blink_share", "lids_share"):
+        for name in ("silence_share", "blink_share"):
             value = getattr(self, name)
             _need(0 <= value < 1, f"schedule.{name}", value, "in [0,1)")
         _need(0 <= self.lips_truth <= 1, "schedule.lips_truth", self.lips_truth, "in [0,1]")

@@ -27,6 +27,12 @@ def options(config: Any, prefix: str = "") -> dict[str, tuple[Any, Any, str]]:
     return flat
 
 
+def as_arguments(settings: dict[str, Any]) -> list[str]:
+    """Return what is typed for settings, {dotted name: value}; `override` reads the values back."""
+    text = lambda value: ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return [f"--{name}={text(value)}" for name, value in settings.items()]
+
+
 def override(config: Any, changes: dict[str, str]) -> Any:
     """Return `config` with dotted fields replaced by values parsed from text.
 

@@ -8,7 +8,7 @@ width. Images are uint8 [H,Wd,3] on disk and at the border, float32 in [0,1] ins
 from typing import Any
 
 import flax.struct
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from egs_jax.config import Stage
 
@@ -59,8 +59,6 @@ class Batch(flax.struct.PyTreeNode):
     """row_min, row_max, col_min, col_max; maxima exclusive."""
     eyes_rects: Int[Array, "B 4"]
     """Likewise around both eyes."""
-    own_lids: Bool[Array, " B"]
-    """False: the blink in `drive` is another frame's, so `targets` say nothing around the eyes."""
     entries: Float[Array, "M R F"]
     """Sound around single other frames, without a picture."""
     entry_noise: Float[Array, " F"]

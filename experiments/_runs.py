@@ -13,8 +13,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from egs_jax.__main__ import Parser
+from egs_jax.avatar.avatar import Avatar
 from egs_jax.config import Config, DensifyConfig, LossConfig, ModelConfig, ScheduleConfig
-from egs_jax.config_text import options
+from egs_jax.config_text import as_arguments, options
 from egs_jax.presets import PRESETS
 from egs_jax.runtime.errors import InputError, TrainingError
 from egs_jax.runtime.files import write_atomically
@@ -93,6 +94,18 @@ def add_case(
     return cases
 
 
+def run_of(avatar: Avatar) -> dict[str, Any]:
+    """Return what a case says of the run that it measures."""
+    config, data = avatar.config, avatar.dataset
+    return {
+        "video": Path(data.meta["source"]["name"]).stem,
+        "preset": config.preset,
+        "body": data.body,
+        "seed": config.seed,
+        "width": data.width,
+    }
+
+
 def rounded(values: dict, digits: int = 4) -> dict:
     """Round the floats of a value, and those in its lists, tuples and dicts."""
     if isinstance(values, dict):
@@ -138,11 +151,10 @@ def timed(lines: list[dict]) -> list[tuple[float, dict]]:
 
 def train_command(config: Config, run_dir: Path) -> list[str]:
     """Return the command that a user would type to train with such a config."""
-    text = lambda value: ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    named = {name: text(value) for name, (_, value, _) in options(config).items()}
-    settings = [f"--{n}={v}" for n, v in named.items() if n not in ("preset", "data_dir")]
-    where = ["--data-dir", config.data_dir, "--run-dir", str(run_dir)]
-    return [sys.executable, "-m", "egs_jax", "train", config.preset, *where, *settings]
+    settings = {name: value for name, (_, value, _) in options(config).items()}
+    preset, data_dir = settings.pop("preset"), settings.pop("data_dir")
+    where = ["--data-dir", data_dir, "--run-dir", str(run_dir)]
+    return [sys.executable, "-m", "egs_jax", "train", preset, *where, *as_arguments(settings)]
 
 
 def shrunk(config: Config) -> Config:

@@ -39,7 +39,7 @@ from egs_jax.evaluation.metrics import Figure, mean_figure
 from egs_jax.evaluation.renders import given, rendered_frames
 from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.progress import progress
-from experiments._runs import add_case, parsed, rounded, run_main
+from experiments._runs import add_case, parsed, rounded, run_main, run_of
 
 NAME = "error_by_place"
 REGIONS = ("lips", "eyes", "rest of the head", "rest of the person", "room")
@@ -92,11 +92,7 @@ def case_of(avatar: Avatar, most: int | None) -> dict[str, Any]:
     errors, trained = measured(avatar, frames, moved=True), measured(avatar, seen, moved=False)
     values, notes = metrics.report(figures_of(data, errors, trained))
     return {
-        "video": Path(data.meta["source"]["name"]).stem,
-        "preset": avatar.config.preset,
-        "body": data.body,
-        "seed": avatar.config.seed,
-        "width": data.width,
+        **run_of(avatar),
         "frames": len(frames),
         "given": given(data),
         **values,

@@ -53,7 +53,7 @@ from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.progress import progress
 from egs_jax.speech.features import extract_features
 from egs_jax.types import Drive
-from experiments._runs import add_case, parsed, rounded, run_main
+from experiments._runs import add_case, parsed, rounded, run_main, run_of
 from experiments._silences import SOUNDS
 
 NAME = "stillness"
@@ -118,11 +118,7 @@ def cases_of(avatar: Avatar, seconds: float, most: int | None) -> Iterator[dict[
         values, notes = metrics.report(figures_of(still, spoken))
         asked, shut = blinks_of(avatar, still.lids)
         yield {
-            "video": Path(data.meta["source"]["name"]).stem,
-            "preset": avatar.config.preset,
-            "body": data.body,
-            "seed": avatar.config.seed,
-            "width": data.width,
+            **run_of(avatar),
             "sound": name,
             "seconds": seconds,
             "frames_held_out": len(frames),

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from egs_jax.config import Config
-from egs_jax.config_text import options
+from egs_jax.config_text import as_arguments, options
 from egs_jax.data.pictures import PicturesWriter
 from experiments._runs import shrunk
 
@@ -103,12 +103,9 @@ def micro_config(folder: Path) -> Config:
 
 def train_arguments(folder: Path, run_dir: Path) -> list[str]:
     """Command line of a run of `micro_config`."""
-    texts = {
-        name: ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        for name, (_, value, _) in options(micro_config(folder)).items()
-    }
-    settings = [f"--{n}={text}" for n, text in texts.items() if n not in ("preset", "data_dir")]
-    return ["train", "tiny", "--data-dir", str(folder), "--run-dir", str(run_dir), *settings]
+    settings = {name: value for name, (_, value, _) in options(micro_config(folder)).items()}
+    where = ["--data-dir", settings.pop("data_dir"), "--run-dir", str(run_dir)]
+    return ["train", settings.pop("preset"), *where, *as_arguments(settings)]
 
 
 def python(*arguments: str) -> tuple[list[str], dict[str, str]]:

@@ -78,8 +78,6 @@ class DrawnFrames(flax.struct.PyTreeNode):
     frames: Int[Array, " B"]
     silent: Bool[Array, " B"]
     """Which of them hear silence; they are at rest."""
-    lids: Int[Array, " B"]
-    """Frames whose blink is said: their own, or another one's."""
     heard: Int[Array, " M"]
     """Frames whose sound alone is heard, no picture."""
     hushed: Bool[Array, " M"]
@@ -93,7 +91,7 @@ def draw_frames(config: Config, pool: FramePool, step: int) -> DrawnFrames:
 
     In the deformation stage a share of the samples pairs a frame at rest with digital silence, so
     that the mouth learns to close when nobody speaks; another share shows shut eyes, which are
-    rare; another has other frames' lids.
+    rare.
     """
     stage = config.stage(step)
     deform, size = stage == "deform", config.frames(stage)
@@ -105,16 +103,12 @@ def draw_frames(config: Config, pool: FramePool, step: int) -> DrawnFrames:
     if pool.blinks.size:
         blinks = ~silent & deform & (chance < schedule.silence_share + schedule.blink_share)
         frames = np.where(blinks, rng.choice(pool.blinks, size), frames)
-    rng = np.random.default_rng([config.seed, step, 3])
-    shut = rng.choice(pool.blinks, size) if pool.blinks.size else frames
-    others = np.where(rng.random(size) < 0.5, shut, rng.choice(pool.frames, size))
-    lids = np.where((rng.random(size) < schedule.lids_share) & deform, others, frames)
     count = HEARD_FRAMES if config.hears else 0
     rng = np.random.default_rng([config.seed, step, 2])
     heard = rng.choice(pool.frames, count)
     rest = rng.choice(pool.rest, count)
     hushed = rng.random(count) < schedule.silence_share
-    return DrawnFrames(frames, silent, lids, heard, hushed, np.where(hushed, rest, heard))
+    return DrawnFrames(frames, silent, heard, hushed, np.where(hushed, rest, heard))
 
 
 def host_part(drawn: DrawnFrames) -> DrawnFrames:
@@ -149,7 +143,7 @@ def cut_batch(
 
     drive = Drive(
         audio_windows=windows(frames, drawn.silent, config.model.window_frames),
-        eyes=clip.blink[drawn.lids],
+        eyes=clip.blink[frames],
         viewmats=clip.viewmats[frames],
         Ks=xp.broadcast_to(clip.K, (len(frames), 3, 3)),
         backgrounds=(
@@ -166,7 +160,6 @@ def cut_batch(
         masks=footage.masks,
         lips_rects=clip.lips_rects[frames],
         eyes_rects=clip.eyes_rects[frames],
-        own_lids=drawn.lids == frames,
         entries=windows(drawn.heard, drawn.hushed, 1)[:, 0],
         entry_noise=np.float32(config.loss.hearing_noise) * clip.sound_spread,
         lip_shapes=clip.lip_shapes[drawn.lips],

@@ -57,6 +57,7 @@ class Dataset:
         # Evaluation asks for the same frames over and over, and to paint one takes some ms.
         self._painted = functools.lru_cache(PAINTED)(self._paint)
         self.fitted_lips = functools.cache(self._fit_lips)  # tells `lip_shapes` from the sound
+        self.clip_for = functools.cache(self._clip_for)
 
     @classmethod
     def open(cls, folder: str | Path, size: int | None = None, body: Body = "person") -> "Dataset":
@@ -356,7 +357,7 @@ class Dataset:
             layout=self.layout,
         )
 
-    def clip_for(self, fits_lips: bool) -> Clip:
+    def _clip_for(self, fits_lips: bool) -> Clip:
         """Return `clip`, with what `fitted_lips` tell where these are asked for."""
         if not fits_lips:
             return self.clip

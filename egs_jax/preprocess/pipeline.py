@@ -101,13 +101,13 @@ def preprocess(
       InputError: if a video, the parser or the folder cannot be used.
       OSError: if the disk is full or fails; a dataset that was there before is untouched.
     """
+    if audio_features not in AUDIO_FEATURES:
+        known = ", ".join(AUDIO_FEATURES)
+        raise InputError(f"audio features: no {audio_features!r}; choose one of {known}")
     videos = [Path(video)] if isinstance(video, str | Path) else [Path(each) for each in video]
     dataset_dir = Path(dataset_dir)
     films = open_films(videos, start, end, max_seconds, audio, audio_track)
     check_target(dataset_dir)
-    if audio_features not in AUDIO_FEATURES:
-        known = ", ".join(AUDIO_FEATURES)
-        raise InputError(f"audio features: no {audio_features!r}; choose one of {known}")
     layout = layout_of(audio_features, look_ahead)
     parser = None if face_parser is None else FaceParser(face_parser)
     say_device("preprocessing: networks of faces on the CPU, speech and poses")

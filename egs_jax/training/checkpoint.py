@@ -32,6 +32,20 @@ SUMS = "SHA256SUMS"
 """Name of the file with the hashes of a checkpoint's files, as `sha256sum --check` reads it."""
 
 
+def check_name(run_dir: Path) -> None:
+    """Refuse a name that Orbax cannot write to: bytes in an encoding other than UTF-8.
+
+    Raises:
+      InputError: if it is one.
+    """
+    try:
+        str(run_dir.resolve()).encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{run_dir}: its name, or that of a folder around it, is not UTF-8; name another"
+        ) from None
+
+
 class Checkpoints:
     """The `checkpoints/` folder of a run: at most `keep` complete states, named by their step."""
 
@@ -39,8 +53,9 @@ class Checkpoints:
         """Open the folder; with `read_only`, touch nothing (a training may be writing there).
 
         Raises:
-          InputError: if another training has it.
+          InputError: if another training has it, or its name cannot be written.
         """
+        check_name(run_dir)
         self._writer = concurrent.futures.ThreadPoolExecutor(1)
         self._saving: concurrent.futures.Future | None = None
         self.folder = Path(run_dir).resolve() / FOLDER

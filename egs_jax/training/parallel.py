@@ -239,8 +239,8 @@ def _pmap(
     config: Config, stage: Stage, perceptual: bool
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     axes = Batch(
-        drive=0, targets=0, masks=0, lips_rects=0, eyes_rects=0, own_lids=0, entries=0,
-        entry_noise=None, lip_shapes=0, stage=stage, perceptual=perceptual,
+        drive=0, targets=0, masks=0, lips_rects=0, eyes_rects=0, entries=0, entry_noise=None,
+        lip_shapes=0, stage=stage, perceptual=perceptual,
     )  # fmt: skip
     return jax.pmap(
         functools.partial(train.step, config, axis=AXIS), axis_name=AXIS,

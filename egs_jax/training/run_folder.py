@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from egs_jax.config import Config, Stage
-from egs_jax.config_text import from_json, to_json
+from egs_jax.config_text import as_arguments, from_json, options, to_json
+from egs_jax.presets import PRESETS
 from egs_jax.runtime.assets import ASSETS
 from egs_jax.runtime.errors import MAY_NOT_READ, InputError
 from egs_jax.runtime.files import write_atomically
 from egs_jax.runtime.provenance import provenance
+from egs_jax.training.checkpoint import check_name
 from egs_jax.training.run_clip import CLIP, ENVIRONMENT, check_clip, clip_of
 from kernels import dispatch
 
@@ -35,21 +37,17 @@ def start_run(run_dir: Path, config: Config, meta: Mapping[str, Any] | None = No
       InputError: if the folder holds a run with other settings or of another clip, is a dataset, or
         cannot be made.
     """
-    _check_name(run_dir)
+    check_name(run_dir)
     path = run_dir / "config.json"
     if not path.exists() and (run_dir / "meta.json").exists():
         raise InputError(f"{run_dir}: is a dataset folder; name another --run-dir")
     if path.exists():
         stored = from_json(path.read_bytes(), path)
-        before, now = (
-            {key: value for key, value in json.loads(to_json(c)).items() if key not in PLACES}
-            for c in (stored, config)
-        )
-        if before != now:
-            changed = sorted(_differences(before, now))
+        changed = _changed(stored, config)
+        if changed:
             raise InputError(
-                f"{run_dir}: holds a run with other settings ({', '.join(changed)}); resume it "
-                "with the same command, or name a new --run-dir"
+                f"{run_dir}: holds a run with other settings ({', '.join(sorted(changed))}); "
+                f"resume it with `{_command(stored)}`, or name a new --run-dir"
             )
         for stage in get_args(Stage):
             if stored.frames(stage) != config.frames(stage):
@@ -70,16 +68,6 @@ def start_run(run_dir: Path, config: Config, meta: Mapping[str, Any] | None = No
         _record_environment(run_dir / ENVIRONMENT, config, meta)
     except OSError as error:
         raise InputError(f"{run_dir}: cannot write there ({error}); name another folder") from None
-
-
-def _check_name(run_dir: Path) -> None:
-    """Refuse a name that Orbax cannot write to: bytes in an encoding other than UTF-8."""
-    try:
-        str(run_dir.resolve()).encode("utf-8")
-    except UnicodeEncodeError:
-        raise InputError(
-            f"{run_dir}: its name, or that of a folder around it, is not UTF-8; name another"
-        ) from None
 
 
 def load_config(run_dir: Path) -> Config:
@@ -230,15 +218,17 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [record for record in records if record is not None]
 
 
-def _differences(before: dict, now: dict, prefix: str = "") -> set[str]:
-    names = set()
-    for key in before.keys() | now.keys():
-        left, right = before.get(key), now.get(key)
-        if isinstance(left, dict) and isinstance(right, dict):
-            names |= _differences(left, right, f"{prefix}{key}.")
-        elif left != right:
-            names.add(prefix + key)
-    return names
+def _changed(theirs: Config, ours: Config) -> dict[str, Any]:
+    """Return the settings of `theirs` that differ and say what is computed, by dotted names."""
+    mine = options(ours)
+    pairs = {name: (value, mine[name][1]) for name, (_, value, _) in options(theirs).items()}
+    return {name: a for name, (a, b) in pairs.items() if name not in PLACES and a != b}
+
+
+def _command(config: Config) -> str:
+    """Return what is typed to train with such settings, but for the places."""
+    own = _changed(config, PRESETS[config.preset]) if config.preset in PRESETS else {}
+    return " ".join(["train", config.preset, *as_arguments(own)])
 
 
 def _non_finite(value: Any) -> bool:

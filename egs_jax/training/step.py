@@ -290,11 +290,6 @@ def _loss(
         dropout_key=jax.random.fold_in(key, DROPOUT_KEY),
     )
     target = batch.targets.astype(jnp.float32) / 255
-    error = jnp.mean(jnp.square(jnp.clip(output.rgb, 0, 1) - target))
-    if batch.stage == "deform" and config.schedule.lids_share > 0:
-        around = losses.rect_mask(batch.eyes_rects, *target.shape[1:3])
-        away = (around & ~batch.own_lids[:, None, None])[..., None]
-        target = jnp.where(away, jax.lax.stop_gradient(output.rgb), target)  # costs nothing there
     total, parts = losses.total_loss(
         config.loss,
         output.rgb,
@@ -316,6 +311,7 @@ def _loss(
         read = model.lip_shapes(config.model, params, entries)
         parts["hearing"] = jnp.mean(jnp.square(read - batch.lip_shapes))
         total = total + config.loss.hearing * parts["hearing"]
+    error = jnp.mean(jnp.square(jnp.clip(output.rgb, 0, 1) - target))
     # (Gaussian, tile) pairs of a frame that the rasterizer had no room for: 0 in a sane run.
     parts["raster_overflow"] = jnp.mean(aux.overflow.astype(jnp.float32))
     return total, ({"loss": total, "squared_error": error, **parts}, aux)

@@ -90,7 +90,7 @@ WRONG = {
     "preprocess a.mp4 d --size 64.5": "--size: got 64.5, expected a whole number from 32 to 4096",
     "preprocess a.mp4 d --size 7": "got 7, expected a whole number from 32 to 4096",
     "preprocess a.mp4 d --size -64": "--size",
-    "preprocess a.mp4 d --audio-features deepspeech": "--audio-features",
+    "preprocess a.mp4 d --audio-features deepspeech": "audio features: no 'deepspeech'",
     "preprocess a.mp4 d --max-seconds -1": "got -1, expected more than 0 seconds",
     "preprocess a.mp4 d --max-seconds nan": "got nan, expected more than 0 seconds",
     "preprocess a.mp4 d --max-seconds long": "--max-seconds: got long, expected more than 0 sec",

@@ -15,7 +15,7 @@ from egs_jax.presets import preset
 from egs_jax.runtime.assets import ASSETS
 from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.progress import progress
-from egs_jax.training import run_folder as run_log
+from egs_jax.training.checkpoint import Checkpoints
 from egs_jax.training.run_folder import NoLog, RunLog, load_config, read_metrics, start_run
 from kernels import dispatch
 
@@ -137,6 +137,8 @@ def test_a_run_is_not_taken_for_a_dataset(tmp_path):
 def test_a_name_in_another_encoding_is_refused(tmp_path):
     with pytest.raises(InputError, match="not UTF-8; name another"):
         start_run(tmp_path / os.fsdecode(b"l\xff") / "run", preset("tiny"))
+    with pytest.raises(InputError, match="not UTF-8; name another"):
+        Checkpoints(tmp_path / os.fsdecode(b"l\xff"), read_only=True)
     assert not list(tmp_path.iterdir())
 
 
@@ -216,6 +218,10 @@ def test_progress_of_unknown_length(capsys):
     assert "2/2" in capsys.readouterr().err
 
 
-def test_differences_name_nested_fields():
-    before, now = {"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 5}, "e": 0}
-    assert run_log._differences(before, now) == {"b.c", "b.d", "e"}
+def test_a_run_with_other_settings_says_how_it_was_begun(tmp_path):
+    ours = preset("tiny", data_dir="d")
+    start_run(tmp_path, override(ours, {"model.lips": "learned", "optim.means": "0.8,0.9"}))
+    with pytest.raises(InputError) as told:
+        start_run(tmp_path, override(ours, {"seed": "3"}))
+    assert "other settings (model.lips, optim.means, seed)" in str(told.value)
+    assert "with `train tiny --model.lips=learned --optim.means=0.8,0.9`" in str(told.value)

@@ -531,7 +531,6 @@ REACHES = {
     "masks": ("mask",),
     "lips_rects": ("lips",),
     "eyes_rects": ("eyes",),
-    "own_lids": (),  # without `schedule.lids_share`
     "entries": ("hearing",),
     "entry_noise": ("hearing",),
     "lip_shapes": ("hearing",),
