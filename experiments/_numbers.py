@@ -42,6 +42,8 @@ def _quality_numbers() -> Made:
             made[f"ablation.{series}.{variant}.{metric}"] = partial(_mean, found, metric, digits)
     for part in ("eyes", "mouth"):
         made[f"static_stage_gain.{part}"] = partial(_static_stage_gain, part)
+    for seconds in CURVE_SECONDS:
+        made[f"curve.{seconds}.mouth_r"] = partial(_curve, seconds, "mouth_r", 2)
     return made | {
         "ablation.figures": lambda: str(len(ALIKE) * len(QUALITY)),
         "ablation.standing_out": lambda: str(sum(map(len, standing_out().values()))),
@@ -113,6 +115,15 @@ def _quality(clip: str, preset: str, body: str, metric: str, digits: int) -> str
     ]
     longest = max((case["seconds_held_out"] for case in found), default=None)
     found = [case for case in found if case["seconds_held_out"] == longest]
+    return _mean(found, metric, digits)
+
+
+CURVE_SECONDS = (15, 60, 192)
+"""Lengths of video of `data_curve.json` that the READMEs speak of."""
+
+
+def _curve(seconds: float, metric: str, digits: int) -> str:
+    found = [case for case in cases_of("data_curve") if case["seconds"] == seconds]
     return _mean(found, metric, digits)
 
 

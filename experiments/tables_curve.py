@@ -43,7 +43,7 @@ def data_curve(cases: list[dict]) -> str:
 
         return show
 
-    of = lambda name, digits: lambda row: shown(spread_of([c[name] for c in row[1]]), digits)
+    of = lambda name, digits: lambda row: shown(spread_of([c.get(name) for c in row[1]]), digits)
     columns = {
         "clip (set), preset": lambda row: row[0],
         "seconds of video (trained on)": lambda row: (
@@ -54,6 +54,8 @@ def data_curve(cases: list[dict]) -> str:
     } | {metric.label: cell(metric) for metric in CURVE}
     columns |= {
         "mouth r of shifted sound, p95": of("mouth_r_shift_p95", 2),
+        "closures": of("closures", 2),
+        "closures of shifted sound, p95": of("closures_shift_p95", 2),
         "PSNR head of the nearest frame, dB": of("baseline_nearest_frame", 2),
         "commit": lambda row: ", ".join(sorted({case["commit"][:7] for case in row[1]})),
     }
