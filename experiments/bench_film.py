@@ -30,7 +30,6 @@ from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.media.encoder_process import EncoderProcess
 from egs_jax.media.video_writer import best_encoder, feed
 from egs_jax.runtime.environment import usable_cores
-from egs_jax.speech.features import extract_features
 from experiments._common import RESULTS, record
 from experiments._runs import run_main
 
@@ -53,12 +52,7 @@ def film(run_dir: Path, audio: Path) -> dict:
         megabytes = round(out.stat().st_size / 1e6, 1)
         avatar, samples = Avatar.load(run_dir), read_audio(audio)
         size = avatar.dataset.width, avatar.dataset.height
-        timed(
-            "features_s",
-            lambda: extract_features(
-                samples, avatar.feature_kind, loudness=avatar.loudness, layout=avatar.dataset.layout
-            ),
-        )
+        timed("features_s", lambda: avatar.scene.hear(samples))
         # A few frames are enough to write, over and over: all of them would not fit into memory.
         batches = stream.speech_batches(avatar, [samples])
         frames = [f.rgb for f in stream.fetch(stream.dispatch(avatar, next(batches)))]  # compiles

@@ -54,7 +54,6 @@ from egs_jax.preprocess.track_report import jitter_rms
 from egs_jax.preprocess.tracking import HeadTrack
 from egs_jax.runtime.assets import file_sha256
 from egs_jax.runtime.errors import InputError
-from egs_jax.speech.features import extract_features
 from egs_jax.training.perceptual import load_perceptual, lpips
 from egs_jax.types import Drive
 from experiments._runs import add_case, figure, parsed, rounded, run_main
@@ -136,9 +135,7 @@ def run_case(
 ) -> tuple[dict[str, Any], Spoken]:
     """Speak `samples` (16 kHz) with the poses of `other`, or of the own training clip."""
     count = num_video_frames(len(samples))
-    rows = extract_features(
-        samples, avatar.feature_kind, loudness=avatar.loudness, layout=avatar.dataset.layout
-    )
+    rows = avatar.scene.hear(samples)
     driving = driving_of(avatar, rows, other)
     landmarker = FaceLandmarker()
     spoken = speak(avatar, driving, np.arange(count), landmarker)
@@ -166,7 +163,7 @@ def driving_of(avatar: Avatar, rows: np.ndarray, other: Dataset | None) -> Drivi
     data, config = avatar.dataset, avatar.config
     path = avatar.path if other is None else borrowed_path(data, other)
     return lambda frames: compose(
-        data, path, rows, 0, frames, config.model.window_frames, config.seed
+        avatar.scene, path, rows, 0, frames, config.model.window_frames, config.seed
     )  # fmt: skip
 
 

@@ -51,7 +51,6 @@ from egs_jax.face.mesh import eye_openness, mouth_opening
 from egs_jax.media.clock import FPS
 from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.progress import progress
-from egs_jax.speech.features import extract_features
 from egs_jax.types import Drive
 from experiments._runs import add_case, parsed, rounded, run_main, run_of
 from experiments._silences import SOUNDS
@@ -112,7 +111,7 @@ def cases_of(avatar: Avatar, seconds: float, most: int | None) -> Iterator[dict[
     spoken = seen(avatar, of_the_clip(avatar, frames), len(frames), landmarker, "held-out sound")
     for name, make in SOUNDS.items():
         samples = make(seconds)
-        rows = extract_features(samples, avatar.feature_kind, loudness=avatar.loudness)
+        rows = avatar.scene.hear(samples)
         count = num_video_frames(len(samples))
         still = seen(avatar, of_a_film(avatar, rows, count), count, landmarker, name)
         values, notes = metrics.report(figures_of(still, spoken))
@@ -134,7 +133,7 @@ def of_a_film(avatar: Avatar, rows: np.ndarray, count: int) -> Iterator[Drive]:
     config = avatar.config
     for part in micro_batches(np.arange(count)):
         yield compose(
-            avatar.dataset, avatar.path, rows, 0, part, config.model.window_frames, config.seed
+            avatar.scene, avatar.path, rows, 0, part, config.model.window_frames, config.seed
         )
 
 

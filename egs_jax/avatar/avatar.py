@@ -5,7 +5,6 @@ Before: `training.loop` (which writes the checkpoints); after: `draw`, `stream`,
 
 import contextlib
 import functools
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +12,11 @@ from jaxtyping import Array, Bool
 
 from egs_jax.avatar.poses import PosePath, pose_path
 from egs_jax.avatar.precomputed import Prepared, prepare
+from egs_jax.avatar.scene import PersonScene, Scene, scene_of
 from egs_jax.config import Config
 from egs_jax.data.dataset import Dataset
-from egs_jax.media.audio_file import read_audio
 from egs_jax.model.limits import Limits
 from egs_jax.runtime.errors import InputError
-from egs_jax.speech.features import IMPORTED
-from egs_jax.speech.level import SPEECH_LOUDNESS, loudness
 from egs_jax.training import step as train
 from egs_jax.training.checkpoint import FOLDER, Checkpoints
 from egs_jax.training.run_clip import open_dataset
@@ -74,44 +71,18 @@ class Avatar:
         """The part of a frame's work that no frame changes, done when it is first asked for."""
         return prepare(self.config, self.params, self.alive, self.sh_degree, self.limits)
 
-    @functools.cached_property
+    @property
     def limits(self) -> Limits | None:
         """Those of the poses of the clip's training frames; None: a head has none."""
-        if not self.config.model.is_person:
-            return None
-        return Limits.of(self.dataset.arrays["viewmats"][self.dataset.train_frames])
+        own = self.scene.own
+        return own.limits if isinstance(own, PersonScene) else None
+
+    @functools.cached_property
+    def scene(self) -> Scene:
+        """What it takes of its clip to speak."""
+        return scene_of(self.dataset)
 
     @functools.cached_property
     def path(self) -> PosePath:
         """The poses that it takes when it speaks."""
-        return pose_path(self.dataset, self.poses)
-
-    @functools.cached_property
-    def loudness(self) -> float:
-        """What speech is brought to before it hears it [LUFS]: as loud as it heard training's.
-
-        A dataset that does not say so, as those before loudness was kept, was heard as loud as its
-        sound is.
-        """
-        told = self.dataset.meta["audio_features"].get("loudness")
-        if told is not None:
-            return float(told)
-        sound = self.dataset.folder / "audio.wav"
-        found = loudness(read_audio(sound)) if sound.is_file() else -math.inf
-        return found if math.isfinite(found) else SPEECH_LOUDNESS
-
-    @property
-    def feature_kind(self) -> str:
-        """Kind of the sound features it hears (`speech.features`).
-
-        Raises:
-          InputError: if another program made them: new sound has none.
-        """
-        heard = self.dataset.meta["audio_features"]
-        if heard["kind"] == IMPORTED:
-            raise InputError(
-                f"{self.dataset.folder}: its sound features are another program's "
-                f"({heard.get('name')}), which cannot be made of new sound here; evaluate this "
-                "avatar, or import with --audio-features whisper and train again to let it speak"
-            )
-        return heard["kind"]
+        return pose_path(self.scene, self.poses)

@@ -20,7 +20,6 @@ from egs_jax.avatar.precomputed import Prepared
 from egs_jax.config import Config
 from egs_jax.media.audio_file import read_audio
 from egs_jax.media.clock import FPS, SAMPLE_RATE
-from egs_jax.speech.features import extract_features
 from egs_jax.types import Drive, RenderOutput
 
 
@@ -80,11 +79,8 @@ def load_drive(audio_path: str | Path, avatar: Avatar) -> SpeechDrive:
       InputError: if the file cannot be read as sound.
     """
     samples = read_audio(audio_path)
-    rows = extract_features(
-        samples, avatar.feature_kind, loudness=avatar.loudness, layout=avatar.dataset.layout
-    )
     return SpeechDrive(
-        avatar.dataset, avatar.path, rows, num_video_frames(len(samples)),
+        avatar.scene, avatar.path, avatar.scene.hear(samples), num_video_frames(len(samples)),
         avatar.config.model.window_frames, avatar.config.seed,
     )  # fmt: skip
 

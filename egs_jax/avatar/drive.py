@@ -7,7 +7,7 @@ so a video of any length can be made piece by piece.
 import numpy as np
 
 from egs_jax.avatar.poses import PosePath
-from egs_jax.data.dataset import Dataset
+from egs_jax.avatar.scene import Scene
 from egs_jax.speech.features import feature_windows
 from egs_jax.types import Drive
 
@@ -32,9 +32,9 @@ def blinks(seed: int, frames: np.ndarray) -> np.ndarray:
 class SpeechDrive:
     """A speech as a drive of every video frame; `frames(start, stop)` gives a piece of it."""
 
-    def __init__(self, dataset: Dataset, path: PosePath, rows: np.ndarray, num_frames: int,
+    def __init__(self, scene: Scene, path: PosePath, rows: np.ndarray, num_frames: int,
                  window_frames: int, seed: int):  # fmt: skip
-        self.dataset, self.path, self.rows, self.num_frames = dataset, path, rows, num_frames
+        self.scene, self.path, self.rows, self.num_frames = scene, path, rows, num_frames
         self.window_frames, self.seed = window_frames, seed
 
     def frames(self, start: int, stop: int) -> Drive:
@@ -46,17 +46,17 @@ class SpeechDrive:
         if not 0 <= start < stop <= self.num_frames:
             raise IndexError(f"frames {start} to {stop}: this speech has {self.num_frames} frames")
         frames = np.arange(start, stop)
-        return compose(self.dataset, self.path, self.rows, 0, frames, self.window_frames, self.seed)
+        return compose(self.scene, self.path, self.rows, 0, frames, self.window_frames, self.seed)
 
 
 def compose(
-    dataset: Dataset, path: PosePath, rows: np.ndarray, first_row: int, frames: np.ndarray,
+    scene: Scene, path: PosePath, rows: np.ndarray, first_row: int, frames: np.ndarray,
     window_frames: int, seed: int,
 ) -> Drive:  # fmt: skip
     """Compose the drive of `frames` (int [B]) from a path and 50 Hz rows of sound features.
 
     Args:
-      dataset: Lends camera and background.
+      scene: Lends camera and background.
       path: Poses of head and body.
       rows: Sound features [R, F] from row `first_row` on.
       first_row: Number of the first of `rows` in the speech, even.
@@ -64,9 +64,15 @@ def compose(
       window_frames: Video frames whose sound a frame hears.
       seed: Decides the blinks.
     """
-    silence, poses = dataset.arrays["silence_features"], path.at(frames)
+    poses = path.at(frames)
     windows = feature_windows(
-        rows, silence, frames, window_frames, first_row, layout=dataset.layout
+        rows, scene.silence, frames, window_frames, first_row, layout=scene.layout
     )
-    drive = dataset.driven_by(windows, blinks(seed, frames), poses.frames)
-    return drive.replace(viewmats=poses.viewmats, bodies=poses.bodies)
+    return Drive(
+        audio_windows=windows,
+        eyes=blinks(seed, frames),
+        viewmats=poses.viewmats,
+        Ks=np.broadcast_to(scene.intrinsics, (len(frames), 3, 3)),
+        backgrounds=scene.backgrounds(poses.frames),
+        bodies=poses.bodies,
+    )

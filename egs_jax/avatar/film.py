@@ -64,7 +64,7 @@ def render_video(
     avatar = dataclasses.replace(Avatar.load(run_dir, data_dir), poses=poses)
     _ = avatar.path  # bad poses are told before anything is drawn
     say_device("rendering")
-    size = avatar.dataset.width, avatar.dataset.height
+    size = avatar.scene.width, avatar.scene.height
     with EncoderProcess(out_path.resolve(), *size, FPS, SAMPLE_RATE) as film:
         total = num_video_frames(sum(len(chunk) for chunk in stream_audio(audio_path)))
         with progress(total, "render", "frame") as bar:

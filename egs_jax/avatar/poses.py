@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 from scipy.spatial.transform import Rotation, Slerp
 
-from egs_jax.data.dataset import Dataset
+from egs_jax.avatar.scene import HeadScene, Scene
 from egs_jax.data.stretches import nearest_of
 from egs_jax.runtime.errors import MAY_NOT_READ, InputError
 
@@ -41,11 +41,11 @@ class PosePath(NamedTuple):
         return PosePath(*(None if part is None else part[place] for part in self))
 
 
-def pose_path(dataset: Dataset, poses: str | Path = "clip") -> PosePath:
+def pose_path(scene: Scene, poses: str | Path = "clip") -> PosePath:
     """Make the path of a film.
 
     Args:
-      dataset: The clip; an avatar of a head alone cannot leave its poses.
+      scene: What its clip lends; an avatar of a head alone cannot leave its poses.
       poses: "clip" (those of the longest stretch of training frames without a cut), "still" (the
         calmest training frame's) or a file: NAME.npy with head -> camera transforms [T, 4, 4] of
         25 frames a second, or NAME.csv with a row a frame and a header: yaw, pitch, roll [degrees]
@@ -55,34 +55,35 @@ def pose_path(dataset: Dataset, poses: str | Path = "clip") -> PosePath:
     Raises:
       InputError: if the file is missing or holds no such poses, or the avatar is a head alone.
     """
-    start, stop = dataset.playback
+    if isinstance(scene.own, HeadScene):
+        return _path_over_frames(scene, scene.own, poses)
     if poses == "still":
-        return _of_frames(dataset, np.array([dataset.still_frame]))
-    if poses == "clip" and dataset.body == "head":
-        # A frame that bridges a moment without a face has no picture to draw a head over.
-        return _of_frames(dataset, nearest_of(dataset.valid, back_and_forth(start, stop)))
+        still = np.array([scene.still_frame])
+        return PosePath(scene.still_viewmat[None], scene.own.still_body[None], still)
     if poses == "clip":
-        at = start + eased_cycle(stop - start)
-        viewmats, bodies = (
-            between(dataset.arrays[name], at) for name in ("viewmats", "body_viewmats")
-        )
-        return PosePath(viewmats, bodies, np.rint(at).astype(int))
-    if dataset.body == "head":
+        at = eased_cycle(len(scene.viewmats))
+        viewmats, bodies = (between(part, at) for part in (scene.viewmats, scene.own.bodies))
+        return PosePath(viewmats, bodies, scene.start + np.rint(at).astype(int))
+    path = read_poses(poses, scene.still_viewmat)
+    viewmats = between(path, eased_cycle(len(path)))
+    twice = np.concatenate([viewmats, viewmats])  # the second round has the first behind it
+    bodies = scene.own.body_model.told(twice)[len(viewmats) :]
+    return PosePath(viewmats, bodies, np.full(len(viewmats), scene.start))
+
+
+def _path_over_frames(scene: Scene, head: HeadScene, poses: str | Path) -> PosePath:
+    """Return the path of a head alone, which stays where its clip's frames have it."""
+    if poses == "still":
+        return PosePath(scene.still_viewmat[None], None, np.array([scene.still_frame]))
+    if poses != "clip":
         raise InputError(
             f"--poses {poses}: this avatar is a head over its clip's own body, which stands where "
             "it stood; use --poses clip or still, or train with --model.body person"
         )
-    path = read_poses(poses, dataset.arrays["viewmats"][dataset.still_frame])
-    viewmats = between(path, eased_cycle(len(path)))
-    twice = np.concatenate([viewmats, viewmats])  # the second round has the first behind it
-    bodies = dataset.body_model.told(twice)[len(viewmats) :]
-    return PosePath(viewmats, bodies, np.full(len(viewmats), start))
-
-
-def _of_frames(dataset: Dataset, frames: Int[np.ndarray, " P"]) -> PosePath:
-    """Return the poses of frames of the clip."""
-    bodies = dataset.arrays["body_viewmats"][frames] if dataset.body == "person" else None
-    return PosePath(dataset.arrays["viewmats"][frames], bodies, frames)
+    # A frame that bridges a moment without a face has no picture to draw a head over.
+    stop = scene.start + len(scene.viewmats)
+    frames = nearest_of(head.valid, back_and_forth(scene.start, stop))
+    return PosePath(head.viewmats[frames], None, frames)
 
 
 @functools.lru_cache(maxsize=8)

@@ -26,7 +26,6 @@ from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.media.sound_tracks import RATES
 from egs_jax.runtime.environment import usable_cores
 from egs_jax.runtime.errors import InputError
-from egs_jax.speech.features import FeatureStream
 from egs_jax.speech.layout import DEFAULT, ENTRY_ROWS, FRAME_ROWS
 from egs_jax.types import Drive
 
@@ -75,10 +74,10 @@ class SpeechBatches:
 
     def __init__(self, avatar: Avatar):
         """Start at sample 0 and frame 0."""
-        self._dataset, self._path, self._seed = avatar.dataset, avatar.path, avatar.config.seed
-        self._window, layout = avatar.config.model.window_frames, avatar.dataset.layout
-        self._features = FeatureStream(avatar.feature_kind, loudness=avatar.loudness, layout=layout)
-        self._rows = np.zeros((0, avatar.dataset.audio_dim), np.float32)
+        self._scene, self._path, self._seed = avatar.scene, avatar.path, avatar.config.seed
+        self._window, layout = avatar.config.model.window_frames, avatar.scene.layout
+        self._features = avatar.scene.listener()
+        self._rows = np.zeros((0, avatar.scene.silence.shape[1]), np.float32)
         self._first_row = self._samples = 0
         self._size, self._lead = layout.hop_frames, layout.lead_frames(self._window)
         self._oldest = int(layout.offsets(self._window).min())
@@ -113,7 +112,7 @@ class SpeechBatches:
         frames = np.arange(first, first + self._size)
         shown = np.clip(frames, 0, ready - 1)
         drive = compose(
-            self._dataset, self._path, self._rows, self._first_row, shown, self._window, self._seed
+            self._scene, self._path, self._rows, self._first_row, shown, self._window, self._seed
         )
         counted = frames == shown
         return MicroBatch(frames[counted], int(np.argmax(counted)), drive)
@@ -124,7 +123,7 @@ def latency(avatar: Avatar) -> float:
 
     The longest of a batch, whose first frame waits for the last one; the time to draw comes on top.
     """
-    return avatar.dataset.layout.look_ahead(avatar.config.model.window_frames)
+    return avatar.scene.layout.look_ahead(avatar.config.model.window_frames)
 
 
 def speech_batches(avatar: Avatar, chunks: Iterable[np.ndarray]) -> Iterator[MicroBatch]:
@@ -164,8 +163,10 @@ def dispatch(avatar: Avatar, batch: MicroBatch) -> Drawing:
 
 def warm_up(avatar: Avatar) -> None:
     """Have the drawing compiled: draw a batch that nobody takes."""
-    frames = np.zeros(avatar.dataset.layout.hop_frames, int)
-    drive = avatar.dataset.drive(frames, avatar.config.model.window_frames)
+    scene, config = avatar.scene, avatar.config
+    frames, unheard = np.zeros(scene.layout.hop_frames, int), scene.silence[:0]
+    window = config.model.window_frames
+    drive = compose(scene, avatar.path, unheard, 0, frames, window, config.seed)
     compile_kernels(avatar, drive)
     for part in dispatch(avatar, MicroBatch(frames[:0], 0, drive)).parts:
         part.result()

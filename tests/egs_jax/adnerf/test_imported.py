@@ -15,6 +15,7 @@ from egs_jax.__main__ import main
 from egs_jax.adnerf.head_placement import place_head
 from egs_jax.adnerf.imported import import_dataset
 from egs_jax.avatar.avatar import Avatar
+from egs_jax.avatar.scene import scene_of
 from egs_jax.config import Config
 from egs_jax.data.dataset import Dataset
 from egs_jax.evaluation import signals
@@ -154,9 +155,8 @@ def test_sound_and_features_are_theirs(theirs, imported):
     )
     sound = read_audio(theirs.folder / "aud.wav")[START * 640 : (START + TRAIN + VAL) * 640]
     np.testing.assert_array_equal(read_audio(imported / "audio.wav"), sound)
-    avatar = Avatar(Config(), {}, np.zeros(0, bool), 0, data)
     with pytest.raises(InputError, match=r"another program's \(hubert\)"):
-        _ = avatar.feature_kind
+        _ = scene_of(data).feature_kind
 
 
 def test_silence_of_foreign_features_is_not_known(imported, monkeypatch):

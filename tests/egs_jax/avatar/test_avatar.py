@@ -4,11 +4,11 @@ import json
 import shutil
 
 import chex
-import numpy as np
 import pytest
 from helpers import micro_config, tone
 
 from egs_jax.avatar.avatar import Avatar
+from egs_jax.avatar.scene import scene_of
 from egs_jax.data.dataset import Dataset
 from egs_jax.media.audio_file import write_wav
 from egs_jax.runtime.errors import InputError
@@ -29,7 +29,6 @@ def test_avatar_is_the_newest_checkpoint(trained_run):
 
 def test_an_avatar_hears_speech_as_loud_as_in_training(painted, tmp_path):
     """As its dataset says; one that does not say so was heard as loud as its own sound is."""
-    config = micro_config(painted)
 
     def heard(told, sound):
         folder = shutil.copytree(painted, tmp_path / f"{told} {sound}")
@@ -38,7 +37,7 @@ def test_an_avatar_hears_speech_as_loud_as_in_training(painted, tmp_path):
         (folder / "meta.json").write_text(json.dumps(meta))
         if sound is not None:
             write_wav(folder / "audio.wav", 10 ** (sound / 20) * tone(2, 16_000, 997.0))
-        return Avatar(config, {}, np.ones(0, bool), 0, Dataset.open(folder)).loudness
+        return scene_of(Dataset.open(folder)).loudness
 
     assert heard(-27.5, -10) == -27.5
     assert heard(None, -20) == pytest.approx(-29.0, abs=0.2)  # -9 LUFS at half of full scale

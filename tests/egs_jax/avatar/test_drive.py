@@ -7,6 +7,7 @@ from helpers import AUDIO_DIM, FRAMES, SIZE, make_dataset
 
 from egs_jax.avatar.drive import BLINK_BLOCK, SpeechDrive, blinks, compose
 from egs_jax.avatar.poses import back_and_forth, pose_path
+from egs_jax.avatar.scene import scene_of
 from egs_jax.data.dataset import Dataset
 
 TRAIN = FRAMES - 4
@@ -49,7 +50,14 @@ def test_people_blink_once_in_four_seconds():
 
 @pytest.mark.parametrize("size", [1, 3, 7, 64, 99])
 def test_any_chunking_gives_the_same(dataset, rows, size):
-    drive = SpeechDrive(dataset, pose_path(dataset), rows, num_frames=100, window_frames=8, seed=5)
+    drive = SpeechDrive(
+        scene_of(dataset),
+        pose_path(scene_of(dataset)),
+        rows,
+        num_frames=100,
+        window_frames=8,
+        seed=5,
+    )
     whole = drive.frames(0, 100)
     for start in range(0, 100, size):
         stop = min(start + size, 100)
@@ -59,14 +67,19 @@ def test_any_chunking_gives_the_same(dataset, rows, size):
 
 @pytest.mark.parametrize("first_row", [0, 20, 52])
 def test_rows_long_past_are_not_needed(dataset, rows, first_row):
-    frames, path = np.arange(40, 50), pose_path(dataset)
-    piece = compose(dataset, path, rows[first_row:], first_row, frames, 8, seed=0)
-    assert equal(piece, compose(dataset, path, rows, 0, frames, 8, seed=0))
+    frames, path = np.arange(40, 50), pose_path(scene_of(dataset))
+    piece = compose(scene_of(dataset), path, rows[first_row:], first_row, frames, 8, seed=0)
+    assert equal(piece, compose(scene_of(dataset), path, rows, 0, frames, 8, seed=0))
 
 
 def test_speech_has_its_own_sound_and_blinks_over_the_clips_poses(dataset, rows):
     drive = SpeechDrive(
-        dataset, pose_path(dataset), rows, num_frames=100, window_frames=8, seed=5
+        scene_of(dataset),
+        pose_path(scene_of(dataset)),
+        rows,
+        num_frames=100,
+        window_frames=8,
+        seed=5,
     ).frames(0, 60)
     assert drive.audio_windows.shape == (60, 8, 16, AUDIO_DIM)
     assert drive.backgrounds.shape == (60, SIZE, SIZE, 3) and drive.Ks.shape == (60, 3, 3)
@@ -81,6 +94,13 @@ def test_speech_has_its_own_sound_and_blinks_over_the_clips_poses(dataset, rows)
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 3), (5, 5), (6, 5), (90, 101), (100, 101)])
 def test_frames_that_are_not_there(dataset, rows, start, stop):
-    drive = SpeechDrive(dataset, pose_path(dataset), rows, num_frames=100, window_frames=8, seed=5)
+    drive = SpeechDrive(
+        scene_of(dataset),
+        pose_path(scene_of(dataset)),
+        rows,
+        num_frames=100,
+        window_frames=8,
+        seed=5,
+    )
     with pytest.raises(IndexError, match=f"frames {start} to {stop}: this speech has 100"):
         drive.frames(start, stop)

@@ -13,6 +13,7 @@ from egs_jax.avatar.poses import (
     pose_path,
     read_poses,
 )
+from egs_jax.avatar.scene import scene_of
 from egs_jax.data.dataset import Dataset
 from egs_jax.runtime.errors import InputError
 
@@ -75,10 +76,10 @@ def test_playback_of_tiny_clips(start, stop):
 
 
 def test_a_head_shows_whole_frames_and_a_person_what_lies_between(head, person):
-    path = pose_path(head)
+    path = pose_path(scene_of(head))
     assert np.array_equal(path.frames, back_and_forth(0, TRAIN)) and path.bodies is None
     assert np.array_equal(path.viewmats, head.arrays["viewmats"][path.frames])
-    smooth = pose_path(person)
+    smooth = pose_path(scene_of(person))
     assert len(smooth.viewmats) == len(path.viewmats) == len(smooth.bodies)
     drift = smooth.viewmats[:, 0, 3]
     assert drift.max() <= head.arrays["viewmats"][TRAIN - 1, 0, 3] + 1e-6  # no held-out frame
@@ -92,9 +93,9 @@ def test_a_head_shows_whole_frames_and_a_person_what_lies_between(head, person):
 
 
 def test_a_still_path_is_the_calmest_training_frame(head, person):
-    path = pose_path(person, "still")
+    path = pose_path(scene_of(person), "still")
     assert path.viewmats.shape == path.bodies.shape == (1, 4, 4) and path.frames[0] < TRAIN
-    assert len(pose_path(head, "still").frames) == 1
+    assert len(pose_path(scene_of(head), "still").frames) == 1
     for part in path.at(np.arange(7)):
         assert len(part) == 7 and np.array_equal(part[0], part[6])
 
@@ -130,7 +131,7 @@ def test_a_file_of_poses_is_played_and_the_body_follows(person, tmp_path):
     poses = np.tile(STILL, (40, 1, 1))
     poses[:, 0, 3] = np.linspace(0, 0.4, 40)
     np.save(tmp_path / "poses.npy", poses)
-    path = pose_path(person, tmp_path / "poses.npy")
+    path = pose_path(scene_of(person), tmp_path / "poses.npy")
     drift = path.viewmats[:, 0, 3]
     assert drift.min() == pytest.approx(0, abs=1e-3) and drift.max() == pytest.approx(0.4, abs=1e-3)
     assert path.bodies.shape == path.viewmats.shape
@@ -166,11 +167,11 @@ def test_files_without_poses_are_refused_in_one_line(person, tmp_path, name, con
     elif content is not None:
         np.save(path, content)
     with pytest.raises(InputError) as refused:
-        pose_path(person, path)
+        pose_path(scene_of(person), path)
     message = str(refused.value)
     assert name in message and said in message and "\n" not in message
 
 
 def test_a_head_alone_cannot_leave_its_poses(head, tmp_path):
     with pytest.raises(InputError, match="this avatar is a head .* --model.body person"):
-        pose_path(head, tmp_path / "poses.npy")
+        pose_path(scene_of(head), tmp_path / "poses.npy")

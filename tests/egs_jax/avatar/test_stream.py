@@ -46,11 +46,8 @@ def sooner(avatar, tmp_path, monkeypatch):
 
 
 def whole_drive(avatar, sound):
-    rows = extract_features(
-        sound, avatar.feature_kind, loudness=avatar.loudness, layout=avatar.dataset.layout
-    )
     return SpeechDrive(
-        avatar.dataset, avatar.path, rows, infer.num_video_frames(len(sound)),
+        avatar.scene, avatar.path, avatar.scene.hear(sound), infer.num_video_frames(len(sound)),
         avatar.config.model.window_frames, avatar.config.seed,
     )  # fmt: skip
 
@@ -106,7 +103,7 @@ def ready_at(batches, sound, size):
 def test_a_frame_can_be_drawn_at_the_stated_sample(which, request):
     """To the sample: the worst frame waits for exactly the stated look-ahead, no frame longer."""
     speaker = request.getfixturevalue(which)
-    layout = speaker.dataset.layout
+    layout = speaker.scene.layout
     sound, wanted = voice(1.6), round(stream.latency(speaker) * SAMPLE_RATE)
     assert wanted == {"avatar": 7200, "sooner": 160 + 2 * 320 + 10 * 320 + 640}[which]
     heard = ready_at(stream.SpeechBatches(speaker), sound, 32)
@@ -118,16 +115,16 @@ def test_a_frame_can_be_drawn_at_the_stated_sample(which, request):
 @pytest.mark.parametrize("which", ["avatar", "sooner"])
 def test_a_frame_hears_up_to_the_stated_sample_and_no_further(which, request):
     speaker = request.getfixturevalue(which)
-    frame, size = 20, speaker.dataset.layout.hop_frames
-    lead = speaker.dataset.layout.lead_frames()
+    frame, size = 20, speaker.scene.layout.hop_frames
+    lead = speaker.scene.layout.lead_frames()
     first = frame - (frame + lead) % size  # of its block: this one waits longest
     stop = 640 * first + round(stream.latency(speaker) * SAMPLE_RATE)
     # No level: it hears the sound before as well.
-    kind, layout = speaker.feature_kind, speaker.dataset.layout
+    kind, layout = speaker.scene.feature_kind, speaker.scene.layout
 
     def hears(sound):
         rows = extract_features(sound, kind, layout=layout)
-        drive = SpeechDrive(speaker.dataset, speaker.path, rows, 50, 8, 0)
+        drive = SpeechDrive(speaker.scene, speaker.path, rows, 50, 8, 0)
         return drive.frames(first, first + size).audio_windows
 
     sound = voice(2.0)
@@ -178,7 +175,7 @@ def test_batches_hold_what_the_whole_speech_has(which, window, request):
         want = drive.frames(batch.frames[0], batch.frames[-1] + 1)
         for name in ("audio_windows", "eyes", "viewmats", "backgrounds"):
             got = getattr(batch.drive, name)
-            assert len(got) == avatar.dataset.layout.hop_frames
+            assert len(got) == avatar.scene.layout.hop_frames
             np.testing.assert_array_equal(got[part], getattr(want, name))
     assert seen == list(range(51))
 

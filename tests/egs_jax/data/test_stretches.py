@@ -11,6 +11,7 @@ import pytest
 from helpers import AUDIO_DIM, FRAMES, SIZE, make_dataset, micro_config, write_pictures
 
 from egs_jax.avatar.poses import pose_path
+from egs_jax.avatar.scene import scene_of
 from egs_jax.data import stretches
 from egs_jax.data.body import HISTORY, BodyModel
 from egs_jax.data.dataset import Dataset
@@ -112,9 +113,9 @@ def test_split_without_a_usable_frame_is_told(folder, tmp_path):
 def test_playback_stays_in_the_longest_stretch(folder):
     dataset = Dataset.open(folder)
     assert dataset.playback == (0, BORDER)
-    path = pose_path(dataset)
+    path = pose_path(scene_of(dataset))
     assert path.frames.min() == 0 and path.frames.max() == BORDER - 1
-    head = pose_path(Dataset.open(folder, body="head"))
+    head = pose_path(scene_of(Dataset.open(folder, body="head")))
     assert UNSEEN not in head.frames and head.frames.max() == BORDER - 1
     assert {UNSEEN - 1, UNSEEN + 1} <= set(head.frames.tolist())
 
