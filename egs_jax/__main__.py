@@ -118,7 +118,9 @@ def _parser(argv: list[str]) -> Parser:
         return verbs.add_parser(name, help=does, description=f"{does}.", epilog=CONSENT)
 
     def add_run(verb: Parser) -> None:
-        verb.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="what `train` made")
+        verb.add_argument(
+            "run_dir", type=Path, metavar="AVATAR", help="a run that `train` made, or an .egs file"
+        )
         verb.add_argument(
             "--data-dir", type=Path, metavar="DATASET_DIR", help="where its dataset was moved"
         )
@@ -144,6 +146,14 @@ def _parser(argv: list[str]) -> Parser:
         "head -> camera transforms [T,4,4], or .csv with yaw,pitch,roll[,x,y,z] a frame",
     )  # fmt: skip
     verb.set_defaults(run=_render)
+
+    verb = add("export", "run -> one small file that speaks without its dataset")
+    verb.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="what `train` made")
+    verb.add_argument("out", type=Path, metavar="OUT.egs", help="file to write")
+    verb.add_argument(
+        "--data-dir", type=Path, metavar="DATASET_DIR", help="where its dataset was moved"
+    )
+    verb.set_defaults(run=_export)
 
     verb = add("evaluate", "avatar -> eval.json, report.html, a table")
     add_run(verb)
@@ -314,6 +324,14 @@ def _render(arguments: argparse.Namespace) -> None:
         arguments.run_dir, arguments.audio, arguments.out, poses=arguments.poses,
         data_dir=arguments.data_dir,
     )  # fmt: skip
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    take_memory_as_needed()
+    from egs_jax.avatar.export import export_run
+
+    keep_programs()
+    export_run(arguments.run_dir, arguments.out, data_dir=arguments.data_dir)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""A trained avatar, loaded from its run folder.
+"""A trained avatar, loaded from its run folder or from a file.
 
 Before: `training.loop` (which writes the checkpoints); after: `draw`, `stream`, `film`.
 """
@@ -8,10 +8,14 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from jaxtyping import Array, Bool
 
+from egs_jax.avatar.avatar_file import SUFFIX, Written, read_avatar, write_avatar
+from egs_jax.avatar.baked import Baked
+from egs_jax.avatar.baking import bake, sample_of
 from egs_jax.avatar.poses import PosePath, pose_path
-from egs_jax.avatar.precomputed import Prepared, prepare
+from egs_jax.avatar.precomputed import Drawable, Prepared, Spatial, assemble, spatial_part
 from egs_jax.avatar.scene import PersonScene, Scene, scene_of
 from egs_jax.config import Config
 from egs_jax.data.dataset import Dataset
@@ -19,7 +23,7 @@ from egs_jax.model.limits import Limits
 from egs_jax.runtime.errors import InputError
 from egs_jax.training import step as train
 from egs_jax.training.checkpoint import FOLDER, Checkpoints
-from egs_jax.training.run_clip import open_dataset
+from egs_jax.training.run_clip import check_same, clip_of, open_dataset
 from egs_jax.training.run_folder import load_config
 from egs_jax.training.state import TrainState
 from egs_jax.types import Params
@@ -27,16 +31,22 @@ from egs_jax.types import Params
 
 @dataclass(frozen=True)
 class Avatar:
-    """A trained head or person: parameters, and the clip that lends poses and background."""
+    """A trained head or person, and the clip that lends poses and background."""
 
     config: Config
-    params: Params
-    alive: Bool[Array, " N"]
-    sh_degree: int
+    params: Params | None
+    """Everything trained; None of a file, and so are the two after it."""
+    alive: Bool[Array, " N"] | None
+    sh_degree: int | None
     """Degree of spherical harmonics that training had reached: more is not drawn."""
-    dataset: Dataset
+    clip: Dataset | None
+    """What it was trained on; None of a file, if nobody said where that is."""
     poses: str | Path = "clip"
     """Its poses when it speaks (`poses.pose_path`)."""
+    is_exact: bool = True
+    """Whether its networks move every Gaussian (`precomputed`), or codes do (`baked`)."""
+    written: Written | None = None
+    """What its file holds; None of a run."""
 
     @classmethod
     def of_state(cls, config: Config, state: TrainState, dataset: Dataset) -> "Avatar":
@@ -45,31 +55,111 @@ class Avatar:
         return cls(config, state.params, state.alive, degree, dataset)
 
     @classmethod
-    def load(cls, run_dir: str | Path, data_dir: str | Path | None = None) -> "Avatar":
-        """Load the newest checkpoint of a run, whose dataset may have been moved to `data_dir`.
+    def load(
+        cls, run_or_file: str | Path, data_dir: str | Path | None = None, *,
+        exact: bool | None = None,
+    ) -> "Avatar":  # fmt: skip
+        """Load an avatar that speaks.
+
+        Args:
+          run_or_file: A run folder, whose newest checkpoint is taken, or a file that was exported.
+          data_dir: Where the dataset lies that it was trained on, if that was moved; a file speaks
+            without it.
+          exact: Whether its networks move every Gaussian in every frame, as in training, or what
+            was baked of them does; None: the networks of a run, what was baked of a file.
 
         Raises:
-          InputError: if the folder is not a finished or running training, if that is still in its
-            static stage, its checkpoint is damaged, or its dataset is gone or another one.
+          InputError: if it is no run, still in its static stage, or has no file of this version;
+            if it is damaged; if its dataset is gone or another one; if a file is to be exact.
           OSError: if the checkpoint cannot be read although nothing says that it is damaged.
         """
-        run_dir = Path(run_dir)
-        config, dataset = open_dataset(run_dir, load_config(run_dir), data_dir)
-        if not (run_dir / FOLDER).is_dir():
-            raise InputError(f"{run_dir}: no checkpoint yet; train this run first")
-        with contextlib.closing(Checkpoints(run_dir, read_only=True)) as checkpoints:
+        path = Path(run_or_file)
+        if path.suffix == SUFFIX or path.is_file():
+            return cls._of_file(path, data_dir, exact)
+        config, dataset = open_dataset(path, load_config(path), data_dir)
+        if not (path / FOLDER).is_dir():
+            raise InputError(f"{path}: no checkpoint yet; train this run first")
+        with contextlib.closing(Checkpoints(path, read_only=True)) as checkpoints:
             state = checkpoints.load(train.abstract_state(config, dataset.audio_dim))
         if not bool(state.deforming):
             raise InputError(
-                f"{run_dir}: its newest checkpoint (step {int(state.step)}) has not learned any "
+                f"{path}: its newest checkpoint (step {int(state.step)}) has not learned any "
                 f"speech yet, which starts at step {config.schedule.static_steps + 1}; train on"
             )
-        return cls.of_state(config, state, dataset)
+        found = cls.of_state(config, state, dataset)
+        return cls(found.config, found.params, found.alive, found.sh_degree, dataset,
+                   is_exact=exact is not False)  # fmt: skip
+
+    @classmethod
+    def _of_file(cls, path: Path, data_dir: str | Path | None, exact: bool | None) -> "Avatar":
+        written = read_avatar(path)
+        if exact:
+            raise InputError(
+                f"{path}: holds what was baked of the networks, not these; name the run folder to "
+                "draw exactly"
+            )
+        clip = None
+        if data_dir is not None:
+            config = written.config
+            clip = Dataset.open(data_dir, config.size, config.model.resolved.body)
+            check_same(path, written.clip, clip.meta, data_dir)
+        return cls(written.config, None, None, None, clip, is_exact=False, written=written)
+
+    def export(self, path: str | Path) -> None:
+        """Write all that it needs to speak to one file (`avatar_file`), all of it or nothing.
+
+        Raises:
+          InputError: if it is a head alone, came from a file, or the file cannot be written.
+        """
+        path = Path(path)
+        if path.suffix != SUFFIX:
+            raise InputError(f"{path}: let the name of an avatar's file end in {SUFFIX}")
+        params, spatial, degree = self._trained
+        sample = spatial.at(sample_of(len(spatial.features)))
+        whole = Written(self.config, self.scene, self.baked, clip_of(self.dataset.meta))
+        write_avatar(path, whole, params["networks"], sample, degree)
+
+    @property
+    def dataset(self) -> Dataset:
+        """What it was trained on.
+
+        Raises:
+          InputError: if it came from a file and nobody said where that is.
+        """
+        if self.clip is None:
+            raise InputError("an avatar's file has no clip to compare with; name it by --data-dir")
+        return self.clip
+
+    @property
+    def num_gaussians(self) -> int:
+        """Gaussians that are drawn."""
+        return int(np.sum(self.baked.alive if self.alive is None else self.alive))
+
+    @property
+    def kept(self) -> Drawable:
+        """What it is drawn from."""
+        return self.prepared if self.is_exact else self.baked
 
     @functools.cached_property
     def prepared(self) -> Prepared:
         """The part of a frame's work that no frame changes, done when it is first asked for."""
-        return prepare(self.config, self.params, self.alive, self.sh_degree, self.limits)
+        params, spatial, degree = self._trained
+        return assemble(self.config, params["networks"], spatial, degree, self.limits)
+
+    @functools.cached_property
+    def baked(self) -> Baked:
+        """What draws it by codes, made when it is first asked for."""
+        if self.written is not None:
+            return self.written.baked
+        params, spatial, degree = self._trained
+        return bake(self.config, params["networks"], spatial, degree, self.limits, self.dataset)
+
+    @functools.cached_property
+    def _trained(self) -> tuple[Params, Spatial, int]:
+        if self.params is None or self.alive is None or self.sh_degree is None:
+            raise InputError("an avatar's file has no networks of all Gaussians; name its run")
+        spatial = spatial_part(self.config, self.params, self.alive, self.sh_degree)
+        return self.params, spatial, self.sh_degree
 
     @property
     def limits(self) -> Limits | None:
@@ -80,7 +170,7 @@ class Avatar:
     @functools.cached_property
     def scene(self) -> Scene:
         """What it takes of its clip to speak."""
-        return scene_of(self.dataset)
+        return scene_of(self.dataset) if self.written is None else self.written.scene
 
     @functools.cached_property
     def path(self) -> PosePath:

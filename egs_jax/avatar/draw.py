@@ -10,13 +10,14 @@ from pathlib import Path
 import flax.struct
 import jax
 import numpy as np
-from jaxtyping import Array, UInt8
+from jaxtyping import Array, Float, UInt8
 
 import kernels
 from egs_jax.avatar import precomputed as prepared
 from egs_jax.avatar.avatar import Avatar
+from egs_jax.avatar.baked import Baked, codes_of, moved_by
 from egs_jax.avatar.drive import SpeechDrive
-from egs_jax.avatar.precomputed import Prepared
+from egs_jax.avatar.precomputed import Drawable
 from egs_jax.config import Config
 from egs_jax.media.audio_file import read_audio
 from egs_jax.media.clock import FPS, SAMPLE_RATE
@@ -34,7 +35,7 @@ class Pictures(flax.struct.PyTreeNode):
 
 def infer_step(avatar: Avatar, drive: Drive) -> RenderOutput:
     """Draw the head as `drive` moves it, over its backgrounds (one jitted call per batch size)."""
-    return _infer(avatar.config.program, avatar.prepared, drive)
+    return _infer(avatar.config.program, avatar.kept, drive)
 
 
 def draw(avatar: Avatar, drive: Drive) -> Pictures:
@@ -44,22 +45,44 @@ def draw(avatar: Avatar, drive: Drive) -> Pictures:
     there already cannot be used again. The call returns before the device is done.
     """
     rest = drive.replace(backgrounds=None)
-    return draw_program()(avatar.config.program, avatar.prepared, rest, drive.backgrounds)
+    return draw_program()(avatar.config.program, avatar.kept, rest, drive.backgrounds)
 
 
 def compile_kernels(avatar: Avatar, drive: Drive) -> None:
     """Have the Triton kernels of `draw` compiled, faster than its first call would."""
     rest = drive.replace(backgrounds=None)
-    arguments = avatar.config.program, avatar.prepared, rest, drive.backgrounds
+    arguments = avatar.config.program, avatar.kept, rest, drive.backgrounds
     kernels.compile_kernels(draw_program(), *arguments)
 
 
+def motion_codes(avatar: Avatar, drive: Drive) -> Float[Array, "B K"]:
+    """Return the codes of every frame of `drive`: all that speech says of an avatar's motion."""
+    return _codes(avatar.config.program, avatar.baked, drive.replace(backgrounds=None))
+
+
+def draw_codes(avatar: Avatar, codes: Float[Array, "B K"], drive: Drive) -> RenderOutput:
+    """Draw frames by their codes; of `drive` poses and backgrounds count, its sound is not heard.
+
+    The same as `infer_step` of an avatar that is not exact, in two steps.
+    """
+    unheard = drive.replace(audio_windows=drive.audio_windows[:, :0], eyes=drive.eyes[:0])
+    return _draw_codes(avatar.config.program, avatar.baked, codes, unheard)
+
+
+_codes = jax.jit(codes_of, static_argnums=0)
+
+
 @functools.partial(jax.jit, static_argnums=0)
-def _infer(config: Config, kept: Prepared, drive: Drive) -> RenderOutput:
+def _draw_codes(config: Config, baked: Baked, codes: Array, drive: Drive) -> RenderOutput:
+    return prepared.draw_moved(config, baked, moved_by(baked, codes), drive)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _infer(config: Config, kept: Drawable, drive: Drive) -> RenderOutput:
     return prepared.render(config, kept, drive)
 
 
-def _draw(config: Config, kept: Prepared, drive: Drive, backgrounds: Array) -> Pictures:
+def _draw(config: Config, kept: Drawable, drive: Drive, backgrounds: Array) -> Pictures:
     return Pictures(*prepared.show(config, kept, drive.replace(backgrounds=backgrounds)))
 
 

@@ -48,20 +48,20 @@ def draw_speech(avatar: Avatar, audio_path: str | Path) -> Iterator[UInt8[np.nda
 
 
 def render_video(
-    run_dir: str | Path, audio_path: str | Path, out_path: str | Path, *,
+    run_or_file: str | Path, audio_path: str | Path, out_path: str | Path, *,
     poses: str | Path = "clip", data_dir: str | Path | None = None,
 ) -> None:  # fmt: skip
-    """Speak `audio_path` with the avatar of `run_dir`: H.264 + AAC into `out_path`, atomically.
+    """Speak `audio_path` with an avatar: H.264 + AAC into `out_path`, atomically.
 
-    Its head moves by `poses` (`poses.pose_path`). `data_dir` is where its dataset was moved.
+    Its head moves by `poses` (`poses.pose_path`); for the rest see `Avatar.load`.
 
     Raises:
-      InputError: bad audio, bad run folder, bad poses, or an output that cannot be written.
+      InputError: bad audio, bad avatar, bad poses, or an output that cannot be written.
       OSError: the disk is full or fails; what was at `out_path` before is untouched.
     """
     out_path = Path(out_path)
     _check_place(out_path, Path(audio_path))
-    avatar = dataclasses.replace(Avatar.load(run_dir, data_dir), poses=poses)
+    avatar = dataclasses.replace(Avatar.load(run_or_file, data_dir), poses=poses)
     _ = avatar.path  # bad poses are told before anything is drawn
     say_device("rendering")
     size = avatar.scene.width, avatar.scene.height

@@ -1,4 +1,4 @@
-"""All of a frame's work that no frame changes, done once and kept by the avatar.
+"""All of a frame's work that no frame changes, done once and kept: the exact way to draw.
 
 Before: `model`, whose forward pass this is, split in two; after: `draw`. Kept are the live
 Gaussians, their spatial features, the agents, the static mix P of the attention and the weights in
@@ -9,13 +9,13 @@ the form that `kernels.deform` takes. A frame then costs its tokens, the dynamic
 import functools
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from egs_jax.avatar.token_kernels.frame_tokens import frame_tokens
 from egs_jax.avatar.token_kernels.weights import token_weights, uses_token_kernels
@@ -28,6 +28,25 @@ from egs_jax.model.skinning import placed
 from egs_jax.types import Drive, Params, RenderOutput
 from kernels import RasterizeOutput, rasterize
 from kernels.deform import Deformed, DeformInputs, DeformWeights, deform, operand_dtype
+
+
+class Spatial(NamedTuple):
+    """What is known of Gaussians, all live, before any speech."""
+
+    canonical: DeformInputs
+    features: Float[Array, "N D"]
+    agents: Float[Array, "A D"]
+    """With cross-attention one a Gaussian."""
+    static_mix: Float[Array, "N A"] | None
+    """None: every Gaussian is its own agent (cross-attention)."""
+    skins: Float[Array, " N"] | None
+    """Of a person; None: all moves with the head."""
+
+    def at(self, rows: Int[Array | np.ndarray, " S"]) -> "Spatial":
+        """Return the same of some of them."""
+        own = self.static_mix is None
+        parts = jax.tree.map(lambda v: v[rows], self._replace(agents=None))
+        return parts._replace(agents=self.agents[rows] if own else self.agents)
 
 
 class Prepared(flax.struct.PyTreeNode):
@@ -54,6 +73,25 @@ class Prepared(flax.struct.PyTreeNode):
     limits: Limits | None = None
     """Of a person's poses; None: there are none."""
 
+    def moved(self, config: Config, drive: Drive) -> Deformed:
+        """See `move`."""
+        return move(config, self, drive)
+
+
+class Drawable(Protocol):
+    """What an avatar is drawn from: exact as here, or `baked`."""
+
+    alive: Bool[Array, " N"]
+    offsets: Float[Array, "N 2"]
+    skins: Float[Array, " N"] | None
+
+    @property
+    def limits(self) -> Limits | None:
+        """Of a person's poses; None: there are none."""
+
+    def moved(self, config: Config, drive: Drive) -> Deformed:
+        """Return the live Gaussians in head space in every frame of `drive`, activated."""
+
 
 def prepare(
     config: Config, params: Params, alive: Bool[Array, " N"], sh_degree: int,
@@ -68,16 +106,32 @@ def prepare(
       sh_degree: Degree of spherical harmonics that is drawn, if there are so many.
       limits: Of what poses are told to tokens and colors; None: all are.
     """
+    spatial = spatial_part(config, params, alive, sh_degree)
+    return assemble(config, params["networks"], spatial, sh_degree, limits)
+
+
+def spatial_part(
+    config: Config, params: Params, alive: Bool[Array, " N"], sh_degree: int
+) -> Spatial:
+    """Compute what is known of the live Gaussians; arguments as of `prepare`."""
     live = np.flatnonzero(alive)
     live = live if live.size else np.zeros(1, int)
-    kept = _prepare(config.program, params, alive, live, np.int32(sh_degree))
-    return kept.replace(limits=limits)
+    return _spatial_part(config.program, params, alive, live, np.int32(sh_degree))
+
+
+def assemble(
+    config: Config, networks: Mapping[str, Any], spatial: Spatial, sh_degree: int,
+    limits: Limits | None = None,
+) -> Prepared:  # fmt: skip
+    """Bring what is known of Gaussians and the networks' parameters to the form that is drawn."""
+    needed = {name: networks[name] for name in ("tokens", "attention", "deform")}
+    return _assemble(config.program, needed, spatial, np.int32(sh_degree)).replace(limits=limits)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _prepare(
+def _spatial_part(
     config: Config, params: Params, alive: Array, live: Array, sh_degree: Array
-) -> Prepared:  # fmt: skip
+) -> Spatial:  # fmt: skip
     model_config = config.model
     nets, networks, free = model.networks(model_config), params["networks"], params["gaussians"]
     features = model.spatial_features(config, params)
@@ -89,30 +143,38 @@ def _prepare(
     # Without a live Gaussian the one that stays is as opaque as nothing.
     cloud = cloud._replace(logit_opacities=jnp.where(alive, cloud.logit_opacities, -jnp.inf))
     skins = model.skins(config, params)
-    cloud, features, static, skins = jax.tree.map(
-        lambda v: v[live], (cloud, features, static, skins)
-    )
-    agents = agents[live] if static is None else agents
+    return Spatial(cloud, features, agents, static, skins).at(live)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _assemble(
+    config: Config, networks: Mapping[str, Any], spatial: Spatial, sh_degree: Array
+) -> Prepared:
+    model_config = config.model
+    nets = model.networks(model_config)
+    active = active_harmonics(model.harmonics(model_config), sh_degree)
     weights = model.deform_weights(nets, networks, model.harmonics(model_config))
     weights = replace(weights, heads=weights.heads.with_harmonics(active))
-    dtype = operand_dtype(weights, _implementation(config))
-    weights, static = weights.astype(dtype), jax.tree.map(lambda v: v.astype(dtype), static)
+    dtype = operand_dtype(weights, implementation(config))
+    weights = weights.astype(dtype)
+    static = jax.tree.map(lambda v: v.astype(dtype), spatial.static_mix)
+    count = len(spatial.features)
     packed = uses_token_kernels(config)
     return Prepared(
-        canonical=cloud,
-        features=features,
-        agents=agents,
+        canonical=spatial.canonical,
+        features=spatial.features,
+        agents=spatial.agents,
         static_mix=static,
         weights=weights,
         token_params=None if packed else networks["tokens"],
         token_weights=token_weights(model_config, networks["tokens"]) if packed else None,
-        alive=jnp.ones(live.shape, bool),
-        offsets=jnp.zeros((*live.shape, 2)),
-        skins=skins,
+        alive=jnp.ones(count, bool),
+        offsets=jnp.zeros((count, 2)),
+        skins=spatial.skins,
     )
 
 
-def _implementation(config: Config) -> str | None:
+def implementation(config: Config) -> str | None:
     """Choose that of `deform`, whose Triton kernel mixes through agents only."""
     return "xla" if config.model.attention == "cross" else model.kernel_choice(config)
 
@@ -139,31 +201,38 @@ def move(config: Config, kept: Prepared, drive: Drive) -> Deformed:
     tokens, mix = listen(config, kept, drive)
     return deform(
         kept.canonical, kept.features, kept.static_mix, mix, tokens, kept.weights,
-        implementation=_implementation(config),
+        implementation=implementation(config),
     )  # fmt: skip
 
 
-def pose(config: Config, kept: Prepared, drive: Drive) -> tuple[Deformed, Float[Array, "B 4 4"]]:
+def pose(config: Config, kept: Drawable, drive: Drive) -> tuple[Deformed, Float[Array, "B 4 4"]]:
     """Return the same where head and body are, and the view matrices to draw them by."""
-    return placed(move(config, kept, drive), kept.skins, drive, kept.limits)
+    return placed(kept.moved(config, drive), kept.skins, drive, kept.limits)
 
 
-def render(config: Config, kept: Prepared, drive: Drive) -> RenderOutput:
+def render(config: Config, kept: Drawable, drive: Drive) -> RenderOutput:
     """Draw the frames of `drive`, as `model.forward` does in the deformation stage."""
-    out = _rasterized(config, kept, drive, as_bytes=False)
+    return draw_moved(config, kept, kept.moved(config, drive), drive)
+
+
+def draw_moved(config: Config, kept: Drawable, moved: Deformed, drive: Drive) -> RenderOutput:
+    """Draw Gaussians that were moved already; of `drive` only poses and backgrounds count."""
+    out = _rasterized(config, kept, moved, drive, as_bytes=False)
     return RenderOutput(rgb=out.rgb, alpha=out.alpha, depth=out.depth)
 
 
 def show(
-    config: Config, kept: Prepared, drive: Drive
+    config: Config, kept: Drawable, drive: Drive
 ) -> tuple[UInt8[Array, "B H Wd 3"], UInt8[Array, "B H Wd"]]:
     """Return colors and opacities of the same, as they go to a screen or a file."""
-    out = _rasterized(config, kept, drive, as_bytes=True)
+    out = _rasterized(config, kept, kept.moved(config, drive), drive, as_bytes=True)
     return out.rgb, out.alpha
 
 
-def _rasterized(config: Config, kept: Prepared, drive: Drive, *, as_bytes: bool) -> RasterizeOutput:
-    moved, viewmats = pose(config, kept, drive)
+def _rasterized(
+    config: Config, kept: Drawable, moved: Deformed, drive: Drive, *, as_bytes: bool
+) -> RasterizeOutput:
+    moved, viewmats = placed(moved, kept.skins, drive, kept.limits)
     height, width = drive.backgrounds.shape[1:3]
     return rasterize(
         moved.means, moved.quats, moved.scales, moved.opacities, moved.sh,

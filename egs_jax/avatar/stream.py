@@ -153,7 +153,7 @@ def _workers() -> tuple[concurrent.futures.ThreadPoolExecutor, int]:
 def dispatch(avatar: Avatar, batch: MicroBatch) -> Drawing:
     """Have a batch drawn and copied to the host, without waiting for either."""
     pool, at_once = _workers()
-    _ = avatar.prepared  # once, not by every thread
+    _ = avatar.kept  # once, not by every thread
     part = lambda at: jax.tree.map(lambda v: v[at : at + at_once], batch.drive)
     parts = [part(at) for at in range(0, len(batch.drive.eyes), at_once)]
     return Drawing(

@@ -9,7 +9,6 @@ import json
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.data.dataset import Dataset
@@ -34,9 +33,10 @@ LEAST_MEMORY = 2.0
 def evaluate(
     run_dir: str | Path, split: str = "val", *, data_dir: str | Path | None = None
 ) -> dict:
-    """Measure a run on one split; prints a table, writes `eval.json` and `report.html`.
+    """Measure an avatar on one split; prints a table, writes `eval.json` and `report.html`.
 
-    `data_dir` is where its dataset was moved.
+    A run folder is drawn exactly and gets both. Of a file NAME.egs, which is drawn as baked, they
+    come into a folder NAME.eval beside it. `data_dir` is where the dataset lies, if that was moved.
 
     Raises:
       InputError: if the run or its dataset cannot be read, the run cannot be written to, or other
@@ -44,11 +44,14 @@ def evaluate(
     """
     run_dir = Path(run_dir)
     avatar = Avatar.load(run_dir, data_dir)
+    data = avatar.dataset
+    if avatar.written is not None:
+        run_dir = run_dir.with_suffix(".eval")
+        run_dir.mkdir(exist_ok=True)
     _check_place(run_dir)
     say_device("evaluating")
     check_memory(jax.local_devices()[0], least=LEAST_MEMORY)
     landmarker = FaceLandmarker()
-    data = avatar.dataset
     frames = data.frames_of(split)
     measured = measure_split(avatar, frames, landmarker)
     values, notes = metrics.report(
@@ -68,7 +71,8 @@ def evaluate(
         **seconds_of(data),
         "given": given(data),
         **values,
-        "num_gaussians": int(np.sum(avatar.alive)),
+        "num_gaussians": avatar.num_gaussians,
+        "drawn": "exact" if avatar.is_exact else "baked",
         "device": jax.devices()[0].device_kind,
         "kernels": implementations(),
         "notes": notes,

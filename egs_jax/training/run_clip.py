@@ -48,7 +48,7 @@ def check_clip(run_dir: Path, config: Config, meta: Mapping[str, Any], folder: s
     Raises:
       InputError: says what differs.
     """
-    before, now = _recorded(run_dir), clip_of(meta)
+    before = _recorded(run_dir)
     if before is None:
         if Path(config.data_dir).resolve() != Path(folder).resolve():
             print(
@@ -56,6 +56,24 @@ def check_clip(run_dir: Path, config: Config, meta: Mapping[str, Any], folder: s
                 f"{folder} is taken for it"
             )
         return
+    check_same(run_dir, before, meta, folder)
+
+
+def check_same(
+    trained: Path, before: Mapping[str, Any], meta: Mapping[str, Any], folder: str | Path
+) -> None:
+    """Refuse a dataset that is not the one that an avatar was trained on.
+
+    Args:
+      trained: The avatar, a run or a file.
+      before: The clip that it was trained on (`clip_of`).
+      meta: What the `meta.json` of a dataset says.
+      folder: Where that is.
+
+    Raises:
+      InputError: says what differs.
+    """
+    now = clip_of(meta)
     changed = [name for name in now if before.get(name) != now[name]]
     if "sha256" in changed:
         was, found = (", ".join(h[:12] for h in clip["sha256"]) for clip in (before, now))
@@ -66,8 +84,8 @@ def check_clip(run_dir: Path, config: Config, meta: Mapping[str, Any], folder: s
     else:
         return
     raise InputError(
-        f"{folder}: {what} than {run_dir} was trained on; name that run's own dataset by "
-        "--data-dir, or train in a new --run-dir"
+        f"{folder}: {what} than {trained} was trained on; name its own dataset by --data-dir, or "
+        "train in a new --run-dir"
     )
 
 

@@ -111,10 +111,10 @@ WRONG = {
     "train tiny --data-dir d --run-dir r --model.d_m 8": "d_m 8; see `egs-jax train --help`",
     "train tiny --data-dir d --run-dir r --optim.means 1": "--optim.means: got '1'",
     "train tiny --data-dir d --run-dir r": "d: not a dataset folder",
-    "render": "RUN_DIR, AUDIO",
+    "render": "AVATAR, AUDIO",
     "render r a.wav": "--out",
     "render r a.wav --out o.mp4": "r: not a run folder",
-    "evaluate": "RUN_DIR",
+    "evaluate": "AVATAR",
     "evaluate r": "r: not a run folder",
     "evaluate r --split test": "--split",
 }

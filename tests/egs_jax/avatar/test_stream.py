@@ -14,6 +14,7 @@ from egs_jax.avatar import stream
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import Pictures
 from egs_jax.avatar.drive import SpeechDrive
+from egs_jax.avatar.scene import Scene
 from egs_jax.avatar.stream import Stream, StreamFrame
 from egs_jax.config import FITTED_WINDOW
 from egs_jax.data.dataset import Dataset
@@ -42,7 +43,7 @@ def sooner(avatar, tmp_path, monkeypatch):
     (folder / "meta.json").write_text(json.dumps(meta))
     hush = np.load(folder / "silence_features.npy")
     np.save(folder / "silence_features.npy", np.resize(hush, (4, hush.shape[1])))
-    return dataclasses.replace(avatar, dataset=Dataset.open(folder))
+    return dataclasses.replace(avatar, clip=Dataset.open(folder))
 
 
 def whole_drive(avatar, sound):
@@ -289,7 +290,7 @@ def test_a_long_speech_keeps_time_and_little_memory(avatar, monkeypatch, minutes
     held = []
 
     class Rows:
-        def __init__(self, kind, loudness, layout):
+        def __init__(self):
             self.samples = self.rows = 0
 
         def push(self, chunk):
@@ -310,7 +311,7 @@ def test_a_long_speech_keeps_time_and_little_memory(avatar, monkeypatch, minutes
         return drives[0]
 
     drives = []
-    monkeypatch.setattr(stream, "FeatureStream", Rows)
+    monkeypatch.setattr(Scene, "listener", lambda _: Rows())
     monkeypatch.setattr(stream, "compose", compose)
     monkeypatch.setattr(stream, "draw", draw_nothing)
     live, second = Stream(avatar), np.zeros(SAMPLE_RATE, np.float32)

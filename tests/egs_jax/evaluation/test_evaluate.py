@@ -40,7 +40,7 @@ IMPLEMENTATIONS = {"rasterize": "xla: no GPU"}
 CONTRACT = (
     "split frames width height head_fraction psnr psnr_head psnr_lips psnr_frame "
     "baseline_mean_frame baseline_nearest_frame ssim lpips lmd mouth_r mouth_r_shift_p95 "
-    "mouth_silence_percentile sync_lag_frames sync_conf jitter_px blink_r num_gaussians "
+    "mouth_silence_percentile sync_lag_frames sync_conf jitter_px blink_r num_gaussians drawn "
     "render_fps device notes source given seconds_trained seconds_held_out mouth_gain kernels "
     "psnr_person ssim_person lpips_person person_fraction psnr_person_given_body "
     "mouth_wide_error mouth_narrow_error num_closures closures closures_shift_p95"
@@ -141,7 +141,7 @@ class World(SimpleNamespace):
 def world(tmp_path_factory):
     home = tmp_path_factory.mktemp("made_up")
     data, alive, now = make_clip(home / "dataset"), np.arange(9) < 7, [0.0]
-    avatar = Avatar(micro_config(data.folder), {}, alive, sh_degree=1, dataset=data)
+    avatar = Avatar(micro_config(data.folder), {}, alive, sh_degree=1, clip=data)
     (home / "run").mkdir()
 
     def fetch(batch):
@@ -165,7 +165,7 @@ def world(tmp_path_factory):
         patch.setattr(evaluate, "FaceLandmarker", MadeUpLandmarker)
         patch.setattr(evaluate, "implementations", lambda: IMPLEMENTATIONS)
         patch.setattr(evaluate, "report_pictures", report_pictures)
-        patch.setattr(evaluate, "Avatar", SimpleNamespace(load=lambda run_dir, data_dir: avatar))
+        patch.setattr(evaluate, "Avatar", SimpleNamespace(load=lambda *_: avatar))
         result = evaluate.evaluate(home / "run")
         val = np.arange(TRAIN, TRAIN + VAL)
         drawn = infer_step(avatar, data.drive(val, 8)).rgb
@@ -215,7 +215,7 @@ def test_all_names_of_the_contract_and_no_others_stand_in_eval_json(world):
     assert not [name for name in numbers if stored[name] is None]
     about = dict(
         source={"name": "painted", "sha256": ""}, split="val", frames=100, width=SIZE, height=SIZE,
-        num_gaussians=7, device="cpu", jitter_px=0.25, given=["pose", "eyes", "background"],
+        num_gaussians=7, drawn="exact", device="cpu", jitter_px=0.25, given=["pose", "eyes", "background"],
         seconds_trained=0.96, seconds_held_out=4.0, kernels=IMPLEMENTATIONS,
     )  # fmt: skip
     assert {name: stored[name] for name in about} == about
@@ -425,6 +425,7 @@ def test_a_short_split_has_reasons_instead_of_numbers(world):
 
 
 def test_a_run_that_cannot_be_written_to_is_refused_before_it_is_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate.Avatar, "load", lambda *_: None)
+    nothing = SimpleNamespace(dataset=None, written=None)
+    monkeypatch.setattr(evaluate.Avatar, "load", lambda *_, **__: nothing)
     with pytest.raises(InputError, match="cannot write there .*; copy the run"):
         evaluate.evaluate(tmp_path / "missing")

@@ -40,7 +40,7 @@ def test_what_is_given_comes_from_the_frame_itself(avatar, name):
     changed = np.array(data.arrays[array])
     changed[12] = changed[12] + (1 if name == "eyes" else 0.05)
     data.arrays = data.arrays | {array: changed}
-    differs = np.any(drawn(avatar) != drawn(dataclasses.replace(avatar, dataset=data)), (1, 2, 3))
+    differs = np.any(drawn(avatar) != drawn(dataclasses.replace(avatar, clip=data)), (1, 2, 3))
     np.testing.assert_array_equal(differs, FRAMES == 12)
 
 
@@ -56,6 +56,6 @@ def test_a_body_that_is_told_does_not_know_where_it_was_seen(avatar):
     changed = np.array(data.arrays["body_viewmats"])
     changed[12, 0, 3] += 0.5
     data.arrays = data.arrays | {"body_viewmats": changed}
-    moved = dataclasses.replace(avatar, dataset=data)
+    moved = dataclasses.replace(avatar, clip=data)
     np.testing.assert_array_equal(told(moved), told(avatar))
     assert np.any(told(avatar) != drawn(avatar))

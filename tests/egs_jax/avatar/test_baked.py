@@ -1,0 +1,98 @@
+"""Baked avatars: patterns of motion, codes, and pictures against the exact ones."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from egs_jax.avatar.avatar import Avatar
+from egs_jax.avatar.baked import Patterns, limited
+from egs_jax.avatar.baking import counted, principal_patterns
+from egs_jax.avatar.draw import draw_codes, infer_step, motion_codes
+
+
+@pytest.fixture(scope="module")
+def exact(trained_run):
+    """One that moves: the run is so short that its own heads say next to nothing."""
+    found = Avatar.load(trained_run.folder)
+    said = found.params["networks"]["deform"]
+    louder = jax.tree.map(lambda value: 9 * value, said)
+    networks = found.params["networks"] | {"deform": louder}
+    return dataclasses.replace(found, params=found.params | {"networks": networks})
+
+
+@pytest.fixture(scope="module")
+def baked(exact):
+    return dataclasses.replace(exact, is_exact=False)
+
+
+def test_motion_of_few_patterns_is_found(frames=40, count=5000, numbers=17):
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=(3, count, numbers)) * np.geomspace(1e-3, 10, numbers)
+    motions = np.einsum("fk,knd->fnd", rng.normal(size=(frames, 3)) * (9, 3, 1), true)
+    motions -= motions.mean(axis=0)
+    patterns, codes, units = principal_patterns(np.float32(motions), 8)
+    assert patterns.shape == (3, count, numbers)  # there is no fourth
+    made = np.einsum("fk,knd->fnd", codes, patterns) * units
+    np.testing.assert_allclose(made, motions, atol=1e-3 * np.abs(motions).max())
+    flat = patterns.reshape(3, -1)
+    np.testing.assert_allclose(flat @ flat.T, np.eye(3), atol=1e-3)
+    assert np.all(np.diff(codes.std(axis=0)) < 0)  # the leading one first
+
+
+def test_counts_are_as_fine_as_their_code_moves(count=4000):
+    rng = np.random.default_rng(1)
+    patterns = rng.normal(size=(3, count, 14)).astype(np.float32)
+    units, spread = np.linspace(1, 2, 14, dtype=np.float32), np.array([8.0, 2.0, 0.1], np.float32)
+    counts, steps = counted(patterns, spread, units)
+    assert counts.dtype == np.int8 and steps.shape == (3, 14)
+    error = np.abs(counts * steps[:, None] - patterns * units)
+    lost = np.median(error / units, axis=(1, 2)) * spread
+    assert np.all(lost <= 1.05 * lost[0])  # no pattern errs by more than the first
+    assert np.abs(counts[2]).max() < 40 < np.abs(counts[0]).max()  # which packs the last one well
+    whole = Patterns(jnp.asarray(counts.transpose(0, 2, 1)), jnp.asarray(steps))
+    codes = rng.normal(size=(2, 3)).astype(np.float32)
+    want = np.einsum("bk,knd->bdn", codes, counts * steps[:, None])
+    np.testing.assert_allclose(whole.sum(jnp.asarray(codes)), want, rtol=1e-5, atol=1e-4)
+
+
+def test_baked_pictures_are_nearly_the_exact_ones(exact, baked):
+    drive = exact.dataset.drive(exact.dataset.frames_of("val")[:4], 8, told=True)
+    want, got = (np.asarray(infer_step(avatar, drive).rgb) for avatar in (exact, baked))
+    error = np.square(np.clip(got, 0, 1) - np.clip(want, 0, 1)).mean(axis=(1, 2, 3))
+    assert -10 * np.log10(error.max()) > 40
+    narrow = np.outer([-1e-9, 1e-9], np.ones(baked.baked.ranges.shape[1]))
+    still = baked.baked.replace(ranges=jnp.asarray(narrow, jnp.float32))
+    still = infer_step(_with(baked, still), drive).rgb
+    assert np.square(np.asarray(still) - want).mean() > 4 * error.mean()  # it is the codes
+
+
+def _with(avatar, other):
+    changed = dataclasses.replace(avatar)
+    changed.__dict__["baked"] = other
+    return changed
+
+
+def test_codes_are_all_that_speech_says(baked):
+    drive = baked.dataset.drive(np.arange(3, 6), 8)
+    codes = motion_codes(baked, drive)
+    assert codes.shape == (3, baked.baked.ranges.shape[1])
+    drawn, want = draw_codes(baked, codes, drive).rgb, infer_step(baked, drive).rgb
+    np.testing.assert_allclose(drawn, want, atol=1e-5)
+    louder = drive.replace(audio_windows=3 * drive.audio_windows)
+    assert np.abs(motion_codes(baked, louder) - codes).max() > 1e-3
+    np.testing.assert_array_equal(draw_codes(baked, codes, louder).rgb, drawn)
+
+
+def test_codes_far_from_any_seen_are_limited_smoothly():
+    ranges = jnp.asarray([[-1.0, 0.0], [3.0, 10.0]])
+    middle, half = np.array([1.0, 5.0]), np.array([2.0, 5.0])
+    inside = jnp.asarray(middle + half * np.linspace(-1, 1, 21)[:, None], jnp.float32)
+    np.testing.assert_array_equal(limited(inside, ranges), inside)
+    far = limited(jnp.asarray([[1e6, -1e6]]), ranges)
+    np.testing.assert_allclose(far, [[middle[0] + 1.25 * half[0], middle[1] - 1.25 * half[1]]])
+    slope = jax.vmap(jax.grad(lambda c: limited(jnp.stack([c, 5.0])[None], ranges)[0, 0]))
+    at = slope(jnp.asarray([2.99, 3.01, 3.5, 4.0]))
+    assert at[0] == 1 and 0.99 < at[1] < 1 and np.all(np.diff(at) <= 0)
