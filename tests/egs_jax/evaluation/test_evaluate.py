@@ -215,7 +215,8 @@ def test_all_names_of_the_contract_and_no_others_stand_in_eval_json(world):
     assert not [name for name in numbers if stored[name] is None]
     about = dict(
         source={"name": "painted", "sha256": ""}, split="val", frames=100, width=SIZE, height=SIZE,
-        num_gaussians=7, drawn="exact", device="cpu", jitter_px=0.25, given=["pose", "eyes", "background"],
+        num_gaussians=7, drawn="exact", device="cpu", jitter_px=0.25,
+        given=["pose", "eyes", "background"],
         seconds_trained=0.96, seconds_held_out=4.0, kernels=IMPLEMENTATIONS,
     )  # fmt: skip
     assert {name: stored[name] for name in about} == about
