@@ -1,7 +1,8 @@
 """Blending without a gradient on a CPU: by quarters of tiles, 8 pixels wide.
 
-Of the pixels that a listed splat is offered in a tile of 16, a sixth is drawn (measured: trained
-heads and persons); of those in the quarters that its ellipse meets, a third. So every list is dealt
+Of the pixels that a listed splat is offered in a tile of 16, a seventh to a ninth is drawn before
+the tile is opaque (trained avatars); of those in the quarters that its ellipse meets, a third to a
+quarter. So every list is dealt
 to its four quarters, in order, before it is walked as `blend` does it: 64 pixels instead of 256 a
 pair, and a quarter that has become opaque ends early. The equations are those of `blend`; 2^x is a
 polynomial, good to 1e-6 of itself.
