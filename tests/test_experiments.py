@@ -15,6 +15,7 @@ from egs_jax.runtime import provenance
 from egs_jax.runtime.errors import InputError
 from experiments import (
     _numbers,
+    bench_cpu,
     bench_decode,
     bench_film,
     bench_inference,
@@ -268,6 +269,14 @@ def test_the_way_to_a_film_is_measured(trained_run, tmp_path):
     assert (case["sound_s"], case["frames"]) == (1.2, 30)
     assert all(case[f"{part}_s"] >= 0 for part in ("features", "draw", "encode"))
     assert case["render_command_s"] > 0.1 and case["encoder"] == "libx264"
+
+
+def test_a_frame_on_a_cpu_is_measured(tmp_path):
+    path = bench_cpu.main(["--tiny", "--out", str(tmp_path)])
+    [case] = json.loads(path.read_text())["cases"]
+    assert (case["gaussians"], case["size"]) == (300, 48) and case["frames_a_second"] > 0
+    stages = [case[f"{stage}_ms"] for stage in ("projection", "lists", "blend")]
+    assert sum(stages) == pytest.approx(case["whole_ms"], abs=0.05)
 
 
 def test_decoding_is_measured(painted, tmp_path):

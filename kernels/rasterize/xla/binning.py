@@ -13,6 +13,8 @@ Tiles are numbered row * columns + column; all numbers are local to their frame.
 Place in the pipeline: (2) of 3; before: `projection`, after: `blend`.
 """
 
+import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -22,6 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kernels._sharding import match_varying
 from kernels.rasterize.xla.projection import Splats
+from kernels.rasterize.xla.written import written
 
 TILE = 16
 COUNT_LIMIT = 2**30  # a count of instances beyond it is reported as this
@@ -30,6 +33,8 @@ SLACK_PIXELS = 2e-3
 SLACK_POWER = 1e-4
 HALF_BITS = 16  # of a 32-bit sort key
 SUM_BLOCK = 64
+WORD = 32  # bits
+MOST_WORDS = 2  # of bits, a slot: with more of them a sort is as fast
 
 
 class TileLists(NamedTuple):
@@ -113,7 +118,8 @@ def build_tile_lists(
     valid = slot < jnp.minimum(slots.n_instances, capacity)[:, None]
     ends = jnp.minimum(_take_rows(slots.ends, slots.rank), capacity)
     on_list = (slots.starts < slots.ends) & (slots.starts < capacity)
-    sorted_slots, bounds = _sort_by_tile(jnp.where(valid, slots.tile, n_tiles), n_tiles)
+    tile = jnp.where(valid, slots.tile, n_tiles)
+    sorted_slots, bounds = _sort_by_tile(tile, slots.rank, n_tiles, n_gaussians)
     ids = _take_rows(_take_rows(order.astype(jnp.int32), slots.rank), sorted_slots)
     live = slot < bounds[:, -1:]
     return TileLists(
@@ -174,7 +180,7 @@ def _footprints(splats: Splats, width: int, height: int, alpha_min: float) -> _F
     x, y = splats.means2d[..., 0], splats.means2d[..., 1]
     ellipse = (splats.cov_xx, splats.cov_xy, splats.cov_yy, splats.cov_det, level)
     # The part of the ellipse between the first and the last column of pixel centers.
-    low, high, meets = _extent(*ellipse, 0.5 - x, width - 0.5 - x)
+    low, high, meets = extent(*ellipse, 0.5 - x, width - 0.5 - x)
     first, last, inside = _tile_range(y + low, y + high, height)
     n_rows = jnp.where(splats.visible & meets & inside, last - first + 1, 0)
     n_rows = jnp.maximum(n_rows, 0)
@@ -182,7 +188,7 @@ def _footprints(splats: Splats, width: int, height: int, alpha_min: float) -> _F
     return _Footprint(x, y, xx, xy, yy, det, level, first, n_rows)
 
 
-def _extent(
+def extent(
     xx: Array, xy: Array, yy: Array, det: Array, level: Array, low: Array, high: Array
 ) -> tuple[Array, Array, Array]:
     """Range of y, relative to the center, of an ellipse cut to x in [low, high].
@@ -226,7 +232,7 @@ def _columns(
     instance, and the list of rows fits wherever the list of instances does.
     """
     low = row * TILE + 0.5 - footprints.y
-    left, right, _ = _extent(
+    left, right, _ = extent(
         footprints.yy,
         footprints.xy,
         footprints.xx,
@@ -274,7 +280,7 @@ def _running_sum(counts: Int[Array, "B M"]) -> Int[Array, "B M"]:
     return (sums + before[..., None]).reshape(n_frames, -1)[:, :size]
 
 
-def _owners(ends: Int[Array, "B M"], size: int) -> Int[Array, "B size"]:
+def owners(ends: Int[Array, "B M"], size: int) -> Int[Array, "B size"]:
     """Which entry owns each of `size` slots, given where every entry's slots end.
 
     As many entries come before a slot as end at it or earlier: marks at the ends, added up.
@@ -291,16 +297,19 @@ def _emit(footprints: _Footprint, width: int, height: int, capacity: int) -> _Sl
     """
     columns, rows = tile_grid(width, height)
     n_row_slots = min(capacity, footprints.x.shape[1] * rows)
-    row_ends = _running_sum(footprints.n_rows)
-    rank = _owners(row_ends, n_row_slots)
-    per_row = _Footprint(*(_take_rows(field, rank) for field in footprints))
+    n_rows = footprints.n_rows
+    keep = lambda function, *arrays: written(function, n_rows, *arrays)
+    row_ends = keep(_running_sum, n_rows)
+    rank = keep(partial(owners, size=n_row_slots), row_ends)
+    spread = lambda fields, rank: _Footprint(*(_take_rows(field, rank) for field in fields))
+    per_row = keep(spread, footprints, rank)
     row_slot = jnp.arange(n_row_slots, dtype=jnp.int32)[None]
     left = _take_rows(row_ends, rank) - row_slot  # rows of the Gaussian from this one on
     row = per_row.first_row + per_row.n_rows - left
-    first_column, n_columns = _columns(per_row, row, width)
+    first_column, n_columns = keep(partial(_columns, width=width), per_row, row)
     n_columns = jnp.where(left > 0, n_columns, 0)
-    slot_ends = _running_sum(n_columns)
-    entry = _owners(slot_ends, capacity)
+    slot_ends = keep(_running_sum, n_columns)
+    entry = keep(partial(owners, size=capacity), slot_ends)
     slot = jnp.arange(capacity, dtype=jnp.int32)[None]
     column_end = row * columns + first_column + n_columns
     # Slots before each row, with the total at the end: from the numbers that the slots come from.
@@ -317,15 +326,57 @@ def _emit(footprints: _Footprint, width: int, height: int, capacity: int) -> _Sl
 
 
 def _sort_by_tile(
-    tile: Int[Array, "B C"], n_tiles: int
+    tile: Int[Array, "B C"], rank: Int[Array, "B C"], n_tiles: int, n_gaussians: int
 ) -> tuple[Int[Array, "B C"], Int[Array, "B T1"]]:
     """Stable sort of every frame's slots by tile; slots in order, and bounds of the tiles (T + 1).
+
+    What the order of unused slots is, and whether they are there, is left open.
+    """
+    by_keys = partial(_sort_by_keys, n_tiles=n_tiles)
+    if n_tiles * (n_gaussians // WORD + 1) > MOST_WORDS * tile.shape[1]:
+        return by_keys(tile, rank)
+    by_marks = partial(_sort_by_marks, n_tiles=n_tiles, n_gaussians=n_gaussians)
+    return jax.lax.platform_dependent(tile, rank, cpu=by_marks, default=by_keys)
+
+
+def _sort_by_marks(
+    tile: Int[Array, "B C"], rank: Int[Array, "B C"], n_tiles: int, n_gaussians: int
+) -> tuple[Int[Array, "B C"], Int[Array, "B T1"]]:
+    """Sort without a comparison: a bit for every tile and rank, and counts of the bits before.
+
+    On a CPU, where scattered writes cost next to nothing, a quarter of the time of a sort.
+    """
+    n_frames, capacity = tile.shape
+    n_words = n_gaussians // WORD + 1
+    n_words += -n_words % (SUM_BLOCK // math.gcd(n_tiles, SUM_BLOCK))  # whole blocks: no padding
+    bit = jnp.uint32(1) << (rank % WORD).astype(jnp.uint32)
+    word = written(lambda tile, rank: tile * n_words + rank // WORD, rank, tile, rank)
+    mark = lambda word, bit: jnp.zeros(n_tiles * n_words, jnp.uint32).at[word].add(bit, mode="drop")
+    marks = jax.vmap(mark)(word, bit)
+    counts = jax.lax.population_count(marks).astype(jnp.int32)
+    ends = written(_running_sum, rank, counts)
+    before = ends - counts
+    own = _take_rows(marks, word) & (bit - 1)
+    place = _take_rows(before, word) + jax.lax.population_count(own).astype(jnp.int32)
+    used = tile < n_tiles
+    place = jnp.where(used, place, capacity)
+    slot = jnp.arange(capacity, dtype=jnp.int32)
+    put = lambda place: jnp.zeros_like(place).at[place].set(slot, mode="drop", unique_indices=True)
+    bounds = ends.reshape(n_frames, n_tiles, n_words)[:, :, -1]
+    return jax.vmap(put)(place), jnp.pad(bounds, ((0, 0), (1, 0)))
+
+
+def _sort_by_keys(
+    tile: Int[Array, "B C"], rank: Int[Array, "B C"], n_tiles: int
+) -> tuple[Int[Array, "B C"], Int[Array, "B T1"]]:
+    """Sort by comparison.
 
     One flat sort for all frames: batched sorts leave the fast path of a GPU. Every frame keeps its
     own stretch of the result, since its unused slots carry the tile number `n_tiles`. When tile and
     slot fit one 32-bit key the sort has a single operand, which a CPU does six times faster than a
     pair.
     """
+    del rank  # slots are in its order
     n_frames, capacity = tile.shape
     frame = jnp.arange(n_frames, dtype=jnp.int32)[:, None]
     slot = jnp.broadcast_to(jnp.arange(capacity, dtype=jnp.int32)[None], tile.shape)

@@ -29,7 +29,7 @@ Place in the pipeline: (3) of 3; before: `binning`. The reverse walk: `blend_adj
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ from jaxtyping import Array, Float, Int
 
 from kernels.rasterize.frame_ops import call_frames, call_linear
 from kernels.rasterize.types import BlendSpec
-from kernels.rasterize.xla.binning import TileLists
+from kernels.rasterize.xla.binning import TILE, TileLists, tile_grid
 from kernels.rasterize.xla.blend_adjoint import walk_back
 from kernels.rasterize.xla.blend_chunks import (  # fmt: skip
     PIXELS,
@@ -52,6 +52,7 @@ from kernels.rasterize.xla.blend_chunks import (  # fmt: skip
     make_blocks,
     to_tile_order,
 )
+from kernels.rasterize.xla.blend_quarters import draw as draw_quarters
 
 N_SHAPE = 6  # numbers of a splat that are not features: see `blend`
 STOP_SLACK = 1.0 - 2.0**-16
@@ -89,8 +90,7 @@ def blend(
     Returns:
       Summed features and what light is left, per pixel of each tile, pixels row by row.
     """
-    walked = call_frames(partial(_forward, spec, False), shapes, features, lists)
-    return walked.features, walked.left
+    return call_frames(partial(_draw, spec), shapes, features, lists)
 
 
 @blend.defjvp
@@ -103,6 +103,20 @@ def _blend_jvp(spec: BlendSpec, primals: tuple, tangents: tuple) -> tuple[tuple,
         partial(_tangent, spec), partial(_backward, spec), known, tangents[:2], images
     )  # fmt: skip
     return images, moved
+
+
+def _draw(spec: BlendSpec, shapes: Array, features: Array, lists: TileLists) -> tuple[Array, Array]:
+    """The images alone."""
+
+    def walk(*arrays: Any) -> tuple[Array, Array]:
+        walked = _walk(spec, DEVICE_LAYOUT, False, *arrays)
+        return walked.features, walked.left
+
+    if spec.median or shapes.dtype != jnp.float32:
+        walked = _forward(spec, False, shapes, features, lists)
+        return walked.features, walked.left
+    quarters = partial(draw_quarters, spec, _least_light(spec))
+    return jax.lax.platform_dependent(shapes, features, lists, cpu=quarters, default=walk)
 
 
 def _forward(
@@ -150,7 +164,7 @@ def _walk(
     n_units, n_chunk = min(layout[0], lists.lengths.size), layout[1]
     n_gaussians, n_features = features.shape[1:]
     shapes, features = join_frames(shapes), join_frames(features)
-    blocks = make_blocks(spec, lists, n_units, shapes.dtype)
+    blocks = make_blocks(lists, n_units, tile_grid(spec.width, spec.height)[0], TILE, shapes.dtype)
     # Zero that varies over the mesh as the inputs do: loop carries of a shard_map must.
     zero = jnp.zeros_like(shapes[0, 0]) * features[0, 0].astype(shapes.dtype)
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kernels.rasterize.types import BlendSpec
-from kernels.rasterize.xla.binning import TileLists
+from kernels.rasterize.xla.binning import TILE, TileLists, tile_grid
 from kernels.rasterize.xla.blend_chunks import (  # fmt: skip
     Block,
     Splat,
@@ -63,7 +63,7 @@ def walk_back(
     n_gaussians, n_features = features.shape[1:]
     n_shape = shapes.shape[-1]
     shapes, features = join_frames(shapes), join_frames(features)
-    blocks = make_blocks(spec, lists, n_units, shapes.dtype)
+    blocks = make_blocks(lists, n_units, tile_grid(spec.width, spec.height)[0], TILE, shapes.dtype)
     n_frames, capacity = lists.slots.shape
     n_rows = lists.slots.size if by_slot else shapes.shape[0]
     per_tile = tuple(map(join_frames, (log_left, stop, grad_features, grad_left)))

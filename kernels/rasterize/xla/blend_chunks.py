@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from kernels.rasterize.types import BlendSpec
-from kernels.rasterize.xla.binning import TILE, TileLists, tile_grid
+from kernels.rasterize.xla.binning import TILE, TileLists
 
 PIXELS = TILE * TILE
 
@@ -37,9 +37,11 @@ class Block(NamedTuple):
     frame: Int[Array, "*n U"]
 
 
-def make_blocks(spec: BlendSpec, lists: TileLists, n_units: int, dtype: jnp.dtype) -> Block:
-    """Tiles by falling list length, padded to whole blocks with empty ones: arrays [blocks, U]."""
-    columns, _ = tile_grid(spec.width, spec.height)
+def make_blocks(lists: TileLists, n_units: int, columns: int, side: int, dtype: jnp.dtype) -> Block:
+    """Tiles by falling list length, padded to whole blocks with empty ones: arrays [blocks, U].
+
+    There are `columns` tiles in a row, `side` pixels wide each.
+    """
     n_frames, n_tiles = lists.lengths.shape
     lengths, starts = lists.lengths.reshape(-1), lists.starts.reshape(-1)
     order = jnp.argsort(-lengths, stable=True).astype(jnp.int32)
@@ -47,8 +49,8 @@ def make_blocks(spec: BlendSpec, lists: TileLists, n_units: int, dtype: jnp.dtyp
     block = Block(
         starts=starts[order] + frame * lists.ids.shape[1],
         lengths=lengths[order],
-        center_x=((within % columns) * TILE + TILE / 2).astype(dtype),
-        center_y=((within // columns) * TILE + TILE / 2).astype(dtype),
+        center_x=((within % columns) * side + side / 2).astype(dtype),
+        center_y=((within // columns) * side + side / 2).astype(dtype),
         tile=order,
         frame=frame,
     )
@@ -58,10 +60,10 @@ def make_blocks(spec: BlendSpec, lists: TileLists, n_units: int, dtype: jnp.dtyp
     return Block(*(field.reshape(-1, n_units) for field in block))
 
 
-def pixel_offsets(dtype: jnp.dtype) -> tuple[np.ndarray, np.ndarray]:
+def pixel_offsets(dtype: jnp.dtype, side: int = TILE) -> tuple[np.ndarray, np.ndarray]:
     """Give x and y of a tile's pixel centers from its center, row by row: each [1, 1, 256]."""
-    y, x = np.divmod(np.arange(PIXELS), TILE)
-    shift = (TILE - 1) / 2
+    y, x = np.divmod(np.arange(side * side), side)
+    shift = (side - 1) / 2
     return (x - shift).astype(dtype)[None, None], (y - shift).astype(dtype)[None, None]
 
 
@@ -97,9 +99,9 @@ def load_splats(shapes: Array, block: Block, ids: Array, used: Array) -> Splat:
     )
 
 
-def log_alpha_of(splat: Splat) -> Array:
+def log_alpha_of(splat: Splat, side: int = TILE) -> Array:
     """Give log(opacity) - power, before clamp and floor: [U, C, 256]."""
-    pixel_x, pixel_y = pixel_offsets(splat.x.dtype)
+    pixel_x, pixel_y = pixel_offsets(splat.x.dtype, side)
     along = pixel_x - splat.x
     across = (pixel_y - splat.y) - splat.s * along
     return splat.log_opacity - (splat.p * along * along + splat.q * across * across)

@@ -13,6 +13,7 @@ for the 2-D covariance [[a, b], [b, c]].
 Place in the pipeline: (1) of 3; after: `binning`, `blend`.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -21,7 +22,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from kernels.rasterize.types import Camera, Gaussians
-from kernels.rasterize.xla.harmonics import spherical_harmonics
+from kernels.rasterize.xla.harmonics import spherical_harmonics, written_out
+from kernels.rasterize.xla.written import written
 
 # Beyond these a splat means nothing in float32 and its gradient would overflow: culled.
 MAX_NUMBER = 1e30  # anything
@@ -66,6 +68,7 @@ def project(
     *,
     sh_degree: int | None,
     alpha_min: float,
+    shown: bool = False,
 ) -> Splats:
     """Project Gaussians and evaluate their colors, with culled ones made harmless.
 
@@ -80,19 +83,27 @@ def project(
       camera: Cameras, one per frame.
       sh_degree: Degree of the harmonics in `gaussians.colors`, or None for plain colors.
       alpha_min: Least opacity that draws.
+      shown: Whether the images are only shown: the same once, not twice, and without the products
+        below that make a gradient cheap. Culled splats are replaced afterwards then.
 
     Returns:
       Splats in pixels; depths in scene units.
     """
     fixed, fixed_camera = jax.lax.stop_gradient((gaussians, camera))
     fixed_camera = fixed_camera._replace(antialias=camera.antialias)  # a choice, no number
-    trial = _project_unchecked(fixed._replace(colors=fixed.colors[..., :0]), fixed_camera, None)
+    if shown:
+        trial = _project_unchecked(fixed, fixed_camera, sh_degree, alive)
+    else:
+        trial = _project_unchecked(fixed._replace(colors=fixed.colors[..., :0]), fixed_camera, None)
     visible = alive & (trial.opacities >= alpha_min) & (trial.depths >= camera.near_plane)
     for leaf in fixed + tuple(trial[:-1]):
         bounded = jnp.abs(leaf) < MAX_NUMBER  # False for NaN
         visible = visible & jnp.all(bounded, axis=tuple(range(2, bounded.ndim)))
     visible = visible & jnp.all(jnp.abs(trial.means2d) < MAX_CENTER, axis=-1)
     visible = visible & (trial.cov_xx < MAX_VARIANCE) & (trial.cov_yy < MAX_VARIANCE)
+    if shown:
+        choose = lambda v: jnp.where(visible if v.ndim == 2 else visible[..., None], v, 1)
+        return jax.tree.map(choose, trial)._replace(visible=visible)
     safe = _replace_culled(gaussians, visible, fixed_camera)
     return _project_unchecked(safe, camera, sh_degree)._replace(visible=visible)
 
@@ -131,12 +142,19 @@ def _replace_culled(gaussians: Gaussians, visible: Bool[Array, "B N"], camera: C
     return Gaussians(*map(choose, gaussians, fill))
 
 
-def _project_unchecked(gaussians: Gaussians, camera: Camera, sh_degree: int | None) -> Splats:
-    """The projection itself; `visible` is all True."""
+def _project_unchecked(
+    gaussians: Gaussians, camera: Camera, sh_degree: int | None, alive: Array | None = None
+) -> Splats:
+    """The projection itself; `visible` is all True. With `alive` as it is only shown."""
+    shown = alive is not None
     W = [[camera.viewmats[:, i, j, None] for j in range(4)] for i in range(3)]  # each [B, 1]
-    in_camera = jnp.einsum(
-        "bnj,bij->bni", gaussians.means, camera.viewmats[:, :3, :3], precision=EXACT
-    )
+    if shown:
+        means = [gaussians.means[..., j] for j in range(3)]
+        in_camera = jnp.stack([sum(W[i][j] * means[j] for j in range(3)) for i in range(3)], -1)
+    else:
+        in_camera = jnp.einsum(
+            "bnj,bij->bni", gaussians.means, camera.viewmats[:, :3, :3], precision=EXACT
+        )
     tx, ty, depths = (in_camera[..., i] + W[i][3] for i in range(3))
     fx, fy = camera.Ks[:, 0, 0, None], camera.Ks[:, 1, 1, None]
     cx, cy = camera.Ks[:, 0, 2, None], camera.Ks[:, 1, 2, None]
@@ -147,6 +165,7 @@ def _project_unchecked(gaussians: Gaussians, camera: Camera, sh_degree: int | No
     row_x, row_y = _jacobian_rows(
         gaussians, W, fx * inverse_z, fy * inverse_z,
         _clamp_ratio(ratio_x, fx, cx, camera.width), _clamp_ratio(ratio_y, fy, cy, camera.height),
+        shown,
     )  # fmt: skip
     xx, yy = (sum(value * value for value in row) for row in (row_x, row_y))
     xy = sum(left * right for left, right in zip(row_x, row_y, strict=True))
@@ -161,7 +180,12 @@ def _project_unchecked(gaussians: Gaussians, camera: Camera, sh_degree: int | No
     colors = gaussians.colors
     if sh_degree is not None:
         directions = _view_directions(gaussians.means, camera.viewmats)
-        colors = jnp.maximum(spherical_harmonics(sh_degree, directions, colors) + 0.5, 0.0)
+        if shown:
+            evaluate = partial(written_out, sh_degree)
+            colors = jnp.stack(written(evaluate, alive, directions, colors), axis=-1)
+        else:
+            colors = spherical_harmonics(sh_degree, directions, colors)
+        colors = jnp.maximum(colors + 0.5, 0.0)
     return Splats(
         means2d=means2d,
         depths=depths,
@@ -184,10 +208,16 @@ def _clamp_ratio(ratio: Array, focal: Array, center: Array, size: int) -> Array:
 
 
 def _jacobian_rows(
-    gaussians: Gaussians, W: list, focal_x: Array, focal_y: Array, ratio_x: Array, ratio_y: Array
+    gaussians: Gaussians,
+    W: list,
+    focal_x: Array,
+    focal_y: Array,
+    ratio_x: Array,
+    ratio_y: Array,
+    shown: bool,
 ) -> tuple[list[Array], list[Array]]:
     """The two rows of J W R S, whose product with its transpose is the 2-D covariance."""
-    R = _rotations(gaussians.quats)
+    R = (_rotations_written_out if shown else _rotations)(gaussians.quats)
     row_x, row_y = [], []
     for k in range(3):
         # Column k of the Gaussian's axes, in camera space, times its standard deviation.
@@ -195,6 +225,8 @@ def _jacobian_rows(
         scale = gaussians.scales[..., k]
         row_x.append(focal_x * (ax - ratio_x * az) * scale)
         row_y.append(focal_y * (ay - ratio_y * az) * scale)
+    if shown:
+        return row_x, row_y
     rows = _materialize(jnp.stack(row_x + row_y, axis=-1))
     return [rows[..., i] for i in range(3)], [rows[..., i] for i in range(3, 6)]
 
@@ -223,6 +255,19 @@ def _rotations(quats: Float[Array, "B N 4"]) -> list[list[Array]]:
     forms = jnp.matmul(left * right, ROTATION_FORMS.astype(dtype), precision=EXACT)  # [B, N, 10]
     inverse = 1.0 / forms[..., 9]
     return [[forms[..., 3 * i + j] * inverse for j in range(3)] for i in range(3)]
+
+
+def _rotations_written_out(quats: Float[Array, "B N 4"]) -> list[list[Array]]:
+    """The same where no gradient is asked for."""
+    quat = [quats[..., i] for i in range(4)]
+    pairs = list(zip(*np.triu_indices(4), strict=True))
+
+    def form(column: int) -> Array:
+        terms = zip(ROTATION_FORMS[:, column], pairs, strict=True)
+        return sum(float(factor) * (quat[i] * quat[j]) for factor, (i, j) in terms if factor)
+
+    inverse = 1.0 / form(9)
+    return [[form(3 * i + j) * inverse for j in range(3)] for i in range(3)]
 
 
 def _view_directions(means: Float[Array, "B N 3"], viewmats: Float[Array, "B 4 4"]) -> Array:

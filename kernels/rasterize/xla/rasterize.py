@@ -1,7 +1,6 @@
 """`rasterize` in plain JAX: projection -> binning -> blending, differentiated by JAX."""
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,15 +36,16 @@ def render(
 
 
 def project_all(
-    settings: Settings, gaussians: Gaussians, alive: Array, viewmats: Array, Ks: Array
-) -> Splats:
+    settings: Settings, gaussians: Gaussians, alive: Array, viewmats: Array, Ks: Array,
+    shown: bool = False,
+) -> Splats:  # fmt: skip
     """Project Gaussians, which frames may share, into every frame."""
     n_frames = viewmats.shape[0]
     spread = lambda v: jnp.broadcast_to(v, (n_frames, *v.shape[1:]))
     gaussians, alive = jax.tree.map(spread, (gaussians, alive))
     return project(
         gaussians, alive, settings.camera(viewmats, Ks), sh_degree=settings.sh_degree,
-        alpha_min=settings.spec.alpha_min,
+        alpha_min=settings.spec.alpha_min, shown=shown,
     )  # fmt: skip
 
 
@@ -61,25 +61,49 @@ def list_tiles(spec: BlendSpec, capacity: int, splats: Splats) -> TileLists:
 def composite(spec: BlendSpec, splats: Splats, lists: TileLists, background: Background) -> Images:
     """Blend the colors and depths of listed splats over a background."""
     features = jnp.concatenate([splats.colors, splats.depths[..., None]], axis=-1)
+    images, left, radii = _blended(spec, splats, features, lists)
+    rgb = _over(background, images[..., :-1], left)
+    return Images(rgb, images[..., -1], left, lists.n_instances, radii)
+
+
+def _blended(
+    spec: BlendSpec, splats: Splats, features: Array, lists: TileLists
+) -> tuple[Array, Array, Array]:
+    """Images of features, the light left, and radii."""
     accumulated, left = blend(spec, _splat_shapes(splats), features, lists)
     images = _tiles_to_image(jnp.moveaxis(accumulated, 2, -1), spec.width, spec.height)
     left = _tiles_to_image(left, spec.width, spec.height)
-    rgb = images[..., :-1]
+    radii = jnp.where(lists.on_image, radii_of(jax.lax.stop_gradient(splats)), 0.0)
+    return images, left, radii.astype(jnp.int32)
+
+
+def _over(background: Background, rgb: Array, left: Array) -> Array:
+    """Add what shines through."""
     if background is not None:
         if background.dtype == jnp.uint8:
             background = background.astype(rgb.dtype) / 255
         behind = background if background.ndim == rgb.ndim else background[:, None, None]
         rgb = rgb + left[..., None] * behind
-    radii = jnp.where(lists.on_image, radii_of(jax.lax.stop_gradient(splats)), 0.0)
-    return Images(rgb, images[..., -1], left, lists.n_instances, radii.astype(jnp.int32))
+    return rgb
 
 
-def render_bytes(*arguments: Any) -> Bytes:
-    """Draw Gaussians as they are shown; arguments as `render`."""
-    images = render(*arguments)
+def render_bytes(
+    settings: Settings,
+    gaussians: Gaussians,
+    alive: Bool[Array, "B N"],
+    viewmats: Float[Array, "B 4 4"],
+    Ks: Float[Array, "B 3 3"],
+    background: Background,
+) -> Bytes:
+    """Draw Gaussians as they are shown, without depths; arguments as `render`."""
+    spec = settings.spec._replace(median=False)
+    splats = project_all(settings, gaussians, alive, viewmats, Ks, shown=True)
+    splats = match_varying(jax.lax.stop_gradient(splats))
+    lists = list_tiles(spec, settings.capacity, splats)
+    images, left, radii = _blended(spec, splats, splats.colors, lists)
     to_bytes = lambda image: jnp.rint(jnp.clip(image, 0, 1) * 255).astype(jnp.uint8)
-    alpha = to_bytes(1.0 - images.left)
-    return Bytes(to_bytes(images.rgb), alpha, images.n_instances, images.radii)
+    rgb = to_bytes(_over(background, images, left))
+    return Bytes(rgb, to_bytes(1.0 - left), lists.n_instances, radii)
 
 
 def _splat_shapes(splats: Splats) -> Float[Array, "B N 6"]:

@@ -1,0 +1,166 @@
+"""What a frame costs on a CPU: seconds of a core by stage, and frames a second of all cores.
+
+Claim: on two AVX2 cores 25,000 Gaussians are drawn at 256 px in 30 ms of one core a frame, moved
+Gaussians to bytes at the host, 6,500 at 160 px in 20. One frame a thread, as a stream draws them;
+stages are programs that end after them, less those before.
+
+    python -m experiments.bench_cpu [--run RUN [--data-dir DATASET]] [--frames 40] [--tiny]
+
+writes `results/bench_cpu.json`: heads of `kernels.rasterize.cases` and, with --run, that of a
+trained avatar. `--tiny` draws one small head twice (for tests).
+"""
+
+import functools
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from egs_jax.__main__ import Parser
+from egs_jax.avatar import precomputed as prepared
+from egs_jax.avatar.avatar import Avatar
+from egs_jax.model.forward import raster_capacity
+from egs_jax.runtime.environment import usable_cores
+from experiments._common import record
+from experiments._runs import parsed, run_main
+from kernels import rasterize
+from kernels.rasterize.cases import head_case
+from kernels.rasterize.types import BlendSpec, Gaussians, Settings
+from kernels.rasterize.xla import rasterize as xla
+from kernels.rasterize.xla.binning import default_capacity
+
+NAME = "bench_cpu"
+FRAMES = 4
+"""Frames that are drawn in turn."""
+OPTIONS = {"xla_cpu_prefer_vector_width": 512}
+"""As a stream's program has."""
+
+
+class Scene(NamedTuple):
+    """Moved Gaussians of some frames, and the numbers of `rasterize`."""
+
+    name: str
+    frames: list[dict[str, Any]]
+    static: dict[str, Any]
+
+
+def synthetic(n: int, size: int) -> Scene:
+    """Make the benchmarks' head, before a background of bytes."""
+    case = head_case(n, size)
+    case["backgrounds"] = np.uint8(case["backgrounds"] * 255)
+    static = {name: case.pop(name) for name in ("width", "height", "sh_degree")}
+    frames = [jax.tree.map(lambda v: v[None], case)] * FRAMES
+    return Scene("synthetic head", frames, static | dict(capacity=default_capacity(n, size, size)))
+
+
+def trained(run_dir: Path, data_dir: Path | None) -> Scene:
+    """Load frames of a trained avatar."""
+    avatar = Avatar.load(run_dir) if data_dir is None else Avatar.load(run_dir, data_dir)
+    config, kept = avatar.config, avatar.prepared
+    drive = avatar.dataset.drive(np.arange(FRAMES), config.model.window_frames)
+    move = jax.jit(functools.partial(prepared.pose, config.program))
+    frames = []
+    for i in range(FRAMES):
+        one = jax.tree.map(lambda v: v[i : i + 1], drive)  # noqa: B023
+        cloud, viewmats = move(kept, one)
+        frames.append(
+            dict(
+                means=cloud.means, quats=cloud.quats, scales=cloud.scales, colors=cloud.sh,
+                opacities=cloud.opacities, viewmats=viewmats, Ks=one.Ks,
+                backgrounds=one.backgrounds,
+            )
+        )  # fmt: skip
+    height, width = drive.backgrounds.shape[1:3]
+    count = len(kept.alive)
+    capacity = raster_capacity(config.model, count, width, height)
+    static = dict(width=width, height=height, sh_degree=config.model.sh_degree)
+    static["capacity"] = capacity or default_capacity(count, width, height)
+    return Scene(f"trained on {avatar.dataset.meta['source']['name']}", frames, static)
+
+
+def programs(scene: Scene) -> dict[str, Callable[[dict], Any]]:
+    """Return drawing up to each stage, and all of it."""
+    static = scene.static
+    spec = BlendSpec(static["width"], static["height"], 0.99, 1 / 255, 1e-4, True)
+    settings = Settings(spec, 0.2, 0.3, static["sh_degree"], static["capacity"])
+    n = scene.frames[0]["means"].shape[1]
+
+    def project(frame: dict) -> Any:
+        gaussians = Gaussians(
+            means=frame["means"], quats=frame["quats"], scales=frame["scales"],
+            opacities=frame["opacities"], colors=frame["colors"],
+            means2d_offset=np.zeros((1, n, 2), np.float32),  # type: ignore[arg-type]
+        )  # fmt: skip
+        return xla.project_all(
+            settings, gaussians, frame["viewmats"][:, 0, 0, None] < np.full((1, n), 9.0),
+            frame["viewmats"], frame["Ks"], shown=True,
+        )  # fmt: skip
+
+    def lists(frame: dict) -> Any:
+        splats = project(frame)
+        made = xla.list_tiles(spec, static["capacity"], splats)
+        return splats, made.ids, made.starts, made.lengths
+
+    def pictures(frame: dict) -> Any:
+        out = rasterize(**frame, **static, implementation="xla", as_bytes=True)
+        return out.rgb, out.alpha
+
+    return dict(projection=project, lists=lists, pictures=pictures)
+
+
+def measured(scene: Scene, frames: int) -> dict:
+    """Time a scene's stages one after another, and all of it on every core."""
+    on_device = jax.device_put(scene.frames)
+    compiled = {
+        name: jax.jit(program, compiler_options=OPTIONS).lower(on_device[0]).compile()
+        for name, program in programs(scene).items()
+    }
+    stages: dict[str, float] = {}
+    for name, program in compiled.items():
+        jax.block_until_ready(program(on_device[0]))
+        times = []
+        for i in range(frames):
+            began = time.process_time()
+            jax.block_until_ready(program(on_device[i % FRAMES]))
+            times.append((time.process_time() - began) * 1e3)
+        stages[name] = statistics.median(times)
+    draw = lambda i: jax.device_get(compiled["pictures"](on_device[i % FRAMES]))
+    cores = usable_cores()
+    with ThreadPoolExecutor(cores) as pool:
+        began, worked = time.perf_counter(), time.process_time()
+        list(pool.map(draw, range(frames)))
+        wall, worked = time.perf_counter() - began, time.process_time() - worked
+    case = dict(
+        name=scene.name, gaussians=scene.frames[0]["means"].shape[1], size=scene.static["width"],
+        projection_ms=round(stages["projection"], 2),
+        lists_ms=round(stages["lists"] - stages["projection"], 2),
+        blend_ms=round(stages["pictures"] - stages["lists"], 2),
+        whole_ms=round(stages["pictures"], 2), cores=cores,
+        cpu_ms_a_frame=round(worked / frames * 1e3, 2), frames_a_second=round(frames / wall, 1),
+    )  # fmt: skip
+    print(case, flush=True)
+    return case
+
+
+def main(argv: list[str] | None = None) -> Path:
+    """Run the benchmark; returns the file written."""
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--frames", type=int, default=40)
+    arguments = parsed(parser, argv, figures=False)
+    if arguments.tiny:
+        return record(NAME, [measured(synthetic(300, 48), 2)], arguments.out)
+    scenes = [synthetic(*shape) for shape in ((6_500, 160), (25_000, 256), (25_000, 512))]
+    if arguments.run is not None:
+        scenes.insert(0, trained(arguments.run, arguments.data_dir))
+    return record(NAME, [measured(scene, arguments.frames) for scene in scenes], arguments.out)
+
+
+if __name__ == "__main__":
+    run_main(main)
