@@ -70,7 +70,7 @@ def prepare(
     """
     live = np.flatnonzero(alive)
     live = live if live.size else np.zeros(1, int)
-    kept = _prepare(config.program, params, alive, live, np.int32(sh_degree))
+    kept = _prepare(config.drawing, params, alive, live, np.int32(sh_degree))
     return kept.replace(limits=limits)
 
 
