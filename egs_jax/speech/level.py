@@ -10,9 +10,7 @@ noise and music are not raised, and rest is rest.
 import collections
 
 import numpy as np
-import pyloudnorm
 from jaxtyping import Float
-from scipy.signal import lfilter
 
 from egs_jax.media.clock import SAMPLE_RATE
 from egs_jax.media.voice_activity import CHUNK, SPOKEN, VoiceActivity
@@ -31,6 +29,8 @@ _OPEN, _SHUT = 0.15, 0.3  # s from the nearest speech: wide open up to here, shu
 
 def loudness(samples: Float[np.ndarray, " S"]) -> float:
     """Return the integrated loudness of 16 kHz mono sound by BS.1770 [LUFS]; -inf: silent."""
+    import pyloudnorm  # noqa: PLC0415 (imports all of scipy.signal: 1 s)
+
     short = round(0.4 * SAMPLE_RATE) - len(samples)
     samples = np.pad(samples.astype(np.float64), (0, max(short, 0)))
     return float(pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(samples))
@@ -48,7 +48,10 @@ class SpeechLevel:
         Raises:
           InputError: if the voice-activity network cannot be had.
         """
-        self._target = target
+        import pyloudnorm  # noqa: PLC0415 (as above: a film's frames are made ready meanwhile)
+        from scipy.signal import lfilter  # noqa: PLC0415
+
+        self._target, self._filter = target, lfilter
         self._activity = VoiceActivity()
         # Of the library's meter only the filters are used: it measures whole sounds.
         filters = pyloudnorm.Meter(SAMPLE_RATE)._filters.values()
@@ -70,7 +73,7 @@ class SpeechLevel:
         self._num_chunks += len(speaks)
         weighted = samples.astype(np.float64)
         for k, (b, a) in enumerate(self._filters):
-            weighted, self._states[k] = lfilter(b, a, weighted, zi=self._states[k])
+            weighted, self._states[k] = self._filter(b, a, weighted, zi=self._states[k])
         weighted = np.concatenate([self._rest, weighted])
         count = len(weighted) // _STEP
         self._rest = weighted[count * _STEP :]
