@@ -163,8 +163,9 @@ def dispatch(avatar: Avatar, batch: MicroBatch) -> Drawing:
 
 
 def warm_up(avatar: Avatar) -> None:
-    """Have the drawing compiled: draw a batch that nobody takes."""
-    frames = np.zeros(avatar.dataset.layout.hop_frames, int)
+    """Have the drawing compiled: draw what a thread draws at once, for nobody."""
+    _, at_once = _workers()
+    frames = np.zeros(min(at_once, avatar.dataset.layout.hop_frames), int)
     drive = avatar.dataset.drive(frames, avatar.config.model.window_frames)
     compile_kernels(avatar, drive)
     for part in dispatch(avatar, MicroBatch(frames[:0], 0, drive)).parts:

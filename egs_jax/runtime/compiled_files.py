@@ -22,36 +22,41 @@ MOST_BYTES = 2**30
 """Of all processors' programs together; the oldest go first."""
 CHECKED = "checked"
 """An empty file as old as the last look at the others."""
+CPUINFO = Path("/proc/cpuinfo")
+"""What Linux says of every core."""
 _X86 = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags")
-_ARM = ("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Features")
+_ARM = ("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "Features")
 _ZSTANDARD = b"\x28\xb5\x2f\xfd"
 _SLACK = 2.0  # seconds: the resolution of the coarsest file system's clock
 
 
-def processors_folder(home: Path, most: int = MOST_BYTES) -> Path:
-    """Return the folder in `home` for programs of this processor, ready to be used."""
-    folder = home / f"cpu-{hashlib.sha256(processor().encode()).hexdigest()[:16]}"
+def processors_folder(home: Path, cores: int, most: int = MOST_BYTES) -> Path:
+    """Return the folder in `home` for programs of this processor, ready to be used.
+
+    Args:
+      home: Where the folders of all processors lie.
+      cores: Those that this process may use.
+      most: Bytes that may lie there.
+    """
+    facts = f"{processor()}\n{cores} cores"
+    folder = home / f"cpu-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
     with contextlib.suppress(OSError):  # what cannot be tidied is used as it is
         folder.mkdir(parents=True, exist_ok=True)
         _drop_damaged(folder)
-        _drop_oldest([*home.glob("cpu-*/*")], most)
+        _drop_oldest(home, most)
     return folder
 
 
 def processor() -> str:
-    """Return what machine code depends on: kind and instructions of the processor, its cores."""
-    told = {platform.system(), platform.machine(), platform.processor(), f"cores: {_cores()}"}
+    """Return what machine code depends on: kind and instructions of the processor."""
+    told = {platform.system(), platform.machine(), platform.processor()}
     with contextlib.suppress(OSError):
-        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
-        lines = (line.partition(":") for line in text.splitlines())  # of all cores, kinds may differ
+        text = CPUINFO.read_text("utf-8", "replace")
+        lines = (
+            line.partition(":") for line in text.splitlines()
+        )  # of all cores: kinds may differ
         told |= {f"{k.strip()}: {v.strip()}" for k, _, v in lines if k.strip() in _X86 + _ARM}
     return "\n".join(sorted(told))
-
-
-def _cores() -> int:
-    from egs_jax.runtime.environment import usable_cores
-
-    return usable_cores()
 
 
 def _drop_damaged(folder: Path) -> None:
@@ -86,10 +91,10 @@ def _zstandard() -> Any:
         return importlib.import_module("zstandard").ZstdDecompressor()
 
 
-def _drop_oldest(paths: list[Path], most: int) -> None:
+def _drop_oldest(home: Path, most: int) -> None:
     """Remove the files written first, until the rest takes no more than `most` bytes."""
     found = []
-    for path in paths:
+    for path in home.glob("cpu-*/*"):
         with contextlib.suppress(FileNotFoundError):
             seen = path.stat()
             found.append((seen.st_mtime, seen.st_size, path))

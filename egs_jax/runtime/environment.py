@@ -108,7 +108,7 @@ def keep_programs() -> None:
     if not folder:
         folder = str(writable_cache() / "compiled")
         if platform == "cpu":
-            folder = str(processors_folder(Path(folder)))
+            folder = str(processors_folder(Path(folder), usable_cores()))
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
