@@ -17,6 +17,7 @@ from experiments import (
     _numbers,
     bench_decode,
     bench_film,
+    bench_start,
     bench_inference,
     bench_training,
     readme,
@@ -268,6 +269,26 @@ def test_the_way_to_a_film_is_measured(trained_run, tmp_path):
     assert (case["sound_s"], case["frames"]) == (1.2, 30)
     assert all(case[f"{part}_s"] >= 0 for part in ("features", "draw", "encode"))
     assert case["render_command_s"] > 0.1 and case["encoder"] == "libx264"
+
+
+@pytest.mark.slow
+def test_starts_are_measured(trained_run, tmp_path, monkeypatch):
+    """Nothing is compiled the second time, which takes longer than all the rest of so small a run.
+
+    The tests' settings, by which XLA hurries, are those of the processes too.
+    """
+    speech = tmp_path / "speech.wav"
+    write_wav(speech, voice(0.5), SAMPLE_RATE)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    arguments = [str(trained_run.folder), str(speech), "--times", "2", "--out", str(tmp_path)]
+    [case] = json.loads(bench_start.main(arguments).read_text())["cases"]
+    assert case["sound_s"] == 0.5 and case["size"] == 48
+    first, second = case["render"]
+    assert 0 < second["cpu_s"] < first["cpu_s"]
+    for parts in case["parts"]:
+        assert all(part["wall_s"] >= 0 and part["cpu_s"] >= 0 for part in parts.values())
+    assert case["parts"][1]["compile"]["cpu_s"] < case["parts"][0]["compile"]["cpu_s"]
+    assert case["parts"][1]["first_frame_of_second_stream"]["cpu_s"] < 1
 
 
 def test_decoding_is_measured(painted, tmp_path):
