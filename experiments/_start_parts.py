@@ -46,8 +46,11 @@ def parts(run: Path, speech: Path) -> dict[str, dict[str, float]]:
     def first_frame() -> None:
         from egs_jax.avatar.stream import Stream  # noqa: PLC0415
         from egs_jax.media.audio_file import read_audio  # noqa: PLC0415
+        from egs_jax.media.clock import SAMPLE_RATE  # noqa: PLC0415
 
-        next(iter(Stream(made["avatar"]).push(read_audio(speech))))
+        live = Stream(made["avatar"])
+        needed = round((live.latency + 0.01) * SAMPLE_RATE)
+        assert next(live.push(read_audio(speech)[:needed])).number == 0
 
     set_environment()
     found["imports"] = timed(imports)

@@ -4,7 +4,8 @@ Claim: on two CPU cores `render` of 3 s of speech with a `tiny` avatar takes und
 time, as a whole process, and a second `Stream` of a process gives its first frame within 0.3 s. The
 first time nothing is kept of what is compiled and traced; later times find what the first one kept.
 The parts are those of a process of its own: imports, loading, compiling (something is drawn for
-nobody), the first frame of a stream, and that of a second one, of sound that is there at once.
+nobody), the first frame of a stream, and that of a second one, once the sound that it hears is
+there.
 
     python -m experiments.bench_start RUN SPEECH [--times 3] [--out FOLDER]
 

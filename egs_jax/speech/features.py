@@ -182,7 +182,10 @@ class FeatureStream:
         self._rise = ((np.arange(hop, dtype=np.float32) + 0.5) / hop)[:, None]  # of a cross-fade
         self._fading: np.ndarray | None = None
         self._level = None if loudness is None else SpeechLevel(loudness)
-        self._hush = None if loudness is None else self._silence()
+        if loudness is None:
+            self._hush = None
+        else:
+            self._hush = self._silence() if encoder is not None else _hush(kind, self.layout)
         self._num_samples = 0
         self._num_rows = 0
         self._num_windows = 0
@@ -274,6 +277,12 @@ class FeatureStream:
         buffer = np.concatenate([self._buffer, np.zeros(count * hop + size, np.float32)])
         starts = [hop * k for k in range(count)]
         return self._advance([buffer[start : start + size] for start in starts])[:missing]
+
+
+@functools.cache
+def _hush(kind: FeatureKind, layout: Layout) -> np.ndarray:
+    """Return the rows of digital silence, one block of them, computed once a process."""
+    return FeatureStream(kind, layout=layout)._silence()
 
 
 def extract_features(
