@@ -92,7 +92,11 @@ class Kept:
         path = folder / f"{function.__name__.strip('_')}-{name}{SUFFIX}"
         exported = _read(path)
         if exported is None:
-            exported = export.export(jax.jit(flat, donate_argnums=donated))(*leaves)
+            try:
+                exported = export.export(jax.jit(flat, donate_argnums=donated))(*leaves)
+            except Exception as error:  # JAX exports what it can promise to understand later
+                LOGGER.warning("%s: not kept, every start is slower (%s)", path, _first_line(error))
+                return jax.jit(flat, donate_argnums=donated, compiler_options=self._options())
             _write(path, exported)
         return jax.jit(exported.call, donate_argnums=donated, compiler_options=self._options())
 
@@ -133,6 +137,10 @@ def _code_digest() -> str:
             digest.update(path.relative_to(package.parent).as_posix().encode())
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
 
 def _read(path: Path) -> export.Exported | None:

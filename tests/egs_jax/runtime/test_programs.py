@@ -112,6 +112,27 @@ def test_a_program_that_cannot_be_kept_is_used_and_said(folder, caplog, monkeypa
     assert not list(folder.iterdir())
 
 
+def _asks_python(static, x):
+    return jax.pure_callback(lambda x: np.asarray(x) + static, x, x)
+
+
+def test_a_program_that_cannot_be_exported_is_used_and_said(folder, caplog):
+    kept = Kept(_asks_python, lambda x: x)
+    for _ in range(2):
+        np.testing.assert_array_equal(kept(2, X), X + 2)
+    assert "not kept, every start is slower" in caplog.text and caplog.text.count("\n") == 1
+    assert not list(folder.iterdir())
+
+
+def _wrong(static, x):
+    raise ValueError("of the caller")
+
+
+def test_a_fault_of_the_function_is_told_as_it_is():
+    with pytest.raises(ValueError, match="of the caller"):
+        Kept(_wrong, lambda x: x)(2, X)
+
+
 def test_several_threads_trace_once():
     kept = other_process()
     with compilations() as made, concurrent.futures.ThreadPoolExecutor(4) as pool:
