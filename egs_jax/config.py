@@ -363,6 +363,18 @@ class Config:
             self, preset="paper", data_dir="", seed=0, frames_on=None, parallel="shard_map"
         )
 
+    @functools.cached_property
+    def drawing(self) -> "Config":
+        """This config without what no program that draws depends on: networks and rasterizer stay.
+
+        Equal ones of several avatars share their programs.
+        """
+        training = ModelConfig()
+        model = dataclasses.replace(
+            self.model.resolved, dropout=training.dropout, elongation=training.elongation
+        )
+        return Config(model=model, rasterizer=self.rasterizer)
+
     def sh_degree(self, step: Any) -> Any:
         """Return the degree of spherical harmonics of `step`, a number or an array.
 

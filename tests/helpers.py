@@ -18,6 +18,7 @@ import av
 import cv2
 import imageio.v3 as imageio
 import jax
+import jax.monitoring
 import numpy as np
 
 from egs_jax.config import Config
@@ -185,6 +186,22 @@ def traced_apart(precision):
     no product. `jax.clear_caches` does the same, but takes seconds and traces all anew.
     """
     return jax.default_matmul_precision(precision)
+
+
+@contextlib.contextmanager
+def compilations():
+    """Give a list of the names of the programs that JAX traces meanwhile, in any thread."""
+    made = []
+
+    def hear(event, _, fun_name="", **rest):
+        if event == "/jax/core/compile/jaxpr_trace_duration":
+            made.append(str(fun_name))
+
+    jax.monitoring.register_event_duration_secs_listener(hear)
+    try:
+        yield made
+    finally:
+        jax.monitoring.unregister_event_duration_listener(hear)
 
 
 @contextlib.contextmanager

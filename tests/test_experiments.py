@@ -19,6 +19,7 @@ from experiments import (
     bench_decode,
     bench_film,
     bench_inference,
+    bench_start,
     bench_training,
     readme,
     stream_hour,
@@ -277,6 +278,26 @@ def test_a_frame_on_a_cpu_is_measured(tmp_path):
     assert (case["gaussians"], case["size"]) == (300, 48) and case["frames_a_second"] > 0
     stages = [case[f"{stage}_ms"] for stage in ("projection", "lists", "blend")]
     assert sum(stages) == pytest.approx(case["whole_ms"], abs=0.05)
+
+
+@pytest.mark.slow
+def test_starts_are_measured(trained_run, tmp_path, monkeypatch):
+    """Nothing is compiled the second time, which takes longer than all the rest of so small a run.
+
+    The tests' settings, by which XLA hurries, are those of the processes too.
+    """
+    speech = tmp_path / "speech.wav"
+    write_wav(speech, voice(0.5), SAMPLE_RATE)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    arguments = [str(trained_run.folder), str(speech), "--times", "2", "--out", str(tmp_path)]
+    [case] = json.loads(bench_start.main(arguments).read_text())["cases"]
+    assert case["sound_s"] == 0.5 and case["size"] == 48
+    first, second = case["render"]
+    assert 0 < second["cpu_s"] < first["cpu_s"]
+    for parts in case["parts"]:
+        assert all(part["wall_s"] >= 0 and part["cpu_s"] >= 0 for part in parts.values())
+    assert case["parts"][1]["compile"]["cpu_s"] < case["parts"][0]["compile"]["cpu_s"]
+    assert case["parts"][1]["first_frame_of_second_stream"]["cpu_s"] < 1
 
 
 def test_decoding_is_measured(painted, tmp_path):

@@ -115,6 +115,7 @@ class Avatar:
         if path.suffix != SUFFIX:
             raise InputError(f"{path}: let the name of an avatar's file end in {SUFFIX}")
         params, spatial, degree = self._trained
+        spatial = spatial.at(np.flatnonzero(spatial.alive))
         sample = spatial.at(sample_of(len(spatial.features)))
         whole = Written(self.config, self.scene, self.baked, clip_of(self.dataset.meta))
         write_avatar(path, whole, params["networks"], sample, degree)

@@ -268,7 +268,8 @@ def _put_together(path: Path, words: Mapping[str, Any], arrays: dict[str, np.nda
     rows = parts["sample"]
     zeros = DeformInputs(*(jnp.zeros((len(rows["features"]), *value.shape[1:])) for value in cloud))
     known = [device(rows.get(name)) for name in ("features", "agents", "static_mix")]
-    spatial = Spatial(zeros, *known, skins=None)
+    exists = jnp.ones(len(rows["features"]), bool)
+    spatial = Spatial(zeros, *known, skins=None, alive=exists)
     sh_degree = int(words["sh_degree"])
     sample = assemble(config, parts["networks"], spatial, sh_degree, scene.own.limits)
     everyone = len(cloud.means)

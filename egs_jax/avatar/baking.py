@@ -60,6 +60,7 @@ def bake(
       limits: Of a person's poses; None: there are none.
       dataset: Its clip.
     """
+    spatial = spatial.at(np.flatnonzero(spatial.alive))
     zeros = spatial._replace(canonical=jax.tree.map(jnp.zeros_like, spatial.canonical))
     whole = assemble(config, networks, zeros, sh_degree, limits)
     motions = _motions(config, whole, dataset)
@@ -154,7 +155,7 @@ def _motions(config: Config, whole: Prepared, dataset: Dataset) -> np.ndarray:
                   for i in range(0, len(frames), AT_ONCE)]  # fmt: skip
     drives = [*whole_clip, *(_part(hush, i) for i in range(0, len(hush.eyes), AT_ONCE))]
     with progress(len(drives), "bake", "step") as bar:
-        found = [_said(config.program, whole, drive) for drive in bar.track(drives, task_id=0)]
+        found = [_said(config.drawing, whole, drive) for drive in bar.track(drives, task_id=0)]
     return np.concatenate(found)
 
 

@@ -21,6 +21,7 @@ from egs_jax.avatar.precomputed import Drawable
 from egs_jax.config import Config
 from egs_jax.media.audio_file import read_audio
 from egs_jax.media.clock import FPS, SAMPLE_RATE
+from egs_jax.runtime.programs import Kept
 from egs_jax.types import Drive, RenderOutput
 
 
@@ -35,7 +36,7 @@ class Pictures(flax.struct.PyTreeNode):
 
 def infer_step(avatar: Avatar, drive: Drive) -> RenderOutput:
     """Draw the head as `drive` moves it, over its backgrounds (one jitted call per batch size)."""
-    return _infer(avatar.config.program, avatar.kept, drive)
+    return _infer(avatar.config.drawing, avatar.kept, drive)
 
 
 def draw(avatar: Avatar, drive: Drive) -> Pictures:
@@ -45,19 +46,19 @@ def draw(avatar: Avatar, drive: Drive) -> Pictures:
     there already cannot be used again. The call returns before the device is done.
     """
     rest = drive.replace(backgrounds=None)
-    return draw_program()(avatar.config.program, avatar.kept, rest, drive.backgrounds)
+    return _drawing(avatar.config.drawing, avatar.kept, rest, drive.backgrounds)
 
 
 def compile_kernels(avatar: Avatar, drive: Drive) -> None:
     """Have the Triton kernels of `draw` compiled, faster than its first call would."""
     rest = drive.replace(backgrounds=None)
-    arguments = avatar.config.program, avatar.kept, rest, drive.backgrounds
+    arguments = avatar.config.drawing, avatar.kept, rest, drive.backgrounds
     kernels.compile_kernels(draw_program(), *arguments)
 
 
 def motion_codes(avatar: Avatar, drive: Drive) -> Float[Array, "B K"]:
     """Return the codes of every frame of `drive`: all that speech says of an avatar's motion."""
-    return _codes(avatar.config.program, avatar.baked, drive.replace(backgrounds=None))
+    return _codes(avatar.config.drawing, avatar.baked, drive.replace(backgrounds=None))
 
 
 def draw_codes(avatar: Avatar, codes: Float[Array, "B K"], drive: Drive) -> RenderOutput:
@@ -66,7 +67,7 @@ def draw_codes(avatar: Avatar, codes: Float[Array, "B K"], drive: Drive) -> Rend
     The same as `infer_step` of an avatar that is not exact, in two steps.
     """
     unheard = drive.replace(audio_windows=drive.audio_windows[:, :0], eyes=drive.eyes[:0])
-    return _draw_codes(avatar.config.program, avatar.baked, codes, unheard)
+    return _draw_codes(avatar.config.drawing, avatar.baked, codes, unheard)
 
 
 _codes = jax.jit(codes_of, static_argnums=0)
@@ -86,13 +87,14 @@ def _draw(config: Config, kept: Drawable, drive: Drive, backgrounds: Array) -> P
     return Pictures(*prepared.show(config, kept, drive.replace(backgrounds=backgrounds)))
 
 
-@functools.cache
+# XLA takes half the width of AVX-512 unless it is told (measured: 83 instead of 100 ms of one core
+# for a frame of the `fast` preset).
+_drawing = Kept(_draw, Pictures, donated=3, on_cpu={"xla_cpu_prefer_vector_width": 512})
+
+
 def draw_program() -> jax.stages.Wrapped:
     """`draw`, jitted, of an avatar's parts; the backgrounds are the last argument and donated."""
-    # XLA takes half the width of AVX-512 unless it is told (measured: 83 instead of 100 ms of one
-    # core for a frame of the `fast` preset).
-    wide = {"xla_cpu_prefer_vector_width": 512} if jax.default_backend() == "cpu" else None
-    return jax.jit(_draw, static_argnums=0, donate_argnums=3, compiler_options=wide)
+    return _drawing.jitted
 
 
 def load_drive(audio_path: str | Path, avatar: Avatar) -> SpeechDrive:

@@ -162,10 +162,10 @@ def dispatch(avatar: Avatar, batch: MicroBatch) -> Drawing:
 
 
 def warm_up(avatar: Avatar) -> None:
-    """Have the drawing compiled: draw a batch that nobody takes."""
-    scene, config = avatar.scene, avatar.config
-    frames, unheard = np.zeros(scene.layout.hop_frames, int), scene.silence[:0]
-    window = config.model.window_frames
+    """Have the drawing compiled: draw what a thread draws at once, for nobody."""
+    scene, config, (_, at_once) = avatar.scene, avatar.config, _workers()
+    frames = np.zeros(min(at_once, scene.layout.hop_frames), int)
+    unheard, window = scene.silence[:0], config.model.window_frames
     drive = compose(scene, avatar.path, unheard, 0, frames, window, config.seed)
     compile_kernels(avatar, drive)
     for part in dispatch(avatar, MicroBatch(frames[:0], 0, drive)).parts:

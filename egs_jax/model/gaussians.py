@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
-from scipy.spatial import cKDTree
 
 from kernels.checks import require, typechecked
 
@@ -99,6 +98,8 @@ def init_gaussians(
         f"points: expected at most capacity={capacity}, got {count}; take fewer or raise capacity",
     )
     require(bool(np.isfinite(points).all()), "points: expected finite values, got NaN or Inf")
+    from scipy.spatial import cKDTree
+
     distances, _ = cKDTree(points).query(points, k=NEIGHBORS + 1)
     squared = np.mean(np.square(distances[:, 1:]), axis=1)  # the first is the point itself
     log_scales = 0.5 * np.log(np.maximum(squared, LEAST_SQUARED_DISTANCE))

@@ -6,6 +6,8 @@ archives      files inside archives of the package index
 assets        pretrained networks, pinned by hash, fetched once
 array_pickle  pickles that hold nothing but arrays
 cache         where those and compiled programs are kept
+compiled_files  machine code of this processor, bounded, none of it damaged
+programs      functions that a second start neither traces nor compiles
 environment   settings that a process gives its libraries; its cores
 device        what a verb computes on, and who has its memory
 provenance    where a result comes from: commit, versions, device

@@ -2,8 +2,10 @@
 
 import logging
 import os
+from pathlib import Path
 
 from egs_jax.runtime.cache import move_libraries, writable_cache
+from egs_jax.runtime.compiled_files import processors_folder
 from egs_jax.runtime.errors import InputError
 
 XLA_FLAGS = "--xla_gpu_enable_triton_gemm=false"
@@ -87,16 +89,28 @@ def find_devices() -> None:
 
 
 def keep_programs() -> None:
-    """Keep compiled programs, with their tuning, from one run to the next, on a GPU.
+    """Keep compiled programs, on a GPU with their tuning, from one run to the next.
 
-    Runs start sooner, and all of them compute by the same programs: XLA picks the fastest of
-    several algorithms by a race, whose winner decides the last bits.
+    Runs start sooner, and on a GPU all of them compute by the same programs: XLA picks the fastest
+    of several algorithms by a race, whose winner decides the last bits. On a CPU their machine code
+    lies in a folder of the processor's own (`compiled_files`). A folder that the user named to
+    JAX is taken as it is.
     """
     import jax
 
+    from egs_jax.runtime import programs
+
     find_devices()
-    chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    if jax.default_backend() == "gpu" and not chosen:
-        jax.config.update("jax_compilation_cache_dir", str(writable_cache() / "compiled"))
+    platform = jax.default_backend()
+    if platform not in ("cpu", "gpu"):
+        return
+    folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if not folder:
+        folder = str(writable_cache() / "compiled")
+        if platform == "cpu":
+            folder = str(processors_folder(Path(folder), usable_cores()))
+        jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    if platform == "cpu":
+        programs.keep_in(Path(folder))

@@ -38,6 +38,7 @@ from jaxtyping import Array, Float, Int
 
 from egs_jax.media.audio_file import as_samples
 from egs_jax.media.clock import FPS, SAMPLE_RATE
+from egs_jax.runtime.programs import Kept
 from egs_jax.speech.layout import DEFAULT, ENTRY_ROWS, ROW_SAMPLES, Layout, layout_of
 from egs_jax.speech.level import SpeechLevel
 from egs_jax.speech.whisper import NETWORKS, NUM_MELS, WhisperEncoder, encode, load_encoder
@@ -90,26 +91,36 @@ def _mel_power(samples: Array, filters: Array, hop: int) -> Array:
     return jnp.matmul(power, filters, precision=jax.lax.Precision.HIGHEST)
 
 
-@functools.partial(jax.jit, static_argnums=3)
-@functools.partial(jax.vmap, in_axes=(None, None, 0, None))
-def _whisper_windows(
-    encoder: WhisperEncoder, filters: Array, samples: Array, kept: tuple[int, int]
-) -> Array:
+def _whisper_rows(kept: tuple[int, int], encoder: WhisperEncoder, samples: Array) -> Array:
     """Encode windows [4, 25840]; return the rows that are `kept` of each, [4, 20, D]."""
-    log_power = jnp.log10(jnp.maximum(_mel_power(samples, filters, _WHISPER_HOP), 1e-10))
-    # Differs from the original: it takes the clip's maximum alone. The floor under a pause would
-    # then depend on the whole clip, and that of a silent clip would sink to the noise of rounding.
-    floor = jnp.maximum(log_power.max(), _WHISPER_REFERENCE) - 8.0
-    log_mel = (jnp.maximum(log_power, floor) + 4.0) / 4.0
-    return encode(encoder, log_mel)[slice(*kept)]
+    filters = _mel_filters(_WHISPER_FFT)
+
+    def rows(window: Array) -> Array:
+        log_power = jnp.log10(jnp.maximum(_mel_power(window, filters, _WHISPER_HOP), 1e-10))
+        # Differs from the original: it takes the clip's maximum alone. The floor under a pause
+        # would then depend on the whole clip, and that of a silent clip would sink to the noise of
+        # rounding.
+        floor = jnp.maximum(log_power.max(), _WHISPER_REFERENCE) - 8.0
+        log_mel = (jnp.maximum(log_power, floor) + 4.0) / 4.0
+        return encode(encoder, log_mel)[slice(*kept)]
+
+    return jax.vmap(rows)(samples)
 
 
-@functools.partial(jax.jit, static_argnums=2)
-@functools.partial(jax.vmap, in_axes=(None, 0, None))
-def _mel_windows(filters: Array, samples: Array, kept: tuple[int, int]) -> Array:
+def _mel_rows(kept: tuple[int, int], samples: Array) -> Array:
     """Return the log-mel rows [4, 10, 80] of windows [4, 3520]: -1 in silence, 1 when loud."""
-    power = _mel_power(samples, filters, ROW_SAMPLES)[slice(*kept)]
-    return (jnp.log10(jnp.maximum(power, _MEL_FLOOR)) + 2.0) / 4.0
+    filters = _mel_filters(_MEL_FFT)
+
+    def rows(window: Array) -> Array:
+        power = _mel_power(window, filters, ROW_SAMPLES)[slice(*kept)]
+        return (jnp.log10(jnp.maximum(power, _MEL_FLOOR)) + 2.0) / 4.0
+
+    return jax.vmap(rows)(samples)
+
+
+# The filters are constants of the programs: where these are kept nobody waits for librosa.
+_whisper_windows = Kept(_whisper_rows, lambda rows: rows)
+_mel_windows = Kept(_mel_rows, lambda rows: rows)
 
 
 def _window_function(
@@ -118,16 +129,14 @@ def _window_function(
     """Return the function from a batch of windows of samples to their rows."""
     kept = layout.kept_rows
     if kind not in NETWORKS:
-        filters = jax.device_put(_mel_filters(_MEL_FFT))
-        return lambda samples: np.asarray(_mel_windows(filters, samples, kept))
-    filters = jax.device_put(_mel_filters(_WHISPER_FFT))
+        return lambda samples: np.asarray(_mel_windows(kept, samples))
     encoder = load_encoder(size=NETWORKS[kind]) if encoder is None else encoder
     require(
         encoder.norm_scale.shape == (NETWORKS[kind].width,),
         f"encoder: its width is {encoder.norm_scale.shape[0]}, for {kind!r} give one of "
         f"{NETWORKS[kind].width}",
     )
-    return lambda samples: np.asarray(_whisper_windows(encoder, filters, samples, kept))
+    return lambda samples: np.asarray(_whisper_windows(kept, encoder, samples))
 
 
 def num_rows(num_samples: int) -> int:
@@ -173,7 +182,10 @@ class FeatureStream:
         self._rise = ((np.arange(hop, dtype=np.float32) + 0.5) / hop)[:, None]  # of a cross-fade
         self._fading: np.ndarray | None = None
         self._level = None if loudness is None else SpeechLevel(loudness)
-        self._hush = None if loudness is None else self._silence()
+        if loudness is None:
+            self._hush = None
+        else:
+            self._hush = self._silence() if encoder is not None else _hush(kind, self.layout)
         self._num_samples = 0
         self._num_rows = 0
         self._num_windows = 0
@@ -265,6 +277,12 @@ class FeatureStream:
         buffer = np.concatenate([self._buffer, np.zeros(count * hop + size, np.float32)])
         starts = [hop * k for k in range(count)]
         return self._advance([buffer[start : start + size] for start in starts])[:missing]
+
+
+@functools.cache
+def _hush(kind: FeatureKind, layout: Layout) -> np.ndarray:
+    """Return the rows of digital silence, one block of them, computed once a process."""
+    return FeatureStream(kind, layout=layout)._silence()
 
 
 def extract_features(

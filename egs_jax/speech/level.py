@@ -8,17 +8,26 @@ noise and music are not raised, and rest is rest.
 """
 
 import collections
+from collections.abc import Sequence
 
 import numpy as np
-import pyloudnorm
 from jaxtyping import Float
-from scipy.signal import lfilter
+from scipy.linalg.blas import dtbsv
 
 from egs_jax.media.clock import SAMPLE_RATE
 from egs_jax.media.voice_activity import CHUNK, SPOKEN, VoiceActivity
 
 SPEECH_LOUDNESS = -23.0
 """What speech is brought to [LUFS]: the level of EBU R128, about that of recorded talks."""
+
+WEIGHTING = (
+    ((1.444233908713844, -1.839542987741787, 0.685432300820589),
+     (1.0, -1.1071392365035588, 0.3972624582962044)),
+    ((0.9852425301500196, -1.9704850603000392, 0.9852425301500196),
+     (1.0, -1.9703753578723906, 0.9705947627276879)),
+)  # fmt: skip
+"""The K-weighting's two filters at 16 kHz, numerators and denominators: those of pyloudnorm, which
+takes a second to import."""
 
 _STEP = SAMPLE_RATE // 10  # samples from one block to the next
 _STEPS = 4  # of a block
@@ -31,9 +40,37 @@ _OPEN, _SHUT = 0.15, 0.3  # s from the nearest speech: wide open up to here, shu
 
 def loudness(samples: Float[np.ndarray, " S"]) -> float:
     """Return the integrated loudness of 16 kHz mono sound by BS.1770 [LUFS]; -inf: silent."""
+    import pyloudnorm  # noqa: PLC0415 (imports all of scipy.signal: 1 s)
+
     short = round(0.4 * SAMPLE_RATE) - len(samples)
     samples = np.pad(samples.astype(np.float64), (0, max(short, 0)))
     return float(pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(samples))
+
+
+def filtered(
+    b: Sequence[float], a: Sequence[float], samples: Float[np.ndarray, " S"],
+    before: Float[np.ndarray, "2 2"],
+) -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, "2 2"]]:  # fmt: skip
+    """Filter the next samples of a sound by three coefficients of each kind; `a` begins with 1.
+
+    What `scipy.signal.lfilter` does, as the banded triangular system that it solves: to import that
+    takes as long as to read an avatar. The same bits come out in pieces of any sizes.
+
+    Args:
+      b: Numerator.
+      a: Denominator.
+      samples: What to filter.
+      before: The last two samples before these, and what became of them.
+
+    Returns:
+      What becomes of the samples, and their own last two for the next call.
+    """
+    heard = np.concatenate([before[0], samples])
+    driven = b[0] * heard[2:] + b[1] * heard[1:-1] + b[2] * heard[:-2]
+    bands = np.repeat(np.array(a)[:, None], len(heard), axis=1)
+    bands[1, 0] = 0  # of what became of the samples before none is computed from the other
+    found = dtbsv(2, bands, np.concatenate([before[1], driven]), lower=1, diag=1)
+    return found[2:], np.stack([heard[-2:], found[-2:]])
 
 
 class SpeechLevel:
@@ -50,10 +87,7 @@ class SpeechLevel:
         """
         self._target = target
         self._activity = VoiceActivity()
-        # Of the library's meter only the filters are used: it measures whole sounds.
-        filters = pyloudnorm.Meter(SAMPLE_RATE)._filters.values()
-        self._filters = [(f.b, f.a) for f in filters]
-        self._states = [np.zeros(2) for _ in self._filters]
+        self._before = [np.zeros((2, 2)) for _ in WEIGHTING]  # each filter's last input and output
         self._rest = np.zeros(0)
         self._steps: collections.deque[float] = collections.deque(maxlen=_STEPS)  # mean squares
         self._spoken: collections.deque[float] = collections.deque(maxlen=_MEMORY)  # of blocks
@@ -69,8 +103,8 @@ class SpeechLevel:
         self._speaks.extend(speaks.tolist())
         self._num_chunks += len(speaks)
         weighted = samples.astype(np.float64)
-        for k, (b, a) in enumerate(self._filters):
-            weighted, self._states[k] = lfilter(b, a, weighted, zi=self._states[k])
+        for k, (b, a) in enumerate(WEIGHTING):
+            weighted, self._before[k] = filtered(b, a, weighted, self._before[k])
         weighted = np.concatenate([self._rest, weighted])
         count = len(weighted) // _STEP
         self._rest = weighted[count * _STEP :]

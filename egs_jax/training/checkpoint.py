@@ -158,9 +158,8 @@ class Checkpoints:
                 f"its files, which {state}: environment.json beside {FOLDER}/ has the versions "
                 "that wrote them"
             ) from error
-        tree = _completed(
-            jax.tree.map(jax.numpy.asarray, tree), flax.serialization.to_state_dict(abstract)
-        )
+        # By `device_put`: JAX's `asarray` would compile a program for every shape.
+        tree = _completed(jax.device_put(tree), flax.serialization.to_state_dict(abstract))
         return flax.serialization.from_state_dict(abstract, tree)
 
     def close(self) -> None:

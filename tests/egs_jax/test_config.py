@@ -100,6 +100,22 @@ def test_programs_depend_on_nothing_but_what_they_compute():
         assert dataclasses.replace(config, **change).program != config.program
 
 
+def test_drawing_depends_on_networks_and_rasterizer_alone():
+    config = preset("tiny", seed=1)
+    trained_otherwise = override(config, {
+        "seed": "2", "size": "64", "devices": "2", "model.dropout": "0.5", "loss.l1": "0.1",
+        "model.elongation": "9", "schedule.batch": "3", "optim.sh0": "1", "densify.every": "9",
+        "model.body": "person",
+    })  # fmt: skip
+    assert trained_otherwise.program != config.program
+    assert trained_otherwise.drawing == config.drawing == config.drawing.drawing
+    assert repr(trained_otherwise.drawing) == repr(config.drawing)
+    for change in ({"rasterizer": "xla"}, {"model.body": "head"}, {"model.width": "8"},
+                   {"model.sh_degree": "0"}, {"model.window_frames": "7"},
+                   {"model.decoder": "mlp"}):  # fmt: skip
+        assert override(config, change).drawing != config.drawing
+
+
 def test_only_parity_grows_by_the_original_threshold():
     config = preset("paper")
     assert config.grad_threshold == 0.0004

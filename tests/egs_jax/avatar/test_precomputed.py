@@ -54,8 +54,10 @@ def test_gaussians_are_those_of_the_forward_pass(scene, name):
     want = jax.jit(forward, compiler_options=FAST)(params, alive, drive)
     for mine, theirs in zip(got, want, strict=True):
         live = np.asarray(theirs)[:, np.asarray(alive)]
-        assert mine.shape == live.shape == (3, POINTS, *live.shape[2:])
-        np.testing.assert_allclose(mine, live, rtol=1e-4, atol=1e-4)
+        assert mine.shape == (3, prepared.rounded(POINTS), *live.shape[2:])
+        np.testing.assert_allclose(mine[:, :POINTS], live, rtol=1e-4, atol=1e-4)
+    assert np.asarray(kept.alive).tolist() == [True] * POINTS + [False] * (len(kept.alive) - POINTS)
+    assert not np.asarray(got.opacities)[:, POINTS:].any()
     assert np.abs(np.asarray(want.means) - np.asarray(free.means)).max() > 1e-3  # deltas act
 
 
@@ -66,3 +68,21 @@ def test_an_avatar_without_a_live_gaussian_keeps_one_that_draws_nothing(scene):
     kept = prepared.prepare(Config(model=config), params, np.zeros_like(alive), 0)
     assert kept.features.shape[0] == 1
     assert np.isfinite(kept.static_mix).all() and np.isneginf(kept.canonical.logit_opacities)
+    assert not kept.alive.any()
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted"),
+    [(0, 1), (1, 1), (63, 63), (64, 64), (65, 66), (150, 152), (6_401, 6_528), (50_000, 50_176)],
+)
+def test_numbers_of_gaussians_are_rounded_up_to_six_digits(count, wanted):
+    assert prepared.rounded(count) == wanted
+
+
+def test_rounding_stays_under_three_percent_and_within_the_slots(scene):
+    assert all(n <= prepared.rounded(n) <= max(1.032 * n, 1) for n in range(1, 200_000, 7))
+    _, free, alive = scene
+    config = ModelConfig(**SMALL, sh_degree=0)
+    params = random_params(config, free)
+    full = prepared.prepare(Config(model=config), params, np.ones_like(alive), 0)
+    assert len(full.alive) == len(alive) < prepared.rounded(len(alive)) and full.alive.all()

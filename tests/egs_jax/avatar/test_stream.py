@@ -5,9 +5,10 @@ import itertools
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
-from helpers import frames_of, voice
+from helpers import compilations, frames_of, voice
 
 from egs_jax.avatar import draw as infer
 from egs_jax.avatar import stream
@@ -17,10 +18,13 @@ from egs_jax.avatar.drive import SpeechDrive
 from egs_jax.avatar.scene import Scene
 from egs_jax.avatar.stream import Stream, StreamFrame
 from egs_jax.config import FITTED_WINDOW
+from egs_jax.config_text import override
 from egs_jax.data.dataset import Dataset
 from egs_jax.media.clock import SAMPLE_RATE
 from egs_jax.performer.voice import synthesize
+from egs_jax.runtime import programs
 from egs_jax.runtime.errors import InputError
+from egs_jax.runtime.programs import Kept
 from egs_jax.speech.features import extract_features
 from egs_jax.speech.layout import LAYOUTS, Layout
 
@@ -137,14 +141,44 @@ def test_a_frame_hears_up_to_the_stated_sample_and_no_further(which, request):
     assert not np.array_equal(hears(last), base)
 
 
-def test_a_warm_stream_compiles_no_more(avatar):
-    infer.draw_program.cache_clear()
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_warm_stream_compiles_no_more(avatar, monkeypatch, tmp_path, kept):
+    """Nor does a second one of the process, from its first frame on."""
+    monkeypatch.setattr(programs, "_kept", {"folder": tmp_path} if kept else {})
+    monkeypatch.setattr(infer, "_drawing", Kept(infer._draw, Pictures, donated=3))
     live = Stream(avatar)
-    live.warm_up()
-    compiled = infer.draw_program()._cache_size()
-    assert compiled > 0
-    assert frames_of(live, voice(0.5), [480])
-    assert infer.draw_program()._cache_size() == compiled
+    with compilations() as made:
+        live.warm_up()
+    assert sum("_draw" in name or "call" in name for name in made) == 1
+    assert len(list(tmp_path.glob("draw-*"))) == kept
+    frames = frames_of(live, voice(0.5), [480])  # sound has programs of its own
+    with compilations() as made:
+        assert_same(frames_of(Stream(avatar), voice(0.5), [480]), frames)
+    assert frames and made == []
+
+
+def test_kept_programs_draw_the_same_bits(avatar, monkeypatch, tmp_path):
+    sound = voice(0.5)
+    monkeypatch.setattr(programs, "_kept", {})
+    want = frames_of(Stream(avatar), sound, [480])
+    for _ in range(2):  # traced and kept, then read
+        monkeypatch.setattr(programs, "_kept", {"folder": tmp_path})
+        monkeypatch.setattr(infer, "_drawing", Kept(infer._draw, Pictures, donated=3))
+        assert_same(frames_of(Stream(avatar), sound, [480]), want)
+
+
+def test_programs_are_of_shapes_not_of_avatars(avatar, monkeypatch):
+    """Another seed, clip, schedule, loss and other weights: nothing is traced for that avatar."""
+    frames_of(Stream(avatar), voice(0.3), [480])
+    other = override(avatar.config, {"seed": "5", "loss.l1": "0.5", "schedule.batch": "4",
+                                     "optim.sh0": "0.1", "densify.every": "7",
+                                     "model.dropout": "0.3"})  # fmt: skip
+    other = dataclasses.replace(other, data_dir="elsewhere", preset="fast")
+    params = jax.tree.map(lambda v: v * 1.01 if v.dtype == np.float32 else v, avatar.params)
+    with compilations() as made:
+        second = dataclasses.replace(avatar, config=other, params=params)
+        frames = frames_of(Stream(second), voice(0.3), [480])
+    assert len(frames) == 8 and not [name for name in made if "multiply" not in name]
 
 
 @pytest.mark.parametrize("rate", [16_000, 8_000, 44_100])

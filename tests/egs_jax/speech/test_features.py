@@ -179,12 +179,12 @@ def test_mel_values_by_numpy():
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_whisper_rows_are_faded_windows(kind):
     """Rows 40 ... 49 by hand from the two windows that hold them."""
-    from egs_jax.speech.features import _mel_filters, _whisper_windows
+    from egs_jax.speech.features import _whisper_windows
 
     samples = speech(3)
     windows = [samples[3200 * b - 19_240 :][:25_840] for b in (7, 8)]
     batch = np.stack([*windows, *windows])
-    old, new = np.asarray(_whisper_windows(encoder(kind), _mel_filters(400), batch, (50, 70)))[:2]
+    old, new = np.asarray(_whisper_windows((50, 70), encoder(kind), batch))[:2]
     rise = (np.arange(10)[:, None] + 0.5) / 10
     expected = old[10:] * (1 - rise) + new[:10] * rise
     rows = audio.extract_features(samples, kind, encoder(kind))

@@ -1,17 +1,19 @@
 """One loudness for training and for speaking, and rest where nobody speaks."""
 
 import functools
+import itertools
 
 import numpy as np
 import pyloudnorm
 import pytest
 from helpers import tone
+from scipy.signal import lfilter
 
 from egs_jax.media.clock import SAMPLE_RATE
 from egs_jax.performer.voice import synthesize
 from egs_jax.speech.features import FeatureStream, extract_features, silence_features
 from egs_jax.speech.layout import layout_of
-from egs_jax.speech.level import SPEECH_LOUDNESS, SpeechLevel, loudness
+from egs_jax.speech.level import SPEECH_LOUDNESS, WEIGHTING, SpeechLevel, filtered, loudness
 from egs_jax.speech.whisper import NETWORKS
 
 HOP = layout_of("whisper").hop_samples
@@ -136,3 +138,22 @@ def test_the_gate_by_hand():
     np.testing.assert_allclose(level.openness(times), [1, 1, 1, 0.5, 0, 0], atol=1e-6)
     np.testing.assert_array_equal(SpeechLevel().openness(times), np.zeros(6))
     assert SpeechLevel().gain() == 1
+
+
+def test_the_weighting_is_the_librarys():
+    """And its filters give what SciPy's do, in pieces of any sizes the same bits."""
+    found = [(tuple(f.b), tuple(f.a)) for f in pyloudnorm.Meter(SAMPLE_RATE)._filters.values()]
+    assert tuple(found) == WEIGHTING
+    sound = np.random.default_rng(0).normal(size=9_000)
+    for b, a in WEIGHTING:
+        whole, _ = filtered(b, a, sound, np.zeros((2, 2)))
+        np.testing.assert_allclose(whole, lfilter(b, a, sound), atol=1e-12)
+        for sizes in ([1], [2, 3], [1600], [7, 640, 0, 3201]):
+            before, parts, at = np.zeros((2, 2)), [], 0
+            for size in itertools.cycle(sizes):
+                part, before = filtered(b, a, sound[at : at + size], before)
+                parts.append(part)
+                at += size
+                if at >= len(sound):
+                    break
+            np.testing.assert_array_equal(np.concatenate(parts), whole)
