@@ -15,6 +15,7 @@ from egs_jax.runtime import provenance
 from egs_jax.runtime.errors import InputError
 from experiments import (
     _numbers,
+    baking,
     bench_cpu,
     bench_decode,
     bench_film,
@@ -298,6 +299,14 @@ def test_starts_are_measured(trained_run, tmp_path, monkeypatch):
         assert all(part["wall_s"] >= 0 and part["cpu_s"] >= 0 for part in parts.values())
     assert case["parts"][1]["compile"]["cpu_s"] < case["parts"][0]["compile"]["cpu_s"]
     assert case["parts"][1]["first_frame_of_second_stream"]["cpu_s"] < 1
+
+
+def test_baked_pictures_are_compared_with_exact_ones(trained_run, tmp_path):
+    arguments = [str(trained_run.folder), "--tiny", "--out", str(tmp_path)]
+    cases = json.loads(baking.main(arguments).read_text())["cases"]
+    assert [case["codes"] for case in cases] == list(baking.COUNTS)
+    assert all(case["frames"] == 3 and case["psnr_to_exact"] > 60 for case in cases)
+    assert all(0 < case["file_mb"] < 10 for case in cases)
 
 
 def test_decoding_is_measured(painted, tmp_path):

@@ -71,6 +71,7 @@ def moved(trained_run):
     arrays = avatar.dataset.arrays | {"mean_shape": shape, "silence_features": hush}
     avatar.dataset.arrays = arrays
     networks = fill_shapes(avatar.params["networks"])
+    networks["deform"] = jax.tree.map(lambda value: 3 * value, networks["deform"])
     params = {**avatar.params, "networks": networks}
     return dataclasses.replace(avatar, params=params, poses="still")
 

@@ -13,9 +13,9 @@ from jaxtyping import Array, Bool
 
 from egs_jax.avatar.avatar_file import SUFFIX, Written, read_avatar, write_avatar
 from egs_jax.avatar.baked import Baked
-from egs_jax.avatar.baking import bake, sample_of
+from egs_jax.avatar.baking import Trained, bake, sample_of
 from egs_jax.avatar.poses import PosePath, pose_path
-from egs_jax.avatar.precomputed import Drawable, Prepared, Spatial, assemble, spatial_part
+from egs_jax.avatar.precomputed import Drawable, Prepared, spatial_part
 from egs_jax.avatar.scene import PersonScene, Scene, scene_of
 from egs_jax.config import Config
 from egs_jax.data.dataset import Dataset
@@ -114,11 +114,10 @@ class Avatar:
         path = Path(path)
         if path.suffix != SUFFIX:
             raise InputError(f"{path}: let the name of an avatar's file end in {SUFFIX}")
-        params, spatial, degree = self._trained
-        spatial = spatial.at(np.flatnonzero(spatial.alive))
-        sample = spatial.at(sample_of(len(spatial.features)))
+        trained, live = self.trained, self.trained.live
+        sample = live.at(sample_of(len(live.features)))
         whole = Written(self.config, self.scene, self.baked, clip_of(self.dataset.meta))
-        write_avatar(path, whole, params["networks"], sample, degree)
+        write_avatar(path, whole, trained.networks, sample, trained.sh_degree)
 
     @property
     def dataset(self) -> Dataset:
@@ -144,23 +143,27 @@ class Avatar:
     @functools.cached_property
     def prepared(self) -> Prepared:
         """The part of a frame's work that no frame changes, done when it is first asked for."""
-        params, spatial, degree = self._trained
-        return assemble(self.config, params["networks"], spatial, degree, self.limits)
+        return self.trained.prepared(self.trained.spatial)
 
     @functools.cached_property
     def baked(self) -> Baked:
         """What draws it by codes, made when it is first asked for."""
         if self.written is not None:
             return self.written.baked
-        params, spatial, degree = self._trained
-        return bake(self.config, params["networks"], spatial, degree, self.limits, self.dataset)
+        return bake(self.trained, self.dataset)
 
     @functools.cached_property
-    def _trained(self) -> tuple[Params, Spatial, int]:
+    def trained(self) -> Trained:
+        """What training left.
+
+        Raises:
+          InputError: if it came from a file.
+        """
         if self.params is None or self.alive is None or self.sh_degree is None:
             raise InputError("an avatar's file has no networks of all Gaussians; name its run")
         spatial = spatial_part(self.config, self.params, self.alive, self.sh_degree)
-        return self.params, spatial, self.sh_degree
+        networks = self.params["networks"]
+        return Trained(self.config, networks, spatial, self.sh_degree, self.limits)
 
     @property
     def limits(self) -> Limits | None:

@@ -7,12 +7,12 @@ together are no better: 0.2 dB less on held-out frames of a 10 s clip.)
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Float16, Int
 
 from egs_jax.avatar.baked import FORM, Baked, Patterns, said
 from egs_jax.avatar.precomputed import Prepared, Spatial, assemble
@@ -46,27 +46,41 @@ WIDEST = 0.9999
 """Quantile of a pattern's numbers that the greatest count stands for."""
 
 
-def bake(
-    config: Config, networks: Mapping[str, Any], spatial: Spatial, sh_degree: int,
-    limits: Limits | None, dataset: Dataset,
-) -> Baked:  # fmt: skip
-    """Bake an avatar.
+class Trained(NamedTuple):
+    """An avatar as training left it."""
 
-    Args:
-      config: Its settings.
-      networks: Parameters of its networks.
-      spatial: What is known of its live Gaussians.
-      sh_degree: Degree of spherical harmonics that is drawn.
-      limits: Of a person's poses; None: there are none.
-      dataset: Its clip.
-    """
-    spatial = spatial.at(np.flatnonzero(spatial.alive))
-    zeros = spatial._replace(canonical=jax.tree.map(jnp.zeros_like, spatial.canonical))
-    whole = assemble(config, networks, zeros, sh_degree, limits)
-    motions = _motions(config, whole, dataset)
+    config: Config
+    networks: Mapping[str, Any]
+    """Their parameters, {module name: parameters}."""
+    spatial: Spatial
+    """What is known of its Gaussians; those that live count."""
+    sh_degree: int
+    """Degree of spherical harmonics that is drawn."""
+    limits: Limits | None
+    """Of a person's poses; None: there are none."""
+
+    @property
+    def live(self) -> Spatial:
+        """What is known of the live Gaussians."""
+        return self.spatial.at(np.flatnonzero(self.spatial.alive))
+
+    def prepared(self, spatial: Spatial) -> Prepared:
+        """Return the exact decoder of some Gaussians."""
+        return assemble(self.config, self.networks, spatial, self.sh_degree, self.limits)
+
+
+def bake(trained: Trained, dataset: Dataset) -> Baked:
+    """Bake an avatar by the clip that it was trained on."""
+    return bake_motions(trained, motions_of(trained, dataset))
+
+
+def bake_motions(
+    trained: Trained, motions: Float16[np.ndarray, "F N D"], most: int = CODES
+) -> Baked:
+    """Bake an avatar whose motions are known (`motions_of`), to at most so many codes a frame."""
+    live = trained.live
     mean = motions.mean(axis=0, dtype=np.float32).astype(np.float16).astype(np.float32)
-    motions -= mean.astype(np.float16)
-    patterns, codes, units = principal_patterns(motions, CODES)
+    patterns, codes, units = principal_patterns(motions - mean.astype(np.float16), most)
     count = len(mean)
     chosen = sample_of(count)
     seen = patterns[:, chosen].reshape(len(patterns), -1)
@@ -74,9 +88,9 @@ def bake(
     counts, steps = counted(patterns, codes.std(axis=0), units)
     parts = counts.transpose(0, 2, 1)
     shine = slice(0, min(SHINE_CODES, len(parts)))
-    sample = assemble(config, networks, zeros.at(chosen)._replace(skins=None), sh_degree, limits)
+    sample = trained.prepared(_added_to_nothing(live.at(chosen))._replace(skins=None))
     return Baked(
-        cloud=_moved(spatial.canonical, mean),
+        cloud=_moved(live.canonical, mean),
         form=Patterns(jnp.asarray(parts[:, :FORM]), jnp.asarray(steps[:, :FORM])),
         shine=Patterns(jnp.asarray(parts[shine, FORM:]), jnp.asarray(steps[shine, FORM:])),
         sample=sample,
@@ -85,7 +99,7 @@ def bake(
         ranges=jnp.asarray(np.stack([codes.min(axis=0), codes.max(axis=0)])),
         alive=jnp.ones(count, bool),
         offsets=jnp.zeros((count, 2)),
-        skins=_halved(spatial.skins),
+        skins=_halved(live.skins),
     )
 
 
@@ -144,8 +158,9 @@ def counted(
     return counts, np.float32(steps[:, None] * units[None])
 
 
-def _motions(config: Config, whole: Prepared, dataset: Dataset) -> np.ndarray:
-    """Return what the decoder says in frames of the clip, float16 [F, N, D]."""
+def motions_of(trained: Trained, dataset: Dataset) -> Float16[np.ndarray, "F N D"]:
+    """Return what the decoder says of the live Gaussians in F frames of the clip; some silent."""
+    config, whole = trained.config, trained.prepared(_added_to_nothing(trained.live))
     frames = dataset.train_frames
     frames = frames[np.unique(np.linspace(0, len(frames) - 1, FRAMES).astype(int))]
     window = config.model.window_frames
@@ -157,6 +172,11 @@ def _motions(config: Config, whole: Prepared, dataset: Dataset) -> np.ndarray:
     with progress(len(drives), "bake", "step") as bar:
         found = [_said(config.drawing, whole, drive) for drive in bar.track(drives, task_id=0)]
     return np.concatenate(found)
+
+
+def _added_to_nothing(spatial: Spatial) -> Spatial:
+    """Return Gaussians that are 0 before anything is said of them."""
+    return spatial._replace(canonical=jax.tree.map(jnp.zeros_like, spatial.canonical))
 
 
 def _part(drive: Drive, start: int) -> Drive:
