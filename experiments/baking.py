@@ -11,7 +11,7 @@ file of it.
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ def main(argv: list[str] | None = None) -> Path:
     most = 3 if arguments.tiny else arguments.frames
     for run_dir in arguments.run_dirs:
         avatar = Avatar.load(run_dir, arguments.data_dir)
-        for case in cases_of(avatar, arguments.speech, most):
+        counts = COUNTS[-2:] if arguments.tiny else COUNTS
+        for case in cases_of(avatar, arguments.speech, counts, most):
             print(case, flush=True)
             add_case(NAME, rounded(case), _key, arguments.out)
     return arguments.out / f"{NAME}.json"
@@ -58,13 +59,15 @@ def _key(case: dict) -> tuple:
     return tuple(case[n] for n in ("video", "preset", "body", "seed", "speech", "codes"))
 
 
-def cases_of(avatar: Avatar, speeches: list[Path], most: int) -> Iterator[dict[str, Any]]:
-    """Compare at most so many frames of the clip and of every speech, with all numbers of codes."""
+def cases_of(
+    avatar: Avatar, speeches: list[Path], counts: Sequence[int], most: int
+) -> Iterator[dict[str, Any]]:
+    """Compare at most so many frames of the clip and of every speech, with all counts of codes."""
     motions = motions_of(avatar.trained, avatar.dataset)
     driven = {"held out": held_out(avatar, most)}
     driven |= {path.stem: spoken(avatar, path, most) for path in speeches}
     exact = {name: _pictures(avatar, avatar.prepared, drives) for name, drives in driven.items()}
-    for count in COUNTS:
+    for count in counts:
         baked = bake_motions(avatar.trained, motions, count)
         size = megabytes(avatar, baked)
         for name, drives in driven.items():

@@ -273,6 +273,7 @@ def test_the_way_to_a_film_is_measured(trained_run, tmp_path):
     assert case["render_command_s"] > 0.1 and case["encoder"] == "libx264"
 
 
+@pytest.mark.slow
 def test_a_frame_on_a_cpu_is_measured(tmp_path):
     path = bench_cpu.main(["--tiny", "--out", str(tmp_path)])
     [case] = json.loads(path.read_text())["cases"]
@@ -304,7 +305,7 @@ def test_starts_are_measured(trained_run, tmp_path, monkeypatch):
 def test_baked_pictures_are_compared_with_exact_ones(trained_run, tmp_path):
     arguments = [str(trained_run.folder), "--tiny", "--out", str(tmp_path)]
     cases = json.loads(baking.main(arguments).read_text())["cases"]
-    assert [case["codes"] for case in cases] == list(baking.COUNTS)
+    assert [case["codes"] for case in cases] == list(baking.COUNTS[-2:])
     assert all(case["frames"] == 3 and case["psnr_to_exact"] > 60 for case in cases)
     assert all(0 < case["file_mb"] < 10 for case in cases)
 

@@ -19,7 +19,7 @@ SCENES = {
 }
 
 
-@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize("name", ["head", pytest.param("non_finite", marks=pytest.mark.slow)])
 def test_images_are_those_that_have_a_gradient(name):
     """Floats to 1e-5; bytes are the same, but for ties."""
     case = SCENES[name]()

@@ -141,7 +141,7 @@ def test_a_frame_hears_up_to_the_stated_sample_and_no_further(which, request):
     assert not np.array_equal(hears(last), base)
 
 
-@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("kept", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_warm_stream_compiles_no_more(avatar, monkeypatch, tmp_path, kept):
     """Nor does a second one of the process, from its first frame on."""
     monkeypatch.setattr(programs, "_kept", {"folder": tmp_path} if kept else {})
