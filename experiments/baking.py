@@ -22,11 +22,10 @@ from jaxtyping import Float
 from egs_jax.__main__ import Parser
 from egs_jax.avatar import precomputed as prepared
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.avatar.avatar_file import Written, write_avatar
 from egs_jax.avatar.baked import Baked
-from egs_jax.avatar.baking import CODES, bake_motions, motions_of, sample_of
+from egs_jax.avatar.baking import CODES, bake_motions, motions_of
 from egs_jax.avatar.draw import load_drive
-from egs_jax.training.run_clip import clip_of
+from egs_jax.avatar.export import export
 from egs_jax.types import Drive
 from experiments._runs import add_case, parsed, rounded, run_main, run_of
 
@@ -105,12 +104,9 @@ def megabytes(avatar: Avatar, baked: Baked) -> float | None:
     """Return the size of a file of a baked person; None: a head has none."""
     if avatar.limits is None:
         return None
-    live = avatar.trained.live
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "avatar.egs"
-        whole = Written(avatar.config, avatar.scene, baked, clip_of(avatar.dataset.meta))
-        sample = live.at(sample_of(len(live.features)))
-        write_avatar(path, whole, avatar.trained.networks, sample, avatar.trained.sh_degree)
+        export(avatar, path, baked)
         return path.stat().st_size / 1e6
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Array, Bool
 
-from egs_jax.avatar.avatar_file import SUFFIX, Written, read_avatar, write_avatar
+from egs_jax.avatar.avatar_file import SUFFIX, Written, read_avatar
 from egs_jax.avatar.baked import Baked
-from egs_jax.avatar.baking import Trained, bake, sample_of
+from egs_jax.avatar.baking import Trained, bake
 from egs_jax.avatar.poses import PosePath, pose_path
 from egs_jax.avatar.precomputed import Drawable, Prepared, spatial_part
 from egs_jax.avatar.scene import PersonScene, Scene, scene_of
@@ -23,7 +23,7 @@ from egs_jax.model.limits import Limits
 from egs_jax.runtime.errors import InputError
 from egs_jax.training import step as train
 from egs_jax.training.checkpoint import FOLDER, Checkpoints
-from egs_jax.training.run_clip import check_same, clip_of, open_dataset
+from egs_jax.training.run_clip import check_same, open_dataset
 from egs_jax.training.run_folder import load_config
 from egs_jax.training.state import TrainState
 from egs_jax.types import Params
@@ -104,20 +104,6 @@ class Avatar:
             clip = Dataset.open(data_dir, config.size, config.model.resolved.body)
             check_same(path, written.clip, clip.meta, data_dir)
         return cls(written.config, None, None, None, clip, is_exact=False, written=written)
-
-    def export(self, path: str | Path) -> None:
-        """Write all that it needs to speak to one file (`avatar_file`), all of it or nothing.
-
-        Raises:
-          InputError: if it is a head alone, came from a file, or the file cannot be written.
-        """
-        path = Path(path)
-        if path.suffix != SUFFIX:
-            raise InputError(f"{path}: let the name of an avatar's file end in {SUFFIX}")
-        trained, live = self.trained, self.trained.live
-        sample = live.at(sample_of(len(live.features)))
-        whole = Written(self.config, self.scene, self.baked, clip_of(self.dataset.meta))
-        write_avatar(path, whole, trained.networks, sample, trained.sh_degree)
 
     @property
     def dataset(self) -> Dataset:

@@ -47,8 +47,7 @@ def evaluate(
     data = avatar.dataset
     if avatar.written is not None:
         run_dir = run_dir.with_suffix(".eval")
-        run_dir.mkdir(exist_ok=True)
-    _check_place(run_dir)
+    _check_place(run_dir, make=avatar.written is not None)
     say_device("evaluating")
     check_memory(jax.local_devices()[0], least=LEAST_MEMORY)
     landmarker = FaceLandmarker()
@@ -91,9 +90,11 @@ def seconds_of(dataset: Dataset) -> dict[str, float]:
     }
 
 
-def _check_place(run_dir: Path) -> None:
-    """Refuse a run that cannot be written to before it is measured."""
+def _check_place(run_dir: Path, *, make: bool) -> None:
+    """Refuse a run that cannot be written to before it is measured; a file's folder may be made."""
     try:
+        if make:
+            run_dir.mkdir(exist_ok=True)
         make_beside(run_dir / "eval.json").unlink()
     except OSError as error:
         raise InputError(

@@ -74,10 +74,10 @@ def test_what_a_file_cannot_do_is_said(avatar, written, painted):
         _ = found.prepared
     assert Avatar.load(written, painted).dataset.folder == painted
     with pytest.raises(InputError, match=r"end in \.egs"):
-        avatar.export(written.with_suffix(".zip"))
+        export(avatar, written.with_suffix(".zip"))
     head = dataclasses.replace(avatar, clip=Dataset.open(painted, avatar.config.size, "head"))
     with pytest.raises(InputError, match="a head over its clip's own frames"):
-        head.export(written.with_name("head.egs"))
+        export(head, written.with_name("head.egs"))
     assert not written.with_name("head.egs").exists()
 
 

@@ -48,16 +48,14 @@ def test_people_blink_once_in_four_seconds():
     assert 2 <= shut.sum() / len(starts) <= 5  # frames of 40 ms
 
 
+def spoken(dataset, rows):
+    scene = scene_of(dataset)
+    return SpeechDrive(scene, pose_path(scene), rows, num_frames=100, window_frames=8, seed=5)
+
+
 @pytest.mark.parametrize("size", [1, 3, 7, 64, 99])
 def test_any_chunking_gives_the_same(dataset, rows, size):
-    drive = SpeechDrive(
-        scene_of(dataset),
-        pose_path(scene_of(dataset)),
-        rows,
-        num_frames=100,
-        window_frames=8,
-        seed=5,
-    )
+    drive = spoken(dataset, rows)
     whole = drive.frames(0, 100)
     for start in range(0, 100, size):
         stop = min(start + size, 100)
@@ -73,14 +71,7 @@ def test_rows_long_past_are_not_needed(dataset, rows, first_row):
 
 
 def test_speech_has_its_own_sound_and_blinks_over_the_clips_poses(dataset, rows):
-    drive = SpeechDrive(
-        scene_of(dataset),
-        pose_path(scene_of(dataset)),
-        rows,
-        num_frames=100,
-        window_frames=8,
-        seed=5,
-    ).frames(0, 60)
+    drive = spoken(dataset, rows).frames(0, 60)
     assert drive.audio_windows.shape == (60, 8, 16, AUDIO_DIM)
     assert drive.backgrounds.shape == (60, SIZE, SIZE, 3) and drive.Ks.shape == (60, 3, 3)
     np.testing.assert_array_equal(drive.audio_windows[20, 4, 8], rows[40])
@@ -94,13 +85,6 @@ def test_speech_has_its_own_sound_and_blinks_over_the_clips_poses(dataset, rows)
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 3), (5, 5), (6, 5), (90, 101), (100, 101)])
 def test_frames_that_are_not_there(dataset, rows, start, stop):
-    drive = SpeechDrive(
-        scene_of(dataset),
-        pose_path(scene_of(dataset)),
-        rows,
-        num_frames=100,
-        window_frames=8,
-        seed=5,
-    )
+    drive = spoken(dataset, rows)
     with pytest.raises(IndexError, match=f"frames {start} to {stop}: this speech has 100"):
         drive.frames(start, stop)
