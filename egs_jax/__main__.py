@@ -5,37 +5,20 @@ else. Every mistake on the command line is one line and 2 as well.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
+from egs_jax.runtime import arguments as kinds
+from egs_jax.runtime.arguments import Parser
 from egs_jax.runtime.consent import CONSENT
 from egs_jax.runtime.environment import keep_programs, set_environment, take_memory_as_needed
 from egs_jax.runtime.errors import InputError, TrainingError
 from egs_jax.runtime.stopping import comes_of_a_stop, terminable
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose mistakes are `InputError`s: one line, exit 2."""
-
-    def __init__(self, **settings: Any):
-        super().__init__(allow_abbrev=False, **settings)
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Refuse what is not known where the help for it is: a verb's options in the verb's."""
-        known, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
-        return known, unknown
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong and where the help is."""
-        raise InputError(f"{message}; see `{self.prog} --help`")
 
 
 def _show_anything() -> None:
@@ -145,14 +128,23 @@ def _parser(argv: list[str]) -> Parser:
         help="how the head moves: as in the clip (default), not at all, or as in a file: .npy with "
         "head -> camera transforms [T,4,4], or .csv with yaw,pitch,roll[,x,y,z] a frame",
     )  # fmt: skip
+    verb.add_argument(
+        "--exact", action="store_true",
+        help="let a run's networks move every Gaussian in every frame, not what was baked of them: "
+        "slower, and the same to the eye",
+    )  # fmt: skip
     verb.set_defaults(run=_render)
 
-    verb = add("export", "run -> one small file that speaks without its dataset")
-    verb.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="what `train` made")
-    verb.add_argument("out", type=Path, metavar="OUT.egs", help="file to write")
+    verb = add("export", "avatar -> one small file that speaks without its dataset, or a cloud")
+    add_run(verb)
     verb.add_argument(
-        "--data-dir", type=Path, metavar="DATASET_DIR", help="where its dataset was moved"
+        "out", type=Path, metavar="OUT.egs|OUT.ply",
+        help="file to write: what speaks, or the Gaussians of a moment for other viewers",
+    )  # fmt: skip
+    verb.add_argument(
+        "--audio", type=Path, help="speech of which OUT.ply is a moment (default: silent, at rest)"
     )
+    verb.add_argument("--at", type=kinds.time, metavar="SECONDS", help="that moment")
     verb.set_defaults(run=_export)
 
     verb = add("evaluate", "avatar -> eval.json, report.html, a table")
@@ -179,7 +171,7 @@ def _add_preprocess(verb: Parser) -> None:
         "video", type=Path, metavar="VIDEO", nargs="+", help="any films that ffmpeg reads"
     )
     verb.add_argument("dataset_dir", type=Path, metavar="DATASET_DIR", help="folder to make")
-    verb.add_argument("--size", type=_side, help="side of the square frames in pixels (512)")
+    verb.add_argument("--size", type=kinds.side, help="side of the square frames in pixels (512)")
     verb.add_argument(
         "--audio-features", metavar="whisper|whisper-base|mel", default="whisper",
         help="how speech is heard: as whisper (the default, of English), whisper-base (of 99 "
@@ -189,12 +181,12 @@ def _add_preprocess(verb: Parser) -> None:
     verb.add_argument(
         "--face-parser", type=Path, metavar="FILE.tflite", help="a network of your own for masks"
     )
-    verb.add_argument("--max-seconds", type=_seconds, help="use only this much of the video")
-    verb.add_argument("--val-seconds", type=_seconds, help="hold out this much (default 1/11)")
-    verb.add_argument("--start", type=_time, help="second of the video to begin at")
-    verb.add_argument("--end", type=_seconds, help="second of the video to stop at")
+    verb.add_argument("--max-seconds", type=kinds.seconds, help="use only this much of the video")
+    verb.add_argument("--val-seconds", type=kinds.seconds, help="hold out this much (default 1/11)")
+    verb.add_argument("--start", type=kinds.time, help="second of the video to begin at")
+    verb.add_argument("--end", type=kinds.seconds, help="second of the video to stop at")
     verb.add_argument(
-        "--face", type=_face, metavar="left|right|N",
+        "--face", type=kinds.face, metavar="left|right|N",
         help="whose face where there are several; N counts from the left (default: the largest)",
     )  # fmt: skip
     verb.add_argument(
@@ -202,7 +194,7 @@ def _add_preprocess(verb: Parser) -> None:
         help="the same speech by another microphone, started whenever",
     )  # fmt: skip
     verb.add_argument(
-        "--audio-track", type=_number, metavar="N",
+        "--audio-track", type=kinds.number, metavar="N",
         help="sound track to hear, 1 is the first (the one with the speech)",
     )  # fmt: skip
     verb.set_defaults(run=_preprocess)
@@ -210,7 +202,7 @@ def _add_preprocess(verb: Parser) -> None:
 
 def _add_look_ahead(verb: Parser) -> None:
     verb.add_argument(
-        "--look-ahead", type=_seconds, metavar="SECONDS",
+        "--look-ahead", type=kinds.seconds, metavar="SECONDS",
         help="the most sound after a frame that it may hear, for which a live avatar waits: 0.4 to "
         "converse (default: 0.85 with whisper, 0.45 with mel)",
     )  # fmt: skip
@@ -301,9 +293,10 @@ def _train(arguments: argparse.Namespace) -> None:
         if name.startswith("set:") and value is not None
     }
     config = override(preset(arguments.preset, data_dir=str(arguments.data_dir.resolve())), changes)
+    from egs_jax.avatar.export import keep
     from egs_jax.config_text import to_json
     from egs_jax.data.dataset import Dataset
-    from egs_jax.training.hosts import joined
+    from egs_jax.training.hosts import first, joined
     from egs_jax.training.loop import fit
 
     dataset = Dataset.open(arguments.data_dir)
@@ -313,6 +306,8 @@ def _train(arguments: argparse.Namespace) -> None:
     told = {"command": settings, "dataset": json.dumps(dataset.meta)}
     with joined(arguments.hosts, told):
         fit(config, dataset, run_dir=arguments.run_dir)
+        if first():
+            keep(arguments.run_dir)
 
 
 def _render(arguments: argparse.Namespace) -> None:
@@ -322,16 +317,19 @@ def _render(arguments: argparse.Namespace) -> None:
     keep_programs()
     render_video(
         arguments.run_dir, arguments.audio, arguments.out, poses=arguments.poses,
-        data_dir=arguments.data_dir,
+        data_dir=arguments.data_dir, exact=arguments.exact or None,
     )  # fmt: skip
 
 
 def _export(arguments: argparse.Namespace) -> None:
     take_memory_as_needed()
-    from egs_jax.avatar.export import export_run
+    from egs_jax.avatar.export import export_avatar
 
     keep_programs()
-    export_run(arguments.run_dir, arguments.out, data_dir=arguments.data_dir)
+    export_avatar(
+        arguments.run_dir, arguments.out, data_dir=arguments.data_dir, audio=arguments.audio,
+        at=arguments.at,
+    )  # fmt: skip
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -347,42 +345,6 @@ def _demo(arguments: argparse.Namespace) -> None:
 
     keep_programs()
     demo(arguments.out, video=arguments.video, audio=arguments.audio)
-
-
-def _side(text: str) -> int:
-    with contextlib.suppress(ValueError):
-        if 32 <= (value := int(text)) <= 4096:
-            return value
-    raise argparse.ArgumentTypeError(f"got {text}, expected a whole number from 32 to 4096")
-
-
-def _time(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 <= (value := float(text)) < float("inf"):
-            return value
-    raise argparse.ArgumentTypeError(f"got {text}, expected seconds, 0 or more")
-
-
-def _number(text: str) -> int:
-    with contextlib.suppress(ValueError):
-        if (value := int(text)) > 0:
-            return value
-    raise argparse.ArgumentTypeError(f"got {text}, expected a whole number from 1 on")
-
-
-def _face(text: str) -> str | int:
-    if text in ("left", "right"):
-        return text
-    with contextlib.suppress(argparse.ArgumentTypeError):
-        return _number(text)
-    raise argparse.ArgumentTypeError(f"got {text}, expected left, right or a number from 1 on")
-
-
-def _seconds(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 < (value := float(text)) < float("inf"):
-            return value
-    raise argparse.ArgumentTypeError(f"got {text}, expected more than 0 seconds")
 
 
 if __name__ == "__main__":

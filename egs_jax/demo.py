@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 
+from egs_jax.avatar.export import keep
 from egs_jax.avatar.film import render_video
 from egs_jax.config import Config
 from egs_jax.data.dataset import Dataset
@@ -77,6 +78,7 @@ def demo(
         print("an avatar of the head alone, over the film's own body and room")
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, body="head"))
     fit(config, dataset, run_dir=run_dir)
+    keep(run_dir)
     talk = out / "talk.mp4"
     render_video(run_dir, audio, talk)
     evaluate(run_dir)

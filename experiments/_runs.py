@@ -12,11 +12,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from egs_jax.__main__ import Parser
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.config import Config, DensifyConfig, LossConfig, ModelConfig, ScheduleConfig
 from egs_jax.config_text import as_arguments, options
 from egs_jax.presets import PRESETS
+from egs_jax.runtime.arguments import Parser
 from egs_jax.runtime.errors import InputError, TrainingError
 from egs_jax.runtime.files import write_atomically
 from egs_jax.training.run_folder import read_metrics

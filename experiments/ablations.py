@@ -24,13 +24,13 @@ from typing import Any, NamedTuple
 
 import jax
 
-from egs_jax.__main__ import Parser
 from egs_jax.config import Config
 from egs_jax.config_text import override
 from egs_jax.data.dataset import Dataset
 from egs_jax.evaluation.evaluate import evaluate
 from egs_jax.model.triplane import is_plane_parameter
 from egs_jax.presets import PRESETS, preset
+from egs_jax.runtime.arguments import Parser
 from egs_jax.runtime.errors import InputError
 from egs_jax.training.loop import fit
 from egs_jax.training.state import TrainState

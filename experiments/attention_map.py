@@ -27,9 +27,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from egs_jax.__main__ import Parser
 from egs_jax.avatar import precomputed as prepared
 from egs_jax.avatar.avatar import Avatar
+from egs_jax.runtime.arguments import Parser
 from egs_jax.runtime.errors import InputError
 from egs_jax.types import Drive
 from experiments._regions import REGIONS, region_means, regions_of
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> Path:
     arguments = parsed(parser, argv, figures=False)
     if arguments.frames < 1:
         raise InputError(f"--frames: got {arguments.frames}, expected at least 1")
-    avatar = in_float32(Avatar.load(arguments.run_dir))
+    avatar = in_float32(Avatar.load(arguments.run_dir, exact=True))
     data = avatar.dataset
     held_out = data.frames_of("val")
     count = min(2 if arguments.tiny else arguments.frames, len(held_out))

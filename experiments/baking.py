@@ -19,13 +19,13 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from egs_jax.__main__ import Parser
 from egs_jax.avatar import precomputed as prepared
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.baked import Baked
 from egs_jax.avatar.baking import CODES, bake_motions, motions_of
 from egs_jax.avatar.draw import load_drive
 from egs_jax.avatar.export import export
+from egs_jax.runtime.arguments import Parser
 from egs_jax.types import Drive
 from experiments._runs import add_case, parsed, rounded, run_main, run_of
 
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> Path:
     arguments = parsed(parser, argv, figures=False)
     most = 3 if arguments.tiny else arguments.frames
     for run_dir in arguments.run_dirs:
-        avatar = Avatar.load(run_dir, arguments.data_dir)
+        avatar = Avatar.load(run_dir, arguments.data_dir, exact=True)
         counts = COUNTS[-2:] if arguments.tiny else COUNTS
         for case in cases_of(avatar, arguments.speech, counts, most):
             print(case, flush=True)

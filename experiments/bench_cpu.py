@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from egs_jax.__main__ import Parser
 from egs_jax.avatar import precomputed as prepared
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.model.forward import raster_capacity
+from egs_jax.runtime.arguments import Parser
 from egs_jax.runtime.environment import usable_cores
 from experiments._common import record
 from experiments._runs import parsed, run_main
@@ -60,7 +60,7 @@ def synthetic(n: int, size: int) -> Scene:
 
 def trained(run_dir: Path, data_dir: Path | None) -> Scene:
     """Load frames of a trained avatar."""
-    avatar = Avatar.load(run_dir) if data_dir is None else Avatar.load(run_dir, data_dir)
+    avatar = Avatar.load(run_dir, data_dir, exact=True)
     config, kept = avatar.config, avatar.prepared
     drive = avatar.dataset.drive(np.arange(FRAMES), config.model.window_frames)
     move = jax.jit(functools.partial(prepared.pose, config.program))

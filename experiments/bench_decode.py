@@ -14,8 +14,8 @@ from pathlib import Path
 
 import jax
 
-from egs_jax.__main__ import Parser
 from egs_jax.data.dataset import Dataset
+from egs_jax.runtime.arguments import Parser
 from egs_jax.training.frames_on_device import DeviceDataset
 from experiments._common import record
 from experiments._runs import parsed, run_main

@@ -19,9 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import numpy as np
 
-from egs_jax.__main__ import Parser
 from egs_jax.avatar import stream
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.film import draw_speech
@@ -29,6 +27,7 @@ from egs_jax.media.audio_file import read_audio
 from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.media.encoder_process import EncoderProcess
 from egs_jax.media.video_writer import best_encoder, feed
+from egs_jax.runtime.arguments import Parser
 from egs_jax.runtime.environment import usable_cores
 from experiments._common import RESULTS, record
 from experiments._runs import run_main
@@ -65,7 +64,7 @@ def film(run_dir: Path, audio: Path) -> dict:
 
         timed("encode_s", encode)
     return dict(
-        source=avatar.dataset.meta["source"]["name"], gaussians=int(np.sum(avatar.alive)),
+        source=avatar.dataset.meta["source"]["name"], gaussians=avatar.num_gaussians,
         size=size[0], encoder=best_encoder(*size), cores=usable_cores(),
         backend=jax.default_backend(), sound_s=round(len(samples) / SAMPLE_RATE, 1), frames=total,
         megabytes=megabytes, **seconds,

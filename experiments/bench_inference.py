@@ -41,7 +41,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from egs_jax.__main__ import Parser
 from egs_jax.avatar import draw as infer
 from egs_jax.avatar import precomputed as prepared
 from egs_jax.avatar.avatar import Avatar
@@ -50,6 +49,7 @@ from egs_jax.config import Body, Config, DensifyConfig, ModelConfig
 from egs_jax.model import forward as model
 from egs_jax.model.gaussians import Gaussians
 from egs_jax.model.limits import Limits
+from egs_jax.runtime.arguments import Parser
 from egs_jax.runtime.environment import keep_programs
 from egs_jax.runtime.errors import InputError
 from egs_jax.speech.lips import READ_ROWS, LipsReader, fit_lips
@@ -146,7 +146,7 @@ def some_reader(features: int) -> LipsReader:
 
 def trained(run_dir: Path) -> Scene:
     """Load a trained avatar with the first frames of its clip."""
-    avatar = Avatar.load(run_dir)
+    avatar = Avatar.load(run_dir, exact=True)
     window = avatar.config.model.window_frames
     drive = lambda batch: avatar.dataset.drive(np.arange(batch), window)
     name = f"trained on {avatar.dataset.meta['source']['name']}"

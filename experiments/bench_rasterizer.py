@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from egs_jax.__main__ import Parser
+from egs_jax.runtime.arguments import Parser
 from experiments._common import RESULTS, record, require_triton
 from experiments._runs import run_main
 from kernels import RasterizeOutput, rasterize

@@ -24,12 +24,12 @@ from typing import get_args
 
 import numpy as np
 
-from egs_jax.__main__ import Parser
 from egs_jax.config import Config, Stage
 from egs_jax.config_text import override
 from egs_jax.data.dataset import Dataset
 from egs_jax.evaluation.evaluate import evaluate
 from egs_jax.presets import PRESETS, preset
+from egs_jax.runtime.arguments import Parser
 from egs_jax.runtime.errors import InputError, TrainingError
 from egs_jax.training.run_folder import read_metrics
 from experiments._runs import (

@@ -21,10 +21,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from egs_jax.__main__ import Parser
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.media.audio_file import read_audio
 from egs_jax.media.clock import SAMPLE_RATE
+from egs_jax.runtime.arguments import Parser
 from egs_jax.runtime.environment import usable_cores
 from experiments._common import RESULTS
 from experiments._runs import add_case, run_main, run_of
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> Path:
     arguments = parser.parse_args(argv)
     avatar = Avatar.load(arguments.run)
     case = {
-        "run": run_of(avatar), "gaussians": int(avatar.alive.sum()), "size": avatar.dataset.width,
+        "run": run_of(avatar), "gaussians": avatar.num_gaussians, "size": avatar.dataset.width,
         "sound_s": round(len(read_audio(arguments.speech)) / SAMPLE_RATE, 1),
         "cores": usable_cores(), **starts(arguments.run, arguments.speech, arguments.times),
     }  # fmt: skip

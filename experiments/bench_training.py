@@ -27,10 +27,10 @@ from typing import get_args
 import jax
 import numpy as np
 
-from egs_jax.__main__ import Parser
 from egs_jax.config import Body, Config
 from egs_jax.data.dataset import Dataset
 from egs_jax.presets import preset
+from egs_jax.runtime.arguments import Parser
 from egs_jax.training import parallel
 from egs_jax.training import step as train
 from egs_jax.training.frames_on_device import batch_source

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from egs_jax.__main__ import Parser
+from egs_jax.runtime.arguments import Parser
 from experiments._common import RESULTS, Report, Result, require_triton
 from experiments._raster_scenes import (
     EXTRA,

@@ -32,7 +32,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from egs_jax.__main__ import Parser
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import num_video_frames, to_uint8
 from egs_jax.avatar.drive import compose
@@ -52,6 +51,7 @@ from egs_jax.media.audio_file import read_audio
 from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.preprocess.track_report import jitter_rms
 from egs_jax.preprocess.tracking import HeadTrack
+from egs_jax.runtime.arguments import Parser
 from egs_jax.runtime.assets import file_sha256
 from egs_jax.runtime.errors import InputError
 from egs_jax.training.perceptual import load_perceptual, lpips
@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> Path:
     seconds = 10 / FPS if arguments.tiny else arguments.seconds
     for run_dir in runs:
         rows = []
-        avatar = Avatar.load(run_dir)
+        avatar = Avatar.load(run_dir, exact=True)
         for speech in foreign(arguments.speeches, avatar.dataset):
             samples = read_audio(speech)[: round(seconds * SAMPLE_RATE)]
             for other in poses:

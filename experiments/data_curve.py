@@ -40,11 +40,11 @@ from typing import Any, get_args
 
 import numpy as np
 
-from egs_jax.__main__ import Parser
 from egs_jax.config import Body, Config
 from egs_jax.data.dataset import Dataset
 from egs_jax.preprocess.pipeline import joined_source
 from egs_jax.presets import PRESETS
+from egs_jax.runtime.arguments import Parser
 from egs_jax.runtime.errors import InputError, TrainingError
 from egs_jax.runtime.files import write_atomically
 from experiments import _plots, self_reconstruction, tables_curve

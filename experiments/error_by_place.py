@@ -31,12 +31,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.stats import spearmanr
 
-from egs_jax.__main__ import Parser
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.data.dataset import Dataset
 from egs_jax.evaluation import metrics
 from egs_jax.evaluation.metrics import Figure, mean_figure
 from egs_jax.evaluation.renders import given, rendered_frames
+from egs_jax.runtime.arguments import Parser
 from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.progress import progress
 from experiments._runs import add_case, parsed, rounded, run_main, run_of
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> Path:
     if arguments.frames is not None and arguments.frames < 1:
         raise InputError(f"--frames: got {arguments.frames}, expected at least 1")
     for run_dir in arguments.run_dirs:
-        avatar = Avatar.load(run_dir)
+        avatar = Avatar.load(run_dir, exact=True)
         case = case_of(avatar, 4 if arguments.tiny else arguments.frames)
         print(case, flush=True)
         key = lambda c: tuple(c[name] for name in ("video", "preset", "body", "seed", "width"))

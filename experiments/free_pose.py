@@ -28,7 +28,6 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from egs_jax.__main__ import Parser
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import to_uint8
 from egs_jax.avatar.poses import posed_about
@@ -39,6 +38,7 @@ from egs_jax.evaluation.renders import drawn_frames, micro_batches
 from egs_jax.face.landmarks import FaceLandmarker
 from egs_jax.face.mesh import FACE_OVAL, NUM_MESH_VERTICES
 from egs_jax.preprocess.tracking import HeadTrack
+from egs_jax.runtime.arguments import Parser
 from egs_jax.types import Drive
 from experiments._runs import add_case, parsed, rounded, run_main
 
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> Path:
     parser.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN_DIR")
     arguments = parsed(parser, argv, figures=False)
     for run_dir in arguments.run_dirs:
-        avatar = Avatar.load(run_dir)
+        avatar = Avatar.load(run_dir, exact=True)
         swept = sweep(avatar, *((YAWS[::4], PITCHES[::4]) if arguments.tiny else (YAWS, PITCHES)))
         case = {
             "video": Path(avatar.dataset.meta["source"]["name"]).stem,

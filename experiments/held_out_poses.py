@@ -20,7 +20,6 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from egs_jax.__main__ import Parser
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import to_uint8
 from egs_jax.config_text import override
@@ -31,6 +30,7 @@ from egs_jax.evaluation.measures import landmarks_near
 from egs_jax.evaluation.renders import drawn_frames, micro_batches
 from egs_jax.face.landmarks import FaceLandmarker
 from egs_jax.presets import PRESETS, preset
+from egs_jax.runtime.arguments import Parser
 from egs_jax.training.perceptual import load_perceptual, lpips
 from experiments._linked import linked
 from experiments._runs import add_case, parsed, rounded, run_main, shrunk, train_command
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> Path:
                 config = shrunk(config) if arguments.tiny else config
                 config = override(config, {"model.body": body})
                 subprocess.run(train_command(config, run_dir), check=True)
-                case |= figures_of(Avatar.load(run_dir))
+                case |= figures_of(Avatar.load(run_dir, exact=True))
             print(case, flush=True)
             key = lambda c: (c["video"], c["preset"], c["seed"])
             add_case(NAME, rounded(case), key, arguments.out)

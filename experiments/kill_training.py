@@ -20,10 +20,10 @@ import subprocess
 import time
 from pathlib import Path
 
-from egs_jax.__main__ import Parser
 from egs_jax.config import Config, DensifyConfig, LossConfig, ModelConfig, ScheduleConfig
 from egs_jax.performer.film import write_performer_video
 from egs_jax.preprocess.pipeline import preprocess
+from egs_jax.runtime.arguments import Parser
 from egs_jax.training.checkpoint import FOLDER
 from egs_jax.training.run_folder import read_metrics
 from experiments._common import record

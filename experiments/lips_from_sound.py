@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from egs_jax.__main__ import Parser
 from egs_jax.data.dataset import Dataset
 from egs_jax.data.folder import FILES
 from egs_jax.data.statistics import REST_SHARE
 from egs_jax.data.stretches import laid_out
 from egs_jax.evaluation import metrics, mouth
+from egs_jax.runtime.arguments import Parser
 from egs_jax.runtime.errors import InputError
 from egs_jax.speech.lips import cut_rows, fit_lips, fit_prior, read
 from experiments._clips import name_of

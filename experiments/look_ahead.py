@@ -25,12 +25,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from egs_jax.__main__ import Parser
 from egs_jax.data.dataset import Dataset
 from egs_jax.data.folder import FILES
 from egs_jax.face.mesh import mouth_width
 from egs_jax.media.audio_file import read_audio
 from egs_jax.media.clock import SAMPLE_RATE
+from egs_jax.runtime.arguments import Parser
 from egs_jax.runtime.errors import InputError
 from egs_jax.speech.features import FeatureStream, extract_features, silence_features
 from egs_jax.speech.layout import (

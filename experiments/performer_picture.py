@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from egs_jax.__main__ import Parser
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import to_uint8
 from egs_jax.evaluation.renders import drawn_frames, micro_batches
 from egs_jax.media.audio_file import read_audio
 from egs_jax.media.clock import FPS, SAMPLE_RATE
+from egs_jax.runtime.arguments import Parser
 from experiments._runs import parsed, run_main
 from experiments.free_pose import turned
 

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from egs_jax.__main__ import Parser
 from egs_jax.config import Config
 from egs_jax.data.dataset import Dataset
 from egs_jax.presets import PRESETS
+from egs_jax.runtime.arguments import Parser
 from egs_jax.training import step as train
 from egs_jax.training.loop import fit
 from egs_jax.training.run_folder import read_metrics

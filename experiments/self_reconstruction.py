@@ -28,12 +28,12 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from egs_jax.__main__ import Parser
 from egs_jax.config import Body, Config
 from egs_jax.config_text import override
 from egs_jax.data.dataset import Dataset
 from egs_jax.preprocess.pipeline import preprocess
 from egs_jax.presets import PRESETS, preset
+from egs_jax.runtime.arguments import Parser
 from egs_jax.runtime.errors import InputError, TrainingError
 from egs_jax.speech.features import AUDIO_FEATURES
 from egs_jax.training.run_folder import load_config

@@ -22,10 +22,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from egs_jax.__main__ import Parser
 from egs_jax.data.dataset import Dataset
 from egs_jax.media.audio_file import read_audio
 from egs_jax.media.clock import FPS, SAMPLE_RATE
+from egs_jax.runtime.arguments import Parser
 from egs_jax.runtime.errors import InputError
 from egs_jax.speech.features import (
     AUDIO_FEATURES,

@@ -34,7 +34,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy.spatial import cKDTree
 
-from egs_jax.__main__ import Parser
 from egs_jax.avatar import precomputed as prepared
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import num_video_frames, pad_batch, to_uint8
@@ -49,6 +48,7 @@ from egs_jax.evaluation.renders import drawn_frames, micro_batches
 from egs_jax.face.landmarks import FaceLandmarker
 from egs_jax.face.mesh import eye_openness, mouth_opening
 from egs_jax.media.clock import FPS
+from egs_jax.runtime.arguments import Parser
 from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.progress import progress
 from egs_jax.types import Drive
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> Path:
         raise InputError(f"--seconds: got {arguments.seconds}, expected more than 0")
     seconds = TINY_FRAMES / FPS if arguments.tiny else arguments.seconds
     for run_dir in arguments.run_dirs:
-        avatar = dataclasses.replace(Avatar.load(run_dir), poses="still")
+        avatar = dataclasses.replace(Avatar.load(run_dir, exact=True), poses="still")
         for case in cases_of(avatar, seconds, TINY_FRAMES if arguments.tiny else None):
             print(case, flush=True)
             add_case(NAME, rounded(case), _key, arguments.out)

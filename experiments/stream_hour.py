@@ -21,11 +21,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from egs_jax.__main__ import Parser
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.stream import Stream, draw_all, speech_batches
 from egs_jax.media.audio_file import read_audio
 from egs_jax.media.clock import FPS, SAMPLE_RATE
+from egs_jax.runtime.arguments import Parser
 from egs_jax.runtime.environment import usable_cores
 from experiments._common import RESULTS
 from experiments._runs import add_case, run_main
@@ -91,7 +91,7 @@ def run(avatar: Avatar, speech: np.ndarray, seconds: float) -> dict:
     percentiles = {f"ready_p{q}_ms": round(float(np.percentile(waits, q)) * 1e3, 2)
                    for q in (50, 95, 99)}  # fmt: skip
     return dict(
-        source=avatar.dataset.meta["source"]["name"], gaussians=int(np.sum(avatar.alive)),
+        source=avatar.dataset.meta["source"]["name"], gaussians=avatar.num_gaussians,
         size=avatar.dataset.width, seconds=seconds, frames=count, wall_s=round(wall, 1),
         times_real_time=round(seconds / wall, 2), latency_s=round(live.latency, 3), **percentiles,
         frames_with_the_bits_of_a_file=same, resident_mb=memory,

@@ -112,7 +112,7 @@ def test_attention_map_is_the_true_mix(series):
 
 def test_only_tokens_that_change_move_anything(trained_run):
     """On the painted clip the mouth alone moves: its eyes and its pose stay."""
-    avatar = Avatar.load(trained_run.folder)
+    avatar = Avatar.load(trained_run.folder, exact=True)
     networks = fill_shapes(avatar.params["networks"])  # far from their start, where nothing moves
     networks["tokens"]["lips_reader"] = avatar.params["networks"]["tokens"]["lips_reader"]
     avatar = dataclasses.replace(avatar, params={**avatar.params, "networks": networks})
@@ -146,7 +146,7 @@ def test_cross_driven_measures_every_speech_and_pose(series, painted, tmp_path):
         for name, value in case.items():
             assert value is not None or case["notes"][name], name
         assert case["lpips_nearest_true"] > 0 and -15 <= case["sync_lag_true_frames"] <= 15
-    avatar = Avatar.load(series.run)
+    avatar = Avatar.load(series.run, exact=True)
     own = cross_driven.driving_of(avatar, np.zeros((20, 80), np.float32), None)
     lent = cross_driven.driving_of(avatar, np.zeros((20, 80), np.float32), Dataset.open(painted))
     frames = np.arange(4)

@@ -4,6 +4,7 @@ Before: `training.loop` (which writes the checkpoints); after: `draw`, `stream`,
 """
 
 import contextlib
+import dataclasses
 import functools
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,14 @@ from egs_jax.config import Config
 from egs_jax.data.dataset import Dataset
 from egs_jax.model.limits import Limits
 from egs_jax.runtime.errors import InputError
-from egs_jax.training import step as train
-from egs_jax.training.checkpoint import FOLDER, Checkpoints
+from egs_jax.training.checkpoint import FOLDER, Checkpoints, newest_step
 from egs_jax.training.run_clip import check_same, open_dataset
 from egs_jax.training.run_folder import load_config
 from egs_jax.training.state import TrainState
 from egs_jax.types import Params
+
+KEPT = f"avatar{SUFFIX}"
+"""Name of the file in a run folder that `train` writes at its end."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +43,24 @@ class Avatar:
     sh_degree: int | None
     """Degree of spherical harmonics that training had reached: more is not drawn."""
     clip: Dataset | None
-    """What it was trained on; None of a file, if nobody said where that is."""
+    """What it was trained on; None of a file, which opens it when it is asked for."""
+    step: int
+    """Of training, that it was made after."""
     poses: str | Path = "clip"
     """Its poses when it speaks (`poses.pose_path`)."""
     is_exact: bool = True
     """Whether its networks move every Gaussian (`precomputed`), or codes do (`baked`)."""
     written: Written | None = None
     """What its file holds; None of a run."""
+    file: Path | None = None
+    """That file."""
 
     @classmethod
     def of_state(cls, config: Config, state: TrainState, dataset: Dataset) -> "Avatar":
         """Return the avatar that a state of training is, drawn as its last step drew it."""
-        degree = config.sh_degree(max(int(state.step) - 1, 0))
-        return cls(config, state.params, state.alive, degree, dataset)
+        step = int(state.step)
+        degree = config.sh_degree(max(step - 1, 0))
+        return cls(config, state.params, state.alive, degree, dataset, step)
 
     @classmethod
     def load(
@@ -66,7 +74,9 @@ class Avatar:
           data_dir: Where the dataset lies that it was trained on, if that was moved; a file speaks
             without it.
           exact: Whether its networks move every Gaussian in every frame, as in training, or what
-            was baked of them does; None: the networks of a run, what was baked of a file.
+            was baked of them does. None: what was baked, of a whole person; a head's networks. A
+            run keeps what was baked at its end in a file; else it is baked here, once it is asked
+            for.
 
         Raises:
           InputError: if it is no run, still in its static stage, or has no file of this version;
@@ -75,46 +85,54 @@ class Avatar:
         """
         path = Path(run_or_file)
         if path.suffix == SUFFIX or path.is_file():
-            return cls._of_file(path, data_dir, exact)
-        config, dataset = open_dataset(path, load_config(path), data_dir)
+            return cls._of_file(path, read_avatar(path), data_dir, exact)
+        config = load_config(path)
+        if not exact and (written := _kept(path, config)) is not None:
+            return cls._of_file(path / KEPT, written._replace(config=config), data_dir, exact)
+        config, dataset = open_dataset(path, config, data_dir)
+        is_exact = not config.model.is_person if exact is None else exact
+        return dataclasses.replace(cls._of_run(path, config, dataset), is_exact=is_exact)
+
+    @classmethod
+    def _of_run(cls, path: Path, config: Config, dataset: Dataset) -> "Avatar":
+        from egs_jax.training.step import abstract_state  # which a file needs nothing of
+
         if not (path / FOLDER).is_dir():
             raise InputError(f"{path}: no checkpoint yet; train this run first")
         with contextlib.closing(Checkpoints(path, read_only=True)) as checkpoints:
-            state = checkpoints.load(train.abstract_state(config, dataset.audio_dim))
+            state = checkpoints.load(abstract_state(config, dataset.audio_dim))
         if not bool(state.deforming):
             raise InputError(
                 f"{path}: its newest checkpoint (step {int(state.step)}) has not learned any "
                 f"speech yet, which starts at step {config.schedule.static_steps + 1}; train on"
             )
-        found = cls.of_state(config, state, dataset)
-        return cls(found.config, found.params, found.alive, found.sh_degree, dataset,
-                   is_exact=exact is not False)  # fmt: skip
+        return cls.of_state(config, state, dataset)
 
     @classmethod
-    def _of_file(cls, path: Path, data_dir: str | Path | None, exact: bool | None) -> "Avatar":
-        written = read_avatar(path)
+    def _of_file(
+        cls, path: Path, written: Written, data_dir: str | Path | None, exact: bool | None
+    ) -> "Avatar":
         if exact:
             raise InputError(
                 f"{path}: holds what was baked of the networks, not these; name the run folder to "
                 "draw exactly"
             )
-        clip = None
-        if data_dir is not None:
-            config = written.config
-            clip = Dataset.open(data_dir, config.size, config.model.resolved.body)
-            check_same(path, written.clip, clip.meta, data_dir)
-        return cls(written.config, None, None, None, clip, is_exact=False, written=written)
+        clip = None if data_dir is None else _clip(path, written, data_dir)
+        return cls(written.config, None, None, None, clip, written.step, is_exact=False,
+                   written=written, file=path)  # fmt: skip
 
-    @property
+    @functools.cached_property
     def dataset(self) -> Dataset:
         """What it was trained on.
 
         Raises:
-          InputError: if it came from a file and nobody said where that is.
+          InputError: if it is gone, or came from a file and nobody said where that is.
         """
-        if self.clip is None:
+        if self.clip is not None:
+            return self.clip
+        if self.file is None or self.written is None or not self.config.data_dir:
             raise InputError("an avatar's file has no clip to compare with; name it by --data-dir")
-        return self.clip
+        return _clip(self.file, self.written, self.config.data_dir)
 
     @property
     def num_gaussians(self) -> int:
@@ -166,3 +184,23 @@ class Avatar:
     def path(self) -> PosePath:
         """The poses that it takes when it speaks."""
         return pose_path(self.scene, self.poses)
+
+
+def _clip(file: Path, written: Written, folder: str | Path) -> Dataset:
+    """Open the dataset that the avatar of a file was trained on."""
+    config = written.config
+    found = Dataset.open(folder, config.size, config.model.resolved.body)
+    check_same(file, written.clip, found.meta, folder)
+    return found
+
+
+def _kept(run_dir: Path, config: Config) -> Written | None:
+    """Return what a run's own file holds; None: there is none, or it is not of the last step."""
+    path = run_dir / KEPT
+    if not path.is_file():
+        return None
+    written = read_avatar(path)
+    is_last = written.step == newest_step(run_dir)
+    return (
+        written if is_last and written.config == dataclasses.replace(config, data_dir="") else None
+    )

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from egs_jax.avatar.baked import Baked, Patterns
+from egs_jax.avatar.baked import Baked, Patterns, rounded_up
 from egs_jax.avatar.precomputed import Spatial, assemble
 from egs_jax.avatar.scene import PersonScene, Scene
 from egs_jax.config import Config
@@ -37,7 +37,7 @@ from egs_jax.runtime.provenance import provenance
 from egs_jax.speech.layout import Layout
 from kernels.deform import DeformInputs
 
-FORMAT, VERSION = "egs-avatar", 1
+FORMAT, VERSION = "egs-avatar", 2
 """What `avatar.json` says that it is."""
 SUFFIX = ".egs"
 DESCRIPTION = "avatar.json"
@@ -46,13 +46,15 @@ MOST_BYTES = 2**30
 _MOST_WORDS = 2**22  # bytes of the description
 _DATE = (1980, 1, 1, 0, 0, 0)  # of every member: equal avatars are equal files
 _TYPES = ("<f4", "<f2", "|i1", "|u1", "<f8")
-_HALF = ("cloud/log_scales", "cloud/quats", "cloud/logit_opacities", "cloud/sh", "skins")
+_HALF = (
+    "cloud/log_scales", "cloud/quats", "cloud/logit_opacities", "cloud/sh", "skins", "reader",
+)  # fmt: skip
 _SHAPES = {
     "cloud/means": "N 3", "cloud/log_scales": "N 3", "cloud/quats": "N 4",
     "cloud/logit_opacities": "N", "cloud/sh": "N H 3",
     "form/counts": "K 14 N", "form/steps": "K 14", "shine/counts": "k M N", "shine/steps": "k M",
     "sample/features": "S E", "sample/agents": "A E", "sample/static_mix": "S A",
-    "sample_mean": "S D", "reader": "L K", "ranges": "2 K", "skins": "N",
+    "sample_mean": "S 14", "units": "14", "reader": "L K", "ranges": "2 K", "skins": "N",
     "scene/intrinsics": "3 3", "scene/viewmats": "P 4 4", "scene/still_viewmat": "4 4",
     "scene/silence": "R F", "scene/bodies": "P 4 4", "scene/still_body": "4 4",
     "scene/body_rest": "4 4", "scene/body_coefficients": "Q 6", "scene/body_limits": "2 6",
@@ -70,6 +72,8 @@ class Written(NamedTuple):
     baked: Baked
     clip: dict[str, Any]
     """What the clip is known by (`training.run_clip`)."""
+    step: int
+    """Of training, that it was made after."""
 
 
 def write_avatar(
@@ -102,6 +106,7 @@ def write_avatar(
         "made_by": provenance(),
         "config": json.loads(to_json(dataclasses.replace(written.config, data_dir=""))),
         "clip": written.clip,
+        "step": written.step,
         "sh_degree": sh_degree,
         "scene": _scene_words(scene, scene.own),
         "arrays": {
@@ -152,16 +157,17 @@ def _arrays(
 ) -> dict[str, np.ndarray]:
     """Return all arrays of a file by their names."""
     baked, scene, body = written.baked, written.scene, person.body_model
+    live = int(baked.alive.sum())
     tree = {
-        "cloud": baked.cloud._asdict(),
-        "form": {"counts": baked.form.counts, "steps": baked.form.steps},
-        "shine": {"counts": baked.shine.counts, "steps": baked.shine.steps},
+        "cloud": {name: value[:live] for name, value in baked.cloud._asdict().items()},
+        "form": {"counts": baked.form.counts[..., :live], "steps": baked.form.steps},
+        "shine": {"counts": baked.shine.counts[..., :live], "steps": baked.shine.steps},
         "sample": {
             "features": spatial.features, "agents": spatial.agents,
             "static_mix": spatial.static_mix,
         },
-        "sample_mean": baked.sample_mean, "reader": baked.reader, "ranges": baked.ranges,
-        "skins": baked.skins,
+        "sample_mean": baked.sample_mean, "units": baked.units, "reader": baked.reader,
+        "ranges": baked.ranges, "skins": None if baked.skins is None else baked.skins[:live],
         "networks": {name: networks[name] for name in ("tokens", "attention", "deform")},
         "scene": {
             "intrinsics": scene.intrinsics, "viewmats": scene.viewmats,
@@ -202,10 +208,9 @@ def _description(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
         raise InputError(f"{path}: {DESCRIPTION} is damaged ({error}); export it again") from None
     if not known:
         raise InputError(f"{path}: an archive of another program, no avatar")
-    if version > VERSION:
-        raise InputError(
-            f"{path}: format {version}, this version reads up to {VERSION}; update egs-jax"
-        )
+    if version != VERSION:
+        remedy = "update egs-jax" if version > VERSION else "export it again"
+        raise InputError(f"{path}: format {version}, this version reads {VERSION}; {remedy}")
     return words
 
 
@@ -279,13 +284,14 @@ def _put_together(path: Path, words: Mapping[str, Any], arrays: dict[str, np.nda
         shine=Patterns(**device(parts["shine"])),
         sample=sample,
         sample_mean=full("sample_mean"),
+        units=full("units"),
         reader=full("reader"),
         ranges=full("ranges"),
         alive=jnp.ones(everyone, bool),
         offsets=jnp.zeros((everyone, 2)),
         skins=full("skins"),
     )
-    return Written(config, scene, baked, dict(words["clip"]))
+    return Written(config, scene, rounded_up(baked), dict(words["clip"]), int(words["step"]))
 
 
 def _scene(arrays: Mapping[str, np.ndarray], told: Mapping[str, Any]) -> Scene:
@@ -333,10 +339,9 @@ def _check_shapes(config: Config, arrays: Mapping[str, np.ndarray]) -> None:
                  for a, size in zip(wanted, shape, strict=False)]  # fmt: skip
         if len(wanted) != len(shape) or list(shape) != sizes:
             raise ValueError(f"{name} is {list(shape)}, not {text}")
-    numbers = 11 + 3 * letters["H"]
-    if (letters["D"], letters["M"] + 14) != (numbers, numbers) or letters["k"] > letters["K"]:
+    if letters["M"] != 3 * letters["H"] - 3 or letters["k"] > letters["K"]:
         raise ValueError("numbers of a Gaussian")
-    if letters["L"] != letters["S"] * letters["D"]:
+    if letters["L"] != 14 * letters["S"]:
         raise ValueError(f"reader is {letters['L']} long")
     made = jax.eval_shape(
         lambda: model.init_networks(config.model, jax.random.key(0), letters["F"])

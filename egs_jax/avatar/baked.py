@@ -7,8 +7,9 @@ moved by; and the patterns times the codes move all N. Codes that no training fr
 limited, smoothly.
 
 Letters: D numbers of a Gaussian before activation, in the order means 3, log-scales 3, quaternion
-4, opacity 1, harmonics 3 H. The first 14 of them (with the constant color) are its *form*, the rest
-its *shine*, which has fewer patterns. Patterns are counts of 8 bits, times a step of each.
+4, opacity 1, harmonics 3 H. The first 14 of them (with the constant color) are its *form*, which
+tells the codes; the rest its *shine*, which has fewer patterns. Patterns are counts of 8 bits,
+times a step of each.
 """
 
 import flax.struct
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int8
 
-from egs_jax.avatar.precomputed import Prepared, implementation, listen
+from egs_jax.avatar.precomputed import Prepared, implementation, listen, rounded
 from egs_jax.config import Config
 from egs_jax.model.limits import Limits, soft
 from egs_jax.types import Drive
@@ -43,7 +44,7 @@ class Patterns(flax.struct.PyTreeNode):
 
 
 class Baked(flax.struct.PyTreeNode):
-    """What draws an avatar by codes; N live Gaussians, S of them exact."""
+    """What draws an avatar by codes; N Gaussians, nearly all of them live, S of them exact."""
 
     cloud: DeformInputs
     """All N at codes 0."""
@@ -52,14 +53,16 @@ class Baked(flax.struct.PyTreeNode):
     """Of as many codes as it has patterns, the first ones."""
     sample: Prepared
     """The exact decoder of S; what it adds to is 0."""
-    sample_mean: Float[Array, "S D"]
-    """What it says of them at codes 0."""
-    reader: Float[Array, "SD K"]
-    """What it says beyond that -> codes."""
+    sample_mean: Float[Array, "S 14"]
+    """What it says of their form at codes 0."""
+    units: Float[Array, " 14"]
+    """In which the reader takes each number of a form."""
+    reader: Float[Array, "L K"]
+    """What it says beyond that, L = 14 S numbers -> codes."""
     ranges: Float[Array, "2 K"]
     """Least and greatest codes of the training frames."""
     alive: Bool[Array, " N"]
-    """True, all of them."""
+    """False of those that only round their number up (the last)."""
     offsets: Float[Array, "N 2"]
     """Zeros (see `Prepared`)."""
     skins: Float[Array, " N"] | None
@@ -73,6 +76,28 @@ class Baked(flax.struct.PyTreeNode):
     def moved(self, config: Config, drive: Drive) -> Deformed:
         """Return the Gaussians in head space in every frame of `drive`, activated."""
         return moved_by(self, codes_of(config, self, drive))
+
+
+def rounded_up(baked: Baked) -> Baked:
+    """Return the same with N rounded up (`precomputed.rounded`) by Gaussians that nobody sees.
+
+    Avatars of about as many share their compiled programs then.
+    """
+    live = len(baked.alive)
+    more = rounded(live) - live
+    padded = lambda value: jnp.pad(value, [(0, more)] + [(0, 0)] * (value.ndim - 1))
+    last = lambda counts: jnp.pad(counts, ((0, 0), (0, 0), (0, more)))
+    cloud = jax.tree.map(padded, baked.cloud)
+    alive = padded(baked.alive)
+    opacities = jnp.where(alive, cloud.logit_opacities, -jnp.inf)
+    return baked.replace(
+        cloud=cloud._replace(logit_opacities=opacities),
+        form=baked.form.replace(counts=last(baked.form.counts)),
+        shine=baked.shine.replace(counts=last(baked.shine.counts)),
+        alive=alive,
+        offsets=padded(baked.offsets),
+        skins=None if baked.skins is None else padded(baked.skins),
+    )
 
 
 def said(config: Config, kept: Prepared, drive: Drive) -> Float[Array, "B n D"]:
@@ -93,8 +118,8 @@ def said(config: Config, kept: Prepared, drive: Drive) -> Float[Array, "B n D"]:
 
 def codes_of(config: Config, baked: Baked, drive: Drive) -> Float[Array, "B K"]:
     """Return the codes of every frame of `drive`."""
-    beyond = said(config, baked.sample, drive) - baked.sample_mean[None]
-    flat = beyond.reshape(len(beyond), -1)
+    form = said(config, baked.sample, drive)[..., :FORM]
+    flat = ((form - baked.sample_mean[None]) / baked.units[None, None]).reshape(len(form), -1)
     codes = jnp.matmul(flat, baked.reader, precision=jax.lax.Precision.HIGHEST)
     return limited(codes, baked.ranges)
 

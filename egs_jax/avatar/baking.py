@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float16, Int
 
-from egs_jax.avatar.baked import FORM, Baked, Patterns, said
+from egs_jax.avatar.baked import FORM, Baked, Patterns, rounded_up, said
 from egs_jax.avatar.precomputed import Prepared, Spatial, assemble
 from egs_jax.config import Config
 from egs_jax.data.dataset import Dataset
@@ -26,11 +26,11 @@ from kernels.deform import DeformInputs
 CODES = 32
 """K, numbers a frame. (A person of 10 s, 256 px: 48 dB to the exact pictures with 16 of them, 51.5
 with 32.)"""
-SHINE_CODES = 4
+SHINE_CODES = 2
 """Codes that move colors by direction, which are most of a Gaussian's numbers and move least."""
 SAMPLE = 512
 """S, Gaussians whose decoder is exact."""
-FRAMES = 160
+FRAMES = 96
 """Training frames that are looked at, evenly spaced."""
 SILENT = 8
 """How many of them hear silence as well."""
@@ -83,24 +83,26 @@ def bake_motions(
     patterns, codes, units = principal_patterns(motions - mean.astype(np.float16), most)
     count = len(mean)
     chosen = sample_of(count)
-    seen = patterns[:, chosen].reshape(len(patterns), -1)
-    reader = np.linalg.pinv(seen.T.astype(np.float64)).T / np.tile(units, len(chosen))[:, None]
+    seen = patterns[:, chosen, :FORM].reshape(len(patterns), -1)
+    reader = np.linalg.pinv(seen.T.astype(np.float64)).T
     counts, steps = counted(patterns, codes.std(axis=0), units)
     parts = counts.transpose(0, 2, 1)
     shine = slice(0, min(SHINE_CODES, len(parts)))
     sample = trained.prepared(_added_to_nothing(live.at(chosen))._replace(skins=None))
-    return Baked(
+    baked = Baked(
         cloud=_moved(live.canonical, mean),
         form=Patterns(jnp.asarray(parts[:, :FORM]), jnp.asarray(steps[:, :FORM])),
         shine=Patterns(jnp.asarray(parts[shine, FORM:]), jnp.asarray(steps[shine, FORM:])),
         sample=sample,
-        sample_mean=jnp.asarray(mean[chosen]),
-        reader=jnp.asarray(reader, jnp.float32),
+        sample_mean=jnp.asarray(mean[chosen, :FORM]),
+        units=jnp.asarray(units[:FORM]),
+        reader=_halved(jnp.asarray(reader, jnp.float32)),
         ranges=jnp.asarray(np.stack([codes.min(axis=0), codes.max(axis=0)])),
         alive=jnp.ones(count, bool),
         offsets=jnp.zeros((count, 2)),
         skins=_halved(live.skins),
     )
+    return rounded_up(baked)
 
 
 def sample_of(count: int) -> Int[np.ndarray, " S"]:

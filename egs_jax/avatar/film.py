@@ -49,7 +49,7 @@ def draw_speech(avatar: Avatar, audio_path: str | Path) -> Iterator[UInt8[np.nda
 
 def render_video(
     run_or_file: str | Path, audio_path: str | Path, out_path: str | Path, *,
-    poses: str | Path = "clip", data_dir: str | Path | None = None,
+    poses: str | Path = "clip", data_dir: str | Path | None = None, exact: bool | None = None,
 ) -> None:  # fmt: skip
     """Speak `audio_path` with an avatar: H.264 + AAC into `out_path`, atomically.
 
@@ -61,9 +61,9 @@ def render_video(
     """
     out_path = Path(out_path)
     _check_place(out_path, Path(audio_path))
-    avatar = dataclasses.replace(Avatar.load(run_or_file, data_dir), poses=poses)
+    avatar = dataclasses.replace(Avatar.load(run_or_file, data_dir, exact=exact), poses=poses)
     _ = avatar.path  # bad poses are told before anything is drawn
-    say_device("rendering")
+    say_device("rendering", after=": exact" if avatar.is_exact else ": baked")
     size = avatar.scene.width, avatar.scene.height
     with EncoderProcess(out_path.resolve(), *size, FPS, SAMPLE_RATE) as film:
         total = num_video_frames(sum(len(chunk) for chunk in stream_audio(audio_path)))

@@ -43,7 +43,7 @@ def evaluate(
         processes have the GPU.
     """
     run_dir = Path(run_dir)
-    avatar = Avatar.load(run_dir, data_dir)
+    avatar = Avatar.load(run_dir, data_dir, exact=not run_dir.is_file())
     data = avatar.dataset
     if avatar.written is not None:
         run_dir = run_dir.with_suffix(".eval")

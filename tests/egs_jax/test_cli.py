@@ -177,6 +177,7 @@ def fitted(monkeypatch):
     monkeypatch.setattr(
         "egs_jax.training.loop.fit", lambda *given, **named: calls.append((*given, named))
     )
+    monkeypatch.setattr("egs_jax.avatar.export.keep", lambda run_dir: None)
     return calls
 
 

@@ -19,7 +19,7 @@ from egs_jax.training.run_folder import start_run
 
 
 def test_avatar_is_the_newest_checkpoint(trained_run):
-    avatar = Avatar.load(trained_run.folder)
+    avatar = Avatar.load(trained_run.folder, exact=True)
     for mine, theirs in ((avatar.params, trained_run.state.params),
                          (avatar.alive, trained_run.state.alive)):  # fmt: skip
         chex.assert_trees_all_equal(mine, theirs)

@@ -2,17 +2,22 @@
 
 import dataclasses
 import json
+import shutil
 import zipfile
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from helpers import speech
 
 from egs_jax.__main__ import main
-from egs_jax.avatar.avatar import Avatar
+from egs_jax.avatar.avatar import KEPT, Avatar
 from egs_jax.avatar.avatar_file import read_avatar
 from egs_jax.avatar.draw import infer_step, load_drive
-from egs_jax.avatar.export import export
+from egs_jax.avatar.export import export, keep
+from egs_jax.avatar.point_cloud import properties
+from egs_jax.avatar.precomputed import pose
 from egs_jax.data.dataset import Dataset
 from egs_jax.media.audio_file import write_wav
 from egs_jax.runtime.consent import CONSENT
@@ -64,6 +69,60 @@ def test_export_and_render_by_command(trained_run, tmp_path, capsys):
     assert film.stat().st_size > 1000
 
 
+def test_a_run_keeps_its_own_file(trained_run, written, tmp_path, capsys):
+    """As long as it is of the last step and the same settings; the networks stay with the run."""
+    run = shutil.copytree(trained_run.folder, tmp_path / "run")
+    assert not Avatar.load(run).is_exact  # baked once it is asked for
+    keep(run)
+    assert "speaks without its dataset" in capsys.readouterr().out
+    assert (run / KEPT).read_bytes()[:2] == b"PK"
+    found = Avatar.load(run)
+    assert found.file == run / KEPT and found.clip is None
+    assert found.dataset.folder == Path(found.config.data_dir)
+    assert Avatar.load(run, exact=True).is_exact
+    made = (run / KEPT).stat().st_mtime_ns
+    keep(run)
+    export(found, tmp_path / "copy.egs")
+    assert (run / KEPT).stat().st_mtime_ns == made
+    assert (tmp_path / "copy.egs").read_bytes() == (run / KEPT).read_bytes()
+    _changed(written, run / KEPT, lambda told: told | {"step": told["step"] - 1})
+    assert Avatar.load(run).file is None  # it was trained on since
+
+
+def test_gaussians_of_a_moment_are_a_cloud_that_viewers_open(written, tmp_path, capsys):
+    cloud, speech_file = tmp_path / "me.ply", spoken(tmp_path / "speech.wav", 0.5)
+    assert main(["export", str(written), str(cloud)]) == 0
+    header, data = cloud.read_bytes().split(b"end_header\n", 1)
+    lines = header.decode().splitlines()
+    names = [line.split()[-1] for line in lines if line.startswith("property float")]
+    assert lines[:2] == ["ply", "format binary_little_endian 1.0"]
+    harmonics = sum(name.startswith("f_rest_") for name in names)
+    assert names[:9] == ["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2"]
+    assert names[9 + harmonics :] == [
+        "opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3",
+    ]  # fmt: skip
+    avatar = Avatar.load(written)
+    points = np.frombuffer(data, "<f4").reshape(avatar.num_gaussians, len(names))
+    np.testing.assert_allclose(np.linalg.norm(points[:, -4:], axis=1), 1, atol=1e-5)
+    spoken_at = ["--audio", str(speech_file), "--at"]
+    assert main(["export", str(written), str(cloud), *spoken_at, "0.3"]) == 0
+    drive = load_drive(speech_file, avatar).frames(7, 8)
+    moved = pose(avatar.config, avatar.kept, jax.device_put(drive))[0]
+    want = properties(jax.tree.map(lambda v: np.asarray(v)[0][: len(points)], moved))
+    got = np.frombuffer(cloud.read_bytes().split(b"end_header\n", 1)[1], "<f4")
+    got = got.reshape(points.shape)
+    np.testing.assert_allclose(got, want.view("<f4").reshape(got.shape), atol=1e-4)
+    assert np.abs(got - points).max() > 1e-4
+    capsys.readouterr()
+    for arguments, told in (
+        ([str(cloud), *spoken_at, "0.6"], "ends at 0.52 s"),
+        ([str(cloud), "--at", "0.1"], "named by both --audio FILE and --at SECONDS"),
+        ([str(tmp_path / "me.obj")], "name the file to write, say me.egs or me.ply"),
+    ):
+        assert main(["export", str(written), *arguments]) == 2
+        assert told in capsys.readouterr().err
+
+
 def test_what_a_file_cannot_do_is_said(avatar, written, painted):
     with pytest.raises(InputError, match="name the run folder to draw exactly"):
         Avatar.load(written, exact=True)
@@ -82,8 +141,6 @@ def test_what_a_file_cannot_do_is_said(avatar, written, painted):
 
 
 def test_another_clip_is_refused(written, painted, tmp_path):
-    import shutil
-
     other = shutil.copytree(painted, tmp_path / "other")
     meta = json.loads((other / "meta.json").read_text())
     meta["source"]["sha256"] = "0" * 64
@@ -123,7 +180,8 @@ def _without(name):
 def test_descriptions_that_make_no_sense(written, tmp_path):
     path = tmp_path / "bad.egs"
     cases = {
-        "format 2, this version reads up to 1; update egs-jax": lambda t: t | {"version": 2},
+        "format 3, this version reads 2; update egs-jax": lambda t: t | {"version": 3},
+        "format 1, this version reads 2; export it again": lambda t: t | {"version": 1},
         "an archive of another program": lambda t: t | {"format": "other"},
         "is damaged": lambda t: t | {"version": "new"},
         "tells of arrays that no avatar has": _entry("reader", shape=[2**20, 2**20]),

@@ -16,7 +16,7 @@ from egs_jax.avatar.draw import draw_codes, infer_step, motion_codes
 @pytest.fixture(scope="module")
 def exact(trained_run):
     """One that moves: the run is so short that its own heads say next to nothing."""
-    found = Avatar.load(trained_run.folder)
+    found = Avatar.load(trained_run.folder, exact=True)
     said = found.params["networks"]["deform"]
     louder = jax.tree.map(lambda value: 9 * value, said)
     networks = found.params["networks"] | {"deform": louder}

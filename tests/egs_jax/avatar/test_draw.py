@@ -10,7 +10,7 @@ from egs_jax.avatar.avatar import Avatar
 
 @pytest.fixture(scope="module")
 def avatar(trained_run):
-    return Avatar.load(trained_run.folder)
+    return Avatar.load(trained_run.folder, exact=True)
 
 
 def test_bytes_are_the_rounded_numbers(avatar):

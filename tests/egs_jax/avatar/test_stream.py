@@ -34,7 +34,7 @@ SOONER = Layout(4, 0, 6, False, (160, 160), future_frames=1)
 
 @pytest.fixture(scope="module")
 def avatar(trained_run):
-    return Avatar.load(trained_run.folder)
+    return Avatar.load(trained_run.folder, exact=True)
 
 
 @pytest.fixture

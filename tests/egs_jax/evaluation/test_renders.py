@@ -15,7 +15,7 @@ FRAMES = np.array([3, 10, 12, 15, 19, 21])  # more than are drawn at a time
 @pytest.fixture(scope="module")
 def avatar(trained_run):
     """The painted clip's, with networks far from their start, where nothing moves."""
-    avatar = Avatar.load(trained_run.folder)
+    avatar = Avatar.load(trained_run.folder, exact=True)
     networks = fill_shapes(avatar.params["networks"])
     return dataclasses.replace(avatar, params={**avatar.params, "networks": networks})
 

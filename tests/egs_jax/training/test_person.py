@@ -52,7 +52,7 @@ def test_gaussians_of_a_person_stay_short(trained_run, painted):
 
 def test_an_avatar_keeps_to_the_poses_of_its_training(trained_run, painted):
     """Tokens and colors; the camera is where the drive says."""
-    avatar = Avatar.load(trained_run.folder)
+    avatar = Avatar.load(trained_run.folder, exact=True)
     config, data = avatar.config, avatar.dataset
     drive = data.drive(np.arange(2), config.model.window_frames)
     turned = np.array(drive.viewmats)
@@ -74,7 +74,7 @@ def test_an_avatar_keeps_to_the_poses_of_its_training(trained_run, painted):
 
 
 def test_an_avatar_draws_the_body_where_it_is_told(trained_run):
-    avatar = Avatar.load(trained_run.folder)
+    avatar = Avatar.load(trained_run.folder, exact=True)
     drive = avatar.dataset.drive(np.arange(2), avatar.config.model.window_frames)
     aside = np.array(drive.bodies)
     aside[:, 0, 3] += 1.0
@@ -92,7 +92,7 @@ def test_a_head_has_no_limits(painted):
 
 
 def test_a_person_comes_back_from_disk_and_is_no_head(trained_run, tmp_path):
-    config, state = Avatar.load(trained_run.folder).config, trained_run.state
+    config, state = Avatar.load(trained_run.folder, exact=True).config, trained_run.state
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(40, state)
     back = checkpoints.load(train.abstract_state(config, AUDIO_DIM))
