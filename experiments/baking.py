@@ -30,7 +30,7 @@ from egs_jax.types import Drive
 from experiments._runs import add_case, parsed, rounded, run_main, run_of
 
 NAME = "baking"
-COUNTS = (4, 8, 16, CODES, 48)
+COUNTS = (4, 8, 16, 24, CODES, 40, 48)
 """Codes a frame that are tried."""
 
 _rendered = jax.jit(prepared.render, static_argnums=0)
