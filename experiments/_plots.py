@@ -223,3 +223,30 @@ def _line(
         axis.fill_between(at, means - off, means + off, color=color, alpha=0.2, lw=0)
         dots = [(s, value) for s, each in values.items() for value in each if value is not None]
         axis.plot([s for s, _ in dots], [v for _, v in dots], ".", color=color, markersize=4)
+
+
+def baking(cases: Sequence[dict], path: Path) -> None:
+    """Draw dB to the exact pictures over the number of codes: means as lines, worst frames dotted.
+
+    Held-out frames of the clip to the left, other people's speech to the right.
+    """
+    held = [case for case in cases if case["speech"] == "held out"]
+    others = [case for case in cases if case["speech"] != "held out"]
+    with figure(path, 1, 2, (10, 3.6)) as axes:
+        for axis, chosen, title in zip(
+            axes[0], (held, others), ("held-out frames", "speech of others"), strict=True
+        ):
+            for name, group in grouped(chosen, "video", "preset", "width").items():
+                by_codes = sorted(grouped(group, "codes").items())
+                counts = [codes for (codes,), _ in by_codes]
+                mean = [np.mean([c["psnr_to_exact"] for c in each]) for _, each in by_codes]
+                worst = [min(c["psnr_to_exact_worst"] for c in each) for _, each in by_codes]
+                label = f"{name[0]}, {name[1]}, {name[2]} px"
+                [line] = axis.plot(counts, mean, "o-", markersize=3, label=label)
+                axis.plot(counts, worst, ":", color=line.get_color())
+            axis.axhline(50, color="gray", lw=0.8)
+            axis.set_title(title, fontsize=9)
+            axis.set_xlabel("codes a frame")
+            axis.set_ylabel("dB to the exact picture")
+            axis.grid(alpha=0.3)
+        axes[0][0].legend(fontsize=6)

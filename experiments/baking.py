@@ -5,11 +5,14 @@ of the clip at its own poses (a person's body told from the head's path), and fr
 people's speech. Claim: with `avatar.baking.CODES` codes at least 50 dB.
 
     python -m experiments.baking RUN_DIR [RUN_DIR ...] [--speech FILE ...] [--frames 40] [--tiny]
+    python -m experiments.baking --plot-only
 
 adds a case per (run, speech, K) to `results/baking.json`, with the worst frame and the size of a
-file of it.
+file of it, and draws `figures/baking.png`. A run that was evaluated as it is (`egs-jax evaluate
+RUN`) and as baked (`evaluate RUN/avatar.egs`) has figures of both.
 """
 
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,18 +23,25 @@ import numpy as np
 from jaxtyping import Float
 
 from egs_jax.avatar import precomputed as prepared
-from egs_jax.avatar.avatar import Avatar
+from egs_jax.avatar.avatar import KEPT, Avatar
 from egs_jax.avatar.baked import Baked
 from egs_jax.avatar.baking import CODES, bake_motions, motions_of
 from egs_jax.avatar.draw import load_drive
 from egs_jax.avatar.export import export
 from egs_jax.runtime.arguments import Parser
+from egs_jax.runtime.errors import InputError
 from egs_jax.types import Drive
-from experiments._runs import add_case, parsed, rounded, run_main, run_of
+from experiments import _plots
+from experiments._runs import add_case, parsed, rounded, run_main, run_of, to_draw
 
 NAME = "baking"
 COUNTS = (4, 8, 16, 24, CODES, 40, 48)
 """Codes a frame that are tried."""
+
+HELD_OUT = "held out"
+"""What frames of the clip are called beside those of speeches."""
+FIGURES = ("mouth_r", "lmd", "psnr_head", "psnr_lips", "ssim", "lpips")
+"""Of `eval.json`, those that are compared."""
 
 _rendered = jax.jit(prepared.render, static_argnums=0)
 
@@ -39,19 +49,36 @@ _rendered = jax.jit(prepared.render, static_argnums=0)
 def main(argv: list[str] | None = None) -> Path:
     """Bake runs; returns the results file."""
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN_DIR")
+    parser.add_argument("run_dirs", type=Path, nargs="*", metavar="RUN_DIR")
     parser.add_argument("--speech", type=Path, nargs="+", default=[], metavar="FILE")
     parser.add_argument("--frames", type=int, default=40, help="of each")
     parser.add_argument("--data-dir", type=Path, help="where the runs' dataset was moved")
-    arguments = parsed(parser, argv, figures=False)
+    parser.add_argument("--plot-only", action="store_true")
+    arguments = parsed(parser, argv)
+    if not (arguments.run_dirs or arguments.plot_only):
+        raise InputError("name a RUN_DIR, or draw earlier results with --plot-only")
     most = 3 if arguments.tiny else arguments.frames
     for run_dir in arguments.run_dirs:
         avatar = Avatar.load(run_dir, arguments.data_dir, exact=True)
         counts = COUNTS[-2:] if arguments.tiny else COUNTS
         for case in cases_of(avatar, arguments.speech, counts, most):
+            if case["speech"] == HELD_OUT and case["codes"] == CODES:
+                case["figures"] = figures_of(run_dir)
             print(case, flush=True)
             add_case(NAME, rounded(case), _key, arguments.out)
-    return arguments.out / f"{NAME}.json"
+    path = arguments.figures / f"{NAME}.png"
+    _plots.baking(to_draw(NAME, arguments.out), path)
+    return path
+
+
+def figures_of(run_dir: Path) -> dict[str, dict[str, Any]]:
+    """Return the figures of what `evaluate` measured of a run and of its own file."""
+    places = {"exact": run_dir, "baked": (run_dir / KEPT).with_suffix(".eval")}
+    told = {name: place / "eval.json" for name, place in places.items()}
+    read = {
+        name: json.loads(path.read_text("utf-8")) for name, path in told.items() if path.exists()
+    }
+    return {name: {key: values[key] for key in FIGURES} for name, values in read.items()}
 
 
 def _key(case: dict) -> tuple:
@@ -63,7 +90,7 @@ def cases_of(
 ) -> Iterator[dict[str, Any]]:
     """Compare at most so many frames of the clip and of every speech, with all counts of codes."""
     motions = motions_of(avatar.trained, avatar.dataset)
-    driven = {"held out": held_out(avatar, most)}
+    driven = {HELD_OUT: held_out(avatar, most)}
     driven |= {path.stem: spoken(avatar, path, most) for path in speeches}
     exact = {name: _pictures(avatar, avatar.prepared, drives) for name, drives in driven.items()}
     for count in counts:

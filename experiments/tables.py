@@ -1,13 +1,13 @@
 """Tables of quality: held-out frames, the paper's choices, other speech, the cloud, whole runs.
 
 `TABLES` has every table of all READMEs by name, with what makes it; those of the mouth and of where
-errors lie are in `tables_mouth.py`, that of seconds of video in `tables_curve.py`, those of time
-and memory in `tables_speed.py`.
+errors lie are in `tables_mouth.py`, that of seconds of video in `tables_curve.py`, those of baked
+avatars in `tables_baked.py`, those of time and memory in `tables_speed.py`.
 """
 
 from collections.abc import Callable
 
-from experiments import tables_curve, tables_mouth, tables_speed
+from experiments import tables_baked, tables_curve, tables_mouth, tables_speed
 from experiments._clips import labeled
 from experiments._markdown import markdown, number
 from experiments._peers import peer
@@ -360,6 +360,7 @@ TABLES: dict[str, tuple[str, Maker]] = (
         "data_curve": ("data_curve", tables_curve.data_curve),
         "kill_training": ("kill_training", _kill_training),
     }
+    | tables_baked.TABLES
     | tables_mouth.TABLES
     | tables_speed.TABLES
 )

@@ -303,8 +303,9 @@ def test_starts_are_measured(trained_run, tmp_path, monkeypatch):
 
 
 def test_baked_pictures_are_compared_with_exact_ones(trained_run, tmp_path):
-    arguments = [str(trained_run.folder), "--tiny", "--out", str(tmp_path)]
-    cases = json.loads(baking.main(arguments).read_text())["cases"]
+    places = ["--out", str(tmp_path), "--figures", str(tmp_path)]
+    assert baking.main([str(trained_run.folder), "--tiny", *places]).stat().st_size > 1000
+    cases = json.loads((tmp_path / "baking.json").read_text())["cases"]
     assert [case["codes"] for case in cases] == list(baking.COUNTS[-2:])
     assert all(case["frames"] == 3 and case["psnr_to_exact"] > 60 for case in cases)
     assert all(0 < case["file_mb"] < 10 for case in cases)

@@ -1,0 +1,111 @@
+"""Tables of the baked avatar: how near it is to the exact one, how soon and how fast it draws."""
+
+from collections.abc import Callable
+
+from egs_jax.avatar.baking import CODES
+from experiments._clips import labeled
+from experiments._markdown import markdown, number
+from experiments._summary import grouped
+
+
+def baking(cases: list[dict]) -> str:
+    """Lay out every run: dB to the exact pictures by the number of codes, and figures of both."""
+    counts = sorted({case["codes"] for case in cases})
+    rows = list(grouped(cases, "video", "preset", "body", "seed", "width").values())
+    of = lambda row, codes: [case for case in row if case["codes"] == codes]
+
+    def near(codes: int) -> Callable[[list[dict]], str]:
+        def show(row: list[dict]) -> str:
+            held = next((c for c in of(row, codes) if c["speech"] == "held out"), None)
+            others = [c for c in of(row, codes) if c["speech"] != "held out"]
+            if held is None:
+                return "-"
+            text = f"{held['psnr_to_exact']:.1f} ({held['psnr_to_exact_worst']:.1f})"
+            if others:
+                mean = sum(c["psnr_to_exact"] for c in others) / len(others)
+                worst = min(c["psnr_to_exact_worst"] for c in others)
+                text += f"; {mean:.1f} ({worst:.1f})"
+            return text
+
+        return show
+
+    def both(name: str, digits: int) -> Callable[[list[dict]], str]:
+        def show(row: list[dict]) -> str:
+            told = next((c["figures"] for c in row if c.get("figures")), {})
+            exact, baked = (told.get(kind, {}).get(name) for kind in ("exact", "baked"))
+            return f"{number(exact, digits)} / {number(baked, digits)}"
+
+        return show
+
+    columns: dict[str, Callable[[list[dict]], str]] = {
+        "clip (set), preset": lambda row: (
+            f"{labeled(row[0]['video'])}, {row[0]['preset']}, {row[0]['width']} px"
+        ),
+        "Gaussians": lambda row: number(row[0]["gaussians"], 0),
+        f"file of {CODES}, MB": lambda row: number(of(row, CODES)[0]["file_mb"], 1),
+    }
+    columns |= {
+        f"{codes} codes" if codes == counts[0] else str(codes): near(codes) for codes in counts
+    }
+    columns |= {
+        "mouth r, exact / baked": both("mouth_r", 3),
+        "LMD, px": both("lmd", 3),
+        "PSNR head, dB": both("psnr_head", 2),
+        "commit": lambda row: row[0]["commit"][:7],
+    }
+    return markdown(columns, rows)
+
+
+def start(cases: list[dict]) -> str:
+    """Lay out what passes until an avatar draws, the first time and later ones."""
+
+    def times(case: dict, later: bool) -> dict[str, dict[str, float]]:
+        rows = case["parts"][1:] if later else case["parts"][:1]
+        whole = case["render"][1:] if later else case["render"][:1]
+        middle = lambda values: sorted(values)[len(values) // 2]
+        parts = {
+            name: {unit: middle([row[name][unit] for row in rows]) for unit in ("wall_s", "cpu_s")}
+            for name in rows[0]
+        }
+        command = {unit: middle([row[unit] for row in whole]) for unit in ("wall_s", "cpu_s")}
+        return {"render": command} | parts
+
+    rows = [(case, later) for case in cases for later in (False, True)]
+    cell = lambda name: lambda row: "{wall_s:.2f} ({cpu_s:.2f})".format(**times(*row)[name])
+    columns: dict[str, Callable[[tuple], str]] = {
+        "avatar": lambda row: (
+            f"{row[0]['run']['video']}, {row[0]['run']['preset']}, {row[0]['gaussians']:,}, "
+            f"{row[0]['size']} px"
+        ),
+        "start": lambda row: "second and later" if row[1] else "first",
+        "`render`, whole": cell("render"),
+        "imports": cell("imports"),
+        "loading": cell("load"),
+        "compiling": cell("compile"),
+        "first frame": cell("first_frame"),
+        "of a second stream": cell("first_frame_of_second_stream"),
+    }
+    return markdown(columns, rows)
+
+
+def pictures_on_cpu(cases: list[dict]) -> str:
+    """Lay out what a picture costs a CPU."""
+    cell = lambda name, digits=1: lambda case: number(case[name], digits)
+    columns: dict[str, Callable[[dict], str]] = {
+        "scene": lambda case: f"{case['name']}, {case['gaussians']:,}, {case['size']} px",
+        "moving, ms of a core": lambda case: number(case.get("moving_ms")),
+        "projection": cell("projection_ms"),
+        "lists": cell("lists_ms"),
+        "blending": cell("blend_ms"),
+        "frames a second of both cores": cell("frames_a_second"),
+        "live, sound included": lambda case: number(case.get("live_fps"), 1),
+    }
+    return markdown(columns, cases)
+
+
+TABLES = {
+    "baking": ("baking", baking),
+    "start": ("bench_start", start),
+    "pictures_on_cpu": ("bench_cpu", pictures_on_cpu),
+}
+"""Tables by name: the file of its cases, and what makes the table of them."""
