@@ -1,16 +1,16 @@
 """What a frame costs on a CPU: seconds of a core by stage, and frames a second of all cores.
 
 Moved Gaussians to bytes at the host, one frame a thread, as a stream draws them; stages are
-programs that end after them, less those before. What is aimed at on two AVX2 cores: 25,000
-Gaussians at 256 px in 30 ms of one core a frame, 6,500 at 160 px in 20.
+programs that end after them, less those before. Of an avatar also what moves them, and a live
+stream of a speech with all that it hears and draws. Claim, for two AVX2 cores and sound heard by
+Whisper: 25 frames a second of 25,000 Gaussians at 256 px, 60 of a `tiny` avatar, 12 at 512 px.
 
-    python -m experiments.bench_cpu [--run RUN [--data-dir DATASET]] [--frames 40] [--tiny]
+    python -m experiments.bench_cpu [--avatar AVATAR ... --speech FILE] [--frames 40] [--tiny]
 
-writes `results/bench_cpu.json`: heads of `kernels.rasterize.cases` and, with --run, that of a
-trained avatar. `--tiny` draws one small head twice (for tests).
+writes `results/bench_cpu.json`: heads of `kernels.rasterize.cases` and avatars, each as it draws by
+default. `--tiny` draws one small head twice (for tests).
 """
 
-import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -23,9 +23,13 @@ import numpy as np
 
 from egs_jax.avatar import precomputed as prepared
 from egs_jax.avatar.avatar import Avatar
+from egs_jax.avatar.draw import load_drive
+from egs_jax.avatar.stream import Stream
+from egs_jax.media.audio_file import read_audio
 from egs_jax.model.forward import raster_capacity
 from egs_jax.runtime.arguments import Parser
 from egs_jax.runtime.environment import usable_cores
+from egs_jax.runtime.errors import InputError
 from experiments._common import record
 from experiments._runs import parsed, run_main
 from kernels import rasterize
@@ -37,8 +41,13 @@ from kernels.rasterize.xla.binning import default_capacity
 NAME = "bench_cpu"
 FRAMES = 4
 """Frames that are drawn in turn."""
+CHUNK = 1600
+"""Samples of sound that a live stream gets at once."""
 OPTIONS = {"xla_cpu_prefer_vector_width": 512}
 """As a stream's program has."""
+
+
+_posed = jax.jit(prepared.pose, static_argnums=0)
 
 
 class Scene(NamedTuple):
@@ -58,16 +67,13 @@ def synthetic(n: int, size: int) -> Scene:
     return Scene("synthetic head", frames, static | dict(capacity=default_capacity(n, size, size)))
 
 
-def trained(run_dir: Path, data_dir: Path | None) -> Scene:
-    """Load frames of a trained avatar."""
-    avatar = Avatar.load(run_dir, data_dir, exact=True)
-    config, kept = avatar.config, avatar.prepared
-    drive = avatar.dataset.drive(np.arange(FRAMES), config.model.window_frames)
-    move = jax.jit(functools.partial(prepared.pose, config.program))
+def of_avatar(avatar: Avatar, speech: Path) -> Scene:
+    """Take frames of an avatar that speaks."""
+    drive = load_drive(speech, avatar)
     frames = []
-    for i in range(FRAMES):
-        one = jax.tree.map(lambda v: v[i : i + 1], drive)  # noqa: B023
-        cloud, viewmats = move(kept, one)
+    for i in np.linspace(0, drive.num_frames - 1, FRAMES).astype(int).tolist():
+        one = drive.frames(i, i + 1)
+        cloud, viewmats = _posed(avatar.config.drawing, avatar.kept, one)
         frames.append(
             dict(
                 means=cloud.means, quats=cloud.quats, scales=cloud.scales, colors=cloud.sh,
@@ -75,12 +81,37 @@ def trained(run_dir: Path, data_dir: Path | None) -> Scene:
                 backgrounds=one.backgrounds,
             )
         )  # fmt: skip
-    height, width = drive.backgrounds.shape[1:3]
-    count = len(kept.alive)
-    capacity = raster_capacity(config.model, count, width, height)
-    static = dict(width=width, height=height, sh_degree=config.model.sh_degree)
+    width, height = avatar.scene.width, avatar.scene.height
+    count = len(avatar.kept.alive)
+    capacity = raster_capacity(avatar.config.model, count, width, height)
+    static = dict(width=width, height=height, sh_degree=avatar.config.model.sh_degree)
     static["capacity"] = capacity or default_capacity(count, width, height)
-    return Scene(f"trained on {avatar.dataset.meta['source']['name']}", frames, static)
+    drawn = "exact" if avatar.is_exact else "baked"
+    return Scene(f"{Path(avatar.file or avatar.config.data_dir).stem}, {drawn}", frames, static)
+
+
+def spoken(avatar: Avatar, speech: Path, frames: int) -> dict[str, float]:
+    """Time what moves the Gaussians of an avatar, and a live stream, heard and drawn at once."""
+    drive = load_drive(speech, avatar)
+    ones = [drive.frames(i % drive.num_frames, i % drive.num_frames + 1) for i in range(frames)]
+    move = lambda one: jax.block_until_ready(_posed(avatar.config.drawing, avatar.kept, one))
+    move(ones[0])
+    times = []
+    for one in ones:
+        began = time.process_time()
+        move(one)
+        times.append((time.process_time() - began) * 1e3)
+    live, samples = Stream(avatar), read_audio(speech)
+    live.warm_up()
+    rates = []
+    for _ in range(3):  # the first compiles what hears
+        live.reset()
+        began = time.perf_counter()
+        chunks = np.array_split(samples, max(1, len(samples) // CHUNK))
+        count = sum(1 for chunk in chunks for _ in live.push(chunk))
+        count += sum(1 for _ in live.finish())
+        rates.append(count / (time.perf_counter() - began))
+    return {"moving_ms": round(statistics.median(times), 2), "live_fps": round(max(rates[1:]), 1)}
 
 
 def programs(scene: Scene) -> dict[str, Callable[[dict], Any]]:
@@ -150,16 +181,22 @@ def measured(scene: Scene, frames: int) -> dict:
 def main(argv: list[str] | None = None) -> Path:
     """Run the benchmark; returns the file written."""
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path)
-    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--avatar", type=Path, nargs="+", default=[])
+    parser.add_argument("--speech", type=Path, help="what the avatars say")
     parser.add_argument("--frames", type=int, default=40)
     arguments = parsed(parser, argv, figures=False)
     if arguments.tiny:
         return record(NAME, [measured(synthetic(300, 48), 2)], arguments.out)
-    scenes = [synthetic(*shape) for shape in ((6_500, 160), (25_000, 256), (25_000, 512))]
-    if arguments.run is not None:
-        scenes.insert(0, trained(arguments.run, arguments.data_dir))
-    return record(NAME, [measured(scene, arguments.frames) for scene in scenes], arguments.out)
+    if arguments.avatar and arguments.speech is None:
+        raise InputError("--speech: an avatar needs one to say")
+    shapes = ((6_500, 160), (25_000, 256), (25_000, 512))
+    cases = [measured(synthetic(*shape), arguments.frames) for shape in shapes]
+    for path in arguments.avatar:
+        avatar = Avatar.load(path)
+        case = measured(of_avatar(avatar, arguments.speech), arguments.frames)
+        cases.append(case | spoken(avatar, arguments.speech, arguments.frames))
+        print(cases[-1], flush=True)
+    return record(NAME, cases, arguments.out)
 
 
 if __name__ == "__main__":

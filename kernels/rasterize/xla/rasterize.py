@@ -19,6 +19,7 @@ from kernels.rasterize.types import (
 from kernels.rasterize.xla.binning import TILE, TileLists, build_tile_lists, tile_grid
 from kernels.rasterize.xla.blend import blend
 from kernels.rasterize.xla.projection import Splats, project, radii_of
+from kernels.rasterize.xla.written import written
 
 
 def render(
@@ -97,6 +98,8 @@ def render_bytes(
 ) -> Bytes:
     """Draw Gaussians as they are shown, without depths; arguments as `render`."""
     spec = settings.spec._replace(median=False)
+    # What moved the Gaussians is not to be computed again by everything that reads them.
+    gaussians = written(lambda *given: Gaussians(*given), alive, *gaussians)
     splats = project_all(settings, gaussians, alive, viewmats, Ks, shown=True)
     splats = match_varying(jax.lax.stop_gradient(splats))
     lists = list_tiles(spec, settings.capacity, splats)
