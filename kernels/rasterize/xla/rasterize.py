@@ -99,7 +99,7 @@ def render_bytes(
     """Draw Gaussians as they are shown, without depths; arguments as `render`."""
     spec = settings.spec._replace(median=False)
     # What moved the Gaussians is not to be computed again by everything that reads them.
-    gaussians = written(lambda *given: Gaussians(*given), alive, *gaussians)
+    gaussians = written(Gaussians, alive, *gaussians)
     splats = project_all(settings, gaussians, alive, viewmats, Ks, shown=True)
     splats = match_varying(jax.lax.stop_gradient(splats))
     lists = list_tiles(spec, settings.capacity, splats)
