@@ -8,7 +8,8 @@ baking         a trained avatar -> a baked one
 avatar_file    one file with all that an avatar needs to speak
 poses          head poses of a film: the clip's own, one that stands still, a file's
 avatar         a trained avatar, loaded from its run folder or from a file
-export         a run folder -> such a file
+export         an avatar -> such a file, or a point cloud
+point_cloud    the Gaussians of one moment in the form that viewers open
 drive          speech -> what drives every frame: audio windows, blinks, a path of poses
 draw           an avatar and what drives it -> pictures, a batch in one jitted call
 stream         speech in chunks of any size -> frames with timestamps, live
