@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float16, Int
 
-from egs_jax.avatar.baked import FORM, Baked, Patterns, said
+from egs_jax.avatar.baked import Baked, said
 from egs_jax.avatar.precomputed import Prepared, Spatial, assemble
 from egs_jax.config import Config
 from egs_jax.data.dataset import Dataset
 from egs_jax.model.limits import Limits
 from egs_jax.runtime.progress import progress
 from egs_jax.types import Drive
+from kernels.codes import FORM, Patterns
 from kernels.deform import DeformInputs
 
 CODES = 32

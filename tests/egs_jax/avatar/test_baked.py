@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.avatar.baked import Patterns, limited
+from egs_jax.avatar.baked import limited
 from egs_jax.avatar.baking import counted, principal_patterns
 from egs_jax.avatar.draw import draw_codes, infer_step, motion_codes
+from kernels.codes import Patterns, pattern_sum
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_counts_are_as_fine_as_their_code_moves(count=4000):
     whole = Patterns(jnp.asarray(counts.transpose(0, 2, 1)), jnp.asarray(steps))
     codes = rng.normal(size=(2, 3)).astype(np.float32)
     want = np.einsum("bk,knd->bdn", codes, counts * steps[:, None])
-    np.testing.assert_allclose(whole.sum(jnp.asarray(codes)), want, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(pattern_sum(whole, jnp.asarray(codes)), want, rtol=1e-5, atol=1e-4)
 
 
 def test_baked_pictures_are_nearly_the_exact_ones(exact, baked):
