@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from egs_jax.avatar.precomputed import Prepared, listen
+from egs_jax.avatar.precomputed import Prepared, implementation, listen
 from egs_jax.config import Config
 from egs_jax.model import forward as model
 from egs_jax.model.limits import Limits, soft

@@ -62,7 +62,8 @@ def move_tiles(
     outputs = launch.triton_call(
         codes_kernels.codes_kernel, *cloud, *form, *shine, codes,
         outputs=(shape(3), shape(4), shape(3), shape(), shape(n_harmonics, 3)),
-        grid=-(-count // tile.rows) * (1 + blocks), num_warps=tile.warps, max_registers=tile.registers,
+        grid=-(-count // tile.rows) * (1 + blocks), num_warps=tile.warps,
+        max_registers=tile.registers,
         N=count, FRAMES=n_frames, CODES=n_codes, SHINE=n_shine, COLORS=n_colors, BLOCKS=blocks,
         ROWS=tile.rows, AT_ONCE=-(-n_frames // turns), TURNS=turns,
         ASM=not launch.is_interpreting(),
