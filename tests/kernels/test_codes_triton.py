@@ -20,7 +20,7 @@ def run(case, rows=16, frames=2):
     """The kernel on small tiles: several programs with little to interpret."""
     from kernels.codes.triton.codes import Tile, move_tiles
 
-    return move_tiles(Tile(rows=rows, frames=frames, warps=4), *case)
+    return move_tiles(Tile(rows=rows, frames=frames, warps=4, patterns=2), *case)
 
 
 @pytest.mark.parametrize(

@@ -28,12 +28,13 @@ class Tile(NamedTuple):
     """Size of a program."""
 
     rows: int  # Gaussians
-    frames: int  # most of them for which a count is made a number once
+    frames: int  # at most
     warps: int
+    patterns: int  # whose counts are asked for at once
     registers: int | None = None  # most of a thread; None: as many as it wants
 
 
-TILE = Tile(rows=64, frames=4, warps=4)
+TILE = Tile(rows=64, frames=4, warps=4, patterns=4)
 
 
 def move_by_codes_triton(
@@ -62,10 +63,10 @@ def move_tiles(
     outputs = launch.triton_call(
         codes_kernels.codes_kernel, *cloud, *form, *shine, codes,
         outputs=(shape(3), shape(4), shape(3), shape(), shape(n_harmonics, 3)),
-        grid=-(-count // tile.rows) * (1 + blocks), num_warps=tile.warps,
+        grid=turns * (1 + blocks) * -(-count // tile.rows), num_warps=tile.warps,
         max_registers=tile.registers,
         N=count, FRAMES=n_frames, CODES=n_codes, SHINE=n_shine, COLORS=n_colors, BLOCKS=blocks,
-        ROWS=tile.rows, AT_ONCE=-(-n_frames // turns), TURNS=turns,
+        ROWS=tile.rows, AT_ONCE=-(-n_frames // turns), UNROLL=tile.patterns,
         ASM=not launch.is_interpreting(),
     )  # fmt: skip
     return Deformed(*outputs)

@@ -1,6 +1,6 @@
 """Triton kernel of `move_by_codes`: patterns times codes, added to Gaussians and activated.
 
-A program has either the form of a block of Gaussians or COLUMNS numbers of their colors, for all
+A program has either the form of a block of Gaussians or COLUMNS numbers of their colors, in some
 frames. Counts come with a Gaussian a column, as they lie in memory, attributes go with a Gaussian a
 row; between the two a block is turned.
 """
@@ -9,16 +9,10 @@ import triton
 import triton.language as tl
 
 from kernels.codes.types import FORM as FORM_NUMBERS
-from kernels.deform.triton.attribute_kernels import (
-    load_geometry,
-    load_some,
-    store_geometry,
-    store_some,
-)
 
 COLUMNS = tl.constexpr(16)
 FORM = tl.constexpr(FORM_NUMBERS)
-COLOR = tl.constexpr(FORM_NUMBERS - 3)  # place of the constant color
+FLOAT = tl.constexpr(tl.pointer_type(tl.float32))
 
 
 @triton.jit
@@ -68,42 +62,64 @@ def _load_steps(steps, pattern, number, NUMBERS: tl.constexpr):
 
 
 @triton.jit
+def _places(means, log_scales, quats, logit_opacities, sh, row, number, COLORS: tl.constexpr):
+    """Addresses of the form of rows, whose numbers lie in five arrays."""
+    first = tl.where(number < 3, means.to(tl.int64), log_scales.to(tl.int64) - 12)
+    first = tl.where(number < 6, first, quats.to(tl.int64) - 24)
+    first = tl.where(number < 10, first, logit_opacities.to(tl.int64) - 40)
+    first = tl.where(number < 11, first, sh.to(tl.int64) - 44) + 4 * number
+    length = tl.where(number < 6, 3, tl.where(number < 10, 4, tl.where(number < 11, 1, COLORS)))
+    # Numbers of an array are fewer than 2^31.
+    place = first[None, :] + (row[:, None] * length[None, :]).to(tl.int64) * 4
+    return place.to(FLOAT)
+
+
+@triton.jit
+def _activated(x, number):
+    """Scales and opacities of what they are before."""
+    is_opacity = (number == 10)[None, :]
+    is_scale = ((number >= 3) & (number < 6))[None, :]
+    exponential = tl.exp(tl.where(is_opacity, -x, x))
+    return tl.where(is_opacity, 1.0 / (1.0 + exponential), tl.where(is_scale, exponential, x))
+
+
+@triton.jit
 def _form(
     means, log_scales, quats, logit_opacities, sh, counts, steps, codes,
-    out_means, out_quats, out_scales, out_opacities, out_sh, row, exists,
+    out_means, out_quats, out_scales, out_opacities, out_sh, row, exists, first,
     N: tl.constexpr, FRAMES: tl.constexpr, CODES: tl.constexpr, COLORS: tl.constexpr,
-    ROWS: tl.constexpr, AT_ONCE: tl.constexpr, TURNS: tl.constexpr, ASM: tl.constexpr,
+    ROWS: tl.constexpr, AT_ONCE: tl.constexpr, UNROLL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """Move the form of a block of Gaussians, AT_ONCE frames at a time."""
+    """Move the form of a block of Gaussians in AT_ONCE frames from the first on."""
     number = tl.arange(0, COLUMNS)
-    canonical = load_geometry(means, log_scales, quats, logit_opacities, row, exists, number)
-    canonical += load_some(sh, row, exists, number, COLOR, 3, COLORS)
-    for turn in range(TURNS):
-        sums = ()
-        for _ in tl.static_range(AT_ONCE):
-            sums = sums + (tl.zeros([COLUMNS, ROWS], tl.float32),)
-        for k in tl.range(0, CODES, loop_unroll_factor=4):
-            count = _load_counts(counts, k, number, row, exists, FORM, N, ASM)
-            step = _load_steps(steps, k, number, FORM)
-            more = ()
-            for i in tl.static_range(AT_ONCE):
-                frame = tl.minimum(turn * AT_ONCE + i, FRAMES - 1)
-                share = tl.load(codes + frame * CODES + k) * step
-                more = more + (sums[i] + share[:, None] * count,)
-            sums = more
+    is_own = exists[:, None] & (number < FORM)[None, :]
+    place = _places(means, log_scales, quats, logit_opacities, sh, row, number, COLORS)
+    canonical = tl.load(place, mask=is_own, other=0.0)
+    sums = ()
+    for _ in tl.static_range(AT_ONCE):
+        sums = sums + (tl.zeros([COLUMNS, ROWS], tl.float32),)
+    for k in tl.range(0, CODES, loop_unroll_factor=UNROLL):
+        count = _load_counts(counts, k, number, row, exists, FORM, N, ASM)
+        step = _load_steps(steps, k, number, FORM)
+        more = ()
         for i in tl.static_range(AT_ONCE):
-            # A turn with too few frames does the last one again, to the same bits.
-            at = tl.minimum(turn * AT_ONCE + i, FRAMES - 1) * N + row
-            x = canonical + tl.trans(sums[i])
-            store_geometry(x, out_means, out_quats, out_scales, out_opacities, at, exists, number)
-            store_some(out_sh, x, at, exists, number, COLOR, 3, COLORS)
+            frame = tl.minimum(first + i, FRAMES - 1)
+            share = tl.load(codes + frame * CODES + k) * step
+            more = more + (sums[i] + share[:, None] * count,)
+        sums = more
+    for i in tl.static_range(AT_ONCE):
+        # Frames beyond the last are the last one again, to the same bits.
+        at = tl.minimum(first + i, FRAMES - 1) * N + row
+        x = _activated(canonical + tl.trans(sums[i]), number)
+        place = _places(out_means, out_scales, out_quats, out_opacities, out_sh, at, number, COLORS)
+        tl.store(place, x, mask=is_own)
 
 
 @triton.jit
 def _shine(
-    sh, counts, steps, codes, out_sh, row, exists, column,
+    sh, counts, steps, codes, out_sh, row, exists, column, first,
     N: tl.constexpr, FRAMES: tl.constexpr, CODES: tl.constexpr, SHINE: tl.constexpr,
-    COLORS: tl.constexpr, ASM: tl.constexpr,
+    COLORS: tl.constexpr, AT_ONCE: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Move some columns of the colors of a block of Gaussians, without the constant color."""
     is_own = exists[:, None] & ((column >= 3) & (column < COLORS))[None, :]
@@ -113,14 +129,15 @@ def _shine(
     parts, steps_of = (), ()
     for k in tl.static_range(SHINE):
         part = _load_counts(counts, k, number, row, exists, COLORS - 3, N, ASM)
-        parts = parts + (tl.trans(part),)
+        parts = parts + (part,)
         steps_of = steps_of + (_load_steps(steps, k, number, COLORS - 3),)
-    for frame in range(FRAMES):
-        change = tl.zeros(canonical.shape, tl.float32)
+    for i in tl.static_range(AT_ONCE):
+        frame = tl.minimum(first + i, FRAMES - 1)
+        change = tl.zeros([COLUMNS, row.shape[0]], tl.float32)
         for k in tl.static_range(SHINE):
             share = tl.load(codes + frame * CODES + k) * steps_of[k]
-            change += share[None, :] * parts[k]
-        tl.store(out_sh + frame * N * COLORS + place, canonical + change, mask=is_own)
+            change += share[:, None] * parts[k]
+        tl.store(out_sh + frame * N * COLORS + place, canonical + tl.trans(change), mask=is_own)
 
 
 @triton.jit
@@ -129,9 +146,11 @@ def codes_kernel(
     shine_steps, codes, out_means, out_quats, out_scales, out_opacities, out_sh,
     N: tl.constexpr, FRAMES: tl.constexpr, CODES: tl.constexpr, SHINE: tl.constexpr,
     COLORS: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr, AT_ONCE: tl.constexpr,
-    TURNS: tl.constexpr, ASM: tl.constexpr,
+    UNROLL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """Move ROWS Gaussians in all frames: of 1 + BLOCKS programs one has their form.
+    """Move ROWS Gaussians in AT_ONCE frames: of 1 + BLOCKS programs one has their form.
+
+    Programs of the same Gaussians in other frames are neighbors: counts come from memory once.
 
     Args (pointers, float32 unless stated):
       means, log_scales, quats, logit_opacities, sh: [N, 3 | 3 | 4 | 1 | COLORS], canonical.
@@ -140,18 +159,20 @@ def codes_kernel(
       codes: [FRAMES, CODES].
       out_means, out_quats, out_scales, out_opacities, out_sh: [FRAMES, N, 3 | 4 | 3 | 1 | COLORS].
     """
-    row = tl.program_id(0) // (1 + BLOCKS) * ROWS + tl.arange(0, ROWS)
+    TURNS: tl.constexpr = (FRAMES + AT_ONCE - 1) // AT_ONCE
+    first = tl.program_id(0) % TURNS * AT_ONCE
+    block = tl.program_id(0) // TURNS % (1 + BLOCKS)
+    row = tl.program_id(0) // (TURNS * (1 + BLOCKS)) * ROWS + tl.arange(0, ROWS)
     exists = row < N
-    block = tl.program_id(0) % (1 + BLOCKS)
     if block == 0:
         _form(
             means, log_scales, quats, logit_opacities, sh, form_counts, form_steps, codes,
-            out_means, out_quats, out_scales, out_opacities, out_sh, row, exists,
-            N, FRAMES, CODES, COLORS, ROWS, AT_ONCE, TURNS, ASM,
+            out_means, out_quats, out_scales, out_opacities, out_sh, row, exists, first,
+            N, FRAMES, CODES, COLORS, ROWS, AT_ONCE, UNROLL, ASM,
         )  # fmt: skip
     else:
         column = (block - 1) * COLUMNS + tl.arange(0, COLUMNS)
         _shine(
-            sh, shine_counts, shine_steps, codes, out_sh, row, exists, column,
-            N, FRAMES, CODES, SHINE, COLORS, ASM,
+            sh, shine_counts, shine_steps, codes, out_sh, row, exists, column, first,
+            N, FRAMES, CODES, SHINE, COLORS, AT_ONCE, ASM,
         )  # fmt: skip

@@ -8,12 +8,6 @@ weights pass through shared memory, once for all rows of a program.
 import triton
 import triton.language as tl
 
-from kernels.deform.triton.attribute_kernels import (
-    load_geometry,
-    load_some,
-    store_geometry,
-    store_some,
-)
 from kernels.deform.triton.layer_kernels import dot, expand, normalize, operand, two_layers
 from kernels.deform.types import GEOMETRY as GEOMETRY_COLUMNS
 
@@ -67,6 +61,40 @@ def _attend(
 
 
 @triton.jit
+def _load_some(pointer, row, exists, column, FIRST: tl.constexpr, SIZE: tl.constexpr):
+    """An array [N, SIZE] as the columns from FIRST on of a block of rows, 0 elsewhere."""
+    own = (column >= FIRST) & (column < FIRST + SIZE)
+    place = row[:, None] * SIZE + (column - FIRST)[None, :]
+    return tl.load(pointer + place, mask=exists[:, None] & own[None, :], other=0.0)
+
+
+@triton.jit
+def _store_some(pointer, values, row, exists, column, FIRST: tl.constexpr, SIZE: tl.constexpr):
+    own = (column >= FIRST) & (column < FIRST + SIZE)
+    place = row[:, None] * SIZE + (column - FIRST)[None, :]
+    tl.store(pointer + place, values, mask=exists[:, None] & own[None, :])
+
+
+@triton.jit
+def _load_geometry(means, log_scales, quats, logit_opacities, row, exists, column):
+    """Canonical attributes as the columns of `types.DeformWeights.geometry`."""
+    x = _load_some(means, row, exists, column, 0, 3)
+    x += _load_some(log_scales, row, exists, column, 3, 3)
+    x += _load_some(quats, row, exists, column, 6, 4)
+    return x + _load_some(logit_opacities, row, exists, column, 10, 1)
+
+
+@triton.jit
+def _store_geometry(x, out_means, out_quats, out_scales, out_opacities, at, exists, column):
+    """Activate and store."""
+    exponential = tl.exp(tl.where(column == 10, -1.0, 1.0)[None, :] * x)
+    _store_some(out_means, x, at, exists, column, 0, 3)
+    _store_some(out_scales, exponential, at, exists, column, 3, 3)
+    _store_some(out_quats, x, at, exists, column, 6, 4)
+    _store_some(out_opacities, 1.0 / (1.0 + exponential), at, exists, column, 10, 1)
+
+
+@triton.jit
 def deform_kernel(
     means, log_scales, quats, logit_opacities, sh, features, static_mix, dynamic_mix, tokens,
     norm1_scale, norm1_bias, ffn_in, ffn_in_bias, ffn_out, ffn_out_bias, norm2_scale, norm2_bias,
@@ -114,16 +142,13 @@ def deform_kernel(
 
     # These sums begin with what is added to them, for want of registers at the end.
     column = tl.arange(0, COLOR_BLOCK)
-    colors = (
-        load_some(sh, row, exists, column, 0, COLORS, COLORS)
-        + tl.load(color_bias + column)[None, :]
-    )
+    colors = _load_some(sh, row, exists, column, 0, COLORS) + tl.load(color_bias + column)[None, :]
     colors = two_layers(
         columns, colors, hidden, hidden_bias, color, feature, column,
         4 * WIDTH, WIDTH, 5 * WIDTH, UNITS, TAYLOR, STAGES, ASM,
     )  # fmt: skip
     frame, row, exists = _rows(N, FRAMES, ROWS, ASM)
-    store_some(out_sh, colors, frame * N + row, exists, column, 0, COLORS, COLORS)
+    _store_some(out_sh, colors, frame * N + row, exists, column, 0, COLORS)
 
     part = tl.arange(0, GEOMETRY)
     total = tl.zeros([ROWS, GEOMETRY], tl.float32) + tl.load(geometry_bias + part)[None, :]
@@ -132,7 +157,7 @@ def deform_kernel(
         0, 4 * WIDTH, 5 * WIDTH, UNITS, TAYLOR, STAGES, ASM,
     )  # fmt: skip
     frame, row, exists = _rows(N, FRAMES, ROWS, ASM)
-    total += load_geometry(means, log_scales, quats, logit_opacities, row, exists, part)
-    store_geometry(
+    total += _load_geometry(means, log_scales, quats, logit_opacities, row, exists, part)
+    _store_geometry(
         total, out_means, out_quats, out_scales, out_opacities, frame * N + row, exists, part
     )
