@@ -7,7 +7,8 @@ that has no peer. Cases: the synthetic head (`kernels.rasterize.cases.head_case`
 networks) and, with --run, a trained avatar; each drawn exactly and, as "baked", by codes (the
 patterns of a synthetic one are random and small: what its pictures cost counts). Measured: each of
 `--calls` calls alone, synchronized (p50, p95, p99); the same calls without waiting in between; the
-calls with arguments from the host and pictures back; kernel times by stage and per call (torch's
+calls with arguments from the host and pictures back (frames over backgrounds of their own, over one
+plate, and as JAX copies by itself, to new memory); kernel times by stage and per call (torch's
 profiler, last, because it slows down what follows); memory. Of the original's case and the trained
 avatar also the training's own forward pass in the same run, which is what all this saves, and how
 far exact pictures are from those that XLA makes in float32 throughout. Copies and kernels of other
@@ -44,6 +45,7 @@ from egs_jax.__main__ import Parser
 from egs_jax.avatar import draw as infer
 from egs_jax.avatar import precomputed as prepared
 from egs_jax.avatar.precomputed import Drawable
+from egs_jax.avatar.to_host import by_locked_memory
 from egs_jax.config import Config
 from egs_jax.model import forward as model
 from egs_jax.runtime.environment import keep_programs
@@ -92,11 +94,19 @@ def walls(scene: Scene, kept: Drawable, batch: int, calls: int, copies: int) -> 
         nonlocal pictures
         pictures = infer.draw_program()(scene.config, kept, rest, pictures).rgb
 
-    def whole() -> None:
+    def unlocked() -> None:
         drawn = infer.draw_program()(
             scene.config, kept, host.replace(backgrounds=None), host.backgrounds
         )
         jax.device_get(drawn)
+
+    plate = np.broadcast_to(host.backgrounds[0], host.backgrounds.shape)
+    over_plate = host.replace(backgrounds=plate)
+    ways = {
+        "host_call": lambda: by_locked_memory(scene.config, kept, host),
+        "plate_call": lambda: by_locked_memory(scene.config, kept, over_plate),
+        "unlocked_call": unlocked,
+    }
 
     for _ in range(max(3, calls // 20)):
         step()
@@ -107,14 +117,16 @@ def walls(scene: Scene, kept: Drawable, batch: int, calls: int, copies: int) -> 
         step()
     jax.block_until_ready(pictures)
     streaming = (time.perf_counter() - began) / calls * 1e3
-    whole()
-    to_host = [clocked(whole) for _ in range(copies)]
+    to_host: dict[str, float] = {}
+    for name, way in ways.items():
+        way()
+        to_host |= percentiles([clocked(way) for _ in range(copies)], name)
     compiled = infer.draw_program().lower(scene.config, kept, rest, pictures).compile()
     memory = compiled.memory_analysis()
     return {
         **percentiles(alone, "call"),
         "streaming_ms_a_frame": round(streaming / batch, 4),
-        **percentiles(to_host, "host_call"),
+        **to_host,
         "memory_mb": round((memory.temp_size_in_bytes + memory.output_size_in_bytes) / 2**20, 1),
         "kept_mb": round(sum(leaf.nbytes for leaf in jax.tree.leaves(kept)) / 2**20, 1),
     }

@@ -304,6 +304,8 @@ def _inference(cases: list[dict]) -> str:
         ),
         "baked: kernels of a call, ms": baked(times("device")),
         "baked: with copies, ms": baked(times("host_call")),
+        "baked: over one plate, ms": baked(times("plate_call")),
+        "baked: copied by JAX itself, ms": baked(times("unlocked_call")),
         "baked: stages, us a frame": baked(stages),
     }
     theirs, other = peer("speed"), peer("speed", "GaussianTalker")

@@ -11,6 +11,7 @@ avatar         a trained avatar, loaded from its run folder or from a file
 export         a run folder -> such a file
 drive          speech -> what drives every frame: audio windows, blinks, a path of poses
 draw           an avatar and what drives it -> pictures, a batch in one jitted call
+to_host        the same with pictures at the host, by one copy each way
 stream         speech in chunks of any size -> frames with timestamps, live
 film           a run folder and a speech -> a film with sound
 """

@@ -49,16 +49,6 @@ def draw(avatar: Avatar, drive: Drive) -> Pictures:
     return _drawing(avatar.config.drawing, avatar.kept, rest, drive.backgrounds)
 
 
-def draw_to_host(avatar: Avatar, drive: Drive) -> Pictures:
-    """Do the same as `draw`, wait for it, and return NumPy arrays that can only be read.
-
-    A GPU copies them to page-locked memory, where they stay (`_locked`).
-    """
-    if jax.default_backend() == "cpu":
-        return jax.device_get(draw(avatar, drive))
-    return jax.device_get(_locked(avatar.config.drawing, avatar.kept, drive))
-
-
 def compile_kernels(avatar: Avatar, drive: Drive) -> None:
     """Have the Triton kernels of `draw` compiled, faster than its first call would."""
     rest = drive.replace(backgrounds=None)
@@ -95,16 +85,6 @@ def _infer(config: Config, kept: Drawable, drive: Drive) -> RenderOutput:
 
 def _draw(config: Config, kept: Drawable, drive: Drive, backgrounds: Array) -> Pictures:
     return Pictures(*prepared.show(config, kept, drive.replace(backgrounds=backgrounds)))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _locked(config: Config, kept: Drawable, drive: Drive) -> Pictures:
-    """Draw to memory of the host that a device writes to at full speed.
-
-    JAX keeps such memory for the next call. What it copies to is new memory otherwise, and to get
-    that takes longer than to draw.
-    """
-    return jax.device_put(Pictures(*prepared.show(config, kept, drive)), jax.memory.Space.Host)
 
 
 # XLA takes half the width of AVX-512 unless it is told (measured: 83 instead of 100 ms of one core
