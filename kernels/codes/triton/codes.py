@@ -58,7 +58,7 @@ def move_tiles(
     if n_shine == 0 or n_harmonics == 1:  # nothing of it is read
         n_shine, shine = 0, Patterns(jnp.zeros((1, 1, 1), jnp.int8), jnp.zeros((1, 1)))
     turns = -(-n_frames // tile.frames)
-    blocks = -(-n_colors // codes_kernels.COLUMNS.value) if n_harmonics > 1 else 0
+    blocks = -(-n_colors // codes_kernels.COLUMNS.value)
     shape = lambda *own: ShapeDtypeStruct((n_frames, count, *own), jnp.float32)
     outputs = launch.triton_call(
         codes_kernels.codes_kernel, *cloud, *form, *shine, codes,

@@ -1,8 +1,9 @@
 """Triton kernel of `move_by_codes`: patterns times codes, added to Gaussians and activated.
 
-A program has either the form of a block of Gaussians or COLUMNS numbers of their colors, in some
+A program has either the geometry of a block of Gaussians or COLUMNS numbers of their colors, in some
 frames. Counts come with a Gaussian a column, as they lie in memory, attributes go with a Gaussian a
-row; between the two a block is turned.
+row; between the two a block is turned. Colors are most of what is written: a program writes whole
+32 bytes of them at a time, which takes a third of the time of single numbers.
 """
 
 import triton
@@ -12,6 +13,7 @@ from kernels.codes.types import FORM as FORM_NUMBERS
 
 COLUMNS = tl.constexpr(16)
 FORM = tl.constexpr(FORM_NUMBERS)
+GEOMETRY = tl.constexpr(FORM_NUMBERS - 3)  # of the form, before the constant color
 FLOAT = tl.constexpr(tl.pointer_type(tl.float32))
 
 
@@ -62,13 +64,39 @@ def _load_steps(steps, pattern, number, NUMBERS: tl.constexpr):
 
 
 @triton.jit
-def _places(means, log_scales, quats, logit_opacities, sh, row, number, COLORS: tl.constexpr):
-    """Addresses of the form of rows, whose numbers lie in five arrays."""
+def _form_sums(
+    counts, steps, codes, number, row, exists, first,
+    N: tl.constexpr, FRAMES: tl.constexpr, CODES: tl.constexpr, AT_ONCE: tl.constexpr,
+    UNROLL: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """By how much some numbers of the form change, by number and Gaussian, in AT_ONCE frames."""
+    sums = ()
+    for _ in tl.static_range(AT_ONCE):
+        sums = sums + (tl.zeros([number.shape[0], row.shape[0]], tl.float32),)
+    for k in tl.range(0, CODES, loop_unroll_factor=UNROLL):
+        count = _load_counts(counts, k, number, row, exists, FORM, N, ASM)
+        step = _load_steps(steps, k, number, FORM)
+        more = ()
+        for i in tl.static_range(AT_ONCE):
+            share = tl.load(codes + _frame(first, i, FRAMES) * CODES + k) * step
+            more = more + (sums[i] + share[:, None] * count,)
+        sums = more
+    return sums
+
+
+@triton.jit
+def _frame(first, i, FRAMES: tl.constexpr):
+    """Frame i of a program; beyond the last it is the last one again, to the same bits."""
+    return tl.minimum(first + i, FRAMES - 1)
+
+
+@triton.jit
+def _places(means, log_scales, quats, logit_opacities, row, number):
+    """Addresses of the geometry of rows, whose numbers lie in four arrays."""
     first = tl.where(number < 3, means.to(tl.int64), log_scales.to(tl.int64) - 12)
     first = tl.where(number < 6, first, quats.to(tl.int64) - 24)
-    first = tl.where(number < 10, first, logit_opacities.to(tl.int64) - 40)
-    first = tl.where(number < 11, first, sh.to(tl.int64) - 44) + 4 * number
-    length = tl.where(number < 6, 3, tl.where(number < 10, 4, tl.where(number < 11, 1, COLORS)))
+    first = tl.where(number < 10, first, logit_opacities.to(tl.int64) - 40) + 4 * number
+    length = tl.where(number < 6, 3, tl.where(number < 10, 4, 1))
     # Numbers of an array are fewer than 2^31.
     place = first[None, :] + (row[:, None] * length[None, :]).to(tl.int64) * 4
     return place.to(FLOAT)
@@ -84,60 +112,69 @@ def _activated(x, number):
 
 
 @triton.jit
-def _form(
-    means, log_scales, quats, logit_opacities, sh, counts, steps, codes,
-    out_means, out_quats, out_scales, out_opacities, out_sh, row, exists, first,
-    N: tl.constexpr, FRAMES: tl.constexpr, CODES: tl.constexpr, COLORS: tl.constexpr,
-    ROWS: tl.constexpr, AT_ONCE: tl.constexpr, UNROLL: tl.constexpr, ASM: tl.constexpr,
+def _geometry(
+    means, log_scales, quats, logit_opacities, counts, steps, codes,
+    out_means, out_quats, out_scales, out_opacities, row, exists, first,
+    N: tl.constexpr, FRAMES: tl.constexpr, CODES: tl.constexpr, AT_ONCE: tl.constexpr,
+    UNROLL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """Move the form of a block of Gaussians in AT_ONCE frames from the first on."""
+    """Move and activate the geometry of a block of Gaussians."""
     number = tl.arange(0, COLUMNS)
-    is_own = exists[:, None] & (number < FORM)[None, :]
-    place = _places(means, log_scales, quats, logit_opacities, sh, row, number, COLORS)
+    is_own = exists[:, None] & (number < GEOMETRY)[None, :]
+    place = _places(means, log_scales, quats, logit_opacities, row, number)
     canonical = tl.load(place, mask=is_own, other=0.0)
-    sums = ()
-    for _ in tl.static_range(AT_ONCE):
-        sums = sums + (tl.zeros([COLUMNS, ROWS], tl.float32),)
-    for k in tl.range(0, CODES, loop_unroll_factor=UNROLL):
-        count = _load_counts(counts, k, number, row, exists, FORM, N, ASM)
-        step = _load_steps(steps, k, number, FORM)
-        more = ()
-        for i in tl.static_range(AT_ONCE):
-            frame = tl.minimum(first + i, FRAMES - 1)
-            share = tl.load(codes + frame * CODES + k) * step
-            more = more + (sums[i] + share[:, None] * count,)
-        sums = more
+    sums = _form_sums(
+        counts, steps, codes, number, row, exists, first, N, FRAMES, CODES, AT_ONCE, UNROLL, ASM
+    )
     for i in tl.static_range(AT_ONCE):
-        # Frames beyond the last are the last one again, to the same bits.
-        at = tl.minimum(first + i, FRAMES - 1) * N + row
-        x = _activated(canonical + tl.trans(sums[i]), number)
-        place = _places(out_means, out_scales, out_quats, out_opacities, out_sh, at, number, COLORS)
-        tl.store(place, x, mask=is_own)
+        at = _frame(first, i, FRAMES) * N + row
+        place = _places(out_means, out_scales, out_quats, out_opacities, at, number)
+        tl.store(place, _activated(canonical + tl.trans(sums[i]), number), mask=is_own)
 
 
 @triton.jit
-def _shine(
-    sh, counts, steps, codes, out_sh, row, exists, column, first,
+def _first_columns(x):
+    """Four numbers of Gaussians, [4, ROWS], as the first of COLUMNS, [ROWS, COLUMNS]; else 0."""
+    groups: tl.constexpr = COLUMNS // 4
+    is_first = (tl.arange(0, groups) == 0)[None, :, None]
+    wide = tl.where(is_first, tl.trans(x)[:, None, :], 0.0)
+    return tl.reshape(wide, [x.shape[1], COLUMNS])
+
+
+@triton.jit
+def _color(
+    sh, form_counts, form_steps, counts, steps, codes, out_sh, row, exists, column, first,
     N: tl.constexpr, FRAMES: tl.constexpr, CODES: tl.constexpr, SHINE: tl.constexpr,
-    COLORS: tl.constexpr, AT_ONCE: tl.constexpr, ASM: tl.constexpr,
+    COLORS: tl.constexpr, BLOCKS: tl.constexpr, IS_FIRST: tl.constexpr, AT_ONCE: tl.constexpr,
+    UNROLL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """Move some columns of the colors of a block of Gaussians, without the constant color."""
-    is_own = exists[:, None] & ((column >= 3) & (column < COLORS))[None, :]
+    """Move COLUMNS numbers of the colors; the first three are of the form, the others shine."""
+    is_own = exists[:, None]
+    if COLUMNS * BLOCKS != COLORS:
+        is_own = is_own & (column < COLORS)[None, :]
     place = row[:, None] * COLORS + column[None, :]
     canonical = tl.load(sh + place, mask=is_own, other=0.0)
     number = column - 3
     parts, steps_of = (), ()
     for k in tl.static_range(SHINE):
-        part = _load_counts(counts, k, number, row, exists, COLORS - 3, N, ASM)
-        parts = parts + (part,)
+        parts = parts + (_load_counts(counts, k, number, row, exists, COLORS - 3, N, ASM),)
         steps_of = steps_of + (_load_steps(steps, k, number, COLORS - 3),)
+    if IS_FIRST:
+        constant = tl.arange(0, 4) + GEOMETRY
+        sums = _form_sums(
+            form_counts, form_steps, codes, constant, row, exists, first,
+            N, FRAMES, CODES, AT_ONCE, UNROLL, ASM,
+        )  # fmt: skip
     for i in tl.static_range(AT_ONCE):
-        frame = tl.minimum(first + i, FRAMES - 1)
+        frame = _frame(first, i, FRAMES)
         change = tl.zeros([COLUMNS, row.shape[0]], tl.float32)
         for k in tl.static_range(SHINE):
             share = tl.load(codes + frame * CODES + k) * steps_of[k]
             change += share[:, None] * parts[k]
-        tl.store(out_sh + frame * N * COLORS + place, canonical + tl.trans(change), mask=is_own)
+        x = canonical + tl.trans(change)
+        if IS_FIRST:
+            x += _first_columns(sums[i])
+        tl.store(out_sh + frame * N * COLORS + place, x, mask=is_own)
 
 
 @triton.jit
@@ -148,7 +185,7 @@ def codes_kernel(
     COLORS: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr, AT_ONCE: tl.constexpr,
     UNROLL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """Move ROWS Gaussians in AT_ONCE frames: of 1 + BLOCKS programs one has their form.
+    """Move ROWS Gaussians in AT_ONCE frames: of 1 + BLOCKS programs one has their geometry.
 
     Programs of the same Gaussians in other frames are neighbors: counts come from memory once.
 
@@ -165,14 +202,20 @@ def codes_kernel(
     row = tl.program_id(0) // (TURNS * (1 + BLOCKS)) * ROWS + tl.arange(0, ROWS)
     exists = row < N
     if block == 0:
-        _form(
-            means, log_scales, quats, logit_opacities, sh, form_counts, form_steps, codes,
-            out_means, out_quats, out_scales, out_opacities, out_sh, row, exists, first,
-            N, FRAMES, CODES, COLORS, ROWS, AT_ONCE, UNROLL, ASM,
+        _geometry(
+            means, log_scales, quats, logit_opacities, form_counts, form_steps, codes,
+            out_means, out_quats, out_scales, out_opacities, row, exists, first,
+            N, FRAMES, CODES, AT_ONCE, UNROLL, ASM,
+        )  # fmt: skip
+    elif block == 1:
+        _color(
+            sh, form_counts, form_steps, shine_counts, shine_steps, codes, out_sh, row, exists,
+            tl.arange(0, COLUMNS), first,
+            N, FRAMES, CODES, SHINE, COLORS, BLOCKS, True, AT_ONCE, UNROLL, ASM,
         )  # fmt: skip
     else:
-        column = (block - 1) * COLUMNS + tl.arange(0, COLUMNS)
-        _shine(
-            sh, shine_counts, shine_steps, codes, out_sh, row, exists, column, first,
-            N, FRAMES, CODES, SHINE, COLORS, AT_ONCE, ASM,
+        _color(
+            sh, form_counts, form_steps, shine_counts, shine_steps, codes, out_sh, row, exists,
+            (block - 1) * COLUMNS + tl.arange(0, COLUMNS), first,
+            N, FRAMES, CODES, SHINE, COLORS, BLOCKS, False, AT_ONCE, UNROLL, ASM,
         )  # fmt: skip

@@ -1,8 +1,8 @@
 """Compiles the kernel of `move_by_codes` for sm_90 without a GPU and prints what the code costs.
 
 Run on its own, without TRITON_INTERPRET: `python codes.py` prints one JSON object, by number of
-frames registers, spilt bytes, bytes of shared memory, conversions of integers, and the widest loads
-of counts.
+frames registers, spilt bytes, bytes of shared memory, conversions of integers, how many loads and
+stores are wide, and how many loads take a byte.
 """
 
 import json
@@ -48,6 +48,8 @@ def measure(frames, tile=TILE):
         shared=shared,
         conversions=count(r"\bI2F", lines),
         wide_loads=count(r"\bLDG\.E\.(64|128)", lines),
+        wide_stores=count(r"\bSTG\.E\.128", lines),
+        narrow_stores=count(r"\bSTG\.E (?!128)", lines),
         narrow_loads=count(r"\bLDG\.E\.U?S?8", lines),
         instructions=len(lines),
     )
