@@ -34,7 +34,7 @@ class Tile(NamedTuple):
     registers: int | None = None  # most of a thread; None: as many as it wants
 
 
-TILE = Tile(rows=64, frames=4, warps=4, patterns=4)
+TILE = Tile(rows=64, frames=8, warps=4, patterns=4)
 
 
 def move_by_codes_triton(

@@ -1,9 +1,9 @@
 """Triton kernel of `move_by_codes`: patterns times codes, added to Gaussians and activated.
 
-A program has either the geometry of a block of Gaussians or COLUMNS numbers of their colors, in some
-frames. Counts come with a Gaussian a column, as they lie in memory, attributes go with a Gaussian a
-row; between the two a block is turned. Colors are most of what is written: a program writes whole
-32 bytes of them at a time, which takes a third of the time of single numbers.
+A program has either the geometry of a block of Gaussians or COLUMNS numbers of their colors, in
+some frames. Counts come with a Gaussian a column, as they lie in memory, attributes go with a
+Gaussian a row; between the two a block is turned. Colors are most of what is written: no mask may
+split their columns, or they would be written number by number.
 """
 
 import triton
