@@ -103,8 +103,8 @@ def walls(scene: Scene, kept: Drawable, batch: int, calls: int, copies: int) -> 
     plate = np.broadcast_to(host.backgrounds[0], host.backgrounds.shape)
     over_plate = host.replace(backgrounds=plate)
     ways = {
-        "host_call": lambda: by_locked_memory(scene.config, kept, host),
-        "plate_call": lambda: by_locked_memory(scene.config, kept, over_plate),
+        "host_call": lambda: jax.device_get(by_locked_memory(scene.config, kept, host)),
+        "plate_call": lambda: jax.device_get(by_locked_memory(scene.config, kept, over_plate)),
         "unlocked_call": unlocked,
     }
 

@@ -32,20 +32,28 @@ def draw_to_host(avatar: Avatar, drive: Drive) -> Pictures:
       drive: On the host. A background that its frames share (a view that repeats one picture) is
         copied to the device the first time only; nobody may write to it later.
     """
+    return jax.device_get(draw_towards_host(avatar, drive))
+
+
+def draw_towards_host(avatar: Avatar, drive: Drive) -> Pictures:
+    """Do the same without waiting: `jax.device_get` of what is returned waits, and copies nothing.
+
+    (On a CPU it is what `draw` returns.)
+    """
     if jax.default_backend() == "cpu":
-        return jax.device_get(draw(avatar, drive))
+        return draw(avatar, drive)
     return by_locked_memory(avatar.config.drawing, avatar.kept, drive)
 
 
 def by_locked_memory(config: Config, kept: Drawable, drive: Drive) -> Pictures:
-    """Do the same with one copy each way, whatever the device."""
+    """Do the same with one copy each way, of an avatar's parts and whatever the device."""
     backgrounds = drive.backgrounds
     if backgrounds.strides[0] == 0:
         backgrounds = _on_device(_Plate(backgrounds[:1]))
     leaves, tree = jax.tree.flatten(drive.replace(backgrounds=None))
     shapes = tuple(leaf.shape[1:] for leaf in leaves)
     rows = np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], 1, dtype=np.float32)
-    return jax.device_get(_drawn(config, (tree, shapes), kept, rows, backgrounds))
+    return _drawn(config, (tree, shapes), kept, rows, backgrounds)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
