@@ -91,6 +91,8 @@ def limited(codes: Float[Array, "B K"], ranges: Float[Array, "2 K"]) -> Float[Ar
 
 def moved_by(config: Config, baked: Baked, codes: Float[Array, "B K"]) -> Deformed:
     """Return the Gaussians in head space by the codes of every frame, activated."""
+    shine_codes = codes[:, : len(baked.shine.counts)]
     return move_by_codes(
-        baked.cloud, baked.form, baked.shine, codes, implementation=model.kernel_choice(config)
-    )
+        baked.cloud, baked.form, baked.shine, codes, shine_codes,
+        implementation=model.kernel_choice(config),
+    )  # fmt: skip

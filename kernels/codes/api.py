@@ -27,6 +27,7 @@ def move_by_codes(
     form: Patterns,
     shine: Patterns,
     codes: Float[Array, "B K"],
+    shine_codes: Float[Array, "B k"],
     *,
     implementation: str | None = None,
 ) -> Deformed:
@@ -38,8 +39,9 @@ def move_by_codes(
     Args:
       cloud: What patterns are added to, H harmonics a color.
       form: K patterns of the first 14 numbers of a Gaussian.
-      shine: At most K patterns of the other 3 H - 3, for the first codes.
-      codes: Numbers of each frame.
+      shine: k patterns of the other 3 H - 3, or none.
+      codes: Of the form, of each frame.
+      shine_codes: Of the shine.
       implementation: "xla": plain JAX, differentiable. "triton": one kernel that reads every
         pattern once for all frames, float32 throughout, no gradient, no `vmap` (frames are its
         batch). None picks "triton" on an NVIDIA GPU where it can do the work, else "xla".
@@ -51,15 +53,17 @@ def move_by_codes(
       NotImplementedError: if the implementation asked for cannot run; the message says why.
       ValueError: if a shape or a name makes no sense.
     """
-    _check(cloud, form, shine, codes)
-    if dispatch.uses_triton("move_by_codes", implementation, _why_not(cloud, codes)):
+    _check(cloud, form, shine, codes, shine_codes)
+    if dispatch.uses_triton("move_by_codes", implementation, _why_not(cloud, codes, shine_codes)):
         from kernels.codes.triton.codes import move_by_codes_triton as run
     else:
         run = move_by_codes_xla
-    return run(cloud, form, shine, codes)
+    return run(cloud, form, shine, codes, shine_codes)
 
 
-def _check(cloud: DeformInputs, form: Patterns, shine: Patterns, codes: Array) -> None:
+def _check(
+    cloud: DeformInputs, form: Patterns, shine: Patterns, codes: Array, shine_codes: Array
+) -> None:
     """Check what shape annotations do not."""
     (n_frames, n_codes), (count, n_harmonics, _) = codes.shape, cloud.sh.shape
     require(
@@ -70,26 +74,22 @@ def _check(cloud: DeformInputs, form: Patterns, shine: Patterns, codes: Array) -
     wanted = DeformInputs((count, 3), (count, 3), (count, 4), (count,), (count, n_harmonics, 3))
     got = DeformInputs(*(value.shape for value in cloud))
     require(got == wanted, f"cloud: expected shapes {wanted}, got {got}")
-    n_shine = len(shine.counts)
     for name, patterns, shape in (
         ("form", form, (n_codes, FORM, count)),
-        ("shine", shine, (n_shine, 11 + 3 * n_harmonics - FORM, count)),
+        ("shine", shine, (shine_codes.shape[1], 11 + 3 * n_harmonics - FORM, count)),
     ):
         require(
             patterns.counts.shape == shape and patterns.steps.shape == shape[:2],
             f"{name}: expected counts {shape} and a step of each pattern and number, got "
             f"{patterns.counts.shape} and {patterns.steps.shape}",
         )
-    require(
-        n_shine <= n_codes, f"shine: expected at most {n_codes} patterns, one a code, got {n_shine}"
-    )
 
 
-def _why_not(cloud: DeformInputs, codes: Array) -> str | None:
+def _why_not(cloud: DeformInputs, codes: Array, shine_codes: Array) -> str | None:
     """Say in one line why the kernel does not take this work; None if it does."""
     if reason := dispatch.device_lacks():
         return reason
-    if any(value.dtype != jnp.float32 for value in (*cloud, codes)):
+    if any(value.dtype != jnp.float32 for value in (*cloud, codes, shine_codes)):
         return "it takes float32"
     numbers = len(codes) * max(4 * len(cloud.quats), cloud.sh.size)
     if numbers >= MAX_NUMBERS:

@@ -17,6 +17,7 @@ class Case(NamedTuple):
     form: Patterns
     shine: Patterns
     codes: Float[Array, "B K"]
+    shine_codes: Float[Array, "B k"]
 
 
 def make_case(
@@ -28,7 +29,7 @@ def make_case(
       n: Gaussians.
       frames: Number of frames.
       codes: K.
-      shine: Patterns of the shine.
+      shine: k.
       harmonics: H.
       seed: Of the random numbers.
     """
@@ -41,4 +42,5 @@ def make_case(
         return Patterns(jnp.asarray(counts), 1e-2 * draw(count, numbers))
 
     others = 11 + 3 * harmonics - FORM
-    return Case(cloud, patterns(codes, FORM), patterns(shine, others), draw(frames, codes))
+    return Case(cloud, patterns(codes, FORM), patterns(shine, others), draw(frames, codes),
+                draw(frames, shine))  # fmt: skip

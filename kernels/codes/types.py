@@ -1,9 +1,9 @@
 """Patterns by which Gaussians move.
 
-Letters: N Gaussians, B frames, K patterns, d numbers of a Gaussian that a pattern moves, H
-harmonics a color. A Gaussian has 11 + 3 H numbers before activation: means 3, log-scales 3,
-quaternion 4, opacity 1, harmonics 3 H. The first 14 of them (with the constant color) are its
-*form*, the rest its *shine*, which has fewer patterns.
+Letters: N Gaussians, B frames, K patterns (k of the shine), d numbers of a Gaussian that a pattern
+moves, H harmonics a color. A Gaussian has 11 + 3 H numbers before activation: means 3, log-scales
+3, quaternion 4, opacity 1, harmonics 3 H. The first 14 of them (with the constant color) are its
+*form*, the rest its *shine*, which has patterns and codes of its own.
 """
 
 from typing import NamedTuple

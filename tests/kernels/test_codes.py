@@ -26,8 +26,8 @@ def test_jax_equals_the_definition(sizes):
 
 
 def test_codes_of_zero_leave_the_cloud_as_it_is():
-    cloud, form, shine, codes = make_case()
-    still = move_by_codes(cloud, form, shine, 0 * codes, implementation="xla")
+    cloud, form, shine, codes, others = make_case()
+    still = move_by_codes(cloud, form, shine, 0 * codes, 0 * others, implementation="xla")
     for value, wanted in zip(still, (cloud.means, cloud.quats, jnp.exp(cloud.log_scales),
                                      jax.nn.sigmoid(cloud.logit_opacities), cloud.sh),
                              strict=True):  # fmt: skip
@@ -35,22 +35,21 @@ def test_codes_of_zero_leave_the_cloud_as_it_is():
 
 
 def test_one_code_moves_by_its_own_pattern_alone():
-    cloud, form, shine, codes = make_case(codes=3, shine=2, frames=1)
-    last = jnp.zeros_like(codes).at[0, 2].set(2.0)  # which has no shine
-    moved = move_by_codes(cloud, form, shine, last, implementation="xla")
+    cloud, form, shine, codes, others = make_case(codes=3, shine=2, frames=1)
+    last = jnp.zeros_like(codes).at[0, 2].set(2.0)
+    moved = move_by_codes(cloud, form, shine, last, 0 * others, implementation="xla")
     by = 2 * np.asarray(form.steps)[2, :3] * np.asarray(form.counts)[2, :3].T
     np.testing.assert_allclose(moved.means[0], cloud.means + by, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(moved.sh[0, :, 1:], cloud.sh[:, 1:])
 
 
 def test_what_does_not_fit_is_said():
-    cloud, form, shine, codes = make_case()
+    cloud, form, shine, codes, others = make_case()
     with pytest.raises(ValueError, match=r"form: expected counts \(3, 14, 5\)"):
-        move_by_codes(cloud, Patterns(form.counts[:, 1:], form.steps), shine, codes)
-    with pytest.raises(ValueError, match="shine: expected at most 3 patterns"):
-        wide = Patterns(*(jnp.concatenate([v, v]) for v in shine))
-        move_by_codes(cloud, form, wide, codes)
+        move_by_codes(cloud, Patterns(form.counts[:, 1:], form.steps), shine, codes, others)
+    with pytest.raises(ValueError, match=r"shine: expected counts \(1, 9, 5\)"):
+        move_by_codes(cloud, form, shine, codes, others[:, :1])
     with pytest.raises(ValueError, match="cloud: expected shapes"):
-        move_by_codes(cloud._replace(means=cloud.means[1:]), form, shine, codes)
+        move_by_codes(cloud._replace(means=cloud.means[1:]), form, shine, codes, others)
     with pytest.raises(ValueError, match="at least one Gaussian, frame and code"):
-        move_by_codes(cloud, form, shine, codes[:0])
+        move_by_codes(cloud, form, shine, codes[:0], others[:0])

@@ -61,7 +61,8 @@ def test_a_gaussian_that_is_not_finite_harms_no_other():
 
 def test_what_the_kernel_cannot_do_is_said():
     case = make_case()
-    loss = lambda codes: move_by_codes(*case[:3], codes, implementation="triton").means.sum()
+    move = lambda codes: move_by_codes(*case[:3], codes, case[4], implementation="triton")
+    loss = lambda codes: move(codes).means.sum()
     with pytest.raises(NotImplementedError, match="no derivative; pass implementation='xla'"):
         jax.grad(loss)(case.codes)
     narrow = case._replace(codes=case.codes.astype(jnp.bfloat16))
@@ -71,6 +72,6 @@ def test_what_the_kernel_cannot_do_is_said():
     count = 2**27
     cloud = jax.tree.map(lambda v: many(v, count, *v.shape[1:]), case.cloud)
     wide = lambda p: p._replace(counts=many(p.counts, *p.counts.shape[:2], count))
-    arguments = cloud, wide(case.form), wide(case.shine), case.codes
+    arguments = cloud, wide(case.form), wide(case.shine), case.codes, case.shine_codes
     with pytest.raises(NotImplementedError, match="can count 2147483647 numbers"):
         jax.eval_shape(lambda *a: move_by_codes(*a, implementation="triton"), *arguments)

@@ -38,30 +38,33 @@ TILE = Tile(rows=64, frames=8, warps=4, patterns=4)
 
 
 def move_by_codes_triton(
-    cloud: DeformInputs, form: Patterns, shine: Patterns, codes: Float[Array, "B K"]
-) -> Deformed:
+    cloud: DeformInputs, form: Patterns, shine: Patterns, codes: Float[Array, "B K"],
+    shine_codes: Float[Array, "B k"],
+) -> Deformed:  # fmt: skip
     """Move canonical Gaussians; arguments and results as `move_by_codes`.
 
     Raises:
       NotImplementedError: if it is differentiated.
     """
-    return move_tiles(TILE, cloud, form, shine, codes)
+    return move_tiles(TILE, cloud, form, shine, codes, shine_codes)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def move_tiles(
-    tile: Tile, cloud: DeformInputs, form: Patterns, shine: Patterns, codes: Float[Array, "B K"]
-) -> Deformed:
+    tile: Tile, cloud: DeformInputs, form: Patterns, shine: Patterns, codes: Float[Array, "B K"],
+    shine_codes: Float[Array, "B k"],
+) -> Deformed:  # fmt: skip
     """`move_by_codes_triton` with programs of a given kind."""
     (n_frames, n_codes), (count, n_harmonics, _) = codes.shape, cloud.sh.shape
     n_shine, n_colors = len(shine.counts), 3 * n_harmonics
     if n_shine == 0 or n_harmonics == 1:  # nothing of it is read
-        n_shine, shine = 0, Patterns(jnp.zeros((1, 1, 1), jnp.int8), jnp.zeros((1, 1)))
+        n_shine, shine_codes = 0, jnp.zeros((1, 1))
+        shine = Patterns(jnp.zeros((1, 1, 1), jnp.int8), jnp.zeros((1, 1)))
     turns = -(-n_frames // tile.frames)
     blocks = -(-n_colors // codes_kernels.COLUMNS.value)
     shape = lambda *own: ShapeDtypeStruct((n_frames, count, *own), jnp.float32)
     outputs = launch.triton_call(
-        codes_kernels.codes_kernel, *cloud, *form, *shine, codes,
+        codes_kernels.codes_kernel, *cloud, *form, *shine, codes, shine_codes,
         outputs=(shape(3), shape(4), shape(3), shape(), shape(n_harmonics, 3)),
         grid=turns * (1 + blocks) * -(-count // tile.rows), num_warps=tile.warps,
         max_registers=tile.registers,

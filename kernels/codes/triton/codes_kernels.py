@@ -143,7 +143,8 @@ def _first_columns(x):
 
 @triton.jit
 def _color(
-    sh, form_counts, form_steps, counts, steps, codes, out_sh, row, exists, column, first,
+    sh, form_counts, form_steps, counts, steps, codes, shine_codes, out_sh, row, exists,
+    column, first,
     N: tl.constexpr, FRAMES: tl.constexpr, CODES: tl.constexpr, SHINE: tl.constexpr,
     COLORS: tl.constexpr, BLOCKS: tl.constexpr, IS_FIRST: tl.constexpr, AT_ONCE: tl.constexpr,
     UNROLL: tl.constexpr, ASM: tl.constexpr,
@@ -169,7 +170,7 @@ def _color(
         frame = _frame(first, i, FRAMES)
         change = tl.zeros([COLUMNS, row.shape[0]], tl.float32)
         for k in tl.static_range(SHINE):
-            share = tl.load(codes + frame * CODES + k) * steps_of[k]
+            share = tl.load(shine_codes + frame * SHINE + k) * steps_of[k]
             change += share[:, None] * parts[k]
         x = canonical + tl.trans(change)
         if IS_FIRST:
@@ -180,7 +181,7 @@ def _color(
 @triton.jit
 def codes_kernel(
     means, log_scales, quats, logit_opacities, sh, form_counts, form_steps, shine_counts,
-    shine_steps, codes, out_means, out_quats, out_scales, out_opacities, out_sh,
+    shine_steps, codes, shine_codes, out_means, out_quats, out_scales, out_opacities, out_sh,
     N: tl.constexpr, FRAMES: tl.constexpr, CODES: tl.constexpr, SHINE: tl.constexpr,
     COLORS: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr, AT_ONCE: tl.constexpr,
     UNROLL: tl.constexpr, ASM: tl.constexpr,
@@ -193,7 +194,7 @@ def codes_kernel(
       means, log_scales, quats, logit_opacities, sh: [N, 3 | 3 | 4 | 1 | COLORS], canonical.
       form_counts, form_steps: [CODES, 14, N] int8, [CODES, 14].
       shine_counts, shine_steps: [SHINE, COLORS - 3, N] int8, [SHINE, COLORS - 3].
-      codes: [FRAMES, CODES].
+      codes, shine_codes: [FRAMES, CODES], [FRAMES, SHINE].
       out_means, out_quats, out_scales, out_opacities, out_sh: [FRAMES, N, 3 | 4 | 3 | 1 | COLORS].
     """
     TURNS: tl.constexpr = (FRAMES + AT_ONCE - 1) // AT_ONCE
@@ -209,13 +210,15 @@ def codes_kernel(
         )  # fmt: skip
     elif block == 1:
         _color(
-            sh, form_counts, form_steps, shine_counts, shine_steps, codes, out_sh, row, exists,
+            sh, form_counts, form_steps, shine_counts, shine_steps, codes, shine_codes, out_sh,
+            row, exists,
             tl.arange(0, COLUMNS), first,
             N, FRAMES, CODES, SHINE, COLORS, BLOCKS, True, AT_ONCE, UNROLL, ASM,
         )  # fmt: skip
     else:
         _color(
-            sh, form_counts, form_steps, shine_counts, shine_steps, codes, out_sh, row, exists,
+            sh, form_counts, form_steps, shine_counts, shine_steps, codes, shine_codes, out_sh,
+            row, exists,
             (block - 1) * COLUMNS + tl.arange(0, COLUMNS), first,
             N, FRAMES, CODES, SHINE, COLORS, BLOCKS, False, AT_ONCE, UNROLL, ASM,
         )  # fmt: skip

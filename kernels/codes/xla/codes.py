@@ -9,11 +9,12 @@ from kernels.deform.types import Deformed, DeformInputs
 
 
 def move_by_codes_xla(
-    cloud: DeformInputs, form: Patterns, shine: Patterns, codes: Float[Array, "B K"]
-) -> Deformed:
+    cloud: DeformInputs, form: Patterns, shine: Patterns, codes: Float[Array, "B K"],
+    shine_codes: Float[Array, "B k"],
+) -> Deformed:  # fmt: skip
     """Move canonical Gaussians; arguments and results as `move_by_codes`."""
     by_form = pattern_sum(form, codes).transpose(0, 2, 1)
-    by_shine = pattern_sum(shine, codes[:, : len(shine.counts)]).transpose(0, 2, 1)
+    by_shine = pattern_sum(shine, shine_codes).transpose(0, 2, 1)
     change = jnp.concatenate([by_form[..., 11:], by_shine], axis=-1)
     added = lambda values, part: values[None] + part
     return Deformed(

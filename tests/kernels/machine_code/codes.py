@@ -33,7 +33,7 @@ def launch_of(frames, tile=TILE):
         return tuple(jnp.zeros(o.shape, o.dtype) for o in outputs)
 
     launch.triton_call = record
-    jax.eval_shape(partial(move_tiles, tile), cloud, wide(case.form), wide(case.shine), case.codes)
+    jax.eval_shape(partial(move_tiles, tile), cloud, wide(case.form), wide(case.shine), *case[3:])
     return seen[0]
 
 
