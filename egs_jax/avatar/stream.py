@@ -19,8 +19,9 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.avatar.draw import Pictures, compile_kernels, draw, num_video_frames
+from egs_jax.avatar.draw import Pictures, compile_kernels, num_video_frames
 from egs_jax.avatar.drive import compose
+from egs_jax.avatar.to_host import draw_to_host
 from egs_jax.media.audio_file import LARGEST_PEAK
 from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.media.sound_tracks import RATES
@@ -157,7 +158,7 @@ def dispatch(avatar: Avatar, batch: MicroBatch) -> Drawing:
     part = lambda at: jax.tree.map(lambda v: v[at : at + at_once], batch.drive)
     parts = [part(at) for at in range(0, len(batch.drive.eyes), at_once)]
     return Drawing(
-        batch.frames, batch.first, [pool.submit(_to_host, avatar, drive) for drive in parts]
+        batch.frames, batch.first, [pool.submit(draw_to_host, avatar, drive) for drive in parts]
     )
 
 
@@ -170,10 +171,6 @@ def warm_up(avatar: Avatar) -> None:
     compile_kernels(avatar, drive)
     for part in dispatch(avatar, MicroBatch(frames[:0], 0, drive)).parts:
         part.result()
-
-
-def _to_host(avatar: Avatar, drive: Drive) -> Pictures:
-    return jax.device_get(draw(avatar, drive))
 
 
 def fetch(drawing: Drawing) -> Iterator[StreamFrame]:
