@@ -22,7 +22,7 @@ from egs_jax.avatar.draw import num_video_frames
 from egs_jax.avatar.drive import compose
 from egs_jax.media.clock import SAMPLE_RATE
 from egs_jax.speech.features import FeatureStream, Rows
-from egs_jax.speech.layout import DEFAULT, ENTRY_ROWS, FRAME_ROWS, ROW_SAMPLES
+from egs_jax.speech.layout import DEFAULT, ENTRY_ROWS, FRAME_ROWS, ROW_SAMPLES, Layout
 from egs_jax.types import Drive
 
 PIECE = DEFAULT.batch * DEFAULT.hop_samples
@@ -102,14 +102,20 @@ class SpeechBatches:
         stop = FRAME_ROWS * batches._zero - given.first_row
         batches._rows = _part(Rows(given.rows, given.openness), slice(stop))
         batches._first_row = -stop
-        count = min(FADE_ROWS, batches._latency_rows - FRAME_ROWS * batches._lead - FRAME_ROWS)
+        count = cls.fade_rows(batches._layout, batches._window)
         batches._rise = (np.arange(count, dtype=np.float32) + 1) / (count + 1)
         batches._fading = _part(batches._rows, slice(-1, -count - 1, -1))
         return batches
 
-    @property
-    def _latency_rows(self) -> int:
-        return round(self._layout.look_ahead(self._window) * SAMPLE_RATE) // ROW_SAMPLES
+    @staticmethod
+    def fade_rows(layout: Layout, window_frames: int) -> int:
+        """Return the rows over which speech fades at a seam, at most `FADE_ROWS`.
+
+        The frame that comes the stated latency after the last one that was given is the first one
+        whose own rows are behind them.
+        """
+        stated = round(layout.look_ahead(window_frames) * SAMPLE_RATE) // ROW_SAMPLES
+        return min(FADE_ROWS, stated - FRAME_ROWS * (layout.lead_frames(window_frames) + 1))
 
     @property
     def silent_samples(self) -> int:
