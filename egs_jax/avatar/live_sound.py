@@ -22,6 +22,7 @@ class LiveSound:
     Attributes:
       delay: The longest time for which sound stays in the resampler [s].
       is_finished: Whether no sound follows.
+      samples: How many wait, at 16 kHz.
     """
 
     def __init__(self, sample_rate: int, most_waiting: float):
@@ -52,7 +53,7 @@ class LiveSound:
         """Forget all sound, also what the resampler holds; it is not finished."""
         self._resampler = _resampler(self._rate)
         self._pieces: collections.deque[np.ndarray] = collections.deque()
-        self.is_finished = False
+        self.is_finished, self.samples = False, 0
 
     def __bool__(self) -> bool:
         """Say whether sound waits."""
@@ -61,7 +62,7 @@ class LiveSound:
     @property
     def waiting(self) -> float:
         """Seconds of sound that wait."""
-        return sum(map(len, self._pieces)) / SAMPLE_RATE
+        return self.samples / SAMPLE_RATE
 
     def push(self, samples: Any) -> None:
         """Take the next samples; no sound (S = 0) is always taken.
@@ -98,11 +99,21 @@ class LiveSound:
         sound = self._pieces.popleft()
         if len(sound) > most:
             self._pieces.appendleft(sound[most:])
+        self.samples -= min(len(sound), most)
         return sound[:most]
+
+    def take_all(self, most: int) -> Float[np.ndarray, " S"]:
+        """Return the next sound of as many chunks as it needs, at most so many samples."""
+        found = [np.zeros(0, np.float32)]
+        while self._pieces and most > 0:
+            found.append(self.take(most))
+            most -= len(found[-1])
+        return np.concatenate(found)
 
     def _add(self, samples: np.ndarray) -> None:
         if len(samples):
             self._pieces.append(np.clip(samples, -1.0, 1.0))
+            self.samples += len(samples)
 
 
 def _resampler(rate: int) -> Any:

@@ -135,7 +135,7 @@ class SpeechBatches:
 
     def finish(self) -> list[SpokenBatch]:
         """Return the remaining batches, as if silence followed; none if there was no sound."""
-        return [] if self._samples == 0 else self.take(self.features.hear_rest(), last=True)
+        return self.take(self.features.hear_rest(), last=True)
 
     def count(self, samples: Float[np.ndarray, " S"]) -> None:
         """Note samples of which `features` is told by another."""
@@ -146,8 +146,11 @@ class SpeechBatches:
 
         Args:
           rows: The rows.
-          last: Whether there are no others: the remaining frames then hear silence.
+          last: Whether there are no others: the remaining frames then hear silence. Without any
+            sound there is no frame.
         """
+        if last and self._samples == 0:
+            return []
         self._rows = _joined(self._rows, self._faded(rows))
         ready = (self._first_row + len(self._rows.features)) // FRAME_ROWS - self._lead
         if last:

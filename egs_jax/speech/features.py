@@ -4,7 +4,7 @@ Row r is centered on (r + 0.5) / 50 s; S samples at 16 kHz give R = 2 ceil(S / 6
 every video frame (25 fps) that they begin. Outside the file there is digital silence. A row
 depends on a bounded stretch of sound around it and on nothing else; it is the same bits on one
 machine whether the sound comes as one array, within a longer file or in chunks of any size,
-because window b always goes through place b mod 4 of one compiled program (others may be empty).
+because window b always goes through place b mod 2 of one compiled program (the other may be empty).
 These are the default windows; those of a shorter look-ahead are in `layout`.
 
 * "whisper" [R, 384]: the Whisper-tiny.en encoder (`egs_jax.speech.whisper`, trained on English) on
@@ -41,7 +41,7 @@ from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.speech.layout import DEFAULT, ENTRY_ROWS, ROW_SAMPLES, Layout, layout_of
 from egs_jax.speech.level import SpeechLevel, push_all
 from egs_jax.speech.whisper import NETWORKS, NUM_MELS, WhisperEncoder
-from egs_jax.speech.window_rows import WindowProgram, window_program
+from egs_jax.speech.window_rows import Window, encode_windows, window_program
 from kernels.checks import require, typechecked
 
 FeatureKind = Literal["whisper", "whisper-base", "mel"]
@@ -69,17 +69,6 @@ def num_rows(num_samples: int) -> int:
     return 2 * -(-num_samples // FRAME_SAMPLES)
 
 
-class Window(NamedTuple):
-    """Sound that becomes rows of features, as it is heard."""
-
-    place: int
-    """Its place in the batch of the compiled program."""
-    samples: Float[np.ndarray, " S"]
-    """Brought to the wanted level."""
-    openness: Float[np.ndarray, " R"]
-    """How far the gate is open at each of the rows that it finishes: 0 shut, 1 open."""
-
-
 class Rows(NamedTuple):
     """Finished rows, possibly none."""
 
@@ -92,8 +81,8 @@ class FeatureStream:
     """A stream that turns chunks of sound of any size into feature rows, in constant memory.
 
     The rows of all calls, one after the other, are bit for bit those of `extract_features` on the
-    whole sound. `push` is `cut`, `listen`, `encode` and `finished` in turn: the two in the middle
-    can be done for several streams at once, with the same bits.
+    whole sound. `push` is `cut`, `listen`, `encode_windows` and `finished` in turn: the two in the
+    middle can be done for several streams at once, with the same bits.
     """
 
     def __init__(
@@ -133,6 +122,16 @@ class FeatureStream:
             self._hush = self._silence() if encoder is not None else _hush(kind, self.layout)
         self._num_samples = self._num_cut = self._num_heard = self._num_rows = 0
         self._end: int | None = None  # rows in all, once that is known
+
+    @property
+    def missing(self) -> int:
+        """Samples until the next window is complete."""
+        return self.layout.window_samples - len(self._buffer)
+
+    @property
+    def place(self) -> int:
+        """Place of the next window to be heard."""
+        return self._num_heard % self.layout.batch
 
     def push(self, chunk: Float[np.ndarray, " S"]) -> Float[np.ndarray, "R F"]:
         """Take the next samples (16 kHz mono); return the rows that they finish, possibly none.
@@ -199,7 +198,7 @@ class FeatureStream:
     def _heard(self, cuts: list[np.ndarray]) -> Rows:
         """Return the rows that windows of this sound finish."""
         windows = [listen([self], [cut])[0] for cut in cuts]
-        return self.finished(windows, encode(self.program, self.layout, windows))
+        return self.finished(windows, encode_windows(self.program, self.layout, windows))
 
     def _fresh(self, cut: np.ndarray) -> np.ndarray:
         """Return what of the next window's sound no window before it had."""
@@ -246,35 +245,6 @@ def listen(streams: Sequence[FeatureStream], cuts: Sequence[np.ndarray]) -> list
     if pairs:
         push_all(*zip(*pairs, strict=True))
     return [stream._window(cut) for stream, cut in zip(streams, cuts, strict=True)]
-
-
-def encode(
-    program: WindowProgram, layout: Layout, windows: Sequence[Window], batches: int = 1
-) -> list[np.ndarray]:
-    """Compute what is kept of windows, those of several streams as well.
-
-    Args:
-      program: Of the streams' features.
-      layout: Of the streams.
-      windows: Each goes through the program at its own place.
-      batches: Batches of a stream that go through it at once, in `batches` times as many places.
-
-    Returns:
-      The rows of each window.
-    """
-    found: list[np.ndarray] = []
-    while len(found) < len(windows):
-        batch = np.zeros((layout.batch * batches, layout.window_samples), np.float32)
-        slots: list[int] = []
-        for window in windows[len(found) :]:
-            taken = sum(slot % layout.batch == window.place for slot in slots)
-            if taken == batches:
-                break
-            slots.append(window.place + layout.batch * taken)
-            batch[slots[-1]] = window.samples
-        rows = program(batch)
-        found += [rows[slot] for slot in slots]
-    return found
 
 
 @functools.cache

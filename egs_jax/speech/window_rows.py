@@ -6,12 +6,13 @@ the same place in it.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from egs_jax.media.clock import SAMPLE_RATE
 from egs_jax.runtime.programs import Kept
@@ -27,6 +28,17 @@ _MEL_FLOOR = 1e-6  # about 80 dB under loud speech
 
 WindowProgram = Callable[[np.ndarray], np.ndarray]
 """Windows of samples [B, S] -> the rows that are kept of each, [B, R, F]."""
+
+
+class Window(NamedTuple):
+    """Sound that becomes rows of features, as it is heard."""
+
+    place: int
+    """Its place in the batch of the compiled program."""
+    samples: Float[np.ndarray, " S"]
+    """Brought to the wanted level."""
+    openness: Float[np.ndarray, " R"]
+    """How far the gate is open at each of the rows that it finishes: 0 shut, 1 open."""
 
 
 @functools.cache
@@ -105,3 +117,32 @@ def window_program(kind: str, encoder: WhisperEncoder | None, layout: Layout) ->
         f"{NETWORKS[kind].width}",
     )
     return lambda samples: np.asarray(_whisper_windows(kept, encoder, samples))
+
+
+def encode_windows(
+    program: WindowProgram, layout: Layout, windows: Sequence[Window], batches: int = 1
+) -> list[np.ndarray]:
+    """Compute what is kept of windows, those of several streams as well.
+
+    Args:
+      program: Of the streams' features.
+      layout: Of the streams.
+      windows: Each goes through the program at its own place.
+      batches: Batches of a stream that go through it at once, in `batches` times as many places.
+
+    Returns:
+      The rows of each window.
+    """
+    found: list[np.ndarray] = []
+    while len(found) < len(windows):
+        batch = np.zeros((layout.batch * batches, layout.window_samples), np.float32)
+        slots: list[int] = []
+        for window in windows[len(found) :]:
+            taken = sum(slot % layout.batch == window.place for slot in slots)
+            if taken == batches:
+                break
+            slots.append(window.place + layout.batch * taken)
+            batch[slots[-1]] = window.samples
+        rows = program(batch)
+        found += [rows[slot] for slot in slots]
+    return found
