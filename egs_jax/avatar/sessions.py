@@ -34,7 +34,10 @@ from egs_jax.speech.window_rows import encode_windows
 
 
 class Limits(NamedTuple):
-    """How much is done at once; more than one batch may come in other bits than one alone."""
+    """How much is done at once.
+
+    More than one batch may come in other bits than one alone, so that a CPU does one at a time.
+    """
 
     hearers: int
     """Threads that hear."""
@@ -46,8 +49,10 @@ class Limits(NamedTuple):
     """Batches of frames whose codes are made at once."""
 
 
-ON_CPU = Limits(hearers=1, window_batches=1, pictures=1, codes=1)
-ON_DEVICE = Limits(hearers=4, window_batches=16, pictures=4, codes=64)
+LIMITS = {"cpu": Limits(1, 1, 1, 1)}
+"""By JAX's platform."""
+OTHER_LIMITS = Limits(hearers=4, window_batches=16, pictures=4, codes=64)
+"""Of all others."""
 
 
 class Task(NamedTuple):
@@ -80,8 +85,7 @@ class Sessions:
         self._at_work: queue.Queue[Task | None] = queue.Queue(IN_FLIGHT)
         self._open: weakref.WeakSet[Session] = weakref.WeakSet()
         self._is_closed = False
-        on_cpu = jax.default_backend() == "cpu"
-        self._limits = ON_CPU if on_cpu else ON_DEVICE
+        self._limits = LIMITS.get(jax.default_backend(), OTHER_LIMITS)
         hearers = [self._hear] * self._limits.hearers
         self._threads = [
             threading.Thread(target=work, name=f"sessions-{work.__name__}", daemon=True)
@@ -130,7 +134,7 @@ class Sessions:
         features, layout = batches.features, batches.features.layout
         for size in {1, self._limits.window_batches}:
             features.program(np.zeros((layout.batch * size, layout.window_samples), np.float32))
-        if pictures and self._limits is ON_CPU:
+        if pictures and self._limits.pictures == 1:
             return warm_up(avatar)
         most = self._limits.pictures if pictures else self._limits.codes
         silent = batches.push(np.zeros(batches.silent_samples + layout.hop_samples, np.float32))
@@ -216,7 +220,7 @@ class Sessions:
         self._at_work.put(None)
 
     def _dispatched(self, session: Session, batches: list[SpokenBatch]) -> Shared | Drawing:
-        if session.pictures and self._limits is ON_CPU:
+        if session.pictures and self._limits.pictures == 1:
             [batch] = batches
             return dispatch(session.avatar, composed(session.avatar, batch))
         return dispatch_shared(session.avatar, batches, pictures=session.pictures)

@@ -12,7 +12,7 @@ from helpers import frames_of, voice
 from egs_jax.avatar import drawing, sessions, shared_drawing
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import Pictures, draw_codes, infer_step, motion_codes
-from egs_jax.avatar.sessions import ON_DEVICE, Sessions
+from egs_jax.avatar.sessions import Limits, Sessions
 from egs_jax.avatar.speech_batches import composed, speech_batches
 from egs_jax.avatar.stream import Stream
 from egs_jax.avatar.turns import Turns
@@ -41,8 +41,16 @@ def shared():
         yield found
 
 
+@pytest.fixture
+def many_at_once(monkeypatch):
+    """Sessions as on a GPU: several threads that hear, calls of several batches."""
+    monkeypatch.setitem(sessions.LIMITS, "cpu", Limits(3, 2, 4, 4))
+    with Sessions() as found:
+        yield found
+
+
 def spoken(seconds, seed=0):
-    return 0.5 * synthesize(seconds, seed).samples
+    return 0.5 * synthesize(max(seconds, 1.0), seed).samples[: round(16_000 * seconds)]
 
 
 def talk(session, sound, size):
@@ -95,6 +103,24 @@ def test_frames_are_those_of_a_stream_whoever_else_is_there(avatar, other, share
     assert opened[3].latency == Stream(avatar, sample_rate=44_100).latency
 
 
+@pytest.mark.parametrize("pictures", [True, False])
+def test_many_at_once_come_as_one_by_one(avatar, shared, many_at_once, pictures):
+    """As on a GPU, up to rounding; nobody gets what is another's."""
+    sounds = [spoken(0.8, seed) for seed in range(5)]
+    found = [many_at_once.open(avatar, pictures=pictures) for _ in sounds]
+    for session, sound in zip(found, sounds, strict=True):
+        session.push(sound)
+        session.finish()
+    for session, sound in zip(found, sounds, strict=True):
+        want = talk(shared.open(avatar, pictures=pictures), sound, 640)
+        for a, b in zip(session.frames(), want, strict=True):
+            assert (a.number, a.speaking) == (b.number, b.speaking)
+            if pictures:
+                assert np.abs(a.rgb.astype(int) - b.rgb).max() <= 1
+            else:
+                np.testing.assert_allclose(a.codes, b.codes, atol=1e-3)
+
+
 def test_an_interrupted_session_goes_on_as_an_interrupted_stream(avatar, shared):
     sound, then = spoken(2.0), voice(0.5)
     session, live = shared.open(avatar), Stream(avatar)
@@ -132,7 +158,7 @@ def test_codes_alone_draw_the_pictures_elsewhere(avatar, shared):
 @pytest.mark.parametrize("pictures", [True, False])
 def test_a_shared_call_gives_what_each_batch_alone_does(avatar, pictures):
     """As on a GPU: windows cut and plates spread there, several speeches in one call."""
-    batches = [b for seed in (0, 1) for b in _spoken_batches(avatar, spoken(0.7, seed))][:5]
+    batches = [b for seed in (0, 1) for b in _spoken_batches(avatar, spoken(0.7, seed))][:3]
     drive = shared_drawing.shared_drive(avatar, batches, backgrounds=True)
     for k, batch in enumerate(batches):
         want = composed(avatar, batch).drive
@@ -140,7 +166,7 @@ def test_a_shared_call_gives_what_each_batch_alone_does(avatar, pictures):
         for name in ("audio_windows", "eyes", "viewmats", "Ks", "backgrounds", "bodies"):
             np.testing.assert_array_equal(getattr(drive, name)[part], getattr(want, name), name)
     work = shared_drawing.dispatch_shared(avatar, batches, pictures=pictures)
-    assert len(work.made[0]) == 16 * len(batches[0].shown)
+    assert len(work.made[0]) == 4 * len(batches[0].shown)
     found = shared_drawing.fetch_shared(work)
     for batch, frames in zip(batches, found, strict=True):
         assert [frame.number for frame in frames] == batch.frames.tolist()
@@ -156,16 +182,6 @@ def _spoken_batches(avatar, sound):
 
     batches = SpeechBatches(avatar)
     return batches.push(sound) + batches.finish()
-
-
-@pytest.fixture
-def on_device(monkeypatch):
-    """Sessions as on a GPU: several threads that hear, calls of several batches."""
-    limits = ON_DEVICE._replace(window_batches=4, pictures=4, codes=4)
-    monkeypatch.setattr(sessions, "ON_CPU", limits)
-    with Sessions() as found:
-        found._limits = limits  # not the ones of a CPU by identity
-        yield found
 
 
 def nothing_drawn(avatar, drive):
