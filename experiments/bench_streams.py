@@ -1,0 +1,236 @@
+"""How many live sessions of 25 frames a second one device holds.
+
+Claim: one H200 with 16 cores beside it holds 200 sessions of drawn frames at 512 px, and 2,000 that
+take codes alone. A count is held if 99 of 100 frames are ready less than 40 ms after they are due
+(`_live_load`: sound comes in real time, and the stated latency is no delay). The largest count is
+searched by steps of an eighth. Threads' shares of the host's cores are told at that count, those
+of the load itself among them; H.264 is encoded elsewhere, and its cost told apart: frames a second
+of all cores.
+
+    python -m experiments.bench_streams [--avatar FILE_OR_RUN ...] [--speech FILE ...] [--seconds 5]
+                                        [--codes N] [--drawn N] [--only drawn|codes] [--tiny]
+
+writes `results/bench_streams.json`. Without avatars it makes some, of random networks and motions:
+25,000 and 50,000 Gaussians at 512 px on a GPU, 6,500 at 160 and 25,000 at 256 px on a CPU. --codes
+and --drawn are the counts that the search begins with. Three minutes on a GPU. `--tiny` holds two
+sessions of a small head (tests).
+"""
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from egs_jax.__main__ import Parser
+from egs_jax.avatar.avatar import Avatar
+from egs_jax.avatar.avatar_file import Written
+from egs_jax.avatar.baking import Trained, bake_motions
+from egs_jax.avatar.precomputed import spatial_part
+from egs_jax.avatar.scene import PersonScene, Scene
+from egs_jax.avatar.sessions import Sessions
+from egs_jax.data.body import BodyModel
+from egs_jax.media.audio_file import read_audio
+from egs_jax.media.clock import FPS
+from egs_jax.media.video_writer import VideoWriter, best_encoder
+from egs_jax.performer.voice import synthesize
+from egs_jax.runtime.environment import keep_programs, usable_cores
+from egs_jax.speech.features import silence_features
+from egs_jax.speech.layout import DEFAULT
+from egs_jax.speech.level import SPEECH_LOUDNESS
+from experiments import bench_inference
+from experiments._common import record
+from experiments._live_load import Outcome, under_load
+from experiments._runs import parsed, run_main
+
+NAME = "bench_streams"
+LATE_MS = 40.0
+"""Lateness that 99 of 100 frames may not reach."""
+STEP = 1.125
+"""Factor between counts that are told apart."""
+LEAP = 1.5
+"""Factor of the search's first steps."""
+AVATARS = 4
+"""Different ones among whom the sessions are dealt out."""
+ENCODED = 100
+"""Frames that are encoded to tell what H.264 takes."""
+
+
+class Case(NamedTuple):
+    """What is held."""
+
+    name: str
+    avatars: list[Avatar]
+    pictures: bool
+    start: int
+    """Count that the search begins with."""
+
+
+def synthetic(n: int, size: int) -> Avatar:
+    """Make a person of random networks whose random motions are baked."""
+    scene = bench_inference.synthetic(n, size, "paper", "person")
+    config, degree = scene.config, scene.config.model.sh_degree
+    spatial = spatial_part(config, scene.params, scene.alive, degree)
+    trained = Trained(config, scene.params["networks"], spatial, degree, scene.kept.limits)
+    count = len(trained.live.features)
+    numbers = 11 + 3 * (degree + 1) ** 2
+    rng = np.random.default_rng(0)
+    motions = 0.01 * rng.standard_normal((36, count, numbers), np.float32)
+    baked = bake_motions(trained, motions.astype(np.float16))
+    written = Written(config, room(scene), baked, {})
+    return Avatar(config, None, None, None, None, is_exact=False, written=written)
+
+
+def room(scene: bench_inference.Scene) -> Scene:
+    """Return what a clip of such a person would lend."""
+    drive, size = scene.drive(1), scene.size
+    viewmats = np.repeat(drive.viewmats, 100, axis=0)
+    viewmats[:, 0, 3] += 0.02 * np.sin(np.arange(100) / 9)
+    body = BodyModel(np.eye(4), np.zeros((1, 6)), np.zeros((2, 6)), 0.0, 0.0)
+    person = PersonScene(viewmats, viewmats[0], body, scene.kept.limits, drive.backgrounds[0])
+    return Scene(
+        width=size, height=size, intrinsics=drive.Ks[0], start=0, viewmats=viewmats,
+        still_frame=0, still_viewmat=viewmats[0], silence=silence_features("whisper"),
+        layout=DEFAULT, sound_kind="whisper", sound_name="whisper", loudness=SPEECH_LOUDNESS,
+        own=person,
+    )  # fmt: skip
+
+
+def several(avatar: Avatar, count: int) -> list[Avatar]:
+    """Return others beside an avatar, which share no call of the device with it."""
+    change = lambda seed: dataclasses.replace(avatar.config, seed=seed)
+    return [avatar, *(dataclasses.replace(avatar, config=change(k)) for k in range(1, count))]
+
+
+def search(held: Callable[[int], bool], start: int) -> int:
+    """Return the largest count that is held, to a factor of `STEP`; 0 if not even one is."""
+    count, best, worst = max(start, 1), 0, None
+    while True:
+        if held(count):
+            best = count
+        else:
+            worst = count
+        if worst is None:
+            count = max(int(best * LEAP), best + 1)
+        elif best == 0:
+            if worst == 1:
+                return 0
+            count = max(int(worst / LEAP), 1)
+        elif worst <= max(best * STEP, best + 1):
+            return best
+        else:
+            count = min(max(round((best * worst) ** 0.5), best + 1), worst - 1)
+
+
+def measured(case: Case, speech: np.ndarray, seconds: float) -> dict:
+    """Search the largest count of a case."""
+    began = time.perf_counter()
+    with Sessions() as sessions:
+        for avatar in case.avatars:
+            sessions.warm_up(avatar, pictures=case.pictures)
+    compiled = time.perf_counter() - began
+    found: dict[int, Outcome] = {}
+
+    def held(count: int) -> bool:
+        outcome = under_load(case.avatars, speech, count, seconds, pictures=case.pictures)
+        found[count] = outcome
+        late = float(np.percentile(outcome.late_ms, 99)) if len(outcome.late_ms) else np.inf
+        print(f"{case.name}: {count} sessions, p99 {late:.1f} ms late, {outcome.cores}, load "
+              f"{outcome.pushes_behind_ms:.1f} ms behind", flush=True)  # fmt: skip
+        return late < LATE_MS
+
+    most = search(held, case.start)
+    avatar = case.avatars[0]
+    told = {
+        "name": case.name, "gaussians": avatar.num_gaussians, "size": avatar.scene.width,
+        "frames": "drawn" if case.pictures else "codes", "avatars": len(case.avatars),
+        "sessions": most, "host_cores": usable_cores(), "warm_up_s": round(compiled, 1),
+        "latency_s": round(avatar.scene.layout.look_ahead(), 3), "seconds": seconds,
+        "tried": {str(count): _figures(outcome) for count, outcome in sorted(found.items())},
+    }  # fmt: skip
+    return told
+
+
+def _figures(outcome: Outcome) -> dict:
+    late, told = outcome.late_ms, {}
+    for q in (50, 99):
+        value = float(np.percentile(late, q, method="higher")) if len(late) else np.inf
+        told[f"late_p{q}_ms"] = round(value, 1) if np.isfinite(value) else None
+    return told | {"cores": outcome.cores, "load_behind_ms": round(outcome.pushes_behind_ms, 1)}
+
+
+def encoding(sizes: Sequence[int]) -> list[dict]:
+    """Time H.264 of frames that change, with all cores."""
+    found = []
+    for size in sizes:
+        rng = np.random.default_rng(0)
+        noise = rng.integers(0, 256, (size // 8, size // 8, 3), np.uint8)
+        still = noise.repeat(8, 0).repeat(8, 1)
+        frames = [np.roll(still, k, axis=1) for k in range(8)]
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.perf_counter()
+            with VideoWriter(Path(folder) / "a.mp4", *still.shape[1::-1], FPS) as film:
+                for k in range(ENCODED):
+                    film.write_frame(frames[k % len(frames)])
+            wall = time.perf_counter() - began
+        found.append({
+            "name": "H.264", "size": size, "encoder": best_encoder(size, size),
+            "host_cores": usable_cores(), "frames_a_second": round(ENCODED / wall, 1),
+        })  # fmt: skip
+        print(found[-1], flush=True)
+    return found
+
+
+def cases_of(paths: Sequence[Path], drawn: int | None, codes: int | None) -> list[Case]:
+    """Return what is measured: avatars of files or runs, or such as suit the device."""
+    on_cpu = jax.default_backend() == "cpu"
+    drawn = drawn or (1 if on_cpu else 160)
+    codes = codes or (8 if on_cpu else 500)
+    shapes = [(6_500, 160), (25_000, 256)] if on_cpu else [(25_000, 512), (50_000, 512)]
+    made = [(path.name, Avatar.load(path, exact=None if path.is_file() else False))
+            for path in paths]  # fmt: skip
+    made = made or [(f"synthetic person of {n}", synthetic(n, size)) for n, size in shapes]
+    found = []
+    for name, avatar in made:
+        found.append(Case(name, several(avatar, AVATARS), True, drawn))
+    return [*found, Case(made[-1][0], several(made[-1][1], AVATARS), False, codes)]
+
+
+def main(argv: list[str] | None = None) -> Path:
+    """Run the benchmark; returns the file written."""
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("--avatar", type=Path, nargs="+", default=[], metavar="FILE_OR_RUN")
+    parser.add_argument("--speech", type=Path, nargs="+", default=[], metavar="FILE")
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--drawn", type=int)
+    parser.add_argument("--codes", type=int)
+    parser.add_argument("--only", choices=("drawn", "codes"))
+    arguments = parsed(parser, argv, figures=False)
+    keep_programs()
+    sounds = [read_audio(path) for path in arguments.speech] or [synthesize(20.0, 0).samples]
+    speech = np.concatenate(sounds)
+    if arguments.tiny:
+        avatar = Avatar.load(arguments.avatar[0], exact=False)
+        cases = [Case("tiny", [avatar], pictures, 1) for pictures in (True, False)]
+        found = [_tiny(case, speech) for case in cases] + encoding([48])
+        return record(NAME, found, arguments.out)
+    cases = [case for case in cases_of(arguments.avatar, arguments.drawn, arguments.codes)
+             if arguments.only in (None, "drawn" if case.pictures else "codes")]  # fmt: skip
+    found = encoding(sorted({case.avatars[0].scene.width for case in cases}))
+    for case in cases:
+        found.append(measured(case, speech, arguments.seconds))
+        path = record(NAME, found, arguments.out)  # whatever comes
+    return path
+
+
+def _tiny(case: Case, speech: np.ndarray) -> dict:
+    outcome = under_load(case.avatars, speech, 2, 1.0, pictures=case.pictures)
+    return {"frames": "drawn" if case.pictures else "codes", "sessions": 2, **_figures(outcome)}
+
+
+if __name__ == "__main__":
+    run_main(main)
