@@ -89,7 +89,7 @@ def under_load(
     told: queue.SimpleQueue[Client | None] = queue.SimpleQueue()
     with Sessions() as sessions:
         clients = _clients(sessions, avatars, speech, count, told, pictures=pictures)
-        reader = threading.Thread(target=_read, args=(told,), name="load-reader")
+        reader = threading.Thread(target=_read, args=(told,), name="reader")
         reader.start()
         behind, cores = _push(clients, WARM + seconds)
         wanted = count * int(seconds * FPS)
@@ -156,8 +156,8 @@ def cpu_seconds() -> dict[str, float]:
             fields = (task / "stat").read_text("utf-8").rpartition(")")[2].split()
         except OSError:  # it has ended
             continue
-        name = names.get(task.name, "libraries")
-        name = {"MainThread": "load"}.get(name, name.split("_")[0])
+        name = names.get(task.name, "libraries").partition("-")[0]
+        name = {"MainThread": "load", "ThreadPoolExecutor": "drawing"}.get(name, name)
         ticks = int(fields[11]) + int(fields[12])
         found[name] = found.get(name, 0.0) + ticks / 100
     return found

@@ -101,9 +101,11 @@ def room(scene: bench_inference.Scene) -> Scene:
 
 
 def several(avatar: Avatar, count: int) -> list[Avatar]:
-    """Return others beside an avatar, which share no call of the device with it."""
-    change = lambda seed: dataclasses.replace(avatar.config, seed=seed)
-    return [avatar, *(dataclasses.replace(avatar, config=change(k)) for k in range(1, count))]
+    """Return avatars of one's motion and room, which share no call of the device."""
+    written = Written(avatar.config, avatar.scene, avatar.baked, {})
+    one = Avatar(avatar.config, None, None, None, None, is_exact=False, written=written)
+    change = lambda seed: dataclasses.replace(one.config, seed=seed)
+    return [dataclasses.replace(one, config=change(seed)) for seed in range(count)]
 
 
 def search(held: Callable[[int], bool], start: int) -> int:
@@ -173,7 +175,7 @@ def encoding(sizes: Sequence[int]) -> list[dict]:
         frames = [np.roll(still, k, axis=1) for k in range(8)]
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
-            with VideoWriter(Path(folder) / "a.mp4", *still.shape[1::-1], FPS) as film:
+            with VideoWriter(Path(folder) / "a.mp4", len(still), len(still), FPS) as film:
                 for k in range(ENCODED):
                     film.write_frame(frames[k % len(frames)])
             wall = time.perf_counter() - began
@@ -194,10 +196,9 @@ def cases_of(paths: Sequence[Path], drawn: int | None, codes: int | None) -> lis
     made = [(path.name, Avatar.load(path, exact=None if path.is_file() else False))
             for path in paths]  # fmt: skip
     made = made or [(f"synthetic person of {n}", synthetic(n, size)) for n, size in shapes]
-    found = []
-    for name, avatar in made:
-        found.append(Case(name, several(avatar, AVATARS), True, drawn))
-    return [*found, Case(made[-1][0], several(made[-1][1], AVATARS), False, codes)]
+    alike = [(name, several(avatar, AVATARS)) for name, avatar in made]
+    found = [Case(name, avatars, True, drawn) for name, avatars in alike]
+    return [*found, Case(*alike[-1], False, codes)]
 
 
 def main(argv: list[str] | None = None) -> Path:

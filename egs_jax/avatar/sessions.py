@@ -1,8 +1,8 @@
 """Many live speakers in one process: their sound is heard, and their frames are drawn, together.
 
 Before: `speech_batches`, `drawing` and `shared_drawing`; after: a server. Work goes through three
-kinds of threads, of which each takes what is due of several sessions at once, those first who wait
-longest:
+kinds of threads, of which each takes what is due of several sessions at once, those first who are
+due first:
 
 * hearing: windows of sound -> features -> batches of frames that can be drawn;
 * drawing: batches of one avatar -> a call of the device, which is not waited for;
@@ -14,6 +14,7 @@ All queues are bounded, so that a reader who does not read stops his own session
 import contextlib
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Self
@@ -27,7 +28,8 @@ from egs_jax.avatar.session import Frame, Session, Speech
 from egs_jax.avatar.shared_drawing import Shared, compile_shared, dispatch_shared, fetch_shared
 from egs_jax.avatar.speech_batches import SpeechBatches, SpokenBatch, composed
 from egs_jax.avatar.turns import Turns
-from egs_jax.media.clock import SAMPLE_RATE
+from egs_jax.media.clock import FPS, SAMPLE_RATE
+from egs_jax.runtime.environment import usable_cores
 from egs_jax.runtime.errors import InputError
 from egs_jax.speech.features import listen
 from egs_jax.speech.window_rows import encode_windows
@@ -47,9 +49,11 @@ class Limits(NamedTuple):
     """Batches of frames that are drawn at once."""
     codes: int
     """Batches of frames whose codes are made at once."""
+    is_single: bool = False
+    """Whether pictures are drawn one by one, a core each."""
 
 
-LIMITS = {"cpu": Limits(1, 1, 1, 1)}
+LIMITS = {"cpu": Limits(1, 1, 1, 1, is_single=True)}
 """By JAX's platform."""
 OTHER_LIMITS = Limits(hearers=4, window_batches=16, pictures=4, codes=64)
 """Of all others."""
@@ -82,13 +86,14 @@ class Sessions:
         self._heard, self._drawn = (threading.Condition(self._lock) for _ in range(2))
         self._to_hear: Turns[Speech] = Turns()
         self._to_draw: Turns[Speech] = Turns()
-        self._at_work: queue.Queue[Task | None] = queue.Queue(IN_FLIGHT)
         self._open: weakref.WeakSet[Session] = weakref.WeakSet()
         self._is_closed = False
         self._limits = LIMITS.get(jax.default_backend(), OTHER_LIMITS)
+        most = usable_cores() if self._limits.is_single else IN_FLIGHT
+        self._at_work: queue.Queue[Task | None] = queue.Queue(most)
         hearers = [self._hear] * self._limits.hearers
         self._threads = [
-            threading.Thread(target=work, name=f"sessions-{work.__name__}", daemon=True)
+            threading.Thread(target=work, name=work.__name__.strip("_"), daemon=True)
             for work in (*hearers, self._draw, self._deliver)
         ]
         for thread in self._threads:
@@ -134,7 +139,7 @@ class Sessions:
         features, layout = batches.features, batches.features.layout
         for size in {1, self._limits.window_batches}:
             features.program(np.zeros((layout.batch * size, layout.window_samples), np.float32))
-        if pictures and self._limits.pictures == 1:
+        if pictures and self._limits.is_single:
             return warm_up(avatar)
         most = self._limits.pictures if pictures else self._limits.codes
         silent = batches.push(np.zeros(batches.silent_samples + layout.hop_samples, np.float32))
@@ -166,11 +171,13 @@ class Sessions:
         if speech.can_be_heard():
             speech.is_hearing = True
             features = speech.batches.features
-            self._to_hear.add((features.features, features.layout, features.place), speech)
+            due = speech.hearing.due(time.monotonic(), features.layout.hop_frames / FPS)
+            self._to_hear.add((features.features, features.layout, features.place), due, speech)
             self._heard.notify()
         if speech.can_be_drawn():
             speech.is_listed = True
-            self._to_draw.add((id(speech.session.avatar), speech.session.pictures), speech)
+            group = id(speech.session.avatar), speech.session.pictures
+            self._to_draw.add(group, speech.due[0][0], speech)
             self._drawn.notify()
 
     # The threads.
@@ -182,7 +189,7 @@ class Sessions:
                     self._heard.wait()
                 if self._is_closed:
                     return
-                features, layout, _ = self._to_hear.longest()
+                features, layout, _ = self._to_hear.first()
                 places = [(features, layout, place) for place in range(layout.batch)]
                 taken = self._to_hear.take(places, self._limits.window_batches)
                 speeches = [speech for speech in taken if not speech.is_over]
@@ -191,11 +198,17 @@ class Sessions:
                 found = _heard_together(speeches, sounds, self._limits.window_batches)
                 with self._lock:
                     for speech, batches in zip(speeches, found, strict=True):
-                        speech.heard(batches)
+                        speech.heard(self._parts(speech.session, batches))
                         self._look_at(speech)
                 for speech in speeches:
                     if speech.is_done:
                         speech.session.tell()
+
+    def _parts(self, session: Session, batches: list[SpokenBatch]) -> list[SpokenBatch]:
+        """Return what takes a turn each: batches, or frames where these are drawn one by one."""
+        if not (session.pictures and self._limits.is_single):
+            return batches
+        return [frame for batch in batches for frame in batch.single()]
 
     def _draw(self) -> None:
         while True:
@@ -204,7 +217,7 @@ class Sessions:
                     self._drawn.wait()
                 if self._is_closed:
                     break
-                group = self._to_draw.longest()
+                group = self._to_draw.first()
                 _, pictures = group
                 most = self._limits.pictures if pictures else self._limits.codes
                 taken = self._to_draw.take([group], most)
@@ -220,7 +233,7 @@ class Sessions:
         self._at_work.put(None)
 
     def _dispatched(self, session: Session, batches: list[SpokenBatch]) -> Shared | Drawing:
-        if session.pictures and self._limits.pictures == 1:
+        if session.pictures and self._limits.is_single:
             [batch] = batches
             return dispatch(session.avatar, composed(session.avatar, batch))
         return dispatch_shared(session.avatar, batches, pictures=session.pictures)

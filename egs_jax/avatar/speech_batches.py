@@ -53,6 +53,12 @@ class SpokenBatch(NamedTuple):
         """Whether somebody speaks at the time of each place's frame."""
         return self.openness[FRAME_ROWS * self.shown - self.first_row] > _OPEN
 
+    def single(self) -> list[Self]:
+        """Return the frames that count as batches of their own."""
+        part = lambda k: self._replace(frames=self.frames[k : k + 1], first=0,
+                                       shown=self.frames[k : k + 1])  # fmt: skip
+        return [part(k) for k in range(len(self.frames))]
+
 
 class MicroBatch(NamedTuple):
     """Such frames with all that draws them."""

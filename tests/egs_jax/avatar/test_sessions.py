@@ -15,7 +15,7 @@ from egs_jax.avatar.draw import Pictures, draw_codes, infer_step, motion_codes
 from egs_jax.avatar.sessions import Limits, Sessions
 from egs_jax.avatar.speech_batches import composed, speech_batches
 from egs_jax.avatar.stream import Stream
-from egs_jax.avatar.turns import Turns
+from egs_jax.avatar.turns import Clock, Turns
 from egs_jax.performer.voice import synthesize
 from egs_jax.runtime.errors import InputError
 
@@ -286,11 +286,34 @@ def test_limits_that_are_none_are_refused(avatar, shared, wrong):
         shared.open(avatar, **wrong)
 
 
-def test_turns_go_to_those_who_wait_longest():
+def test_turns_go_to_those_who_are_due_first():
     turns = Turns()
-    for group, item in ((1, "a"), (2, "b"), (1, "c"), (3, "d"), (1, "e")):
-        turns.add(group, item)
-    assert turns.longest() == 1 and turns.take([1], 2) == ["a", "c"]
-    turns.add(1, "a")
-    assert turns.longest() == 2 and turns.take([2, 3, 4], 1) == ["b", "d"]
-    assert turns.take([1], 5) == ["e", "a"] and not turns
+    for group, due, item in ((1, 0.1, "a"), (2, 0.2, "b"), (1, 0.5, "c"), (3, 9.0, "d"),
+                             (1, 0.5, "e"), (1, 0.4, "f")):  # fmt: skip
+        turns.add(group, due, item)
+    assert turns.first() == 1 and turns.take([1], 2) == ["a", "f"]
+    assert turns.first() == 2 and turns.take([2, 3, 4], 1) == ["b", "d"]
+    assert turns.take([1], 5) == ["c", "e"] and not turns
+
+
+def test_whoever_brings_much_at_once_takes_nobody_s_turn():
+    clock = Clock()
+    assert [clock.due(5.0, 0.2) for _ in range(3)] == pytest.approx([5.0, 5.2, 5.4])
+    assert clock.due(5.3, 0.2) == pytest.approx(5.6)
+    assert clock.due(9.0, 0.2) == 9.0 and clock.due(9.1, 0.2) == pytest.approx(9.2)
+
+
+def test_a_live_session_does_not_wait_for_one_that_brings_all_at_once(avatar, shared, monkeypatch):
+    monkeypatch.setattr(drawing, "draw", slow_nothing)
+    bulk, live = (shared.open(avatar, most_ready=60.0, most_waiting=60.0) for _ in range(2))
+    bulk.push(voice(8.0))
+    bulk.finish()
+    live.push(voice(0.8))
+    live.finish()
+    assert len(list(live.frames())) == 20
+    assert len(bulk.ready()) < 100 and len(list(bulk.frames())) > 100
+
+
+def slow_nothing(avatar, drive):
+    time.sleep(0.005)
+    return nothing_drawn(avatar, drive)
