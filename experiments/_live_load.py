@@ -1,9 +1,10 @@
 """Sessions under a load in real time: speech comes as it is spoken, frames are read as they come.
 
 Sound of a session comes in chunks of `CHUNK` seconds, each when its last sample has been spoken;
-sessions begin one after the other, spread over a block of frames. A frame is due when its sound is
-there, `latency` after its own time, rounded up to whole chunks; it is late by as much as it is
-ready after that.
+sessions begin one after the other, spread over a block of frames. Frames are shown at a steady
+pace, the stated latency after their own time and as little more as chunks need that come whole:
+at that moment a frame is due, and the first one of every block can not have been made before it,
+for its sound has just come. It is late by as much as it is ready after that.
 """
 
 import heapq
@@ -37,7 +38,9 @@ class Client:
 
     session: Session
     speech: np.ndarray
-    began: float
+    delay: float
+    """From a frame's time until it is due, seconds."""
+    began: float = 0.0
     """When its first sample is spoken."""
     pushed: int = 0
     """Chunks."""
@@ -56,11 +59,7 @@ class Client:
         """Take the frames that are there."""
         frames = self.session.ready()
         now = time.perf_counter() - self.began
-        for frame in frames:
-            heard = frame.time + self.session.latency
-            due = CHUNK * np.ceil(heard / CHUNK - 1e-6)
-            if frame.time >= WARM:
-                self.late.append(now - due)
+        self.late += [now - frame.time - self.delay for frame in frames if frame.time >= WARM]
 
 
 class Outcome(NamedTuple):
@@ -99,8 +98,17 @@ def under_load(
         for client in clients:
             client.session.close()
     late = np.array([value for client in clients for value in client.late]) * 1e3
-    missing = max(wanted - round(count * (clients[0].session.latency + CHUNK) * FPS) - len(late), 0)
+    missing = max(wanted - round(count * (clients[0].delay + CHUNK) * FPS) - len(late), 0)
     return Outcome(np.concatenate([late, np.full(missing, np.inf)]), cores, behind)
+
+
+def delay_of(session: Session) -> float:
+    """Return how long after its own time a frame is due."""
+    layout = session.avatar.scene.layout
+    lead = layout.lead_frames(session.avatar.config.model.window_frames)
+    firsts = (np.arange(1, 51) * layout.hop_frames - lead % layout.hop_frames) / FPS
+    arrived = CHUNK * np.ceil((firsts + session.latency) / CHUNK - 1e-6)
+    return float((arrived - firsts).max())
 
 
 def _clients(
@@ -113,7 +121,7 @@ def _clients(
             avatars[k % len(avatars)], pictures=pictures, notify=lambda k=k: told.put(clients[k])
         )
         turned = np.roll(speech, -(k * len(speech)) // count)
-        clients.append(Client(session, turned, 0.0))
+        clients.append(Client(session, turned, delay_of(session)))
     began = time.perf_counter() + 0.2
     for k, client in enumerate(clients):
         client.began = began + SPREAD * k / count

@@ -1,14 +1,15 @@
 """Many live speakers in one process: their sound is heard, and their frames are drawn, together.
 
 Before: `speech_batches`, `drawing` and `shared_drawing`; after: a server. Work goes through three
-kinds of threads, of which each takes what is due of several sessions at once, those first who are
+threads, of which each takes what is due of several sessions at once, those first who are
 due first:
 
 * hearing: windows of sound -> features -> batches of frames that can be drawn;
 * drawing: batches of one avatar -> a call of the device, which is not waited for;
 * delivering: what the device has made -> frames that wait for their reader.
 
-All queues are bounded, so that a reader who does not read stops his own session and no other.
+There is one thread of each kind: more would only wait for Python's lock, and find less to do at
+once. All queues are bounded, so that a reader who does not read stops his own session and no other.
 """
 
 import contextlib
@@ -29,9 +30,11 @@ from egs_jax.avatar.shared_drawing import Shared, compile_shared, dispatch_share
 from egs_jax.avatar.speech_batches import SpeechBatches, SpokenBatch, composed
 from egs_jax.avatar.turns import Turns
 from egs_jax.media.clock import FPS, SAMPLE_RATE
+from egs_jax.media.voice_activity import Run
 from egs_jax.runtime.environment import usable_cores
 from egs_jax.runtime.errors import InputError
 from egs_jax.speech.features import listen
+from egs_jax.speech.voice_on_device import run_on_device
 from egs_jax.speech.window_rows import encode_windows
 
 
@@ -41,8 +44,6 @@ class Limits(NamedTuple):
     More than one batch may come in other bits than one alone, so that a CPU does one at a time.
     """
 
-    hearers: int
-    """Threads that hear."""
     window_batches: int
     """Batches of a stream that go through the encoder at once."""
     pictures: int
@@ -51,11 +52,13 @@ class Limits(NamedTuple):
     """Batches of frames whose codes are made at once."""
     is_single: bool = False
     """Whether pictures are drawn one by one, a core each."""
+    run: Run | None = None
+    """What finds out where somebody speaks (`voice_activity.judge`)."""
 
 
-LIMITS = {"cpu": Limits(1, 1, 1, 1, is_single=True)}
+LIMITS = {"cpu": Limits(1, 1, 1, is_single=True)}
 """By JAX's platform."""
-OTHER_LIMITS = Limits(hearers=4, window_batches=16, pictures=4, codes=64)
+OTHER_LIMITS = Limits(window_batches=16, pictures=4, codes=64, run=run_on_device)
 """Of all others."""
 
 
@@ -91,10 +94,9 @@ class Sessions:
         self._limits = LIMITS.get(jax.default_backend(), OTHER_LIMITS)
         most = usable_cores() if self._limits.is_single else IN_FLIGHT
         self._at_work: queue.Queue[Task | None] = queue.Queue(most)
-        hearers = [self._hear] * self._limits.hearers
         self._threads = [
             threading.Thread(target=work, name=work.__name__.strip("_"), daemon=True)
-            for work in (*hearers, self._draw, self._deliver)
+            for work in (self._hear, self._draw, self._deliver)
         ]
         for thread in self._threads:
             thread.start()
@@ -195,7 +197,7 @@ class Sessions:
                 speeches = [speech for speech in taken if not speech.is_over]
                 sounds = [speech.take_sound() for speech in speeches]
             with self._failing(speeches):
-                found = _heard_together(speeches, sounds, self._limits.window_batches)
+                found = _heard_together(speeches, sounds, self._limits)
                 with self._lock:
                     for speech, batches in zip(speeches, found, strict=True):
                         speech.heard(self._parts(speech.session, batches))
@@ -266,16 +268,16 @@ class Sessions:
 
 
 def _heard_together(
-    speeches: list[Speech], sounds: list[np.ndarray], window_batches: int
+    speeches: list[Speech], sounds: list[np.ndarray], limits: Limits
 ) -> list[list[SpokenBatch]]:
     """Return the batches that the next window of each speech completes."""
     cuts = [speech.next_cut(sound) for speech, sound in zip(speeches, sounds, strict=True)]
     hearing = [k for k, cut in enumerate(cuts) if cut is not None]
     streams = [speeches[k].batches.features for k in hearing]
-    windows = listen(streams, [cuts[k] for k in hearing])
+    windows = listen(streams, [cuts[k] for k in hearing], limits.run)
     encoded: list[np.ndarray] = []
     if windows:
-        count = window_batches if len(windows) > 1 else 1
+        count = limits.window_batches if len(windows) > 1 else 1
         encoded = encode_windows(streams[0].program, streams[0].layout, windows, count)
     found = {k: ([own], [rows]) for k, own, rows in zip(hearing, windows, encoded, strict=True)}
     return [speech.spoken(*found.get(k, ([], []))) for k, speech in enumerate(speeches)]

@@ -18,6 +18,7 @@ from egs_jax.avatar.stream import Stream
 from egs_jax.avatar.turns import Clock, Turns
 from egs_jax.performer.voice import synthesize
 from egs_jax.runtime.errors import InputError
+from egs_jax.speech.voice_on_device import run_on_device
 
 WAIT = 30.0
 """Seconds after which what should have come has not."""
@@ -43,8 +44,8 @@ def shared():
 
 @pytest.fixture
 def many_at_once(monkeypatch):
-    """Sessions as on a GPU: several threads that hear, calls of several batches."""
-    monkeypatch.setitem(sessions.LIMITS, "cpu", Limits(3, 2, 4, 4))
+    """Sessions as on a GPU: calls of several batches."""
+    monkeypatch.setitem(sessions.LIMITS, "cpu", Limits(2, 4, 4, run=run_on_device))
     with Sessions() as found:
         yield found
 
@@ -103,6 +104,7 @@ def test_frames_are_those_of_a_stream_whoever_else_is_there(avatar, other, share
     assert opened[3].latency == Stream(avatar, sample_rate=44_100).latency
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pictures", [True, False])
 def test_many_at_once_come_as_one_by_one(avatar, shared, many_at_once, pictures):
     """As on a GPU, up to rounding; nobody gets what is another's."""
