@@ -7,21 +7,28 @@ searched by steps of an eighth. Threads' shares of the host's cores are told at 
 of the load itself among them; H.264 is encoded elsewhere, and its cost told apart: frames a second
 of all cores.
 
-    python -m experiments.bench_streams [--avatar FILE_OR_RUN ...] [--speech FILE ...] [--seconds 5]
-                                        [--codes N] [--drawn N] [--only drawn|codes] [--tiny]
+    python -m experiments.bench_streams [--avatar FILE_OR_RUN ...] [--speech FILE ...] [--seconds 4]
+                                        [--drawn N] [--codes N] [--only drawn|codes]
+                                        [--processes N] [--late 40] [--tiny]
 
 writes `results/bench_streams.json`. Without avatars it makes some, of random networks and motions:
-25,000 and 50,000 Gaussians at 512 px on a GPU, 6,500 at 160 and 25,000 at 256 px on a CPU. --codes
-and --drawn are the counts that the search begins with. Three minutes on a GPU. `--tiny` holds two
+25,000 and 50,000 Gaussians at 512 px on a GPU, 6,500 at 160 and 25,000 at 256 px on a CPU. --drawn
+and --codes are the counts that the search begins with: every trial takes ten seconds. Python's lock
+bounds what one process holds; several share the device if --processes says so. `--tiny` holds two
 sessions of a small head (tests).
 """
 
+import collections
 import dataclasses
+import functools
+import multiprocessing
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
@@ -38,7 +45,7 @@ from egs_jax.media.audio_file import read_audio
 from egs_jax.media.clock import FPS
 from egs_jax.media.video_writer import VideoWriter, best_encoder
 from egs_jax.performer.voice import synthesize
-from egs_jax.runtime.environment import keep_programs, usable_cores
+from egs_jax.runtime.environment import keep_programs, take_memory_as_needed, usable_cores
 from egs_jax.speech.features import silence_features
 from egs_jax.speech.layout import DEFAULT
 from egs_jax.speech.level import SPEECH_LOUDNESS
@@ -128,33 +135,117 @@ def search(held: Callable[[int], bool], start: int) -> int:
             count = min(max(round((best * worst) ** 0.5), best + 1), worst - 1)
 
 
-def measured(case: Case, speech: np.ndarray, seconds: float) -> dict:
-    """Search the largest count of a case."""
-    began = time.perf_counter()
+class Holders:
+    """Processes that hold sessions together, each its share; a context manager."""
+
+    def __init__(self, processes: int, cases: Callable[[], list[Case]]):
+        """Start them, if they are more than this one; each makes its own cases by `cases`."""
+        self._count, self._pool = processes, None
+        if processes == 1:
+            _begin(cases, None)
+        else:
+            spawn = multiprocessing.get_context("spawn")
+            arguments = cases, spawn.Barrier(processes)
+            self._pool = ProcessPoolExecutor(processes, spawn, _begin, arguments)
+            self.of_all(_number_of_cases)
+
+    def of_all(self, function: Callable, *arguments: Any) -> list[Any]:
+        """Let each process call a function once, with its number first."""
+        if self._pool is None:
+            return [function(0, *arguments)]
+        calls = [self._pool.submit(_alone, function, k, *arguments) for k in range(self._count)]
+        return [call.result() for call in calls]
+
+    def hold(self, case: int, count: int, speech: np.ndarray, seconds: float) -> Outcome:
+        """Hold so many sessions of a case in all."""
+        shares = [len(part) for part in np.array_split(np.arange(count), self._count)]
+        outcomes = [o for o in self.of_all(_hold, case, shares, speech, seconds) if o is not None]
+        cores: collections.Counter[str] = collections.Counter()
+        for outcome in outcomes:
+            cores.update(outcome.cores)
+        late = np.concatenate([outcome.late_ms for outcome in outcomes])
+        behind = max(outcome.pushes_behind_ms for outcome in outcomes)
+        return Outcome(late, {name: round(value, 2) for name, value in cores.items()}, behind)
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the processes."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+
+_here: dict[str, Any] = {}
+"""What a process that holds sessions knows: its cases, and where it waits for the others."""
+
+
+def _begin(cases: Callable[[], list[Case]], barrier: Any) -> None:
+    keep_programs()
+    _here.update(cases=cases(), barrier=barrier)
+
+
+def _alone(function: Callable, *arguments: Any) -> Any:
+    _here["barrier"].wait()  # so that nobody takes two calls
+    return function(*arguments)
+
+
+def _number_of_cases(_: int) -> int:
+    return len(_here["cases"])
+
+
+def _warm_up(_: int, number: int) -> float:
+    case, began = _here["cases"][number], time.perf_counter()
     with Sessions() as sessions:
         for avatar in case.avatars:
             sessions.warm_up(avatar, pictures=case.pictures)
-    compiled = time.perf_counter() - began
+    return time.perf_counter() - began
+
+
+def _hold(
+    own: int, number: int, shares: Sequence[int], speech: np.ndarray, seconds: float
+) -> Outcome | None:
+    case = _here["cases"][number]
+    if not shares[own]:
+        return None
+    return under_load(case.avatars, speech, shares[own], seconds, pictures=case.pictures)
+
+
+def measured(holders: Holders, number: int, speech: np.ndarray, arguments: Namespace) -> dict:
+    """Search the largest count of a case; a tiny one is held by the first count."""
+    case = holders.of_all(_told, number)[0]
+    compiled = max(holders.of_all(_warm_up, number))
     found: dict[int, Outcome] = {}
 
     def held(count: int) -> bool:
-        outcome = under_load(case.avatars, speech, count, seconds, pictures=case.pictures)
-        found[count] = outcome
-        late = float(np.percentile(outcome.late_ms, 99)) if len(outcome.late_ms) else np.inf
-        print(f"{case.name}: {count} sessions, p99 {late:.1f} ms late, {outcome.cores}, load "
-              f"{outcome.pushes_behind_ms:.1f} ms behind", flush=True)  # fmt: skip
-        return late < LATE_MS
+        outcome = found[count] = holders.hold(number, count, speech, arguments.seconds)
+        late = float(np.percentile(outcome.late_ms, 99, method="higher"))
+        print(
+            f"{case['name']}, {case['frames']}: {count} sessions, p99 {late:.1f} ms late, "
+            f"{outcome.cores}, load {outcome.pushes_behind_ms:.1f} ms behind", flush=True,
+        )  # fmt: skip
+        return late < arguments.late
 
-    most = search(held, case.start)
-    avatar = case.avatars[0]
-    told = {
-        "name": case.name, "gaussians": avatar.num_gaussians, "size": avatar.scene.width,
-        "frames": "drawn" if case.pictures else "codes", "avatars": len(case.avatars),
-        "sessions": most, "host_cores": usable_cores(), "warm_up_s": round(compiled, 1),
-        "latency_s": round(avatar.scene.layout.look_ahead(), 3), "seconds": seconds,
+    start = case.pop("start")
+    most = (held(2), 2)[1] if arguments.tiny else search(held, start)
+    return case | {
+        "processes": arguments.processes, "sessions": most, "late_limit_ms": arguments.late,
+        "host_cores": usable_cores(), "warm_up_s": round(compiled, 1),
+        "seconds": arguments.seconds,
         "tried": {str(count): _figures(outcome) for count, outcome in sorted(found.items())},
     }  # fmt: skip
-    return told
+
+
+def _told(_: int, number: int) -> dict:
+    """Return what is told of a case."""
+    case = _here["cases"][number]
+    avatar = case.avatars[0]
+    return {
+        "name": case.name, "gaussians": avatar.num_gaussians, "size": avatar.scene.width,
+        "frames": "drawn" if case.pictures else "codes", "avatars": len(case.avatars),
+        "latency_s": round(avatar.scene.layout.look_ahead(), 3), "start": case.start,
+    }  # fmt: skip
 
 
 def _figures(outcome: Outcome) -> dict:
@@ -187,18 +278,32 @@ def encoding(sizes: Sequence[int]) -> list[dict]:
     return found
 
 
-def cases_of(paths: Sequence[Path], drawn: int | None, codes: int | None) -> list[Case]:
-    """Return what is measured: avatars of files or runs, or such as suit the device."""
-    on_cpu = jax.default_backend() == "cpu"
-    drawn = drawn or (1 if on_cpu else 160)
-    codes = codes or (8 if on_cpu else 500)
-    shapes = [(6_500, 160), (25_000, 256)] if on_cpu else [(25_000, 512), (50_000, 512)]
+def cases_of(
+    paths: Sequence[Path], shapes: Sequence[tuple[int, int]], counts: dict[str, int | None]
+) -> list[Case]:
+    """Return what is measured.
+
+    Args:
+      paths: Avatars' files or runs.
+      shapes: Gaussians and pixels of avatars that are made if there are none.
+      counts: Sessions that the search begins with, "drawn" and "codes"; None: it is not made.
+    """
     made = [(path.name, Avatar.load(path, exact=None if path.is_file() else False))
             for path in paths]  # fmt: skip
     made = made or [(f"synthetic person of {n}", synthetic(n, size)) for n, size in shapes]
     alike = [(name, several(avatar, AVATARS)) for name, avatar in made]
-    found = [Case(name, avatars, True, drawn) for name, avatars in alike]
-    return [*found, Case(*alike[-1], False, codes)]
+    drawn, codes = counts["drawn"], counts["codes"]
+    found = [Case(*one, True, drawn) for one in alike if drawn]
+    return found + [Case(*one, False, codes) for one in alike[-1:] if codes]
+
+
+def counts_of(arguments: Namespace) -> dict[str, int | None]:
+    """Return the counts that the search begins with, of what is asked for."""
+    on_cpu = jax.default_backend() == "cpu"
+    given = {"drawn": arguments.drawn or (2 if on_cpu else 160),
+             "codes": arguments.codes or (8 if on_cpu else 400)}  # fmt: skip
+    return {name: count if arguments.only in (None, name) else None
+            for name, count in given.items()}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> Path:
@@ -206,31 +311,27 @@ def main(argv: list[str] | None = None) -> Path:
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--avatar", type=Path, nargs="+", default=[], metavar="FILE_OR_RUN")
     parser.add_argument("--speech", type=Path, nargs="+", default=[], metavar="FILE")
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--drawn", type=int)
-    parser.add_argument("--codes", type=int)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of a trial")
+    parser.add_argument("--late", type=float, default=LATE_MS, metavar="MS")
+    parser.add_argument("--drawn", type=int, help="sessions that the search begins with")
+    parser.add_argument("--codes", type=int, help="likewise")
     parser.add_argument("--only", choices=("drawn", "codes"))
+    parser.add_argument("--processes", type=int, default=1, help="that share the device")
     arguments = parsed(parser, argv, figures=False)
-    keep_programs()
+    take_memory_as_needed()
+    on_cpu = jax.default_backend() == "cpu"
+    shapes = ((6_500, 160), (25_000, 256)) if on_cpu else ((25_000, 512), (50_000, 512))
+    shapes = ((300, 48),) if arguments.tiny else shapes
+    cases = functools.partial(cases_of, arguments.avatar, shapes, counts_of(arguments))
     sounds = [read_audio(path) for path in arguments.speech] or [synthesize(20.0, 0).samples]
     speech = np.concatenate(sounds)
-    if arguments.tiny:
-        avatar = Avatar.load(arguments.avatar[0], exact=False)
-        cases = [Case("tiny", [avatar], pictures, 1) for pictures in (True, False)]
-        found = [_tiny(case, speech) for case in cases] + encoding([48])
-        return record(NAME, found, arguments.out)
-    cases = [case for case in cases_of(arguments.avatar, arguments.drawn, arguments.codes)
-             if arguments.only in (None, "drawn" if case.pictures else "codes")]  # fmt: skip
-    found = encoding(sorted({case.avatars[0].scene.width for case in cases}))
-    for case in cases:
-        found.append(measured(case, speech, arguments.seconds))
-        path = record(NAME, found, arguments.out)  # whatever comes
-    return path
-
-
-def _tiny(case: Case, speech: np.ndarray) -> dict:
-    outcome = under_load(case.avatars, speech, 2, 1.0, pictures=case.pictures)
-    return {"frames": "drawn" if case.pictures else "codes", "sessions": 2, **_figures(outcome)}
+    found: list[dict] = []
+    with Holders(arguments.processes, cases) as holders:
+        for number in range(holders.of_all(_number_of_cases)[0]):
+            found.append(measured(holders, number, speech, arguments))
+            record(NAME, found, arguments.out)  # whatever comes
+    sizes = sorted({case["size"] for case in found})
+    return record(NAME, found + encoding(sizes), arguments.out)
 
 
 if __name__ == "__main__":

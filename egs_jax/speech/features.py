@@ -252,7 +252,8 @@ def listen(
     """
     pairs = [(s._level, s._fresh(c)) for s, c in zip(streams, cuts, strict=True) if s._level]
     if pairs:
-        push_all(*zip(*pairs, strict=True), run)
+        levels, sounds = zip(*pairs, strict=True)
+        push_all(levels, sounds, run)
     return [stream._window(cut) for stream, cut in zip(streams, cuts, strict=True)]
 
 
