@@ -213,26 +213,27 @@ def _hold(
 
 
 def measured(holders: Holders, number: int, speech: np.ndarray, arguments: Namespace) -> dict:
-    """Search the largest count of a case; a tiny one is held by the first count."""
+    """Search the largest count of a case; a tiny one is taken to be two."""
+    seconds = 1.0 if arguments.tiny else arguments.seconds
     case = holders.of_all(_told, number)[0]
     compiled = max(holders.of_all(_warm_up, number))
     found: dict[int, Outcome] = {}
 
     def held(count: int) -> bool:
-        outcome = found[count] = holders.hold(number, count, speech, arguments.seconds)
+        outcome = found[count] = holders.hold(number, count, speech, seconds)
         late = float(np.percentile(outcome.late_ms, 99, method="higher"))
         print(
             f"{case['name']}, {case['frames']}: {count} sessions, p99 {late:.1f} ms late, "
             f"{outcome.cores}, load {outcome.pushes_behind_ms:.1f} ms behind", flush=True,
         )  # fmt: skip
-        return late < arguments.late
+        return late < arguments.late if not arguments.tiny else count == 2
 
     start = case.pop("start")
-    most = (held(2), 2)[1] if arguments.tiny else search(held, start)
+    most = search(held, start)
     return case | {
         "processes": arguments.processes, "sessions": most, "late_limit_ms": arguments.late,
         "host_cores": usable_cores(), "warm_up_s": round(compiled, 1),
-        "seconds": arguments.seconds,
+        "seconds": seconds,
         "tried": {str(count): _figures(outcome) for count, outcome in sorted(found.items())},
     }  # fmt: skip
 

@@ -254,8 +254,13 @@ class Session:
         """Wake whoever reads."""
         with self._lock:
             self._arrived.notify_all()
-        if self._notify is not None:
-            self._notify()
+        try:
+            if self._notify is not None:
+                self._notify()
+        except Exception as error:  # its own fault, and nobody else's
+            with self._lock:
+                self.fail(self._speech, error)
+                self._arrived.notify_all()
 
     def fail(self, speech: Speech, error: Exception) -> None:
         """Note that the work on a speech failed; with the lock held."""

@@ -30,7 +30,7 @@ from egs_jax.avatar.shared_drawing import Shared, compile_shared, dispatch_share
 from egs_jax.avatar.speech_batches import SpeechBatches, SpokenBatch, composed
 from egs_jax.avatar.turns import Turns
 from egs_jax.media.clock import FPS, SAMPLE_RATE
-from egs_jax.media.voice_activity import Run
+from egs_jax.media.voice_activity import Run, VoiceActivity, judge
 from egs_jax.runtime.environment import usable_cores
 from egs_jax.runtime.errors import InputError
 from egs_jax.speech.features import listen
@@ -116,8 +116,7 @@ class Sessions:
           most_waiting: Sound that may wait to be heard when more comes [s].
           most_ready: Frames that wait for their reader, beyond which no more are drawn [s].
           notify: Called by a thread of the sessions whenever frames have come, or will come no
-            more; it must return at once and raise nothing. For readers that cannot wait in
-            `Session.frames`.
+            more; it must return at once. For readers that cannot wait in `Session.frames`.
 
         Raises:
           InputError: if the rate is no rate of sound, a limit is no time, the avatar hears sound
@@ -141,6 +140,8 @@ class Sessions:
         features, layout = batches.features, batches.features.layout
         for size in {1, self._limits.window_batches}:
             features.program(np.zeros((layout.batch * size, layout.window_samples), np.float32))
+        for samples in (layout.window_samples + layout.window_offset, layout.hop_samples):
+            judge([VoiceActivity()], [np.zeros(samples, np.float32)], self._limits.run)
         if pictures and self._limits.is_single:
             return warm_up(avatar)
         most = self._limits.pictures if pictures else self._limits.codes

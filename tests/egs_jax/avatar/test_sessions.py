@@ -238,6 +238,10 @@ def test_a_failure_is_that_of_its_own_sessions(avatar, other, shared, monkeypatc
         with pytest.raises(RuntimeError, match="no room"):
             call()
     bad.close()
+    rude = shared.open(avatar, notify=lambda: 1 / 0)
+    rude.push(voice(0.5))
+    with pytest.raises(RuntimeError, match="division by zero"):
+        list(rude.frames())
     assert_same(talk(good, voice(0.4), 500), frames_of(Stream(avatar), voice(0.4), [500]))
 
 
