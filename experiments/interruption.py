@@ -101,7 +101,7 @@ def measured(avatar: Avatar, speech: np.ndarray, times: int) -> dict:
         seen_last, seen_usual = last[np.isfinite(last)], usual[np.isfinite(usual)]
         rest = np.median(seen_last) if seen_last.size else np.nan
         opens = (np.percentile(seen_usual, 95) if seen_usual.size else np.nan) - rest
-        away = np.stack([np.abs(part[in_time:] - rest) / opens for part in after])
+        away = np.stack([np.abs(part[in_time:] - rest) / (opens or np.nan) for part in after])
         case |= {
             f"{name}_usual_step_max": largest(steps(usual)),
             f"{name}_seam_step_max": largest(np.concatenate([steps(j[:2]) for j in joined])),
