@@ -10,7 +10,7 @@ from egs_jax.avatar.to_host import by_locked_memory, draw_to_host
 
 @pytest.fixture(scope="module")
 def avatar(trained_run):
-    return Avatar.load(trained_run.folder)
+    return Avatar.load(trained_run.folder, exact=True)
 
 
 def test_pictures_are_the_same_bits_over_one_plate_or_many(avatar, frames=2):
