@@ -158,10 +158,10 @@ MUTATIONS = [
     edit("a window hears further ahead than it may", "egs_jax/speech/layout.py",
          "offsets if self.future_frames is None else np.minimum(offsets, self.future_frames)", "offsets",
          f"{STREAM}::test_a_frame_can_be_drawn_at_the_stated_sample"),
-    edit("a stream's rows begin one video frame late", "egs_jax/avatar/stream.py",
-         "self._path, self._rows, self._first_row, shown", "self._path, self._rows, self._first_row + 2, shown",
+    edit("a stream's rows begin one video frame late", "egs_jax/avatar/speech_batches.py",
+         "*rows, start + FRAME_ROWS * self._zero", "*rows, start + 2 + FRAME_ROWS * self._zero",
          f"{STREAM}::test_batches_hold_what_the_whole_speech_has"),
-    edit("the last part of a frame is not drawn", "egs_jax/avatar/stream.py",
+    edit("the last part of a frame is not drawn", "egs_jax/avatar/speech_batches.py",
          "ready = num_video_frames(self._samples)", "ready = self._samples * FPS // SAMPLE_RATE",
          f"{STREAM}::test_batches_hold_what_the_whole_speech_has"),
 

@@ -2,11 +2,14 @@
 
 The network (MIT license; trained on thousands of languages' speech against music and noise) is a
 short Fourier transform, four convolutions, an LSTM and a logit. It runs here in NumPy, chunk by
-chunk in the same shapes, so that the same sound gives the same bits however it arrives. Sound is
-first brought to one level by its own recent peak: quiet speech is speech as well.
+chunk in the same shapes, so that the same sound gives the same bits however it arrives and
+whatever else is heard at once. Sound is first brought to one level by its own recent peak: quiet
+speech is speech as well.
 """
 
 import functools
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -65,39 +68,83 @@ class VoiceActivity:
         Raises:
           InputError: if the network's file cannot be had.
         """
-        self._network = _weights()
+        _weights()
         self._rest = np.zeros(0, np.float32)
-        self._before = np.zeros(_CONTEXT, np.float32)
-        self._hidden = self._cell = np.zeros(_WIDTH, np.float32)
-        self._peak = np.float32(_FAINTEST)
+        self._heard = Memory(
+            before=np.zeros(_CONTEXT, np.float32), hidden=np.zeros(_WIDTH, np.float32),
+            cell=np.zeros(_WIDTH, np.float32), peak=np.array(_FAINTEST, np.float32),
+        )  # fmt: skip
 
     def push(self, samples: Float[np.ndarray, " S"]) -> Float[np.ndarray, " C"]:
         """Take the next samples; return the probabilities of the chunks that they complete."""
+        return judge([self], [samples])[0]
+
+    def cut(self, samples: np.ndarray) -> np.ndarray:
+        """Take the next samples; return the chunks that they complete, [C, 512], for `judge`."""
         samples = np.concatenate([self._rest, samples.astype(np.float32)])
         count = len(samples) // CHUNK
         self._rest = samples[count * CHUNK :]
-        chunks = samples[: count * CHUNK].reshape(count, CHUNK)
-        return np.array([self._judge(chunk) for chunk in chunks], np.float32)
+        return samples[: count * CHUNK].reshape(count, CHUNK)
 
-    def _judge(self, chunk: np.ndarray) -> np.float32:
-        loudness = np.sqrt(np.square(chunk).mean())
-        self._peak = max(loudness, self._peak * np.float32(_FALL), np.float32(_FAINTEST))
-        sound = np.concatenate([self._before, chunk]) * np.float32(_LEVEL / self._peak)
-        self._before = chunk[-_CONTEXT:]
-        return self._speaks(np.concatenate([sound, sound[-2 : -2 - _CONTEXT : -1]]))
 
-    def _speaks(self, sound: np.ndarray) -> np.float32:
-        """Run the network on one chunk with its surroundings, [640]."""
-        network = self._network
-        spectra = sound[_FRAMES] @ network["basis"]
-        x = np.hypot(spectra[:, :_BINS], spectra[:, _BINS:]).ravel()
-        for k in range(1, len(_STRIDES) + 1):
-            x = np.maximum(x @ network[f"matrix{k}"] + network[f"bias{k}"], 0)
-        gates = np.concatenate([x, self._hidden]) @ network["gates"] + network["gate_bias"]
-        enters, stays, new, shown = gates.reshape(4, _WIDTH)
-        self._cell = _sigmoid(stays) * self._cell + _sigmoid(enters) * np.tanh(new)
-        self._hidden = _sigmoid(shown) * np.tanh(self._cell)
-        return _sigmoid(np.maximum(self._hidden, 0) @ network["logit"] + network["logit_bias"])[0]
+class Memory(NamedTuple):
+    """What is remembered of the sound so far; of several sounds with one more axis in front."""
+
+    before: Float[np.ndarray, " 64"]
+    hidden: Float[np.ndarray, " 128"]
+    cell: Float[np.ndarray, " 128"]
+    peak: Float[np.ndarray, ""]
+
+
+def judge(
+    listeners: Sequence[VoiceActivity], sounds: Sequence[np.ndarray]
+) -> list[Float[np.ndarray, " C"]]:
+    """Push the next samples of several sounds at once; the same bits as one by one.
+
+    Returns:
+      The probabilities of each sound's chunks.
+    """
+    chunks = [listener.cut(sound) for listener, sound in zip(listeners, sounds, strict=True)]
+    counts = np.array([len(own) for own in chunks])
+    order = np.argsort(-counts, kind="stable")  # those that go on longest come first
+    heard = Memory(*map(np.stack, zip(*(listeners[k]._heard for k in order), strict=True)))
+    found = np.zeros((len(chunks), counts.max()), np.float32)
+    for t in range(counts.max()):
+        going = int((counts > t).sum())
+        part = Memory(*(whole[:going] for whole in heard))
+        found[:going, t], after = _judged(part, np.stack([chunks[k][t] for k in order[:going]]))
+        for whole, new in zip(heard, after, strict=True):
+            whole[:going] = new
+    probabilities = [np.zeros(0, np.float32)] * len(chunks)
+    for place, k in enumerate(order):
+        listeners[k]._heard = Memory(*(whole[place].copy() for whole in heard))
+        probabilities[k] = found[place, : counts[k]]
+    return probabilities
+
+
+def _judged(heard: Memory, chunks: np.ndarray) -> tuple[np.ndarray, Memory]:
+    """Return the probabilities of one chunk of each sound, [S, 512], and what is remembered.
+
+    Every sound is multiplied by itself, so that its bits do not depend on the others.
+    """
+    loudness = np.sqrt(np.square(chunks).mean(axis=1))
+    peak = np.maximum(np.maximum(loudness, heard.peak * np.float32(_FALL)), np.float32(_FAINTEST))
+    level = np.float32(_LEVEL) / peak
+    sound = np.concatenate([heard.before, chunks], axis=1) * level[:, None]
+    sound = np.concatenate([sound, sound[:, -2 : -2 - _CONTEXT : -1]], axis=1)
+    network = _weights()
+    spectra = sound[:, _FRAMES] @ network["basis"]  # [S, 4, 258]
+    x = np.hypot(spectra[..., :_BINS], spectra[..., _BINS:]).reshape(len(sound), 1, -1)
+    for k in range(1, len(_STRIDES) + 1):
+        x = np.maximum(x @ network[f"matrix{k}"] + network[f"bias{k}"], 0)
+    gates = np.concatenate([x, heard.hidden[:, None]], axis=2) @ network["gates"]
+    gates = (gates + network["gate_bias"]).reshape(-1, 4, _WIDTH)
+    enters, stays, new, shown = gates.swapaxes(0, 1)
+    cell = _sigmoid(stays) * heard.cell + _sigmoid(enters) * np.tanh(new)
+    hidden = _sigmoid(shown) * np.tanh(cell)
+    logits = np.maximum(hidden, 0)[:, None] @ network["logit"][:, None]
+    speaks = _sigmoid(logits[:, 0, 0] + network["logit_bias"])
+    return speaks, Memory(chunks[:, -_CONTEXT:], hidden, cell, peak)
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from helpers import AUDIO_DIM, SIZE, make_dataset, micro_config, write_pictures
 from skimage.metrics import structural_similarity
 
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.avatar.stream import MICRO_BATCH
+from egs_jax.avatar.drawing import MICRO_BATCH
 from egs_jax.data.dataset import Dataset
 from egs_jax.evaluation import evaluate, measures, pictures, renders, signals
 from egs_jax.media.audio_file import write_wav
