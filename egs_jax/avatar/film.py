@@ -62,7 +62,7 @@ def render_video(
     """
     out_path = Path(out_path)
     _check_place(out_path, Path(audio_path))
-    avatar = dataclasses.replace(Avatar.load(run_or_file, data_dir, exact=exact), poses=poses)
+    avatar = dataclasses.replace(Avatar.load(run_or_file, data_dir, exact=exact), look=look)
     _ = avatar.path  # bad poses are told before anything is drawn
     say_device("rendering", after=": exact" if avatar.is_exact else ": baked")
     size = avatar.scene.width, avatar.scene.height

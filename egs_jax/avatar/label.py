@@ -1,0 +1,79 @@
+"""The words that a picture is synthetic: a mark in it, and what files with such pictures say."""
+
+import functools
+from importlib.metadata import PackageNotFoundError, version
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from egs_jax.avatar.look import Look
+from egs_jax.runtime.provenance import commit
+
+LABEL = "AI-generated"
+"""What the mark says."""
+SHARE = 24
+"""A picture is so many times as high as the mark's letters."""
+DIGITAL_SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+"""IPTC's word for pictures that a trained model made."""
+_SHADE = 0.45  # of what lies below the mark
+
+Picture = UInt8[np.ndarray, "H Wd 3"]
+Opacity = UInt8[np.ndarray, "H Wd"]
+
+
+def labeled(look: Look, rgb: Picture, alpha: Opacity) -> tuple[Picture, Opacity]:
+    """Return a frame and its opacity, marked as synthetic if its look says so."""
+    if not look.label:
+        return rgb, alpha
+    return marked(rgb), np.maximum(alpha, _where(*alpha.shape))
+
+
+def marked(rgb: Picture) -> Picture:
+    """Return a picture with the mark in its lower left corner: white letters on a shade."""
+    height, width = rgb.shape[:2]
+    letters, shade = _mark(height, width)
+    rows, columns = letters.shape
+    corner = rgb[height - rows :, :columns].astype(np.float32)
+    below = corner * (1 - shade[..., None]) * (1 - letters[..., None])
+    made = rgb.copy()
+    made[height - rows :, :columns] = np.rint(below + 255 * letters[..., None])
+    return made
+
+
+def synthetic() -> str:
+    """Return what a file says of its pictures: that they are synthetic, and what made them."""
+    try:
+        number = version("egs-jax")
+    except PackageNotFoundError:
+        number = "of no release"
+    name, _ = commit()
+    made_by = f"egs-jax {number}" + (f", commit {name}" if name else "")
+    return f"Synthetic: an avatar drawn by {made_by}. DigitalSourceType: {DIGITAL_SOURCE}"
+
+
+@functools.lru_cache(maxsize=8)
+def _mark(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return how white a mark's pixels are, and how dark what is below them becomes, in [0,1]."""
+    face, letters = cv2.FONT_HERSHEY_SIMPLEX, height / SHARE
+    scale = letters / 22  # in which capitals of this face are about so high
+    (wide, high), _ = cv2.getTextSize(LABEL, face, scale, 1)
+    fit = min(1.0, width / (wide + 2 * letters))
+    scale, letters = scale * fit, letters * fit
+    line = max(1, round(letters / 8))
+    (wide, high), _ = cv2.getTextSize(LABEL, face, scale, line)
+    margin = round(letters / 2)
+    rows, columns = min(high + 2 * margin, height), min(wide + 2 * margin, width)
+    drawn = np.zeros((rows, columns), np.uint8)
+    cv2.putText(drawn, LABEL, (margin, rows - margin), face, scale, 255, line, cv2.LINE_AA)
+    return drawn.astype(np.float32) / 255, np.full((rows, columns), _SHADE, np.float32)
+
+
+@functools.lru_cache(maxsize=8)
+def _where(height: int, width: int) -> Opacity:
+    """Return the least opacity that the mark has over nothing."""
+    letters, shade = _mark(height, width)
+    rows, columns = letters.shape
+    found = np.zeros((height, width), np.uint8)
+    found[height - rows :, :columns] = np.rint(255 * np.maximum(letters, shade))
+    return found
