@@ -26,7 +26,12 @@ def labeled(look: Look, rgb: Picture, alpha: Opacity) -> tuple[Picture, Opacity]
     """Return a frame and its opacity, marked as synthetic if its look says so."""
     if not look.label:
         return rgb, alpha
-    return marked(rgb), np.maximum(alpha, _where(*alpha.shape))
+    letters, shade = _mark(*alpha.shape)
+    rows, columns = letters.shape
+    through = (1 - letters) * (1 - shade)
+    opacity, place = alpha.copy(), np.s_[alpha.shape[0] - rows :, :columns]
+    opacity[place] = np.rint(255 - (255.0 - alpha[place]) * through)
+    return marked(rgb), opacity
 
 
 def marked(rgb: Picture) -> Picture:
@@ -67,13 +72,3 @@ def _mark(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     drawn = np.zeros((rows, columns), np.uint8)
     cv2.putText(drawn, LABEL, (margin, rows - margin), face, scale, 255, line, cv2.LINE_AA)
     return drawn.astype(np.float32) / 255, np.full((rows, columns), _SHADE, np.float32)
-
-
-@functools.lru_cache(maxsize=8)
-def _where(height: int, width: int) -> Opacity:
-    """Return the least opacity that the mark has over nothing."""
-    letters, shade = _mark(height, width)
-    rows, columns = letters.shape
-    found = np.zeros((height, width), np.uint8)
-    found[height - rows :, :columns] = np.rint(255 * np.maximum(letters, shade))
-    return found

@@ -48,8 +48,10 @@ class PosePath(NamedTuple):
         place, after = (number % len(self.viewmats) for number in (frames, frames + 1))
         if share is None or self.bodies is None:
             return PosePath(*(None if part is None else part[place] for part in self))
-        turned = (mixed(part[place], part[after], share) for part in (self.viewmats, self.bodies))
-        return PosePath(*turned, self.frames[np.where(share < 0.5, place, after)])
+        heads, bodies = (
+            mixed(part[place], part[after], share) for part in (self.viewmats, self.bodies)
+        )
+        return PosePath(heads, bodies, self.frames[np.where(share < 0.5, place, after)])
 
 
 def pose_path(scene: Scene, poses: str | Path = "clip") -> PosePath:

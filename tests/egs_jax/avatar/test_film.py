@@ -51,9 +51,9 @@ def test_a_file_gives_the_frames_of_the_live_stream(trained_run, tmp_path):
     avatar, path = Avatar.load(trained_run.folder, exact=True), speech(tmp_path / "speech.wav", 3.1)
     live = frames_of(Stream(avatar), read_audio(path), [480])
     frames = list(draw_speech(avatar, path))
-    assert len(frames) == len(live) == 78 and np.ptp(frames[0]) > 80
+    assert len(frames) == len(live) == 78 and np.ptp(frames[0].rgb) > 80
     for got, want in zip(frames, live, strict=True):
-        np.testing.assert_array_equal(got, want.rgb, err_msg=f"frame {want.number}")
+        np.testing.assert_array_equal(got.rgb, want.rgb, err_msg=f"frame {want.number}")
 
 
 @pytest.mark.parametrize("seconds", [0.1, 2.5])
