@@ -13,7 +13,9 @@ from egs_jax.runtime.provenance import commit
 LABEL = "AI-generated"
 """What the mark says."""
 SHARE = 24
-"""A picture is so many times as high as the mark's letters."""
+"""A picture is so many times as high as the mark's letters,"""
+LEAST = 9
+"""which are at least so high [pixels], where there is room for them."""
 DIGITAL_SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's word for pictures that a trained model made."""
 _SHADE = 0.45  # of what lies below the mark
@@ -60,7 +62,7 @@ def synthetic() -> str:
 @functools.lru_cache(maxsize=8)
 def _mark(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Return how white a mark's pixels are, and how dark what is below them becomes, in [0,1]."""
-    face, letters = cv2.FONT_HERSHEY_SIMPLEX, height / SHARE
+    face, letters = cv2.FONT_HERSHEY_SIMPLEX, max(height / SHARE, LEAST)
     scale = letters / 22  # in which capitals of this face are about so high
     (wide, high), _ = cv2.getTextSize(LABEL, face, scale, 1)
     fit = min(1.0, width / (wide + 2 * letters))

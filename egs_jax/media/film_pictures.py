@@ -2,6 +2,7 @@
 
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +39,7 @@ class FilmPictures:
         """
         self._frames, self._shape = read_frames(path, fps), shape
         self._file = tempfile.TemporaryFile()
+        weakref.finalize(self, self._file.close)
         self._places: list[tuple[int, int]] = []  # offset and bytes
         self._lock, self._is_whole = threading.Lock(), False
 
