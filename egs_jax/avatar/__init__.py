@@ -7,10 +7,15 @@ baked          an avatar whose whole motion is a few numbers a frame, its codes
 baking         a trained avatar -> a baked one
 avatar_file    one file with all that an avatar needs to speak
 poses          head poses of a film: the clip's own, one that stands still, a file's
+look           how an avatar is shown: poses, background, blinks, size, frame rate, label
+staging        a scene as a look shows it
+label          the words that a picture is synthetic
 avatar         a trained avatar, loaded from its run folder or from a file
 export         a run folder -> such a file
 drive          speech -> what drives every frame: audio windows, blinks, a path of poses
 draw           an avatar and what drives it -> pictures, a batch in one jitted call
 stream         speech in chunks of any size -> frames with timestamps, live
-film           a run folder and a speech -> a film with sound
+film_places    where films go, and what they are
+inset          an avatar at its place in the whole picture of its film
+film           an avatar and speeches -> films with sound
 """

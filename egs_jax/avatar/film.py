@@ -129,7 +129,8 @@ def straight(
 ) -> UInt8[np.ndarray, "H Wd 4"]:
     """Return a picture that was drawn over black with its colors divided by its opacity.
 
-    Over any background it is what would have been drawn over that, to 1.5 of 255 levels. Of the
+    Over any background it is what would have been drawn over that, to 2.5 of 255 levels (on average
+    0.5 where it is partly transparent), and to some more where light is brighter than white. Of the
     colors that the rounded bytes may come of, the nearest to those around are taken; so what is
     (nearly) transparent has its neighbors' colors, and encoders, which blur colors, have no black
     and no noise to blur into the person's edge.
