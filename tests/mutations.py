@@ -164,6 +164,13 @@ MUTATIONS = [
     edit("the last part of a frame is not drawn", "egs_jax/avatar/speech_batches.py",
          "ready = num_video_frames(self._samples)", "ready = self._samples * FPS // SAMPLE_RATE",
          f"{STREAM}::test_batches_hold_what_the_whole_speech_has"),
+    edit("an interrupted speech is cut, not faded", "egs_jax/avatar/speech_batches.py",
+         "batches._rise = (np.arange(count, dtype=np.float32) + 1) / (count + 1)",
+         "batches._rise = np.ones(count, np.float32)",
+         "tests/egs_jax/avatar/test_speech_batches.py::test_rows_are_the_old_up_to_the_seam_and_then_fade_to_silence"),
+    edit("who brings all at once takes the others' turns", "egs_jax/avatar/turns.py",
+         "found = max(now, self._next)", "found = now",
+         "tests/egs_jax/avatar/test_sessions.py::test_whoever_brings_much_at_once_takes_nobody_s_turn"),
 
     # Preprocessing.
     edit("late sound is moved the other way", "egs_jax/preprocess/material.py",

@@ -5,6 +5,7 @@ Before: `speech_batches`, `live_sound`; after: `sessions`, whose threads do the 
 
 import collections
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,13 +16,14 @@ from egs_jax.avatar.drawing import StreamFrame
 from egs_jax.avatar.live_sound import LiveSound
 from egs_jax.avatar.shared_drawing import MotionFrame
 from egs_jax.avatar.speech_batches import SpeechBatches, SpokenBatch, latency
+from egs_jax.avatar.turns import Clock
 from egs_jax.media.clock import FPS
 from egs_jax.runtime.errors import InputError
 from egs_jax.speech.window_rows import Window
 
 Frame = StreamFrame | MotionFrame
-MOST_DUE = 2
-"""Batches that wait to be drawn, beyond which no more sound is heard."""
+MOST_DUE = 0.4
+"""Seconds of frames that wait to be drawn, from which on no more sound is heard."""
 
 
 class Speech:
@@ -32,7 +34,8 @@ class Speech:
 
     Attributes:
       batches: Makes batches of what is heard.
-      due: Batches that wait to be drawn.
+      due: Batches that wait to be drawn, and when each is due (`turns.Clock`).
+      hearing, drawing: When the next window and the next batch are due.
       out: Frames that wait for their reader, each with its batch.
       is_hearing: Whether it waits for its turn to be heard, or is heard.
       is_listed: Whether it waits for its turn to be drawn.
@@ -42,8 +45,9 @@ class Speech:
     def __init__(self, session: "Session", batches: SpeechBatches):
         """Begin with no sound."""
         self.session, self.batches = session, batches
-        self.due: collections.deque[SpokenBatch] = collections.deque()
+        self.due: collections.deque[tuple[float, SpokenBatch]] = collections.deque()
         self.out: collections.deque[tuple[SpokenBatch, Frame]] = collections.deque()
+        self.hearing, self.drawing = Clock(), Clock()
         self.is_hearing = self.is_listed = self.is_over = False
         self._cuts: collections.deque[np.ndarray] = collections.deque()  # windows of sound
         self._drawn = 0  # frames of batches that are being drawn
@@ -56,7 +60,9 @@ class Speech:
 
     def can_be_heard(self) -> bool:
         """Tell if there is a next window, and room for what it gives."""
-        if self.is_over or self.is_hearing or self._is_heard or len(self.due) >= MOST_DUE:
+        if self.is_over or self.is_hearing or self._is_heard:
+            return False
+        if sum(len(batch.frames) for _, batch in self.due) >= MOST_DUE * FPS:
             return False
         sound = self.session.sound
         has_sound = sound.is_finished or sound.samples >= self.batches.features.missing
@@ -86,20 +92,22 @@ class Speech:
         return self.batches.take(rows, last=self._is_cut and not self._cuts)
 
     def heard(self, batches: Sequence[SpokenBatch]) -> None:
-        """Take what `spoken` returned."""
+        """Take what `spoken` returned, or parts of it."""
         self.is_hearing, self._is_heard = False, self._is_cut and not self._cuts
-        self.due.extend(batches)
+        now = time.monotonic()
+        for batch in batches:
+            self.due.append((self.drawing.due(now, len(batch.frames) / FPS), batch))
 
     def can_be_drawn(self) -> bool:
         """Tell if there is something to be drawn, and room for it."""
         if self.is_over or self.is_listed or not self.due:
             return False
         waiting = len(self.out) + self._drawn
-        return not waiting or waiting + len(self.due[0].frames) <= self.session.most_ready
+        return not waiting or waiting + len(self.due[0][1].frames) <= self.session.most_ready
 
     def take_due(self) -> SpokenBatch:
         """Return the next batch to be drawn."""
-        self.is_listed, batch = False, self.due.popleft()
+        self.is_listed, (_, batch) = False, self.due.popleft()
         self._drawn += len(batch.frames)
         return batch
 
@@ -246,8 +254,13 @@ class Session:
         """Wake whoever reads."""
         with self._lock:
             self._arrived.notify_all()
-        if self._notify is not None:
-            self._notify()
+        try:
+            if self._notify is not None:
+                self._notify()
+        except Exception as error:  # its own fault, and nobody else's
+            with self._lock:
+                self.fail(self._speech, error)
+                self._arrived.notify_all()
 
     def fail(self, speech: Speech, error: Exception) -> None:
         """Note that the work on a speech failed; with the lock held."""

@@ -1,19 +1,21 @@
 """Many live speakers in one process: their sound is heard, and their frames are drawn, together.
 
 Before: `speech_batches`, `drawing` and `shared_drawing`; after: a server. Work goes through three
-kinds of threads, of which each takes what is due of several sessions at once, those first who wait
-longest:
+threads, of which each takes what is due of several sessions at once, those first who are
+due first:
 
 * hearing: windows of sound -> features -> batches of frames that can be drawn;
 * drawing: batches of one avatar -> a call of the device, which is not waited for;
 * delivering: what the device has made -> frames that wait for their reader.
 
-All queues are bounded, so that a reader who does not read stops his own session and no other.
+There is one thread of each kind: more would only wait for Python's lock, and find less to do at
+once. All queues are bounded, so that a reader who does not read stops his own session and no other.
 """
 
 import contextlib
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Self
@@ -27,9 +29,12 @@ from egs_jax.avatar.session import Frame, Session, Speech
 from egs_jax.avatar.shared_drawing import Shared, compile_shared, dispatch_shared, fetch_shared
 from egs_jax.avatar.speech_batches import SpeechBatches, SpokenBatch, composed
 from egs_jax.avatar.turns import Turns
-from egs_jax.media.clock import SAMPLE_RATE
+from egs_jax.media.clock import FPS, SAMPLE_RATE
+from egs_jax.media.voice_activity import Run, VoiceActivity, judge
+from egs_jax.runtime.environment import usable_cores
 from egs_jax.runtime.errors import InputError
 from egs_jax.speech.features import listen
+from egs_jax.speech.voice_on_device import run_on_device
 from egs_jax.speech.window_rows import encode_windows
 
 
@@ -39,19 +44,21 @@ class Limits(NamedTuple):
     More than one batch may come in other bits than one alone, so that a CPU does one at a time.
     """
 
-    hearers: int
-    """Threads that hear."""
     window_batches: int
     """Batches of a stream that go through the encoder at once."""
     pictures: int
     """Batches of frames that are drawn at once."""
     codes: int
     """Batches of frames whose codes are made at once."""
+    is_single: bool = False
+    """Whether pictures are drawn one by one, a core each."""
+    run: Run | None = None
+    """What finds out where somebody speaks (`voice_activity.judge`)."""
 
 
-LIMITS = {"cpu": Limits(1, 1, 1, 1)}
+LIMITS = {"cpu": Limits(1, 1, 1, is_single=True)}
 """By JAX's platform."""
-OTHER_LIMITS = Limits(hearers=4, window_batches=16, pictures=4, codes=64)
+OTHER_LIMITS = Limits(window_batches=16, pictures=4, codes=64, run=run_on_device)
 """Of all others."""
 
 
@@ -82,14 +89,14 @@ class Sessions:
         self._heard, self._drawn = (threading.Condition(self._lock) for _ in range(2))
         self._to_hear: Turns[Speech] = Turns()
         self._to_draw: Turns[Speech] = Turns()
-        self._at_work: queue.Queue[Task | None] = queue.Queue(IN_FLIGHT)
         self._open: weakref.WeakSet[Session] = weakref.WeakSet()
         self._is_closed = False
         self._limits = LIMITS.get(jax.default_backend(), OTHER_LIMITS)
-        hearers = [self._hear] * self._limits.hearers
+        most = usable_cores() if self._limits.is_single else IN_FLIGHT
+        self._at_work: queue.Queue[Task | None] = queue.Queue(most)
         self._threads = [
-            threading.Thread(target=work, name=f"sessions-{work.__name__}", daemon=True)
-            for work in (*hearers, self._draw, self._deliver)
+            threading.Thread(target=work, name=work.__name__.strip("_"), daemon=True)
+            for work in (self._hear, self._draw, self._deliver)
         ]
         for thread in self._threads:
             thread.start()
@@ -109,8 +116,7 @@ class Sessions:
           most_waiting: Sound that may wait to be heard when more comes [s].
           most_ready: Frames that wait for their reader, beyond which no more are drawn [s].
           notify: Called by a thread of the sessions whenever frames have come, or will come no
-            more; it must return at once and raise nothing. For readers that cannot wait in
-            `Session.frames`.
+            more; it must return at once. For readers that cannot wait in `Session.frames`.
 
         Raises:
           InputError: if the rate is no rate of sound, a limit is no time, the avatar hears sound
@@ -134,7 +140,9 @@ class Sessions:
         features, layout = batches.features, batches.features.layout
         for size in {1, self._limits.window_batches}:
             features.program(np.zeros((layout.batch * size, layout.window_samples), np.float32))
-        if pictures and self._limits.pictures == 1:
+        for samples in (layout.window_samples + layout.window_offset, layout.hop_samples):
+            judge([VoiceActivity()], [np.zeros(samples, np.float32)], self._limits.run)
+        if pictures and self._limits.is_single:
             return warm_up(avatar)
         most = self._limits.pictures if pictures else self._limits.codes
         silent = batches.push(np.zeros(batches.silent_samples + layout.hop_samples, np.float32))
@@ -166,11 +174,13 @@ class Sessions:
         if speech.can_be_heard():
             speech.is_hearing = True
             features = speech.batches.features
-            self._to_hear.add((features.features, features.layout, features.place), speech)
+            due = speech.hearing.due(time.monotonic(), features.layout.hop_frames / FPS)
+            self._to_hear.add((features.features, features.layout, features.place), due, speech)
             self._heard.notify()
         if speech.can_be_drawn():
             speech.is_listed = True
-            self._to_draw.add((id(speech.session.avatar), speech.session.pictures), speech)
+            group = id(speech.session.avatar), speech.session.pictures
+            self._to_draw.add(group, speech.due[0][0], speech)
             self._drawn.notify()
 
     # The threads.
@@ -182,20 +192,26 @@ class Sessions:
                     self._heard.wait()
                 if self._is_closed:
                     return
-                features, layout, _ = self._to_hear.longest()
+                features, layout, _ = self._to_hear.first()
                 places = [(features, layout, place) for place in range(layout.batch)]
                 taken = self._to_hear.take(places, self._limits.window_batches)
                 speeches = [speech for speech in taken if not speech.is_over]
                 sounds = [speech.take_sound() for speech in speeches]
             with self._failing(speeches):
-                found = _heard_together(speeches, sounds, self._limits.window_batches)
+                found = _heard_together(speeches, sounds, self._limits)
                 with self._lock:
                     for speech, batches in zip(speeches, found, strict=True):
-                        speech.heard(batches)
+                        speech.heard(self._parts(speech.session, batches))
                         self._look_at(speech)
                 for speech in speeches:
                     if speech.is_done:
                         speech.session.tell()
+
+    def _parts(self, session: Session, batches: list[SpokenBatch]) -> list[SpokenBatch]:
+        """Return what takes a turn each: batches, or frames where these are drawn one by one."""
+        if not (session.pictures and self._limits.is_single):
+            return batches
+        return [frame for batch in batches for frame in batch.single()]
 
     def _draw(self) -> None:
         while True:
@@ -204,7 +220,7 @@ class Sessions:
                     self._drawn.wait()
                 if self._is_closed:
                     break
-                group = self._to_draw.longest()
+                group = self._to_draw.first()
                 _, pictures = group
                 most = self._limits.pictures if pictures else self._limits.codes
                 taken = self._to_draw.take([group], most)
@@ -220,7 +236,7 @@ class Sessions:
         self._at_work.put(None)
 
     def _dispatched(self, session: Session, batches: list[SpokenBatch]) -> Shared | Drawing:
-        if session.pictures and self._limits.pictures == 1:
+        if session.pictures and self._limits.is_single:
             [batch] = batches
             return dispatch(session.avatar, composed(session.avatar, batch))
         return dispatch_shared(session.avatar, batches, pictures=session.pictures)
@@ -253,16 +269,16 @@ class Sessions:
 
 
 def _heard_together(
-    speeches: list[Speech], sounds: list[np.ndarray], window_batches: int
+    speeches: list[Speech], sounds: list[np.ndarray], limits: Limits
 ) -> list[list[SpokenBatch]]:
     """Return the batches that the next window of each speech completes."""
     cuts = [speech.next_cut(sound) for speech, sound in zip(speeches, sounds, strict=True)]
     hearing = [k for k, cut in enumerate(cuts) if cut is not None]
     streams = [speeches[k].batches.features for k in hearing]
-    windows = listen(streams, [cuts[k] for k in hearing])
+    windows = listen(streams, [cuts[k] for k in hearing], limits.run)
     encoded: list[np.ndarray] = []
     if windows:
-        count = window_batches if len(windows) > 1 else 1
+        count = limits.window_batches if len(windows) > 1 else 1
         encoded = encode_windows(streams[0].program, streams[0].layout, windows, count)
     found = {k: ([own], [rows]) for k, own, rows in zip(hearing, windows, encoded, strict=True)}
     return [speech.spoken(*found.get(k, ([], []))) for k, speech in enumerate(speeches)]

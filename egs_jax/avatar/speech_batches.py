@@ -58,6 +58,12 @@ class SpokenBatch(NamedTuple):
         rows, _ = places(self.shown, self.fps, FRAME_ROWS * FPS)
         return self.openness[rows - self.first_row] > _OPEN
 
+    def single(self) -> list[Self]:
+        """Return the frames that count as batches of their own."""
+        part = lambda k: self._replace(frames=self.frames[k : k + 1], first=0,
+                                       shown=self.frames[k : k + 1])  # fmt: skip
+        return [part(k) for k in range(len(self.frames))]
+
 
 class MicroBatch(NamedTuple):
     """Such frames with all that draws them."""

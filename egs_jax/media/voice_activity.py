@@ -8,11 +8,11 @@ speech is speech as well.
 """
 
 import functools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors.numpy import load_file
 
 from egs_jax.media.clock import SAMPLE_RATE
@@ -34,7 +34,7 @@ _FAINTEST = 1e-5  # -100 dB of full scale: nothing fainter is raised
 
 
 @functools.cache
-def _weights() -> dict[str, np.ndarray]:
+def network() -> dict[str, np.ndarray]:
     """Return the network's matrices and biases in the order in which they are multiplied.
 
     A chunk has few frames, so that each convolution is one matrix over all of them.
@@ -68,7 +68,7 @@ class VoiceActivity:
         Raises:
           InputError: if the network's file cannot be had.
         """
-        _weights()
+        network()
         self._rest = np.zeros(0, np.float32)
         self._heard = Memory(
             before=np.zeros(_CONTEXT, np.float32), hidden=np.zeros(_WIDTH, np.float32),
@@ -96,56 +96,86 @@ class Memory(NamedTuple):
     peak: Float[np.ndarray, ""]
 
 
+Judged = tuple[Float[np.ndarray, "T S"], Memory]
+"""Probabilities of T chunks of S sounds, and what is remembered after them."""
+Run = Callable[[Memory, Float[np.ndarray, "T S 512"], Int[np.ndarray, " S"]], Judged]
+"""What judges chunks of sounds, of each as many as the last argument says, most first."""
+
+
 def judge(
-    listeners: Sequence[VoiceActivity], sounds: Sequence[np.ndarray]
+    listeners: Sequence[VoiceActivity], sounds: Sequence[np.ndarray], run: Run | None = None
 ) -> list[Float[np.ndarray, " C"]]:
     """Push the next samples of several sounds at once; the same bits as one by one.
+
+    Args:
+      listeners: Of one sound each.
+      sounds: Their next samples.
+      run: Runs the network; None: here, in NumPy.
 
     Returns:
       The probabilities of each sound's chunks.
     """
-    chunks = [listener.cut(sound) for listener, sound in zip(listeners, sounds, strict=True)]
-    counts = np.array([len(own) for own in chunks])
-    order = np.argsort(-counts, kind="stable")  # those that go on longest come first
-    heard = Memory(*map(np.stack, zip(*(listeners[k]._heard for k in order), strict=True)))
-    found = np.zeros((len(chunks), counts.max()), np.float32)
-    for t in range(counts.max()):
-        going = int((counts > t).sum())
-        part = Memory(*(whole[:going] for whole in heard))
-        found[:going, t], after = _judged(part, np.stack([chunks[k][t] for k in order[:going]]))
-        for whole, new in zip(heard, after, strict=True):
-            whole[:going] = new
-    probabilities = [np.zeros(0, np.float32)] * len(chunks)
+    cut = [listener.cut(sound) for listener, sound in zip(listeners, sounds, strict=True)]
+    counts = np.array([len(own) for own in cut])
+    order = np.argsort(-counts, kind="stable")
+    memory = Memory(*map(np.stack, zip(*(listeners[k]._heard for k in order), strict=True)))
+    chunks = np.zeros((counts.max(), len(cut), CHUNK), np.float32)
     for place, k in enumerate(order):
-        listeners[k]._heard = Memory(*(whole[place].copy() for whole in heard))
-        probabilities[k] = found[place, : counts[k]]
+        chunks[: counts[k], place] = cut[k]
+    found, memory = (run or _run)(memory, chunks, counts[order])
+    probabilities = [np.zeros(0, np.float32)] * len(cut)
+    for place, k in enumerate(order):
+        listeners[k]._heard = Memory(*(whole[place].copy() for whole in memory))
+        probabilities[k] = found[: counts[k], place]
     return probabilities
 
 
-def _judged(heard: Memory, chunks: np.ndarray) -> tuple[np.ndarray, Memory]:
-    """Return the probabilities of one chunk of each sound, [S, 512], and what is remembered.
+def _run(memory: Memory, chunks: np.ndarray, counts: np.ndarray) -> Judged:
+    """Judge chunk by chunk those sounds that have one."""
+    found = np.zeros(chunks.shape[:2], np.float32)
+    for t, own in enumerate(chunks):
+        going = int((counts > t).sum())
+        part = Memory(*(whole[:going] for whole in memory))
+        found[t, :going], after = judged(np, network(), part, own[:going])
+        for whole, new in zip(memory, after, strict=True):
+            whole[:going] = new
+    return found, memory
 
-    Every sound is multiplied by itself, so that its bits do not depend on the others.
+
+def judged(
+    xp: Any, network: Mapping[str, Any], memory: Memory, chunks: Float[Any, "S 512"]
+) -> tuple[Float[Any, " S"], Memory]:
+    """Judge one chunk of each sound.
+
+    Every sound is multiplied by itself, so that in NumPy its bits do not depend on the others.
+
+    Args:
+      xp: `numpy`, or `jax.numpy`.
+      network: That of `network`, there.
+      memory: Of the sounds.
+      chunks: Their next ones.
+
+    Returns:
+      The probabilities, and what is remembered then.
     """
-    loudness = np.sqrt(np.square(chunks).mean(axis=1))
-    peak = np.maximum(np.maximum(loudness, heard.peak * np.float32(_FALL)), np.float32(_FAINTEST))
+    loudness = xp.sqrt(xp.square(chunks).mean(axis=1))
+    peak = xp.maximum(xp.maximum(loudness, memory.peak * np.float32(_FALL)), np.float32(_FAINTEST))
     level = np.float32(_LEVEL) / peak
-    sound = np.concatenate([heard.before, chunks], axis=1) * level[:, None]
-    sound = np.concatenate([sound, sound[:, -2 : -2 - _CONTEXT : -1]], axis=1)
-    network = _weights()
+    sound = xp.concatenate([memory.before, chunks], axis=1) * level[:, None]
+    sound = xp.concatenate([sound, sound[:, -2 : -2 - _CONTEXT : -1]], axis=1)
     spectra = sound[:, _FRAMES] @ network["basis"]  # [S, 4, 258]
-    x = np.hypot(spectra[..., :_BINS], spectra[..., _BINS:]).reshape(len(sound), 1, -1)
+    x = xp.hypot(spectra[..., :_BINS], spectra[..., _BINS:]).reshape(len(sound), 1, -1)
     for k in range(1, len(_STRIDES) + 1):
-        x = np.maximum(x @ network[f"matrix{k}"] + network[f"bias{k}"], 0)
-    gates = np.concatenate([x, heard.hidden[:, None]], axis=2) @ network["gates"]
-    gates = (gates + network["gate_bias"]).reshape(-1, 4, _WIDTH)
+        x = xp.maximum(x @ network[f"matrix{k}"] + network[f"bias{k}"][None, None], 0)
+    gates = xp.concatenate([x, memory.hidden[:, None]], axis=2) @ network["gates"]
+    gates = (gates + network["gate_bias"][None, None]).reshape(-1, 4, _WIDTH)
     enters, stays, new, shown = gates.swapaxes(0, 1)
-    cell = _sigmoid(stays) * heard.cell + _sigmoid(enters) * np.tanh(new)
-    hidden = _sigmoid(shown) * np.tanh(cell)
-    logits = np.maximum(hidden, 0)[:, None] @ network["logit"][:, None]
-    speaks = _sigmoid(logits[:, 0, 0] + network["logit_bias"])
+    cell = _sigmoid(xp, stays) * memory.cell + _sigmoid(xp, enters) * xp.tanh(new)
+    hidden = _sigmoid(xp, shown) * xp.tanh(cell)
+    logits = xp.maximum(hidden, 0)[:, None] @ network["logit"][:, None]
+    speaks = _sigmoid(xp, logits[:, 0, 0] + network["logit_bias"])
     return speaks, Memory(chunks[:, -_CONTEXT:], hidden, cell, peak)
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 0.5 * (1 + np.tanh(0.5 * x))
+def _sigmoid(xp: Any, x: Any) -> Any:
+    return 0.5 * (1 + xp.tanh(0.5 * x))

@@ -38,6 +38,7 @@ from jaxtyping import Array, Float, Int
 
 from egs_jax.media.audio_file import as_samples
 from egs_jax.media.clock import FPS, SAMPLE_RATE
+from egs_jax.media.voice_activity import Run
 from egs_jax.speech.layout import DEFAULT, ENTRY_ROWS, ROW_SAMPLES, Layout, layout_of
 from egs_jax.speech.level import SpeechLevel, push_all
 from egs_jax.speech.whisper import NETWORKS, NUM_MELS, WhisperEncoder
@@ -239,11 +240,20 @@ class FeatureStream:
         return rows[:0] if before is None else before + rows[:hop] * self._rise
 
 
-def listen(streams: Sequence[FeatureStream], cuts: Sequence[np.ndarray]) -> list[Window]:
-    """Let several streams hear the sound of their next window; the same bits as one by one."""
+def listen(
+    streams: Sequence[FeatureStream], cuts: Sequence[np.ndarray], run: Run | None = None
+) -> list[Window]:
+    """Let several streams hear the sound of their next window; the same bits as one by one.
+
+    Args:
+      streams: Those that hear.
+      cuts: The sound.
+      run: As of `voice_activity.judge`.
+    """
     pairs = [(s._level, s._fresh(c)) for s, c in zip(streams, cuts, strict=True) if s._level]
     if pairs:
-        push_all(*zip(*pairs, strict=True))
+        levels, sounds = zip(*pairs, strict=True)
+        push_all(levels, sounds, run)
     return [stream._window(cut) for stream, cut in zip(streams, cuts, strict=True)]
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from scipy.linalg.blas import dtbsv
 
 from egs_jax.media.clock import SAMPLE_RATE
-from egs_jax.media.voice_activity import CHUNK, SPOKEN, VoiceActivity, judge
+from egs_jax.media.voice_activity import CHUNK, SPOKEN, Run, VoiceActivity, judge
 
 SPEECH_LOUDNESS = -23.0
 """What speech is brought to [LUFS]: the level of EBU R128, about that of recorded talks."""
@@ -147,8 +147,11 @@ class SpeechLevel:
         return np.clip((_SHUT - away) / (_SHUT - _OPEN), 0, 1).astype(np.float32)
 
 
-def push_all(levels: Sequence[SpeechLevel], sounds: Sequence[Float[np.ndarray, " S"]]) -> None:
-    """Let several listeners hear their next samples; the same bits as one by one."""
-    found = judge([level._activity for level in levels], sounds)
+def push_all(
+    levels: Sequence[SpeechLevel], sounds: Sequence[Float[np.ndarray, " S"]],
+    run: Run | None = None,
+) -> None:  # fmt: skip
+    """Let several listeners hear their next samples; `run` as of `voice_activity.judge`."""
+    found = judge([level._activity for level in levels], sounds, run)
     for level, sound, probabilities in zip(levels, sounds, found, strict=True):
         level._heard(sound, probabilities >= SPOKEN)

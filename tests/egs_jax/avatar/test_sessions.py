@@ -16,9 +16,10 @@ from egs_jax.avatar.look import Look
 from egs_jax.avatar.sessions import Limits, Sessions
 from egs_jax.avatar.speech_batches import composed, speech_batches
 from egs_jax.avatar.stream import Stream
-from egs_jax.avatar.turns import Turns
+from egs_jax.avatar.turns import Clock, Turns
 from egs_jax.performer.voice import synthesize
 from egs_jax.runtime.errors import InputError
+from egs_jax.speech.voice_on_device import run_on_device
 
 WAIT = 30.0
 """Seconds after which what should have come has not."""
@@ -44,8 +45,8 @@ def shared():
 
 @pytest.fixture
 def many_at_once(monkeypatch):
-    """Sessions as on a GPU: several threads that hear, calls of several batches."""
-    monkeypatch.setitem(sessions.LIMITS, "cpu", Limits(3, 2, 4, 4))
+    """Sessions as on a GPU: calls of several batches."""
+    monkeypatch.setitem(sessions.LIMITS, "cpu", Limits(2, 4, 4, run=run_on_device))
     with Sessions() as found:
         yield found
 
@@ -104,6 +105,7 @@ def test_frames_are_those_of_a_stream_whoever_else_is_there(avatar, other, share
     assert opened[3].latency == Stream(avatar, sample_rate=44_100).latency
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pictures", [True, False])
 def test_many_at_once_come_as_one_by_one(avatar, shared, many_at_once, pictures):
     """As on a GPU, up to rounding; nobody gets what is another's."""
@@ -237,6 +239,10 @@ def test_a_failure_is_that_of_its_own_sessions(avatar, other, shared, monkeypatc
         with pytest.raises(RuntimeError, match="no room"):
             call()
     bad.close()
+    rude = shared.open(avatar, notify=lambda: 1 / 0)
+    rude.push(voice(0.5))
+    with pytest.raises(RuntimeError, match="division by zero"):
+        list(rude.frames())
     assert_same(talk(good, voice(0.4), 500), frames_of(Stream(avatar), voice(0.4), [500]))
 
 
@@ -287,11 +293,34 @@ def test_limits_that_are_none_are_refused(avatar, shared, wrong):
         shared.open(avatar, **wrong)
 
 
-def test_turns_go_to_those_who_wait_longest():
+def test_turns_go_to_those_who_are_due_first():
     turns = Turns()
-    for group, item in ((1, "a"), (2, "b"), (1, "c"), (3, "d"), (1, "e")):
-        turns.add(group, item)
-    assert turns.longest() == 1 and turns.take([1], 2) == ["a", "c"]
-    turns.add(1, "a")
-    assert turns.longest() == 2 and turns.take([2, 3, 4], 1) == ["b", "d"]
-    assert turns.take([1], 5) == ["e", "a"] and not turns
+    for group, due, item in ((1, 0.1, "a"), (2, 0.2, "b"), (1, 0.5, "c"), (3, 9.0, "d"),
+                             (1, 0.5, "e"), (1, 0.4, "f")):  # fmt: skip
+        turns.add(group, due, item)
+    assert turns.first() == 1 and turns.take([1], 2) == ["a", "f"]
+    assert turns.first() == 2 and turns.take([2, 3, 4], 1) == ["b", "d"]
+    assert turns.take([1], 5) == ["c", "e"] and not turns
+
+
+def test_whoever_brings_much_at_once_takes_nobody_s_turn():
+    clock = Clock()
+    assert [clock.due(5.0, 0.2) for _ in range(3)] == pytest.approx([5.0, 5.2, 5.4])
+    assert clock.due(5.3, 0.2) == pytest.approx(5.6)
+    assert clock.due(9.0, 0.2) == 9.0 and clock.due(9.1, 0.2) == pytest.approx(9.2)
+
+
+def test_a_live_session_does_not_wait_for_one_that_brings_all_at_once(avatar, shared, monkeypatch):
+    monkeypatch.setattr(drawing, "draw", slow_nothing)
+    bulk, live = (shared.open(avatar, most_ready=60.0, most_waiting=60.0) for _ in range(2))
+    bulk.push(voice(8.0))
+    bulk.finish()
+    live.push(voice(0.8))
+    live.finish()
+    assert len(list(live.frames())) == 20
+    assert len(bulk.ready()) < 100 and len(list(bulk.frames())) > 100
+
+
+def slow_nothing(avatar, drive):
+    time.sleep(0.005)
+    return nothing_drawn(avatar, drive)
