@@ -43,7 +43,8 @@ from egs_jax.avatar.sessions import Sessions
 from egs_jax.data.body import BodyModel
 from egs_jax.media.audio_file import read_audio
 from egs_jax.media.clock import FPS
-from egs_jax.media.video_writer import VideoWriter, best_encoder
+from egs_jax.media.film_format import best_encoder
+from egs_jax.media.video_writer import VideoWriter
 from egs_jax.performer.voice import synthesize
 from egs_jax.runtime.environment import keep_programs, take_memory_as_needed, usable_cores
 from egs_jax.speech.features import silence_features
@@ -88,8 +89,8 @@ def synthetic(n: int, size: int) -> Avatar:
     rng = np.random.default_rng(0)
     motions = 0.01 * rng.standard_normal((36, count, numbers), np.float32)
     baked = bake_motions(trained, motions.astype(np.float16))
-    written = Written(config, room(scene), baked, {})
-    return Avatar(config, None, None, None, None, is_exact=False, written=written)
+    written = Written(config, room(scene), baked, {}, 0)
+    return Avatar(config, None, None, None, None, 0, is_exact=False, written=written)
 
 
 def room(scene: bench_inference.Scene) -> Scene:
@@ -109,8 +110,8 @@ def room(scene: bench_inference.Scene) -> Scene:
 
 def several(avatar: Avatar, count: int) -> list[Avatar]:
     """Return avatars of one's motion and room, which share no call of the device."""
-    written = Written(avatar.config, avatar.scene, avatar.baked, {})
-    one = Avatar(avatar.config, None, None, None, None, is_exact=False, written=written)
+    written = Written(avatar.config, avatar.scene, avatar.baked, {}, 0)
+    one = Avatar(avatar.config, None, None, None, None, 0, is_exact=False, written=written)
     change = lambda seed: dataclasses.replace(one.config, seed=seed)
     return [dataclasses.replace(one, config=change(seed)) for seed in range(count)]
 

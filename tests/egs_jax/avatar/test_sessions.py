@@ -32,9 +32,9 @@ def avatar(trained_run):
 
 @pytest.fixture(scope="module")
 def other(avatar):
-    """Another avatar, of other poses and blinks."""
+    """Another avatar, of other poses, blinks, room and frame rate."""
     config = dataclasses.replace(avatar.config, seed=7)
-    return dataclasses.replace(avatar, config=config, look=Look(poses="still"))
+    return dataclasses.replace(avatar, config=config, look=Look("still", "teal", fps=30))
 
 
 @pytest.fixture
