@@ -44,8 +44,10 @@ def blinks(
 def eyes_of(look: Look, seed: int, frames: Int[np.ndarray, " B"]) -> Float32[np.ndarray, " B"]:
     """Return the blink in [0,1] of frames of a film, at its own rate."""
     whole, share = places(frames, look.fps, FPS)
-    before, after = (blinks(seed, whole + k, look.blinks) for k in (0, 1))
-    return before + (after - before) * share
+    before = blinks(seed, whole, look.blinks)
+    if not share.any():
+        return before
+    return before + (blinks(seed, whole + 1, look.blinks) - before) * share
 
 
 class SpeechDrive:

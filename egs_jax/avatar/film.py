@@ -20,11 +20,13 @@ from egs_jax.avatar.draw import num_video_frames
 from egs_jax.avatar.drawing import IN_FLIGHT, StreamFrame, draw_all, warm_up
 from egs_jax.avatar.film_places import Target, targets
 from egs_jax.avatar.inset import Inset
-from egs_jax.avatar.label import synthetic
+from egs_jax.avatar.label import manifest, synthetic
 from egs_jax.avatar.look import USUAL_LOOK, Look
 from egs_jax.avatar.speech_batches import speech_batches
 from egs_jax.media.audio_file import stream_audio
 from egs_jax.media.clock import SAMPLE_RATE
+from egs_jax.media.content_credentials import TYPES as SIGNED
+from egs_jax.media.content_credentials import credentials
 from egs_jax.media.encoder_process import EncoderProcess
 from egs_jax.media.feeding import feed
 from egs_jax.media.film_format import film_format
@@ -88,27 +90,41 @@ def render_video(
         num_video_frames(sum(len(chunk) for chunk in stream_audio(target.speech)), look.fps)
         for target in todo
     ]
+    writers = [_writer(avatar, inset, target) for target in todo]
     say_device("rendering", after=": exact" if avatar.is_exact else ": baked")
     with _folder_of(todo, Path(out_path)):
-        for target, total in zip(todo, totals, strict=True):
-            _render(avatar, inset, target, total)
+        for work in zip(todo, totals, writers, strict=True):
+            _render(avatar, inset, *work)
 
 
-def _render(avatar: Avatar, inset: Inset | None, target: Target, total: int) -> None:
-    """Write the film of one speech."""
-    look, path = avatar.look, target.path
+def _writer(avatar: Avatar, inset: Inset | None, target: Target) -> EncoderProcess | PictureFolder:
+    """Return what writes the film of one speech; nothing is written before it is entered."""
+    look, path, comment = avatar.look, target.path, synthetic()
     size = avatar.scene if inset is None else inset
-    width, height, comment = size.width, size.height, synthetic()
+    signed_with = credentials(manifest(path.name))
+    if signed_with is not None and path.suffix.lower().lstrip(".") not in SIGNED:
+        print(f"{path}: will have no C2PA manifest, for which only mp4 and mov have a place")
+        signed_with = None
     if target.kind == "pictures":
         channels = 4 if look.is_transparent else 3
-        writer = PictureFolder(path, width, height, channels, SAMPLE_RATE, comment)
-    else:
-        form = film_format(path.suffix.lower(), width, height, transparent=look.is_transparent)
-        writer = EncoderProcess(path.resolve(), width, height, look.fps, SAMPLE_RATE, form, comment)
+        return PictureFolder(path, size.width, size.height, channels, SAMPLE_RATE, comment)
+    form = film_format(
+        path.suffix.lower(), size.width, size.height, transparent=look.is_transparent
+    )
+    return EncoderProcess(
+        path.resolve(), size.width, size.height, look.fps, SAMPLE_RATE, form, comment, signed_with
+    )
+
+
+def _render(
+    avatar: Avatar, inset: Inset | None, target: Target, total: int,
+    writer: EncoderProcess | PictureFolder,
+) -> None:  # fmt: skip
+    """Write the film of one speech."""
     with writer as film, progress(total, "render", "frame") as bar:
         frames = bar.track(pictures(avatar, inset, target.speech), task_id=0)
-        feed(film, frames, look.fps, stream_audio(target.speech), SAMPLE_RATE)
-    print(f"{path}: {total / look.fps:.1f} s. {CONSENT}")
+        feed(film, frames, avatar.look.fps, stream_audio(target.speech), SAMPLE_RATE)
+    print(f"{target.path}: {total / avatar.look.fps:.1f} s. {CONSENT}")
 
 
 def pictures(

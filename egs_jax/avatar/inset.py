@@ -81,7 +81,14 @@ class Inset:
 
 def _source(avatar: Avatar) -> SourceFilm:
     """Return where in its film an avatar is; an older file of it lets its dataset say that."""
-    found = avatar.clip_scene.film or film_of(avatar.dataset)
+    if (found := avatar.clip_scene.film) is None:
+        try:
+            found = film_of(avatar.dataset)
+        except InputError:
+            raise InputError(
+                "--into: this avatar's file does not say where in its film it is; name its dataset "
+                "by --data-dir"
+            ) from None
     if found is None:
         raise InputError("--into: this avatar's dataset does not say of which film it was cut")
     return found

@@ -2,6 +2,7 @@
 
 import functools
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import cv2
 import numpy as np
@@ -50,13 +51,26 @@ def marked(rgb: Picture) -> Picture:
 
 def synthetic() -> str:
     """Return what a file says of its pictures: that they are synthetic, and what made them."""
-    try:
-        number = version("egs-jax")
-    except PackageNotFoundError:
-        number = "of no release"
     name, _ = commit()
-    made_by = f"egs-jax {number}" + (f", commit {name}" if name else "")
+    made_by = f"egs-jax {_version()}" + (f", commit {name}" if name else "")
     return f"Synthetic: an avatar drawn by {made_by}. DigitalSourceType: {DIGITAL_SOURCE}"
+
+
+def manifest(title: str) -> dict[str, Any]:
+    """Return the same as a C2PA manifest, of a file with this name."""
+    created = {"action": "c2pa.created", "digitalSourceType": DIGITAL_SOURCE}
+    return {
+        "title": title,
+        "claim_generator_info": [{"name": "egs-jax", "version": _version()}],
+        "assertions": [{"label": "c2pa.actions", "data": {"actions": [created]}}],
+    }
+
+
+def _version() -> str:
+    try:
+        return version("egs-jax")
+    except PackageNotFoundError:
+        return "of no release"
 
 
 @functools.lru_cache(maxsize=8)

@@ -32,6 +32,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from egs_jax.media.clock import FPS
+from egs_jax.media.content_credentials import Credentials
 from egs_jax.media.film_format import FilmFormat, film_format
 from egs_jax.media.video_writer import Picture, Sound, VideoWriter, check_frame, temporary_beside
 
@@ -43,7 +44,7 @@ class EncoderProcess:
     """A `VideoWriter` for one film, in another process.
 
     Args:
-      path, width, height, fps, sample_rate, form, comment: See `VideoWriter`.
+      path, width, height, fps, sample_rate, form, comment, signed_with: See `VideoWriter`.
 
     Raises:
       InputError: if the folder is missing or cannot be written.
@@ -60,12 +61,14 @@ class EncoderProcess:
         sample_rate: int | None = None,
         form: FilmFormat | None = None,
         comment: str = "",
+        signed_with: Credentials | None = None,
     ):
         form = form or film_format(".mp4", width, height)
         self._size, self._path, self._frames = (width, height), Path(os.path.abspath(path)), 0
         self._channels = form.channels
         self._settings = dict(path=self._path, width=width, height=height, fps=fps,
-                              sample_rate=sample_rate, form=form, comment=comment)  # fmt: skip
+                              sample_rate=sample_rate, form=form, comment=comment,
+                              signed_with=signed_with)  # fmt: skip
 
     def __enter__(self) -> "EncoderProcess":
         # Made here, so that a folder that cannot be written is known at once, and so that it can be

@@ -18,6 +18,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from jaxtyping import Float, UInt8
 
 from egs_jax.media.clock import FPS
+from egs_jax.media.content_credentials import Credentials, sign
 from egs_jax.media.film_format import FilmFormat, film_format
 from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.files import NO_ROOM, make_beside, put_in_place
@@ -49,6 +50,7 @@ class VideoWriter:
       sample_rate: Samples a second of the sound to come, None for a silent film.
       form: What its file is made of; None: H.264 and AAC in mp4, which plays everywhere.
       comment: What the file says of itself.
+      signed_with: To sign it with; None: it is not signed.
       temporary: From `temporary_beside`, if somebody else made it.
 
     Raises:
@@ -66,9 +68,11 @@ class VideoWriter:
         sample_rate: int | None = None,
         form: FilmFormat | None = None,
         comment: str = "",
+        signed_with: Credentials | None = None,
         temporary: str | None = None,
     ):
         self._form, self._comment = form or film_format(".mp4", width, height), comment
+        self._signed_with = signed_with
         self._path, self._temporary = Path(os.path.abspath(path)), temporary
         self._size, self._rate = (width, height), sample_rate
         self._fps = Fraction(fps).limit_denominator(1001)
@@ -163,6 +167,9 @@ class VideoWriter:
                 rest = self._resampler.resample(None) if self._samples else []
                 self._encode_audio([*rest, None])
             self._container.close()
+        if self._signed_with is not None:  # which names its errors itself
+            sign(Path(self._temporary), self._form.container, self._signed_with)
+        with self._named_errors():
             put_in_place(Path(self._temporary), self._path)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

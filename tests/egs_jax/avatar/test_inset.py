@@ -1,6 +1,7 @@
 """An avatar in the whole picture of its film: in its place, and nowhere else; in no other film."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -86,8 +87,8 @@ def test_other_films_and_looks_are_refused(avatar, film, tmp_path):
 
 
 def test_a_dataset_says_where_its_film_is_and_its_file_does_too(painted, tmp_path):
-    from egs_jax.avatar.avatar_file import _film
-    from egs_jax.avatar.scene import film_of
+    from egs_jax.avatar.avatar_file import _film, _scene_words
+    from egs_jax.avatar.scene import film_of, scene_of
 
     dataset = Dataset.open(painted)
     assert film_of(dataset) is None  # painted, of no film
@@ -97,7 +98,10 @@ def test_a_dataset_says_where_its_film_is_and_its_file_does_too(painted, tmp_pat
                    dataset.pictures, None, "person")  # fmt: skip
     found = film_of(told)
     assert (found.left, found.top, found.side, found.gain) == (4, 5, 300, (1.0, 1.5, 1.0))
-    assert found.start == told.playback[0] and _film(dataclasses.asdict(found)) == found
+    assert found.start == told.playback[0]
+    scene = scene_of(told)
+    words = json.loads(json.dumps(_scene_words(scene, scene.own)))  # as in a file
+    assert scene.film == found == _film(words["film"])
     for wrong in ({"side": 0}, {"left": -1}, {"gain": [1, 0, 1]}, {"side": 10**6}):
         with pytest.raises(ValueError, match="a film"):
             _film(dataclasses.asdict(found) | wrong)
