@@ -11,7 +11,8 @@ look           how an avatar is shown: poses, background, blinks, size, frame ra
 staging        a scene as a look shows it
 label          the words that a picture is synthetic
 avatar         a trained avatar, loaded from its run folder or from a file
-export         a run folder -> such a file
+export         an avatar -> such a file, or a point cloud
+point_cloud    the Gaussians of one moment in the form that viewers open
 drive          speech -> what drives every frame: audio windows, blinks, a path of poses
 draw           an avatar and what drives it -> pictures, a batch in one jitted call
 stream         speech in chunks of any size -> frames with timestamps, live

@@ -48,14 +48,16 @@ _LARGEST_SIDE = 2**14  # pixels of a film
 _DATE = (1980, 1, 1, 0, 0, 0)  # of every member: equal avatars are equal files
 _TYPES = ("<f4", "<f2", "|i1", "|u1", "<f8")
 _HALF = (
-    "cloud/log_scales", "cloud/quats", "cloud/logit_opacities", "cloud/sh", "skins", "reader",
+    "cloud/log_scales", "cloud/quats", "cloud/logit_opacities", "cloud/sh", "skins", "weights",
+    "reader",
 )  # fmt: skip
 _SHAPES = {
     "cloud/means": "N 3", "cloud/log_scales": "N 3", "cloud/quats": "N 4",
     "cloud/logit_opacities": "N", "cloud/sh": "N H 3",
     "form/counts": "K 14 N", "form/steps": "K 14", "shine/counts": "k M N", "shine/steps": "k M",
+    "follows": "K k",
     "sample/features": "S E", "sample/agents": "A E", "sample/static_mix": "S A",
-    "sample_mean": "S 14", "units": "14", "reader": "L K", "ranges": "2 K", "skins": "N",
+    "sample_mean": "S 14", "weights": "S 14", "reader": "L K", "ranges": "2 K", "skins": "N",
     "scene/intrinsics": "3 3", "scene/viewmats": "P 4 4", "scene/still_viewmat": "4 4",
     "scene/silence": "R F", "scene/bodies": "P 4 4", "scene/still_body": "4 4",
     "scene/body_rest": "4 4", "scene/body_coefficients": "Q 6", "scene/body_limits": "2 6",
@@ -163,11 +165,12 @@ def _arrays(
         "cloud": {name: value[:live] for name, value in baked.cloud._asdict().items()},
         "form": {"counts": baked.form.counts[..., :live], "steps": baked.form.steps},
         "shine": {"counts": baked.shine.counts[..., :live], "steps": baked.shine.steps},
+        "follows": baked.follows,
         "sample": {
             "features": spatial.features, "agents": spatial.agents,
             "static_mix": spatial.static_mix,
         },
-        "sample_mean": baked.sample_mean, "units": baked.units, "reader": baked.reader,
+        "sample_mean": baked.sample_mean, "weights": baked.weights, "reader": baked.reader,
         "ranges": baked.ranges, "skins": None if baked.skins is None else baked.skins[:live],
         "networks": {name: networks[name] for name in ("tokens", "attention", "deform")},
         "scene": {
@@ -285,8 +288,9 @@ def _put_together(path: Path, words: Mapping[str, Any], arrays: dict[str, np.nda
         form=Patterns(**device(parts["form"])),
         shine=Patterns(**device(parts["shine"])),
         sample=sample,
+        follows=full("follows"),
         sample_mean=full("sample_mean"),
-        units=full("units"),
+        weights=full("weights"),
         reader=full("reader"),
         ranges=full("ranges"),
         alive=jnp.ones(everyone, bool),
@@ -352,7 +356,7 @@ def _check_shapes(config: Config, arrays: Mapping[str, np.ndarray]) -> None:
                  for a, size in zip(wanted, shape, strict=False)]  # fmt: skip
         if len(wanted) != len(shape) or list(shape) != sizes:
             raise ValueError(f"{name} is {list(shape)}, not {text}")
-    if letters["M"] != 3 * letters["H"] - 3 or letters["k"] > letters["K"]:
+    if letters["M"] != 3 * letters["H"] - 3:
         raise ValueError("numbers of a Gaussian")
     if letters["L"] != 14 * letters["S"]:
         raise ValueError(f"reader is {letters['L']} long")

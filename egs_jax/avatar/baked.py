@@ -8,8 +8,8 @@ limited, smoothly.
 
 Letters: D numbers of a Gaussian before activation, in the order means 3, log-scales 3, quaternion
 4, opacity 1, harmonics 3 H. The first 14 of them (with the constant color) are its *form*, which
-tells the codes; the rest its *shine*, which has fewer patterns. Patterns are counts of 8 bits,
-times a step of each.
+tells the codes; the rest its *shine*, which has fewer patterns, and codes of its own that follow
+from those of form. Patterns are counts of 8 bits, times a step of each.
 """
 
 import flax.struct
@@ -50,13 +50,14 @@ class Baked(flax.struct.PyTreeNode):
     """All N at codes 0."""
     form: Patterns
     shine: Patterns
-    """Of as many codes as it has patterns, the first ones."""
+    follows: Float[Array, "K k"]
+    """Codes of form -> codes of shine."""
     sample: Prepared
     """The exact decoder of S; what it adds to is 0."""
     sample_mean: Float[Array, "S 14"]
     """What it says of their form at codes 0."""
-    units: Float[Array, " 14"]
-    """In which the reader takes each number of a form."""
+    weights: Float[Array, "S 14"]
+    """How much each of these numbers counts where codes are read."""
     reader: Float[Array, "L K"]
     """What it says beyond that, L = 14 S numbers -> codes."""
     ranges: Float[Array, "2 K"]
@@ -119,7 +120,7 @@ def said(config: Config, kept: Prepared, drive: Drive) -> Float[Array, "B n D"]:
 def codes_of(config: Config, baked: Baked, drive: Drive) -> Float[Array, "B K"]:
     """Return the codes of every frame of `drive`."""
     form = said(config, baked.sample, drive)[..., :FORM]
-    flat = ((form - baked.sample_mean[None]) / baked.units[None, None]).reshape(len(form), -1)
+    flat = ((form - baked.sample_mean[None]) * baked.weights[None]).reshape(len(form), -1)
     codes = jnp.matmul(flat, baked.reader, precision=jax.lax.Precision.HIGHEST)
     return limited(codes, baked.ranges)
 
@@ -136,7 +137,8 @@ def moved_by(baked: Baked, codes: Float[Array, "B K"]) -> Deformed:
     """Return the Gaussians in head space by the codes of every frame, activated."""
     cloud = baked.cloud
     form = baked.form.sum(codes).transpose(0, 2, 1)
-    shine = baked.shine.sum(codes[:, : baked.shine.counts.shape[0]]).transpose(0, 2, 1)
+    follows = jnp.matmul(codes, baked.follows, precision=jax.lax.Precision.HIGHEST)
+    shine = baked.shine.sum(follows).transpose(0, 2, 1)
     change = jnp.concatenate([form[..., 11:], shine], axis=-1)
     added = lambda values, part: values[None] + part
     return Deformed(

@@ -165,7 +165,8 @@ def test_kept_programs_draw_the_same_bits(avatar, monkeypatch, tmp_path):
     want = frames_of(Stream(avatar), sound, [480])
     for _ in range(2):  # traced and kept, then read
         monkeypatch.setattr(programs, "_kept", {"folder": tmp_path})
-        monkeypatch.setattr(infer, "_drawing", Kept(infer._draw, Pictures, donated=3))
+        made = Kept(infer._draw, Pictures, donated=3, on_cpu=infer._drawing._on_cpu)
+        monkeypatch.setattr(infer, "_drawing", made)
         assert_same(frames_of(Stream(avatar), sound, [480]), want)
 
 
