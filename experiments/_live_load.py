@@ -38,8 +38,12 @@ class Client:
 
     session: Session
     speech: np.ndarray
+    at: int
+    """Where in the speech it begins."""
     delay: float
     """From a frame's time until it is due, seconds."""
+    stop: float
+    """Time of the first frame that does not count any more, seconds."""
     began: float = 0.0
     """When its first sample is spoken."""
     pushed: int = 0
@@ -50,7 +54,7 @@ class Client:
     def push(self) -> float:
         """Push the next chunk; return when the one after it will have been spoken."""
         size = round(CHUNK * SAMPLE_RATE)
-        first = self.pushed * size % (len(self.speech) - size)
+        first = (self.at + self.pushed * size) % (len(self.speech) - size)
         self.session.push(self.speech[first : first + size])
         self.pushed += 1
         return self.began + CHUNK * (self.pushed + 1)
@@ -59,7 +63,8 @@ class Client:
         """Take the frames that are there."""
         frames = self.session.ready()
         now = time.perf_counter() - self.began
-        self.late += [now - frame.time - self.delay for frame in frames if frame.time >= WARM]
+        counted = [frame.time for frame in frames if WARM <= frame.time < self.stop]
+        self.late += [now - shown - self.delay for shown in counted]
 
 
 class Outcome(NamedTuple):
@@ -87,18 +92,17 @@ def under_load(
     """
     told: queue.SimpleQueue[Client | None] = queue.SimpleQueue()
     with Sessions() as sessions:
-        clients = _clients(sessions, avatars, speech, count, told, pictures=pictures)
+        clients = _clients(sessions, avatars, speech, count, WARM + seconds, told, pictures)
         reader = threading.Thread(target=_read, args=(told,), name="reader")
         reader.start()
-        behind, cores = _push(clients, WARM + seconds)
-        wanted = count * int(seconds * FPS)
+        behind, cores = _push(clients, WARM + seconds + clients[0].delay)
         time.sleep(0.5)  # what has not come by then never will
         told.put(None)
         reader.join()
         for client in clients:
             client.session.close()
     late = np.array([value for client in clients for value in client.late]) * 1e3
-    missing = max(wanted - round(count * (clients[0].delay + CHUNK) * FPS) - len(late), 0)
+    missing = max(count * int(seconds * FPS) - len(late), 0)
     return Outcome(np.concatenate([late, np.full(missing, np.inf)]), cores, behind)
 
 
@@ -113,15 +117,15 @@ def delay_of(session: Session) -> float:
 
 def _clients(
     sessions: Sessions, avatars: Sequence[Avatar], speech: np.ndarray, count: int,
-    told: queue.SimpleQueue, *, pictures: bool,
+    stop: float, told: queue.SimpleQueue, pictures: bool,
 ) -> list[Client]:  # fmt: skip
     clients: list[Client] = []
     for k in range(count):
         session = sessions.open(
             avatars[k % len(avatars)], pictures=pictures, notify=lambda k=k: told.put(clients[k])
         )
-        turned = np.roll(speech, -(k * len(speech)) // count)
-        clients.append(Client(session, turned, delay_of(session)))
+        at = k * len(speech) // count
+        clients.append(Client(session, speech, at, delay_of(session), stop))
     began = time.perf_counter() + 0.2
     for k, client in enumerate(clients):
         client.began = began + SPREAD * k / count
@@ -134,7 +138,7 @@ def _read(told: queue.SimpleQueue) -> None:
 
 
 def _push(clients: list[Client], seconds: float) -> tuple[float, dict[str, float]]:
-    """Push sound as it is spoken; return the load's own delay [ms], and cores by their work."""
+    """Push so much sound as it is spoken; return the load's own delay [ms], and cores by work."""
     waiting = [(client.began + CHUNK, k) for k, client in enumerate(clients)]
     heapq.heapify(waiting)
     end, behind = max(client.began for client in clients) + seconds, []

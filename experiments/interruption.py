@@ -70,6 +70,12 @@ def steps(values: np.ndarray) -> np.ndarray:
     return found[np.isfinite(found)]
 
 
+def largest(values: np.ndarray) -> float | None:
+    """Return the largest value that is known; None: there is none."""
+    known = values[np.isfinite(values)]
+    return float(known.max()) if known.size else None
+
+
 def measured(avatar: Avatar, speech: np.ndarray, times: int) -> dict:
     """Interrupt a speech at `times` frames."""
     landmarker, batches = FaceLandmarker(), SpeechBatches(avatar)
@@ -86,22 +92,23 @@ def measured(avatar: Avatar, speech: np.ndarray, times: int) -> dict:
         **run_of(avatar),
         "interruptions": len(numbers),
         "latency_s": latency(avatar),
-        "opening_clip_step_max": float(steps(clip).max()),
-        "opening_clip_step_p99": float(np.percentile(steps(clip), 99)),
+        "opening_clip_step_max": largest(steps(clip)),
     }
     for name in ("gap", "opening"):
         usual, after = getattr(whole, name), [getattr(part, name) for part in followed]
         pairs = zip(numbers, after, strict=True)
         joined = [np.concatenate([usual[n - 1 : n], part]) for n, part in pairs]
-        rest = float(np.nanmedian([part[-5:] for part in after]))
-        opens = np.nanpercentile(usual, 95) - rest
+        last = np.stack([part[-5:] for part in after])
+        seen_last, seen_usual = last[np.isfinite(last)], usual[np.isfinite(usual)]
+        rest = np.median(seen_last) if seen_last.size else np.nan
+        opens = (np.percentile(seen_usual, 95) if seen_usual.size else np.nan) - rest
         away = np.stack([np.abs(part[in_time:] - rest) / opens for part in after])
         case |= {
-            f"{name}_usual_step_max": float(steps(usual).max()),
-            f"{name}_seam_step_max": float(np.concatenate([steps(j[:2]) for j in joined]).max()),
-            f"{name}_later_step_max": float(np.concatenate([steps(j[1:]) for j in joined]).max()),
-            f"{name}_from_rest_when_due": float(np.nanmax(away[:, 0])),
-            f"{name}_from_rest_afterwards": float(np.nanmax(away[:, 1:])),
+            f"{name}_usual_step_max": largest(steps(usual)),
+            f"{name}_seam_step_max": largest(np.concatenate([steps(j[:2]) for j in joined])),
+            f"{name}_later_step_max": largest(np.concatenate([steps(j[1:]) for j in joined])),
+            f"{name}_from_rest_when_due": largest(away[:, 0]),
+            f"{name}_from_rest_afterwards": largest(away[:, 1:]),
         }
     return case
 

@@ -15,7 +15,14 @@ export         an avatar -> such a file, or a point cloud
 point_cloud    the Gaussians of one moment in the form that viewers open
 drive          speech -> what drives every frame: audio windows, blinks, a path of poses
 draw           an avatar and what drives it -> pictures, a batch in one jitted call
-stream         speech in chunks of any size -> frames with timestamps, live
+speech_batches speech in chunks of any size -> what drives batches of frames; interruptions
+drawing        batches -> pictures at the host, by threads
+shared_drawing batches of several speeches -> pictures or codes, in one call of a device
+live_sound     sound of any rate, as it is pushed -> checked sound that waits to be heard
+stream         one live speaker: sound in chunks -> frames with timestamps
+turns          who is served next of many
+session        one of many live speakers, and how far its work is
+sessions       many live speakers in one process
 film_places    where films go, and what they are
 inset          an avatar at its place in the whole picture of its film
 film           an avatar and speeches -> films with sound

@@ -157,6 +157,20 @@ def test_an_interruption_before_the_first_frame_is_a_new_start(avatar, spoken):
         np.testing.assert_array_equal(a.rgb, b.rgb)
 
 
+def test_a_second_interruption_before_a_frame_changes_nothing(avatar, spoken):
+    found = []
+    for times in (1, 2):
+        live = Stream(avatar)
+        frames = take(live, spoken[:20_000], 12)
+        for _ in range(times):
+            live.push(voice(0.3))  # which nobody will hear
+            at = live.interrupt()
+        assert at == pytest.approx(12 / 25 + live.latency)
+        found.append([frame.rgb for frame in (*frames, *frames_of(live, voice(0.2), [800]))])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_a_finished_stream_goes_on_after_an_interruption(avatar, spoken):
     live = Stream(avatar)
     frames = frames_of(live, spoken[:8000], [8000])
