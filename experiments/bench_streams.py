@@ -83,9 +83,9 @@ def synthetic(n: int, size: int) -> Avatar:
     scene = bench_inference.synthetic(n, size, "paper", "person")
     config, degree = scene.config, scene.config.model.sh_degree
     spatial = spatial_part(config, scene.params, scene.alive, degree)
-    trained = Trained(config, scene.params["networks"], spatial, degree, scene.kept.limits)
-    count = len(trained.live.features)
-    numbers = 11 + 3 * (degree + 1) ** 2
+    count, numbers = int(np.sum(spatial.alive)), 11 + 3 * (degree + 1) ** 2
+    weights, limits = np.ones((count, numbers), np.float32), scene.kept.limits
+    trained = Trained(config, scene.params["networks"], spatial, weights, degree, limits)
     rng = np.random.default_rng(0)
     motions = 0.01 * rng.standard_normal((36, count, numbers), np.float32)
     baked = bake_motions(trained, motions.astype(np.float16))
