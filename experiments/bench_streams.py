@@ -33,10 +33,8 @@ from typing import Any, NamedTuple, Self
 import jax
 import numpy as np
 
-from egs_jax.__main__ import Parser
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.avatar_file import Written
-from egs_jax.avatar.baking import Trained, bake_motions
 from egs_jax.avatar.precomputed import spatial_part
 from egs_jax.avatar.scene import PersonScene, Scene
 from egs_jax.avatar.sessions import Sessions
@@ -46,11 +44,13 @@ from egs_jax.media.clock import FPS
 from egs_jax.media.film_format import best_encoder
 from egs_jax.media.video_writer import VideoWriter
 from egs_jax.performer.voice import synthesize
+from egs_jax.runtime.arguments import Parser
 from egs_jax.runtime.environment import keep_programs, take_memory_as_needed, usable_cores
 from egs_jax.speech.features import silence_features
 from egs_jax.speech.layout import DEFAULT
 from egs_jax.speech.level import SPEECH_LOUDNESS
-from experiments import bench_inference
+from experiments import _drawn_scenes as drawn
+from experiments._baked_scene import random_baked
 from experiments._common import record
 from experiments._live_load import Outcome, under_load
 from experiments._runs import parsed, run_main
@@ -79,21 +79,21 @@ class Case(NamedTuple):
 
 
 def synthetic(n: int, size: int) -> Avatar:
-    """Make a person of random networks whose random motions are baked."""
-    scene = bench_inference.synthetic(n, size, "paper", "person")
+    """Make a person of random networks whose small motions are random as well."""
+    scene = drawn.synthetic(n, size, "paper", "person")
     config, degree = scene.config, scene.config.model.sh_degree
     spatial = spatial_part(config, scene.params, scene.alive, degree)
-    count, numbers = int(np.sum(spatial.alive)), 11 + 3 * (degree + 1) ** 2
-    weights, limits = np.ones((count, numbers), np.float32), scene.kept.limits
-    trained = Trained(config, scene.params["networks"], spatial, weights, degree, limits)
-    rng = np.random.default_rng(0)
-    motions = 0.01 * rng.standard_normal((36, count, numbers), np.float32)
-    baked = bake_motions(trained, motions.astype(np.float16))
-    written = Written(config, room(scene), baked, {}, 0)
-    return Avatar(config, None, None, None, None, 0, is_exact=False, written=written)
+    networks, limits = scene.params["networks"], scene.kept.limits
+    baked = random_baked(config, networks, spatial, limits, scene.drive(1))
+    return of_written(Written(config, room(scene), baked, {}, 0))
 
 
-def room(scene: bench_inference.Scene) -> Scene:
+def of_written(written: Written) -> Avatar:
+    """Return the avatar of a file that was never written."""
+    return Avatar(written.config, None, None, None, None, 0, is_exact=False, written=written)
+
+
+def room(scene: drawn.Scene) -> Scene:
     """Return what a clip of such a person would lend."""
     drive, size = scene.drive(1), scene.size
     viewmats = np.repeat(drive.viewmats, 100, axis=0)
@@ -110,8 +110,7 @@ def room(scene: bench_inference.Scene) -> Scene:
 
 def several(avatar: Avatar, count: int) -> list[Avatar]:
     """Return avatars of one's motion and room, which share no call of the device."""
-    written = Written(avatar.config, avatar.scene, avatar.baked, {}, 0)
-    one = Avatar(avatar.config, None, None, None, None, 0, is_exact=False, written=written)
+    one = of_written(Written(avatar.config, avatar.scene, avatar.baked, {}, 0))
     change = lambda seed: dataclasses.replace(one.config, seed=seed)
     return [dataclasses.replace(one, config=change(seed)) for seed in range(count)]
 

@@ -19,13 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from egs_jax.__main__ import Parser
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.look import Look
 from egs_jax.avatar.speech_batches import SpeechBatches, SpokenBatch, composed, latency
 from egs_jax.face.landmarks import FaceLandmarker
 from egs_jax.media.audio_file import read_audio
 from egs_jax.media.clock import FPS, SAMPLE_RATE
+from egs_jax.runtime.arguments import Parser
 from egs_jax.types import Drive
 from experiments._runs import add_case, parsed, rounded, run_main, run_of
 from experiments.stillness import Seen, seen
@@ -102,7 +102,7 @@ def measured(avatar: Avatar, speech: np.ndarray, times: int) -> dict:
         seen_last, seen_usual = last[np.isfinite(last)], usual[np.isfinite(usual)]
         rest = np.median(seen_last) if seen_last.size else np.nan
         opens = (np.percentile(seen_usual, 95) if seen_usual.size else np.nan) - rest
-        away = np.stack([np.abs(part[in_time:] - rest) / opens for part in after])
+        away = np.stack([np.abs(part[in_time:] - rest) / (opens or np.nan) for part in after])
         case |= {
             f"{name}_usual_step_max": largest(steps(usual)),
             f"{name}_seam_step_max": largest(np.concatenate([steps(j[:2]) for j in joined])),

@@ -358,6 +358,7 @@ def test_inference_is_measured_on_any_machine(tmp_path):
     assert 0 < case["call_p50_ms"] <= case["call_p95_ms"] <= case["call_p99_ms"]
     assert case["streaming_ms_a_frame"] > 0 and case["memory_mb"] > 0
     assert case["psnr_to_float32_db"] > 80
+    assert case["baked"]["call_p50_ms"] > 0 and case["baked"]["kept_mb"] > 0
     assert figure == tmp_path / "figures" / "inference.png"
 
 

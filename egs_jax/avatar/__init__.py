@@ -15,6 +15,7 @@ export         an avatar -> such a file, or a point cloud
 point_cloud    the Gaussians of one moment in the form that viewers open
 drive          speech -> what drives every frame: audio windows, blinks, a path of poses
 draw           an avatar and what drives it -> pictures, a batch in one jitted call
+to_host        the same with pictures at the host, by one copy each way
 speech_batches speech in chunks of any size -> what drives batches of frames; interruptions
 drawing        batches -> pictures at the host, by threads
 shared_drawing batches of several speeches -> pictures or codes, in one call of a device

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from egs_jax.avatar.baked import Baked, Patterns, rounded_up
+from egs_jax.avatar.baked import Baked, rounded_up
 from egs_jax.avatar.precomputed import Spatial, assemble
 from egs_jax.avatar.scene import PersonScene, Scene, SourceFilm
 from egs_jax.config import Config
@@ -35,6 +35,7 @@ from egs_jax.runtime.errors import MAY_NOT_READ, InputError
 from egs_jax.runtime.files import atomically
 from egs_jax.runtime.provenance import provenance
 from egs_jax.speech.layout import Layout
+from kernels.codes import Patterns
 from kernels.deform import DeformInputs
 
 FORMAT, VERSION = "egs-avatar", 2

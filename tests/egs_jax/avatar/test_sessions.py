@@ -27,7 +27,7 @@ WAIT = 30.0
 
 @pytest.fixture(scope="module")
 def avatar(trained_run):
-    return Avatar.load(trained_run.folder)
+    return Avatar.load(trained_run.folder, exact=True)
 
 
 @pytest.fixture(scope="module")

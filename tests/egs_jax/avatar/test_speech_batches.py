@@ -17,7 +17,7 @@ from egs_jax.speech.layout import LAYOUTS
 
 @pytest.fixture(scope="module")
 def avatar(trained_run):
-    return Avatar.load(trained_run.folder)
+    return Avatar.load(trained_run.folder, exact=True)
 
 
 @pytest.fixture(scope="module")

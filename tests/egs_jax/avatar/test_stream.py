@@ -280,10 +280,10 @@ def test_a_finished_stream_takes_nothing_until_it_is_reset(avatar):
     assert len(frames_of(live, sound, [100])) == 8
 
 
-@pytest.mark.parametrize("stage", ["draw", "compose"])
+@pytest.mark.parametrize("stage", ["draw_to_host", "compose"])
 def test_after_a_failure_only_a_reset_helps(avatar, monkeypatch, stage):
     sound, live = voice(2.0), Stream(avatar)
-    module = {"draw": drawing, "compose": speech_batches}[stage]
+    module = {"draw_to_host": drawing, "compose": speech_batches}[stage]
     original, calls = getattr(module, stage), iter(range(100))
 
     def fails_once(*arguments):
@@ -309,7 +309,7 @@ def draw_nothing(avatar, drive):
 
 
 def test_sound_waits_up_to_a_limit_and_no_frame_is_lost(avatar, monkeypatch):
-    monkeypatch.setattr(drawing, "draw", draw_nothing)
+    monkeypatch.setattr(drawing, "draw_to_host", draw_nothing)
     sound, live = voice(6.0), Stream(avatar, most_waiting=2)
     first = next(iter(live.push(sound[:48_000])))  # and leave the others
     assert first.number == 0 and 0 < live.waiting < 3
@@ -352,7 +352,7 @@ def test_a_long_speech_keeps_time_and_little_memory(avatar, monkeypatch, minutes
     drives = []
     monkeypatch.setattr(Scene, "listener", lambda _: Listener())
     monkeypatch.setattr(speech_batches, "compose", compose)
-    monkeypatch.setattr(drawing, "draw", draw_nothing)
+    monkeypatch.setattr(drawing, "draw_to_host", draw_nothing)
     live, second = Stream(avatar), np.zeros(SAMPLE_RATE, np.float32)
     numbers = itertools.count()
     for _ in range(60 * minutes):
