@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from egs_jax.media.film_format import SUFFIXES
+from egs_jax.media.film_format import check_suffix
 from egs_jax.runtime.errors import InputError
 
 Kind = Literal["film", "pictures"]
@@ -72,13 +72,7 @@ def _check(target: Target, *, transparent: bool) -> None:
         raise InputError(f"{path}: is the speech itself; name another file for the film")
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: is no ordinary file; name the film to write, say talk.mp4")
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(
-            f"{path}: films are {', '.join(SUFFIXES)} files; let the name end in one of these, or "
-            "in none for a folder of PNGs"
-        )
-    if transparent and path.suffix.lower() == ".mp4":
-        raise InputError(
-            f"{path}: mp4 films cannot be transparent; let the name end in .webm or .mov, or in "
-            "none for a folder of PNGs"
-        )
+    try:
+        check_suffix(path.suffix.lower(), transparent=transparent)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None

@@ -65,6 +65,24 @@ def h264(container: str, encoder: H264, crf: int = _CRF) -> FilmFormat:
     return FilmFormat(container, encoder, "aac", "yuv420p", ((quality, str(crf)), *options.items()))
 
 
+def check_suffix(suffix: str, *, transparent: bool) -> None:
+    """Refuse the end of a name that no film has, or no transparent one.
+
+    Raises:
+      InputError: says which ends there are.
+    """
+    if suffix not in SUFFIXES:
+        raise InputError(
+            f"films are {', '.join(SUFFIXES)}; let the name end in one of these, or in none for a "
+            "folder of PNGs"
+        )
+    if transparent and suffix == ".mp4":
+        raise InputError(
+            "mp4 films cannot be transparent; let the name end in .webm or .mov, or in none for a "
+            "folder of PNGs"
+        )
+
+
 def film_format(suffix: str, width: int, height: int, *, transparent: bool = False) -> FilmFormat:
     """Return what a film is made of whose name ends so: mp4 and mov H.264, webm VP9.
 
@@ -73,8 +91,7 @@ def film_format(suffix: str, width: int, height: int, *, transparent: bool = Fal
     Raises:
       InputError: if no such film can be made, or be transparent.
     """
-    if suffix not in SUFFIXES:
-        raise InputError(f"films are {', '.join(SUFFIXES)}; got {suffix or 'a name without one'}")
+    check_suffix(suffix, transparent=transparent)
     if suffix == ".webm":
         alpha = {"auto-alt-ref": "0"} if transparent else {}  # which VP9 needs
         options = _VP9 | alpha | {"threads": str(usable_cores())}
@@ -84,13 +101,8 @@ def film_format(suffix: str, width: int, height: int, *, transparent: bool = Fal
         )
     elif not transparent:
         made = h264(suffix[1:], best_encoder(width, height))
-    elif suffix == ".mov":
-        made = FilmFormat("mov", "prores_ks", "aac", "yuva444p10le", tuple(_PRORES.items()), True)
     else:
-        raise InputError(
-            f"{suffix} films cannot be transparent; let the name end in .webm or .mov, or name a "
-            "folder for PNGs"
-        )
+        made = FilmFormat("mov", "prores_ks", "aac", "yuva444p10le", tuple(_PRORES.items()), True)
     for encoder in (made.video, made.sound):
         if encoder not in av.codecs_available:
             raise InputError(

@@ -193,7 +193,7 @@ def nothing_drawn(avatar, drive):
 
 
 def test_a_reader_who_does_not_read_stops_only_himself(avatar, shared, monkeypatch):
-    monkeypatch.setattr(drawing, "draw", nothing_drawn)
+    monkeypatch.setattr(drawing, "draw_to_host", nothing_drawn)
     sound = voice(6.0)
     lazy, eager = (shared.open(avatar, most_ready=1.0, most_waiting=2.0) for _ in range(2))
     pushed = 0
@@ -223,14 +223,14 @@ def talk_slowly(session, sound):
 
 
 def test_a_failure_is_that_of_its_own_sessions(avatar, other, shared, monkeypatch):
-    original = drawing.draw
+    original = drawing.draw_to_host
 
     def fails_of_one(who, drive):
         if who is other:
             raise MemoryError("no room")
         return original(who, drive)
 
-    monkeypatch.setattr(drawing, "draw", fails_of_one)
+    monkeypatch.setattr(drawing, "draw_to_host", fails_of_one)
     good, bad = shared.open(avatar), shared.open(other)
     bad.push(voice(1.0))
     with pytest.raises(RuntimeError, match=r"failed and frames are missing \(no room\)"):
@@ -311,7 +311,7 @@ def test_whoever_brings_much_at_once_takes_nobody_s_turn():
 
 
 def test_a_live_session_does_not_wait_for_one_that_brings_all_at_once(avatar, shared, monkeypatch):
-    monkeypatch.setattr(drawing, "draw", slow_nothing)
+    monkeypatch.setattr(drawing, "draw_to_host", slow_nothing)
     bulk, live = (shared.open(avatar, most_ready=60.0, most_waiting=60.0) for _ in range(2))
     bulk.push(voice(8.0))
     bulk.finish()
