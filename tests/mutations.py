@@ -172,7 +172,7 @@ MUTATIONS = [
          "if file_sha256(path) != self._source.sha256:", "if False:",
          "tests/egs_jax/avatar/test_inset.py::test_other_films_and_looks_are_refused"),
     edit("what is transparent keeps black in its colors", "egs_jax/avatar/film.py",
-         "np.clip(np.clip(around, least, most), 0, 255)", "rgb.astype(np.float32)",
+         "np.rint(np.clip(colors, 0, 255))", "drawn",
          "tests/egs_jax/avatar/test_film.py::test_transparent_frames_over_a_room_are_those_drawn_over_it"),
     edit("an interrupted speech is cut, not faded", "egs_jax/avatar/speech_batches.py",
          "batches._rise = (np.arange(count, dtype=np.float32) + 1) / (count + 1)",

@@ -151,13 +151,14 @@ def straight(
     (nearly) transparent has its neighbors' colors, and encoders, which blur colors, have no black
     and no noise to blur into the person's edge.
     """
-    shares = alpha[..., None].astype(np.float32) / 255
-    window = (_REACH, _REACH)
-    near = cv2.blur(rgb.astype(np.float32), window), cv2.blur(shares, window)[..., None]
-    around = near[0] / np.maximum(near[1], 1e-4)
-    least, most = ((rgb + step) / np.maximum(shares, 1e-3) for step in (-_HALF, _HALF))
-    colors = np.clip(np.clip(around, least, most), 0, 255)
-    return np.dstack([np.rint(colors).astype(np.uint8), alpha])
+    made = np.dstack([rgb, alpha])
+    near = cv2.blur(made.astype(np.float32), (_REACH, _REACH)) / 255
+    edge = (alpha < 255) & (near[..., 3] > 0)  # elsewhere colors are what they are, or none
+    near, drawn, shares = near[edge], rgb[edge], np.maximum(alpha[edge, None] / 255, 1e-3)
+    around = 255 * near[:, :3] / np.maximum(near[:, 3:], 1e-4)
+    colors = np.clip(around, (drawn - _HALF) / shares, (drawn + _HALF) / shares)
+    made[edge, :3] = np.rint(np.clip(colors, 0, 255))
+    return made
 
 
 @contextlib.contextmanager
