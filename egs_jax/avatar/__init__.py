@@ -7,6 +7,9 @@ baked           an avatar whose whole motion is a few numbers a frame, its codes
 baking          a trained avatar -> a baked one
 avatar_file     one file with all that an avatar needs to speak
 poses           head poses of a film: the clip's own, one that stands still, a file's
+look            how an avatar is shown: poses, background, blinks, size, frame rate, label
+staging         a scene as a look shows it
+label           the words that a picture is synthetic
 avatar          a trained avatar, loaded from its run folder or from a file
 export          an avatar -> such a file, or a point cloud
 point_cloud     the Gaussians of one moment in the form that viewers open
@@ -21,5 +24,7 @@ stream          one live speaker: sound in chunks -> frames with timestamps
 turns           who is served next of many
 session         one of many live speakers, and how far its work is
 sessions        many live speakers in one process
-film            a run folder and a speech -> a film with sound
+film_places     where films go, and what they are
+inset           an avatar at its place in the whole picture of its film
+film            an avatar and speeches -> films with sound
 """

@@ -24,7 +24,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from egs_jax.avatar.baked import Baked, rounded_up
 from egs_jax.avatar.precomputed import Spatial, assemble
-from egs_jax.avatar.scene import PersonScene, Scene
+from egs_jax.avatar.scene import PersonScene, Scene, SourceFilm
 from egs_jax.config import Config
 from egs_jax.config_text import from_json, to_json
 from egs_jax.data.body import BodyModel
@@ -45,6 +45,7 @@ DESCRIPTION = "avatar.json"
 MOST_BYTES = 2**30
 """Of all arrays together; a file that says that it has more is refused."""
 _MOST_WORDS = 2**22  # bytes of the description
+_LARGEST_SIDE = 2**14  # pixels of a film
 _DATE = (1980, 1, 1, 0, 0, 0)  # of every member: equal avatars are equal files
 _TYPES = ("<f4", "<f2", "|i1", "|u1", "<f8")
 _HALF = (
@@ -193,7 +194,8 @@ def _scene_words(scene: Scene, person: PersonScene) -> dict[str, Any]:
     words = {name: getattr(scene, name) for name in names}
     told = person.body_model
     errors = {"error": told.error, "still_error": told.still_error}
-    return words | {"layout": dataclasses.asdict(scene.layout), "body_model": errors}
+    words |= {"layout": dataclasses.asdict(scene.layout), "body_model": errors}
+    return words if scene.film is None else words | {"film": dataclasses.asdict(scene.film)}
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
@@ -328,7 +330,18 @@ def _scene(arrays: Mapping[str, np.ndarray], told: Mapping[str, Any]) -> Scene:
         sound_name=str(told["sound_name"]),
         loudness=float(told["loudness"]),
         own=own,
+        film=None if (film := told.get("film")) is None else _film(film),
     )
+
+
+def _film(told: Mapping[str, Any]) -> SourceFilm:
+    red, green, blue = map(float, told["gain"])
+    numbers = {name: int(told[name]) for name in ("left", "top", "side", "start")}
+    if min(numbers.values()) < 0 or not 0 < numbers["side"] <= _LARGEST_SIDE:
+        raise ValueError(f"a film cut at {numbers}")
+    if not 0 < min(red, green, blue) <= max(red, green, blue) < math.inf:
+        raise ValueError(f"a film's gain of {told['gain']}")
+    return SourceFilm(str(told["name"]), str(told["sha256"]), **numbers, gain=(red, green, blue))
 
 
 def _check_shapes(config: Config, arrays: Mapping[str, np.ndarray]) -> None:

@@ -89,7 +89,7 @@ def export(avatar: Avatar, path: str | Path, baked: Baked | None = None) -> None
     trained, live = avatar.trained, avatar.trained.live
     sample = live.at(sample_of(len(live.features)))
     clip = clip_of(avatar.dataset.meta)
-    whole = Written(avatar.config, avatar.scene, baked or avatar.baked, clip, avatar.step)
+    whole = Written(avatar.config, avatar.clip_scene, baked or avatar.baked, clip, avatar.step)
     write_avatar(path, whole, trained.networks, sample, trained.sh_degree)
 
 
