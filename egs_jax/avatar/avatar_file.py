@@ -116,7 +116,7 @@ def write_avatar(
 def write_shown(file: IO[bytes], baked: Baked, scene: Scene) -> None:
     """Write the part of a file that a screen needs: Gaussians, patterns and the room, no voice.
 
-    Whoever has it can draw what somebody else's avatar says, and cannot let it say anything.
+    Nothing is packed: that is left to what carries it. Whoever has it can draw what somebody else's avatar says, and cannot let it say anything.
 
     Raises:
       InputError: if the avatar is a head alone.
@@ -124,7 +124,7 @@ def write_shown(file: IO[bytes], baked: Baked, scene: Scene) -> None:
     person = _person(scene)
     size = {"width": scene.width, "height": scene.height}
     words = {"format": FORMAT, "version": VERSION, "consent": CONSENT, "scene": size}
-    _write(file, words, _as_written(_shown(baked, scene, person)))
+    _write(file, words, _as_written(_shown(baked, scene, person)), zipfile.ZIP_STORED)
 
 
 def read_avatar(path: str | Path) -> Written:
@@ -215,7 +215,10 @@ def _scene_words(scene: Scene, person: PersonScene) -> dict[str, Any]:
     return words | {"layout": dataclasses.asdict(scene.layout), "body_model": errors}
 
 
-def _write(file: Path | IO[bytes], words: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+def _write(
+    file: Path | IO[bytes], words: dict[str, Any], arrays: Mapping[str, np.ndarray],
+    method: int = zipfile.ZIP_DEFLATED,
+) -> None:  # fmt: skip
     """Write an archive of a description and its arrays."""
     told = {
         name: {
@@ -225,15 +228,11 @@ def _write(file: Path | IO[bytes], words: dict[str, Any], arrays: Mapping[str, n
         }
         for name, array in arrays.items()
     }
+    description = json.dumps(words | {"arrays": told}, indent=1).encode()
     with zipfile.ZipFile(file, "w") as archive:
-        _add(archive, DESCRIPTION, json.dumps(words | {"arrays": told}, indent=1).encode())
+        archive.writestr(zipfile.ZipInfo(DESCRIPTION, _DATE), description, method, 6)
         for name, array in arrays.items():
-            _add(archive, name, array.tobytes())
-
-
-def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
-    member = zipfile.ZipInfo(name, _DATE)
-    archive.writestr(member, data, zipfile.ZIP_DEFLATED, 6)
+            archive.writestr(zipfile.ZipInfo(name, _DATE), array.tobytes(), method, 6)
 
 
 def _description(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:

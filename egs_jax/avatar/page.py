@@ -16,6 +16,7 @@ import importlib.metadata
 import io
 import re
 import string
+import zlib
 from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
@@ -38,6 +39,8 @@ from egs_jax.runtime.progress import progress
 PAGE_SUFFIX = ".html"
 NOTICE = "This talking picture is synthetic: a computer draws a person to the sound of a speech."
 """What the page says of itself."""
+_STANDS_FOR = {0x00: 0xA1, 0x0D: 0xA2, ord("<"): 0xA3}
+"""Characters that parsers change or end an element by, and what stands for them."""
 _IMPORT = re.compile(r'^import \{([^}]*)\} from "\./(\w+)\.js";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export ((?:async )?(?:class|function|const) (\w+))", re.MULTILINE)
 
@@ -73,7 +76,7 @@ def write_page(avatar: Avatar, audio_path: str | Path, out_path: str | Path) -> 
                 f"{out_path}: cannot write there ({error}); choose a folder that exists"
             ) from None
         raise
-    print(f"{out_path}: {total / FPS:.1f} s, {len(text) / 1e6:.1f} MB. {CONSENT}")
+    print(f"{out_path}: {total / FPS:.1f} s, {out_path.stat().st_size / 1e6:.1f} MB. {CONSENT}")
 
 
 def _frames(avatar: Avatar, chunks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -103,14 +106,27 @@ def page(title: str, avatar: Avatar, shown: bytes, motion: bytes, sound: bytes) 
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
         "worker-src blob:; media-src blob:; base-uri 'none'; form-action 'none'"
     )
-    text = lambda data: base64.b64encode(data).decode()
+    # Numbers without repeats: codes of Huffman alone are 7 % shorter than with what finds these.
+    packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_HUFFMAN_ONLY)
+    packed_avatar = packer.compress(shown) + packer.flush()
     return string.Template(_asset("talk.html")).substitute(
         policy=policy, script=script, style=style, sorter=_asset("sorter.js"),
         title=html.escape(title), notice=html.escape(NOTICE),
         generator=f"egs-jax {importlib.metadata.version('egs-jax')}",
         width=avatar.scene.width, height=avatar.scene.height, fps=FPS, sound_type=SOUND_TYPE,
-        avatar=text(shown), motion=text(motion), speech=text(sound),
+        avatar=as_text(packed_avatar), motion=as_text(motion), speech=as_text(sound),
     )  # fmt: skip
+
+
+def as_text(data: bytes) -> str:
+    """Return bytes as text of 7 bits a character, which HTML parsers leave as it is.
+
+    In UTF-8 it is a sixth longer than the bytes, where base 64 is a third longer.
+    """
+    bits = np.unpackbits(np.frombuffer(data, np.uint8))
+    bits = np.pad(bits, (0, -len(bits) % 7)).reshape(-1, 7)
+    values = np.packbits(bits, axis=1)[:, 0] >> 1
+    return values.tobytes().decode("latin-1").translate(_STANDS_FOR)
 
 
 def linked(name: str) -> str:

@@ -1,5 +1,5 @@
-// The three programs that draw an avatar: codes move Gaussians, Gaussians become splats, splats
-// meet what is behind them. The same pictures as `kernels.rasterize` draws (its rules are said at
+// The programs that draw an avatar: codes move Gaussians, Gaussians become splats, splats cover
+// one another and what is behind them. The same pictures as `kernels.rasterize` draws (its rules are said at
 // each line that follows one). Before: avatar.js, poses.js; after: renderer.js.
 //
 // What a frame costs with N = 25,000 Gaussians, 32 codes and harmonics of degree 3, of which 2 codes
@@ -23,7 +23,7 @@ export const ROW = 256; // Gaussians in a row of a texture
 export const COVER_VERTICES = `#version 300 es
 void main() {
   vec2 corner = vec2(gl_VertexID & 1, gl_VertexID >> 1);
-  gl_Position = vec4(4.0 * corner - 1.0, 0.0, 1.0);
+  gl_Position = vec4(4.0 * corner - 1.0, -1.0, 1.0);
 }`;
 
 /**
@@ -150,19 +150,23 @@ void main() {
 }`;
 }
 
-/** Splats in the order of their depth: a parallelogram around each ellipse. */
+/** Splats in the order of their depth: a parallelogram around each ellipse, of four vertices. */
 export const SPLAT_VERTICES = `#version 300 es
 precision highp float;
+precision highp usampler2D;
+uniform usampler2D order;
 uniform sampler2D places, reaches, colors;
 uniform vec4 window;  // picture's pixels -> screen's: scale, shift
 uniform vec2 screen;
-layout(location = 0) in uint gaussian;
 out vec2 sigmas;
 flat out vec4 paint;
+ivec2 texel(int number) {
+  return ivec2(number % ${ROW}, number / ${ROW});
+}
 void main() {
-  ivec2 at = ivec2(gaussian % ${ROW}u, gaussian / ${ROW}u);
+  ivec2 at = texel(int(texelFetch(order, texel(gl_VertexID >> 2), 0).r));
   vec4 place = texelFetch(places, at, 0), reach = texelFetch(reaches, at, 0);
-  vec2 corner = vec2(gl_VertexID & 1, gl_VertexID >> 1) * 2.0 - 1.0;
+  vec2 corner = vec2(gl_VertexID & 1, (gl_VertexID >> 1) & 1) * 2.0 - 1.0;
   sigmas = reach.z * corner;
   paint = vec4(texelFetch(colors, at, 0).rgb, reach.w);
   vec2 seen = window.xy * (place.xy + sigmas.x * place.zw + sigmas.y * reach.xy) + window.zw;
@@ -184,10 +188,18 @@ void main() {
   pixel = vec4(alpha * paint.rgb, alpha);
 }`;
 
+/** Keeps further splats from pixels that are opaque: they fail the depth test there. */
+export const CLOSE_FRAGMENTS = `#version 300 es
+precision highp float;
+uniform sampler2D person;
+void main() {
+  if (texelFetch(person, ivec2(gl_FragCoord.xy), 0).a > 1.0 / 1024.0) discard;
+}`;
+
 /** Person over the plate, a color, a picture, or nothing (premultiplied). */
 export const COVER_FRAGMENTS = `#version 300 es
 precision highp float;
-uniform sampler2D person, picture;
+uniform sampler2D person, picture;  // person: color, and the share of what is behind
 uniform vec4 window;
 uniform vec2 screen, size;
 uniform vec4 color;
@@ -197,6 +209,6 @@ void main() {
   vec4 drawn = texelFetch(person, ivec2(gl_FragCoord.xy), 0);
   vec2 place = (vec2(gl_FragCoord.x, screen.y - gl_FragCoord.y) - window.zw) / window.xy;
   vec4 behind = hasPicture ? vec4(texture(picture, place / size).rgb, 1.0) : color;
-  vec4 both = drawn + (1.0 - drawn.a) * behind;
+  vec4 both = vec4(drawn.rgb, 1.0 - drawn.a) + drawn.a * behind;
   pixel = vec4(min(both.rgb, both.a), both.a);
 }`;

@@ -7,17 +7,12 @@ import { openAvatar } from "./avatar.js";
 import { SoundClock } from "./clock.js";
 import { Motion } from "./motion.js";
 import { Player } from "./player.js";
+import { bytesOf, unpacked } from "./text.js";
 
 const STEP = 5, TURN = Math.PI / 60, ZOOM = 1.15; // of a key: seconds, radians, a factor
 const element = (id) => document.getElementById(id);
 
-/** Bytes that lie in an element in base 64. */
-function bytesOf(id) {
-  const text = atob(element(id).textContent), bytes = new Uint8Array(text.length);
-  for (let i = 0; i < bytes.length; i++) bytes[i] = text.charCodeAt(i);
-  return bytes;
-}
-
+const bytesIn = (id) => bytesOf(element(id).textContent);
 const address = (data, type) => URL.createObjectURL(new Blob([data], { type }));
 const time = (seconds) =>
   `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
@@ -156,10 +151,10 @@ function point(talk) {
 }
 
 async function main() {
-  const avatar = await openAvatar(bytesOf("avatar"));
+  const avatar = await openAvatar(await unpacked(bytesIn("avatar")));
   const motion = new Motion(avatar, Number(element("motion").dataset.fps));
-  motion.push(bytesOf("motion"));
-  const sound = new Audio(address(bytesOf("speech"), element("speech").dataset.type));
+  motion.push(bytesIn("motion"));
+  const sound = new Audio(address(bytesIn("speech"), element("speech").dataset.type));
   const talk = new Talk(avatar, motion, sound);
   element("seek").max = motion.duration;
   listen(talk);
