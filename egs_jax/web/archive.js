@@ -12,7 +12,7 @@ export class Archive {
     this.members = this.directory();
   }
 
-  /** @returns {Map<string, {method: number, crc: number, packed: number, size: number, at: number}>} */
+  /** Method, check sum, sizes and place of every member. @returns {Map<string, object>} */
   directory() {
     let end = this.bytes.length - END_BYTES;
     while (end >= 0 && this.view.getUint32(end, true) !== END) end--;

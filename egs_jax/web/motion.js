@@ -1,9 +1,9 @@
 // What an avatar does, frame by frame, and in between: the twin of egs_jax/avatar/motion.py.
 //
-// A frame is a record: head and body pose (quaternion w, x, y, z and shift, to the camera; 14 float32)
-// and K codes (int16), filled up to four bytes. Count 0 of a code is the middle of its range,
-// +-32767 are 1.25 half ranges off, beyond which no code goes. Before: bytes from a page or a
-// socket; after: player.js.
+// A frame is a record: head and body pose (quaternion w, x, y, z and shift, to the camera; 14
+// float32) and K codes (int16), filled up to four bytes. Count 0 of a code is the middle of its
+// range, +-32767 are 1.25 half ranges off, beyond which no code goes. Before: bytes from a page or
+// a socket; after: player.js.
 
 import { quatBetween, turnOf } from "./poses.js";
 

@@ -1,14 +1,16 @@
 // An avatar on a canvas: draws any moment of a motion, looked at from where the user wants.
 //
-// Gaussians are sorted by a worker; while it is at work the last order is drawn, which differs by what
-// a head moves in a frame or two. Before: renderer.js, motion.js; after: talk.js.
+// Gaussians are sorted by a worker; while it is at work the last order is drawn, which differs by
+// what a head moves in a frame or two. Before: renderer.js, motion.js; after: talk.js.
 
 import { lookedAt, placed } from "./poses.js";
 import { FORM } from "./avatar.js";
 import { Renderer } from "./renderer.js";
 
 const MOST_ZOOM = 6;
-const MOST_PIXELS = 1440; // of a side of the canvas: more costs and shows no more
+const MOST_DENSE = 2; // pixels for one of the avatar's own picture: more cost and show no more
+const LEAST_DENSE = 0.5;
+const SLOW = 25; // ms between pictures: beyond, fewer pixels are drawn
 
 export class Player {
   /**
@@ -20,6 +22,8 @@ export class Player {
     Object.assign(this, { canvas, avatar, renderer: new Renderer(canvas, avatar) });
     /** From where it is looked at: turned by radians, and what part of the picture is seen. */
     this.view = { yaw: 0, pitch: 0, zoom: 1, x: avatar.width / 2, y: avatar.height / 2 };
+    /** How many pixels are drawn where the screen has one, and what tells it. */
+    Object.assign(this, { share: 1, before: 0, took: 0 });
     this.means = meanCounts(avatar);
     this.sorter = new Worker(sorter);
     const { means, skins, codes } = avatar;
@@ -31,10 +35,14 @@ export class Player {
     this.sorter.onmessage = ({ data }) => this.arrange(data);
   }
 
-  /** Draws a moment, in the last order that is known. @param {import("./motion.js").Moment} moment */
+  /**
+   * Draws a moment, in the last order that is known.
+   * @param {import("./motion.js").Moment} moment
+   */
   show({ codes, head, body }) {
     const { limits } = this.avatar, { yaw, pitch } = this.view;
     const seen = lookedAt(limits, { head, body }, yaw, pitch);
+    this.seen = seen; // its poses, as they were looked at
     this.renderer.move(codes, placed(limits, seen.head, seen.body));
     this.sort(codes, seen);
     this.draw();
@@ -53,13 +61,22 @@ export class Player {
     this.renderer.draw(this.window());
   }
 
-  /** Takes the canvas's place on the screen as its size. @param {number} ratio of pixels */
+  /** Takes the canvas's place on the screen as its size. @param {number} ratio pixels of one */
   fit(ratio) {
-    const { canvas, avatar } = this, wanted = canvas.clientWidth * ratio;
-    const width = Math.max(1, Math.round(Math.min(wanted, MOST_PIXELS)));
-    const height = Math.max(1, Math.round((width * avatar.height) / avatar.width));
-    if (canvas.width === width && canvas.height === height) return;
-    Object.assign(canvas, { width, height });
+    const { canvas, avatar } = this, { width: own, height } = avatar;
+    const wanted = Math.min(canvas.clientWidth * ratio, MOST_DENSE * own) * this.share;
+    const width = Math.round(Math.max(wanted, LEAST_DENSE * own));
+    const size = { width, height: Math.round((width * height) / own) };
+    if (canvas.width !== size.width || canvas.height !== size.height) Object.assign(canvas, size);
+  }
+
+  /** Draws fewer pixels from now on where pictures come too slowly. @param {number} now ms */
+  pace(now) {
+    const took = now - this.before;
+    this.before = now;
+    if (took > 2000) return; // it was not seen, or stood still
+    this.took += (took - this.took) / 8;
+    if (this.took > SLOW) Object.assign(this, { share: Math.max(0.8 * this.share, 0.1), took: 0 });
   }
 
   /** Turns the view. @param {number} yaw by radians to the right @param {number} pitch down */
@@ -70,7 +87,7 @@ export class Player {
     view.pitch = held(view.pitch + pitch, limits[24]);
   }
 
-  /** Zooms about a place. @param {number} factor @param {number} x of the picture @param {number} y */
+  /** Zooms by a factor about a place of the picture. */
   zoom(factor, x, y) {
     const { view, avatar } = this, before = view.zoom;
     view.zoom = Math.min(Math.max(before * factor, 1), MOST_ZOOM);

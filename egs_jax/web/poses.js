@@ -1,8 +1,9 @@
 // Rigid poses, and from where an avatar may be looked at: the twin of egs_jax/model/limits.py.
 //
-// OpenCV axes (x right, y down, z away); a pose x -> turn x + shift brings head or body space to the
-// camera. Head space is the world that is drawn; where its camera would look along a direction that
-// training never saw, the world is turned with the camera: pixels stay, colors see another direction.
+// OpenCV axes (x right, y down, z away); a pose x -> turn x + shift brings head or body space to
+// the camera. Head space is the world that is drawn; where its camera would look along a direction
+// that training never saw, the world is turned with the camera: pixels stay, colors see another
+// direction.
 
 /**
  * @typedef {object} Pose
@@ -110,7 +111,7 @@ function turns(limits, head) {
   return around(seen.vector, vectorOf(shortened(seen, center, axes, most)));
 }
 
-/** Direction in head space from which the camera looks; yaw and pitch are 0 in front of the face. */
+/** Direction in head space from which the camera looks, 0 in front of the face. */
 function direction(head) {
   const [x, y, z] = inverse(head).shift, length = Math.hypot(x, y, z);
   return {

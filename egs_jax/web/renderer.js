@@ -2,11 +2,12 @@
 //
 // `move` computes all splats of a moment, once for however many pictures. `draw` blends them, the
 // nearest first, into 16-bit floats: color times what is still seen through, and that share itself.
-// Pixels through which less than 1/1024 is seen are closed: of an avatar of 25,000 three splats in
-// four lie behind such. Patterns stay on the GPU; a frame sends it 2.5 KB of weights, and 4 bytes a
-// Gaussian when their order changed. Before: shaders.js; after: player.js.
+// Pixels through which less than 1/1024 is seen are closed: most splats lie behind such. Patterns
+// stay on the GPU; a frame sends it 2.5 KB of weights, and 4 bytes a Gaussian when their order
+// changed. Before: shaders.js; after: player.js.
 
 import { FORM } from "./avatar.js";
+import { layered, layers, program, quads, target, texture } from "./gl.js";
 import { quatOf } from "./poses.js";
 import {
   CLOSE_FRAGMENTS, COVER_FRAGMENTS, COVER_VERTICES, ROW, SPLAT_FRAGMENTS, SPLAT_VERTICES,
@@ -14,7 +15,7 @@ import {
 } from "./shaders.js";
 
 const FORM_TEXELS = 4;
-const CHUNKS = 12; // after each of which pixels that are opaque are closed
+const CHUNKS = 16; // after each of which pixels that are opaque are closed
 
 /** @typedef {{scale: number, x: number, y: number}} Window picture's pixels -> screen's */
 
@@ -39,12 +40,12 @@ export class Renderer {
     this.closing = program(gl, COVER_VERTICES, CLOSE_FRAGMENTS);
     this.covering = program(gl, COVER_VERTICES, COVER_FRAGMENTS);
     this.sendAvatar();
-    this.splats = [0, 1, 2].map(() => this.texture(gl.RGBA32F, ROW, this.rows));
-    this.moved = this.target(this.splats);
-    this.order = this.texture(gl.R32UI, ROW, this.rows);
+    this.splats = [0, 1, 2].map(() => texture(gl, gl.RGBA32F, ROW, this.rows));
+    this.moved = target(gl, this.splats);
+    this.order = texture(gl, gl.R32UI, ROW, this.rows);
     this.places = new Uint32Array(ROW * this.rows);
     this.ordered = 0; // how many Gaussians have an order
-    this.quads = this.twoTriangles(avatar.count);
+    this.quads = quads(gl, avatar.count);
     this.behind = { color: [0, 0, 0, 0], picture: null };
     this.showPicture(avatar.plate, avatar.width, avatar.height);
   }
@@ -52,35 +53,33 @@ export class Renderer {
   /** Sends what no frame changes. */
   sendAvatar() {
     const { gl, avatar, rows } = this, { count, harmonics, codes, shineCodes } = avatar;
-    const at = (array, width) => (n, i) => array[width * n + i];
-    const [mean, scale, quat, first] = [
-      at(avatar.means, 3), at(avatar.logScales, 3), at(avatar.quats, 4),
-      at(avatar.firstHarmonics, 3),
-    ];
-    const cloud = (i, n) =>
-      i < 3 ? mean(n, i) : i < 6 ? scale(n, i - 3) : i < 10 ? quat(n, i - 6)
-        : i === 10 ? avatar.opacities[n] : i < FORM ? first(n, i - 11) : avatar.skins[n];
-    this.arrays = { cloud: this.layers(gl.RGBA32F, gl.RGBA, gl.FLOAT,
-      layered(new Float32Array(4 * FORM_TEXELS * ROW * rows), FORM + 1, 1, count, rows,
-        (_, i, n) => cloud(i, n))) };
-    this.arrays.form = this.layers(gl.RGBA8I, gl.RGBA_INTEGER, gl.BYTE,
-      layered(new Int8Array(4 * FORM_TEXELS * codes * ROW * rows), FORM, codes, count, rows,
-        (k, i, n) => avatar.formCounts[(k * FORM + i) * count + n]));
+    const more = 3 * (harmonics - 1), texels = 3 * this.groups, room = 4 * ROW * rows;
+    const bytes = (data) => layers(gl, rows, gl.RGBA8I, gl.RGBA_INTEGER, gl.BYTE, data);
+    const cloud = layered(
+      new Float32Array(FORM_TEXELS * room), rows, count, 1, FORM_TEXELS, FORM + 1, atRest(avatar));
+    const form = layered(
+      new Int8Array(FORM_TEXELS * codes * room), rows, count, codes, FORM_TEXELS, FORM,
+      (k, i, n) => avatar.formCounts[(k * FORM + i) * count + n]);
+    this.arrays = {
+      cloud: layers(gl, rows, gl.RGBA32F, gl.RGBA, gl.FLOAT, cloud), form: bytes(form),
+    };
     if (this.groups) {
-      const more = 3 * (harmonics - 1), texels = 3 * this.groups;
-      this.arrays.harmonic = this.layers(gl.RGBA16F, gl.RGBA, gl.HALF_FLOAT,
-        layered(new Uint16Array(4 * texels * ROW * rows), more, 1, count, rows,
-          (_, i, n) => avatar.sh[3 * harmonics * n + 3 + i], texels));
-      this.arrays.shine = this.layers(gl.RGBA8I, gl.RGBA_INTEGER, gl.BYTE,
-        layered(new Int8Array(4 * texels * shineCodes * ROW * rows), more, shineCodes, count, rows,
-          (k, i, n) => avatar.shineCounts[(k * more + i) * count + n], texels));
+      const harmonic = layered(
+        new Uint16Array(texels * room), rows, count, 1, texels, more,
+        (_, i, n) => avatar.sh[3 * harmonics * n + 3 + i]);
+      const shine = layered(
+        new Int8Array(texels * shineCodes * room), rows, count, shineCodes, texels, more,
+        (k, i, n) => avatar.shineCounts[(k * more + i) * count + n]);
+      this.arrays.harmonic = layers(gl, rows, gl.RGBA16F, gl.RGBA, gl.HALF_FLOAT, harmonic);
+      this.arrays.shine = bytes(shine);
     }
     const weights = FORM_TEXELS * codes + 3 * this.groups * shineCodes + 1;
     this.weights = new Float32Array(4 * weights);
     this.weightBuffer = gl.createBuffer();
     gl.bindBuffer(gl.UNIFORM_BUFFER, this.weightBuffer);
     gl.bufferData(gl.UNIFORM_BUFFER, this.weights.byteLength, gl.DYNAMIC_DRAW);
-    gl.uniformBlockBinding(this.moving.made, gl.getUniformBlockIndex(this.moving.made, "Weights"), 0);
+    const { made } = this.moving;
+    gl.uniformBlockBinding(made, gl.getUniformBlockIndex(made, "Weights"), 0);
   }
 
   /**
@@ -134,7 +133,8 @@ export class Renderer {
     this.places.set(order);
     gl.activeTexture(gl.TEXTURE0);
     gl.bindTexture(gl.TEXTURE_2D, this.order);
-    gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, ROW, this.rows, gl.RED_INTEGER, gl.UNSIGNED_INT, this.places);
+    gl.texSubImage2D(
+      gl.TEXTURE_2D, 0, 0, 0, ROW, this.rows, gl.RED_INTEGER, gl.UNSIGNED_INT, this.places);
     this.ordered = order.length;
   }
 
@@ -143,7 +143,7 @@ export class Renderer {
     const { gl, canvas } = this, { width, height } = canvas;
     this.resize(width, height);
     gl.viewport(0, 0, width, height);
-    gl.bindFramebuffer(gl.FRAMEBUFFER, this.person.target);
+    gl.bindFramebuffer(gl.FRAMEBUFFER, this.person.blended);
     gl.clearColor(0, 0, 0, 1);
     gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
     gl.enable(gl.DEPTH_TEST);
@@ -163,7 +163,7 @@ export class Renderer {
   /** Blends the splats that are next in the order. */
   splat(place, first, count) {
     const { gl, canvas } = this;
-    gl.bindFramebuffer(gl.FRAMEBUFFER, this.person.target);
+    gl.bindFramebuffer(gl.FRAMEBUFFER, this.person.blended);
     gl.depthMask(false);
     gl.useProgram(this.splatting.made);
     gl.uniform4fv(this.splatting.uniforms.window, place);
@@ -181,7 +181,7 @@ export class Renderer {
     gl.bindFramebuffer(gl.FRAMEBUFFER, this.person.closed);
     gl.depthMask(true);
     gl.useProgram(this.closing.made);
-    this.bind(this.closing, gl.TEXTURE_2D, { person: this.person.texture });
+    this.bind(this.closing, gl.TEXTURE_2D, { person: this.person.colors });
     gl.drawArrays(gl.TRIANGLES, 0, 3);
   }
 
@@ -195,7 +195,7 @@ export class Renderer {
     gl.uniform2f(uniforms.size, avatar.width, avatar.height);
     gl.uniform4fv(uniforms.color, this.behind.color);
     gl.uniform1i(uniforms.hasPicture, picture ? 1 : 0);
-    const person = this.person.texture; // every sampler needs a texture, wanted or not
+    const person = this.person.colors; // every sampler needs a texture, wanted or not
     this.bind(this.covering, gl.TEXTURE_2D, { person, picture: picture || this.splats[0] });
     gl.drawArrays(gl.TRIANGLES, 0, 3);
   }
@@ -213,7 +213,7 @@ export class Renderer {
   showPicture(pixels, width, height) {
     const { gl } = this;
     this.forgetPicture();
-    const picture = this.texture(gl.RGB8, width, height, gl.LINEAR);
+    const picture = texture(gl, gl.RGB8, width, height, gl.LINEAR);
     gl.pixelStorei(gl.UNPACK_ALIGNMENT, 1);
     gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, width, height, gl.RGB, gl.UNSIGNED_BYTE, pixels);
     this.behind = { color: [0, 0, 0, 0], picture };
@@ -240,27 +240,15 @@ export class Renderer {
     const { gl, person } = this;
     if (person && person.width === width && person.height === height) return;
     if (person) {
-      [person.target, person.closed].forEach((target) => gl.deleteFramebuffer(target));
-      gl.deleteTexture(person.texture);
+      [person.blended, person.closed].forEach((each) => gl.deleteFramebuffer(each));
+      gl.deleteTexture(person.colors);
       gl.deleteRenderbuffer(person.depth);
     }
-    const texture = this.texture(gl.RGBA16F, width, height), depth = gl.createRenderbuffer();
+    const colors = texture(gl, gl.RGBA16F, width, height), depth = gl.createRenderbuffer();
     gl.bindRenderbuffer(gl.RENDERBUFFER, depth);
     gl.renderbufferStorage(gl.RENDERBUFFER, gl.DEPTH_COMPONENT16, width, height);
-    const [target, closed] = [this.target([texture], depth), this.target([], depth)];
-    this.person = { width, height, texture, depth, target, closed };
-  }
-
-  /** Vertices 4 n to 4 n + 3 as two triangles. Instances of four would each be a draw to some GPUs. */
-  twoTriangles(count) {
-    const { gl } = this, quads = gl.createVertexArray(), corners = [0, 1, 2, 2, 1, 3];
-    gl.bindVertexArray(quads);
-    gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, gl.createBuffer());
-    const vertices = Uint32Array.from({ length: 6 * count }, (_, i) =>
-      4 * Math.floor(i / 6) + corners[i % 6]);
-    gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, vertices, gl.STATIC_DRAW);
-    gl.bindVertexArray(null);
-    return quads;
+    const [blended, closed] = [target(gl, [colors], depth), target(gl, [], depth)];
+    this.person = { width, height, colors, depth, blended, closed };
   }
 
   bind(made, kind, textures) {
@@ -272,77 +260,16 @@ export class Renderer {
     });
   }
 
-  texture(format, width, height, filter = this.gl.NEAREST) {
-    const { gl } = this, texture = gl.createTexture();
-    gl.activeTexture(gl.TEXTURE0);
-    gl.bindTexture(gl.TEXTURE_2D, texture);
-    gl.texStorage2D(gl.TEXTURE_2D, 1, format, width, height);
-    smooth(gl, gl.TEXTURE_2D, filter);
-    return texture;
-  }
-
-  layers(format, order, type, data) {
-    const { gl } = this, texture = gl.createTexture(), count = data.length / (4 * ROW * this.rows);
-    gl.activeTexture(gl.TEXTURE0);
-    gl.bindTexture(gl.TEXTURE_2D_ARRAY, texture);
-    gl.texStorage3D(gl.TEXTURE_2D_ARRAY, 1, format, ROW, this.rows, count);
-    gl.texSubImage3D(gl.TEXTURE_2D_ARRAY, 0, 0, 0, 0, ROW, this.rows, count, order, type, data);
-    smooth(gl, gl.TEXTURE_2D_ARRAY, gl.NEAREST);
-    return texture;
-  }
-
-  target(textures, depth = null) {
-    const { gl } = this, target = gl.createFramebuffer();
-    gl.bindFramebuffer(gl.FRAMEBUFFER, target);
-    const places = textures.map((texture, i) => {
-      gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0 + i, gl.TEXTURE_2D, texture, 0);
-      return gl.COLOR_ATTACHMENT0 + i;
-    });
-    gl.drawBuffers(places.length ? places : [gl.NONE]);
-    if (depth) {
-      gl.framebufferRenderbuffer(gl.FRAMEBUFFER, gl.DEPTH_ATTACHMENT, gl.RENDERBUFFER, depth);
-    }
-    return target;
-  }
 }
 
-/** Numbers `value(set, i, n)` of every Gaussian, four to a texel, as layers of a texture. */
-function layered(into, numbers, sets, count, rows, value, texels = FORM_TEXELS) {
-  for (let set = 0; set < sets; set++) {
-    for (let i = 0; i < numbers; i++) {
-      const first = 4 * ROW * rows * (texels * set + (i >> 2)) + (i & 3);
-      for (let n = 0; n < count; n++) into[first + 4 * n] = value(set, i, n);
-    }
-  }
-  return into;
-}
-
-function smooth(gl, kind, filter) {
-  gl.texParameteri(kind, gl.TEXTURE_MIN_FILTER, filter);
-  gl.texParameteri(kind, gl.TEXTURE_MAG_FILTER, filter);
-  gl.texParameteri(kind, gl.TEXTURE_WRAP_S, gl.CLAMP_TO_EDGE);
-  gl.texParameteri(kind, gl.TEXTURE_WRAP_T, gl.CLAMP_TO_EDGE);
-}
-
-function program(gl, vertices, fragments) {
-  const made = gl.createProgram();
-  for (const [kind, text] of [[gl.VERTEX_SHADER, vertices], [gl.FRAGMENT_SHADER, fragments]]) {
-    const shader = gl.createShader(kind);
-    gl.shaderSource(shader, text);
-    gl.compileShader(shader);
-    gl.attachShader(made, shader);
-    if (!gl.getShaderParameter(shader, gl.COMPILE_STATUS) && !gl.isContextLost()) {
-      throw new Error(`a shader does not compile: ${gl.getShaderInfoLog(shader)}`);
-    }
-  }
-  gl.linkProgram(made);
-  if (!gl.getProgramParameter(made, gl.LINK_STATUS) && !gl.isContextLost()) {
-    throw new Error(`shaders do not fit: ${gl.getProgramInfoLog(made)}`);
-  }
-  const uniforms = {};
-  for (let i = 0; i < gl.getProgramParameter(made, gl.ACTIVE_UNIFORMS); i++) {
-    const { name } = gl.getActiveUniform(made, i);
-    uniforms[name] = gl.getUniformLocation(made, name);
-  }
-  return { made, uniforms };
+/** The numbers that a Gaussian has at codes 0, as `form` orders them, and its skin. */
+function atRest({ means, logScales, quats, opacities, firstHarmonics, skins }) {
+  const parts = [[means, 3], [logScales, 3], [quats, 4], [opacities, 1], [firstHarmonics, 3],
+    [skins, 1]];
+  const places = parts.flatMap(([array, width]) =>
+    Array.from({ length: width }, (_, k) => [array, width, k]));
+  return (_, i, n) => {
+    const [array, width, k] = places[i];
+    return array[width * n + k];
+  };
 }

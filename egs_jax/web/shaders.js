@@ -1,21 +1,26 @@
-// The programs that draw an avatar: codes move Gaussians, Gaussians become splats, splats cover
-// one another and what is behind them. The same pictures as `kernels.rasterize` draws (its rules are said at
-// each line that follows one). Before: avatar.js, poses.js; after: renderer.js.
+// The programs that draw an avatar: codes move Gaussians, Gaussians become splats, splats cover one
+// another and what is behind them. The same pictures as `kernels.rasterize` draws (its rules are
+// said at each line that follows one). Before: avatar.js, poses.js; after: renderer.js.
 //
-// What a frame costs with N = 25,000 Gaussians, 32 codes and harmonics of degree 3, of which 2 codes
-// move the further ones (counted by hand; "number" is one multiply-add or the like of one lane):
+// What a frame costs with N = 25,000 Gaussians, 32 codes and harmonics of degree 3, of which 2
+// codes move the further ones, in a picture of 512 x 512 (counted; "number": one multiply-add or
+// the like):
 //
-//   move   128 + 24 texels of counts of 4 bytes and 4 + 12 of the cloud (16 and 8 bytes) a Gaussian:
+//   move   a Gaussian 128 + 24 texels of counts, 4 bytes each, and 4 + 12 of the cloud, 16 and 8:
 //          768 bytes read, 48 written: 20 MB. 152 x (4 conversions + 4 multiply-adds) and some 400
 //          numbers of projection and harmonics: 1,600, together 40 million.
-//   splat  4 corners x 3 texels of 16 bytes: 5 MB, of which caches keep three quarters; then each
-//          pixel under a splat: 12 numbers, and 8 bytes read and written by blending. Where 40
-//          splats lie over a pixel of 512 x 512: 10 million fragments, 126 million numbers, 168 MB.
+//   splat  4 corners x 3 texels of 16 bytes and one of 4: 5 MB. Then each pixel under a splat: 12
+//          numbers, and 8 bytes read and written by blending. Of two avatars of 25,000, 106 and 168
+//          splats lie over a pixel; 36 and 76 are computed, the others fail the depth test: at most
+//          20 million fragments, 240 million numbers, 320 MB from and to a target of 2 MB, which
+//          lies in a cache.
+//   close  16 times a pixel, 8 bytes read: 4 million fragments, 34 MB.
 //   cover  a pixel 8 + 4 bytes read, 4 written: 4 MB.
 //
-// Together 0.17 billion numbers and 0.2 GB a frame; at 60 a second 10 billion and 12 GB. An integrated
-// GPU of 2017 (24 units of 8 lanes at 1 GHz: 190 billion a second, 30 GB/s) has that, and what
-// blending reads again lies in its cache. A splat's pixels are what counts; the patterns are 2 %.
+// At 60 frames a second that is 1.4 billion fragments and 17 billion numbers a second. An
+// integrated GPU of 2017 (24 units of 8 lanes, 1 GHz) blends 4 billion and computes 190 billion;
+// the patterns are a seventh of the numbers. This is a count; what was measured is in the README of
+// this folder.
 
 export const ROW = 256; // Gaussians in a row of a texture
 

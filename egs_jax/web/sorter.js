@@ -1,8 +1,9 @@
-// A worker that finds in which order Gaussians are drawn: the nearest first. It moves their means by the codes itself (2.4 million multiply-adds for 25,000 and 32
-// codes), so that nothing is read back from the GPU. A script of its own, without imports.
+// A worker that finds in which order Gaussians are drawn: the nearest first. It moves their means
+// by the codes itself (2.4 million multiply-adds for 25,000 and 32 codes), so that nothing is read
+// back from the GPU. A script of its own, without imports.
 //
-// Messages in: {means, counts, skins, codes}, once; then {weights, head, body}: codes times steps, and
-// the third rows of both poses. Out: an order for each.
+// Messages in: {means, counts, skins, codes}, once; then {weights, head, body}: codes times steps,
+// and the third rows of both poses. Out: an order for each.
 
 let cloud = null;
 

@@ -1,7 +1,7 @@
 // The page that `render ... --out talk.html` makes: one avatar, one speech, and controls.
 //
-// Everything lies in the page itself, as text in elements that no browser runs. `window.talk` is for
-// whoever wants to steer it from a script.
+// Everything lies in the page itself, as text in elements that no browser runs. `window.talk` is
+// for whoever wants to steer it from a script.
 
 import { openAvatar } from "./avatar.js";
 import { SoundClock } from "./clock.js";
@@ -19,7 +19,9 @@ const time = (seconds) =>
 
 class Talk {
   constructor(avatar, motion, sound) {
-    Object.assign(this, { avatar, motion, sound, clock: new SoundClock(sound), stale: true, isApart: false });
+    Object.assign(this, { avatar, motion, sound, clock: new SoundClock(sound) });
+    /** Whether what is drawn is not what should be; whether something else is drawn for once. */
+    Object.assign(this, { stale: true, isApart: false });
     this.canvas = element("picture");
     this.worker = address(element("sorter").textContent, "text/javascript");
     this.start();
@@ -40,9 +42,13 @@ class Talk {
 
   /** Draws one picture a frame of the screen while there is anything new to see. */
   run(now) {
+    if (!this.isApart) this.draw(now);
     requestAnimationFrame((next) => this.run(next));
-    if (this.isApart) return;
+  }
+
+  draw(now) {
     this.player.fit(window.devicePixelRatio);
+    if (!this.sound.paused) this.player.pace(now);
     if (!this.sound.paused || this.stale) {
       this.drawn = this.seconds(now); // what the picture shows
       this.player.show(this.motion.at(this.drawn));
@@ -88,7 +94,10 @@ class Talk {
     this.stale = true;
   }
 
-  /** Draws a moment at a size of its own. @returns {Promise<Uint8Array>} its pixels, r, g, b, alpha */
+  /**
+   * Draws a moment at a size of its own.
+   * @returns {Promise<Uint8Array>} its pixels, r, g, b, alpha, row by row from the top
+   */
   async picture(seconds, width, height) {
     this.isApart = true; // nothing else is drawn meanwhile
     Object.assign(this.canvas, { width, height });
@@ -163,4 +172,5 @@ async function main() {
   window.talk = talk;
 }
 
+window.addEventListener("error", ({ error }) => complain(error));
 main().catch(complain);

@@ -1,10 +1,11 @@
-// Bytes that lie in a page as text of 7 bits a character: a seventh longer than the bytes, where base 64
-// is a third longer. The twin of `as_text` in egs_jax/avatar/page.py. Before: an element; after: talk.js.
+// Bytes that lie in a page as text of 7 bits a character: a seventh longer than the bytes, where
+// base 64 is a third longer. The twin of `as_text` in egs_jax/avatar/page.py. Before: an element;
+// after: talk.js.
 
 // What an HTML parser would change or end the element by (NUL, CR, <), and what stands for it.
 const STANDS_FOR = { 0xa1: 0x00, 0xa2: 0x0d, 0xa3: 0x3c };
 
-/** @param {string} text @returns {Uint8Array} whole bytes; what is left of the last one is dropped */
+/** @param {string} text @returns {Uint8Array} whole bytes; the rest of a last one is dropped */
 export function bytesOf(text) {
   const bytes = new Uint8Array(Math.floor((7 * text.length) / 8));
   let bits = 0, have = 0, at = 0;
