@@ -121,7 +121,7 @@ def _parser(argv: list[str]) -> Parser:
     verb.add_argument("audio", type=Path, metavar="AUDIO", help="any sound that ffmpeg reads")
     verb.add_argument(
         "--out", required=True, type=Path, metavar="OUT.mp4|OUT.html",
-        help="film, or page for a browser, to write; one that is there is replaced once the new one is whole",
+        help="film, or page for a browser; one that is there is replaced once the new one is whole",
     )  # fmt: skip
     verb.add_argument(
         "--poses", default="clip", metavar="clip|still|FILE",

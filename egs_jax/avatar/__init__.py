@@ -12,5 +12,7 @@ export         a run folder -> such a file
 drive          speech -> what drives every frame: audio windows, blinks, a path of poses
 draw           an avatar and what drives it -> pictures, a batch in one jitted call
 stream         speech in chunks of any size -> frames with timestamps, live
+motion         codes and poses of frames as bytes, for a page
+page           an avatar and a speech -> one HTML file that talks in any browser (by web/)
 film           a run folder and a speech -> a film with sound
 """

@@ -116,7 +116,8 @@ def write_avatar(
 def write_shown(file: IO[bytes], baked: Baked, scene: Scene) -> None:
     """Write the part of a file that a screen needs: Gaussians, patterns and the room, no voice.
 
-    Nothing is packed: that is left to what carries it. Whoever has it can draw what somebody else's avatar says, and cannot let it say anything.
+    Whoever has it can draw what the avatar is told to do, and cannot let it say anything. Members
+    are not packed: that is left to what carries them.
 
     Raises:
       InputError: if the avatar is a head alone.

@@ -11,6 +11,7 @@ const MOST_ZOOM = 6;
 const MOST_DENSE = 2; // pixels for one of the avatar's own picture: more cost and show no more
 const LEAST_DENSE = 0.5;
 const SLOW = 25; // ms between pictures: beyond, fewer pixels are drawn
+const STEP = 0.8, LEAST_SHARE = 0.25;
 
 export class Player {
   /**
@@ -23,7 +24,7 @@ export class Player {
     /** From where it is looked at: turned by radians, and what part of the picture is seen. */
     this.view = { yaw: 0, pitch: 0, zoom: 1, x: avatar.width / 2, y: avatar.height / 2 };
     /** How many pixels are drawn where the screen has one, and what tells it. */
-    Object.assign(this, { share: 1, before: 0, took: 0 });
+    Object.assign(this, { share: 1, before: 0, took: 0, fine: 0, patience: 60 });
     this.means = meanCounts(avatar);
     this.sorter = new Worker(sorter);
     const { means, skins, codes } = avatar;
@@ -70,13 +71,23 @@ export class Player {
     if (canvas.width !== size.width || canvas.height !== size.height) Object.assign(canvas, size);
   }
 
-  /** Draws fewer pixels from now on where pictures come too slowly. @param {number} now ms */
+  /**
+   * Draws fewer pixels where pictures come too slowly, and more once they came well for long; each
+   * time they did not it waits twice as long.
+   * @param {number} now ms
+   */
   pace(now) {
     const took = now - this.before;
     this.before = now;
-    if (took > 2000) return; // it was not seen, or stood still
+    if (took > 1000) return; // it was not seen, or stood still
     this.took += (took - this.took) / 8;
-    if (this.took > SLOW) Object.assign(this, { share: Math.max(0.8 * this.share, 0.1), took: 0 });
+    this.fine++;
+    if (this.took > SLOW) {
+      const share = Math.max(STEP * this.share, LEAST_SHARE);
+      Object.assign(this, { share, took: 0, fine: 0, patience: 2 * this.patience });
+    } else if (this.fine > this.patience) {
+      Object.assign(this, { share: Math.min(this.share / STEP, 1), fine: 0 });
+    }
   }
 
   /** Turns the view. @param {number} yaw by radians to the right @param {number} pitch down */
