@@ -25,7 +25,7 @@ test: $(VENV)/installed  # lint is among the tests
 # What the tests of the page need: Playwright, and the system's Chromium if there is none.
 browser: $(VENV)/installed
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[browser]"
-	command -v chromium chromium-browser google-chrome || \
+	command -v chromium || command -v chromium-browser || command -v google-chrome || \
 		$(shell [ "$$(id -u)" = 0 ] || echo sudo) apt-get install -y --no-install-recommends chromium
 
 # Everything (`make browser` first); the programs that XLA compiled twice are listed and are a fault.

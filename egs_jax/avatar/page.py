@@ -12,7 +12,6 @@ import base64
 import graphlib
 import hashlib
 import html
-import importlib.metadata
 import io
 import re
 import string
@@ -35,6 +34,7 @@ from egs_jax.runtime.consent import CONSENT
 from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.files import atomically
 from egs_jax.runtime.progress import progress
+from egs_jax.runtime.provenance import commit
 
 PAGE_SUFFIX = ".html"
 NOTICE = "This talking picture is synthetic: a computer draws a person to the sound of a speech."
@@ -56,15 +56,17 @@ def write_page(avatar: Avatar, audio_path: str | Path, out_path: str | Path) -> 
     out_path, audio_path = Path(out_path), Path(audio_path)
     if avatar.is_exact:
         raise InputError(
-            f"{out_path}: a page draws whole persons by what was baked of their networks; leave out "
-            "--exact, or write a film (.mp4)"
+            f"{out_path}: a page draws whole persons, by what was baked of their networks; leave "
+            "out --exact, or write a film (.mp4)"
         )
     shown = io.BytesIO()
     write_shown(shown, avatar.baked, avatar.scene)
     total = num_video_frames(sum(len(chunk) for chunk in stream_audio(audio_path)))
     with progress(total, "render", "frame") as bar:
-        frames = bar.track(_frames(avatar, stream_audio(audio_path)), task_id=0)
-        motion = np.concatenate(list(frames)).tobytes()
+        motion = b""
+        for records in _frames(avatar, stream_audio(audio_path)):
+            motion += records.tobytes()
+            bar.advance(0, len(records))
     sound = encoded_sound(stream_audio(audio_path), SAMPLE_RATE)
     text = page(audio_path.stem, avatar, shown.getvalue(), motion, sound)
     try:
@@ -80,15 +82,13 @@ def write_page(avatar: Avatar, audio_path: str | Path, out_path: str | Path) -> 
 
 
 def _frames(avatar: Avatar, chunks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield the record of every frame of a speech, each an array of one."""
+    """Yield the records of all frames of a speech, a batch at once."""
     ranges = np.asarray(avatar.baked.ranges)
     for batch in speech_batches(avatar, chunks):
         counted = slice(batch.first, batch.first + len(batch.frames))
         codes = np.asarray(motion_codes(avatar, batch.drive))[counted]
-        drive = batch.drive
-        records = packed(ranges, codes, drive.viewmats[counted], drive.bodies[counted])
-        for k in range(len(records)):
-            yield records[k : k + 1]
+        heads, bodies = batch.drive.viewmats[counted], batch.drive.bodies[counted]
+        yield packed(ranges, codes, heads, bodies)
 
 
 def page(title: str, avatar: Avatar, shown: bytes, motion: bytes, sound: bytes) -> str:
@@ -112,7 +112,7 @@ def page(title: str, avatar: Avatar, shown: bytes, motion: bytes, sound: bytes) 
     return string.Template(_asset("talk.html")).substitute(
         policy=policy, script=script, style=style, sorter=_asset("sorter.js"),
         title=html.escape(title), notice=html.escape(NOTICE),
-        generator=f"egs-jax {importlib.metadata.version('egs-jax')}",
+        generator=f"egs-jax {commit()[0] or ''}".rstrip(),
         width=avatar.scene.width, height=avatar.scene.height, fps=FPS, sound_type=SOUND_TYPE,
         avatar=as_text(packed_avatar), motion=as_text(motion), speech=as_text(sound),
     )  # fmt: skip
@@ -135,18 +135,15 @@ def linked(name: str) -> str:
     Each module is a function that returns what it exports, so that its own names stay its own.
     """
     texts: dict[str, str] = {}
+    needs: dict[str, set[str]] = {}
     waiting = [name]
     while waiting:
         module = waiting.pop()
-        if module not in texts:
-            texts[module] = _asset(f"{module}.js")
-            waiting += [found for _, found in _IMPORT.findall(texts[module])]
-    needs = {
-        module: {found for _, found in _IMPORT.findall(text)} for module, text in texts.items()
-    }
-    return "\n".join(
-        _as_function(m, texts[m]) for m in graphlib.TopologicalSorter(needs).static_order()
-    )
+        texts[module] = _asset(f"{module}.js")
+        needs[module] = {found for _, found in _IMPORT.findall(texts[module])}
+        waiting += needs[module] - texts.keys()
+    order = graphlib.TopologicalSorter(needs).static_order()
+    return "\n".join(_as_function(module, texts[module]) for module in order)
 
 
 def _as_function(name: str, text: str) -> str:
