@@ -30,6 +30,7 @@ _HOME = {
     "Config": "config",
     "Dataset": "data.dataset",
     "InputError": "runtime.errors",
+    "Sessions": "avatar.sessions",
     "Stream": "avatar.stream",
     "densify_step": "training.step",
     "draw": "avatar.draw",

@@ -39,7 +39,7 @@ def parts(run: Path, speech: Path) -> dict[str, dict[str, float]]:
         made["avatar"] = Avatar.load(run)
 
     def compiles() -> None:
-        from egs_jax.avatar.stream import warm_up  # noqa: PLC0415
+        from egs_jax.avatar.drawing import warm_up  # noqa: PLC0415
 
         warm_up(made["avatar"])
 

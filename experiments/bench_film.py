@@ -20,9 +20,10 @@ from pathlib import Path
 
 import jax
 
-from egs_jax.avatar import stream
 from egs_jax.avatar.avatar import Avatar
+from egs_jax.avatar.drawing import dispatch, fetch
 from egs_jax.avatar.film import draw_speech
+from egs_jax.avatar.speech_batches import speech_batches
 from egs_jax.media.audio_file import read_audio
 from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.media.encoder_process import EncoderProcess
@@ -53,8 +54,8 @@ def film(run_dir: Path, audio: Path) -> dict:
         size = avatar.dataset.width, avatar.dataset.height
         timed("features_s", lambda: avatar.scene.hear(samples))
         # A few frames are enough to write, over and over: all of them would not fit into memory.
-        batches = stream.speech_batches(avatar, [samples])
-        frames = [f.rgb for f in stream.fetch(stream.dispatch(avatar, next(batches)))]  # compiles
+        batches = speech_batches(avatar, [samples])
+        frames = [f.rgb for f in fetch(dispatch(avatar, next(batches)))]  # compiles
         total = timed("draw_s", lambda: sum(1 for _ in draw_speech(avatar, audio)))
         same = (frames[i % len(frames)] for i in range(total))
 

@@ -4,13 +4,15 @@ Claim: a call that is waited for is several times as fast as the original's code
 apart in the same way (`results/peers.json`: an NVIDIA H200, 50,000 Gaussians at 512 px, everything
 on the device, each call synchronized). Calls that are not waited for, as in a film, take less yet;
 that has no peer. Cases: the synthetic head (`kernels.rasterize.cases.head_case` under random
-networks) and, with --run, a trained avatar. Measured: each of `--calls` calls alone, synchronized
-(p50, p95, p99); the same calls without waiting in between; the calls with arguments from the host
-and pictures back; kernel times by stage and per call (torch's profiler, last, because it slows down
-what follows); memory. Of the original's case and the trained avatar
-also the training's own forward pass in the same run, which is what all this saves, and how far
-pictures are from those that XLA makes in float32 throughout. Copies and kernels of other cases are
-measured in a tenth of the calls.
+networks) and, with --run, a trained avatar; each drawn exactly and, as "baked", by codes (the
+patterns of a synthetic one are random and small: what its pictures cost counts). Measured: each of
+`--calls` calls alone, synchronized (p50, p95, p99); the same calls without waiting in between; the
+calls with arguments from the host and pictures back (frames over backgrounds of their own, over one
+plate, and as JAX copies by itself, to new memory); kernel times by stage and per call (torch's
+profiler, last, because it slows down what follows); memory. Of the original's case and the trained
+avatar also the training's own forward pass in the same run, which is what all this saves, and how
+far exact pictures are from those that XLA makes in float32 throughout. Copies and kernels of other
+cases are measured in a tenth of the calls.
 
     python -m experiments.bench_inference [--run RUN] [--calls 1000] [--plot-only] [--tiny]
     python -m experiments.bench_inference --bodies [--calls 1000]
@@ -35,124 +37,36 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from egs_jax.avatar import draw as infer
 from egs_jax.avatar import precomputed as prepared
-from egs_jax.avatar.avatar import Avatar
-from egs_jax.avatar.precomputed import Prepared
-from egs_jax.config import Body, Config, DensifyConfig, ModelConfig
+from egs_jax.avatar.precomputed import Drawable
+from egs_jax.avatar.to_host import by_locked_memory
+from egs_jax.config import Config
 from egs_jax.model import forward as model
-from egs_jax.model.gaussians import Gaussians
-from egs_jax.model.limits import Limits
 from egs_jax.runtime.arguments import Parser
 from egs_jax.runtime.environment import keep_programs
 from egs_jax.runtime.errors import InputError
-from egs_jax.speech.lips import READ_ROWS, LipsReader, fit_lips
-from egs_jax.training import step as train
 from egs_jax.types import Drive, Params
 from experiments import _plots
 from experiments._common import record
+from experiments._drawn_scenes import SYNTHETIC, Scene, synthetic, trained
 from experiments._runs import parsed, run_main, to_draw
 from kernels import compile_kernels
-from kernels.rasterize.cases import head_case
 
 NAME, FIGURE, BODIES, LIPS = "bench_inference", "inference", "bench_bodies", "bench_lips"
-AUDIO_DIM = 384
-SYNTHETIC = "synthetic"
 COMPILERS = 6
 """Programs that are compiled at a time."""
 STAGES = {
     "tokens": ("tokens_kernel", "mix_kernel"),
     "deform": ("deform_kernel",),
+    "motion": ("codes_kernel",),
     "rasterize": ("project_kernel", "scan_kernel", "emit_kernel", "bounds_kernel",
                   "gather_kernel", "sort_kernel", "deal_kernel", "forward_kernel"),
 }  # fmt: skip
-
-
-class Scene(NamedTuple):
-    """An avatar that is drawn, and what drives it."""
-
-    name: str
-    gaussians: int
-    size: int
-    config: Config
-    params: Params
-    alive: jax.Array
-    kept: Prepared
-    drive: Callable[[int], Drive]  # of so many frames, on the host
-
-
-def synthetic(n: int, size: int, architecture: str, body: Body = "head", **more: Any) -> Scene:
-    """Make the benchmark's head, moved by random networks with `more` settings.
-
-    As a person, the same Gaussians stand between two frames that differ, at poses with limits.
-    """
-    case = head_case(n, size)
-    sh = case["colors"]
-    logits = np.log(case["opacities"]) - np.log1p(-case["opacities"])
-    free = Gaussians(
-        means=case["means"], log_scales=np.log(case["scales"]), quats=case["quats"],
-        logit_opacities=logits, sh0=sh[:, :1], shN=sh[:, 1:],
-    )  # fmt: skip
-    config = Config(
-        size=size,
-        model=ModelConfig(architecture=architecture, body=body, dropout=0.0, **more),
-        densify=DensifyConfig(capacity=n, points=min(n, 30_000)),
-    )  # fmt: skip
-    nets = train.fresh_networks(config.model, 0, AUDIO_DIM)
-    if config.model.fits_lips:
-        nets["tokens"]["lips_reader"] = some_reader(AUDIO_DIM)._asdict()
-    heads = nets["deform"]["heads"]
-    keys = iter(jax.random.split(jax.random.key(1), 100))
-    nets["deform"]["heads"] = jax.tree.map(
-        lambda leaf: leaf + 0.02 * jax.random.normal(next(keys), leaf.shape), heads
-    )
-    params = jax.device_put({"gaussians": free, "networks": nets})
-    alive = jnp.ones(n, bool)
-
-    viewmat = np.asarray(case["viewmats"])
-    aside = viewmat.copy()
-    aside[0, 3] += 0.05
-
-    def drive(batch: int) -> Drive:
-        rng = np.random.default_rng(0)
-        return Drive(
-            audio_windows=rng.standard_normal((batch, 8, 16, AUDIO_DIM), np.float32),
-            eyes=rng.random(batch, np.float32),
-            viewmats=np.stack([viewmat] * batch),
-            Ks=np.stack([case["Ks"]] * batch),
-            backgrounds=rng.integers(0, 256, (batch, size, size, 3), np.uint8),
-            bodies=np.stack([aside] * batch) if body == "person" else None,
-        )
-
-    limits = Limits.of(viewmat[None]) if body == "person" else None
-    kept = prepared.prepare(config, params, alive, config.model.sh_degree, limits)
-    name = f"{SYNTHETIC} {body}, {architecture}{', fitted lips' * config.model.fits_lips}"
-    return Scene(name, n, size, config, params, alive, kept, drive)
-
-
-def some_reader(features: int) -> LipsReader:
-    """Fit a reader on noise, which tells lips as moved as any."""
-    rng = np.random.default_rng(0)
-    draw = lambda *shape: rng.standard_normal(shape, np.float32)
-    silence, rest = np.zeros((1, features), np.float32), np.zeros(2, np.float32)
-    return fit_lips(draw(200, READ_ROWS, features), draw(200, 2), silence, rest).reader
-
-
-def trained(run_dir: Path) -> Scene:
-    """Load a trained avatar with the first frames of its clip."""
-    avatar = Avatar.load(run_dir, exact=True)
-    window = avatar.config.model.window_frames
-    drive = lambda batch: avatar.dataset.drive(np.arange(batch), window)
-    name = f"trained on {avatar.dataset.meta['source']['name']}"
-    gaussians, size = int(np.sum(avatar.alive)), avatar.dataset.width
-    parts = (avatar.config, avatar.params, avatar.alive, avatar.prepared, drive)
-    return Scene(name, gaussians, size, *parts)
 
 
 def percentiles(milliseconds: list[float], name: str) -> dict[str, float]:
@@ -169,8 +83,8 @@ def clocked(call: Callable[[], object]) -> float:
     return (time.perf_counter() - began) * 1e3
 
 
-def walls(scene: Scene, batch: int, calls: int, copies: int) -> dict:
-    """Time calls by the clock, and tell their memory."""
+def walls(scene: Scene, kept: Drawable, batch: int, calls: int, copies: int) -> dict:
+    """Time calls of one way to draw by the clock, and tell their memory."""
     host = scene.drive(batch)
     rest = jax.device_put(host.replace(backgrounds=None))
     pictures = jax.device_put(host.backgrounds)
@@ -178,13 +92,21 @@ def walls(scene: Scene, batch: int, calls: int, copies: int) -> dict:
     def step() -> None:
         # What was drawn is the next background, so that a donated buffer is there every time.
         nonlocal pictures
-        pictures = infer.draw_program()(scene.config, scene.kept, rest, pictures).rgb
+        pictures = infer.draw_program()(scene.config, kept, rest, pictures).rgb
 
-    def whole() -> None:
+    def unlocked() -> None:
         drawn = infer.draw_program()(
-            scene.config, scene.kept, host.replace(backgrounds=None), host.backgrounds
+            scene.config, kept, host.replace(backgrounds=None), host.backgrounds
         )
         jax.device_get(drawn)
+
+    plate = np.broadcast_to(host.backgrounds[0], host.backgrounds.shape)
+    over_plate = host.replace(backgrounds=plate)
+    ways = {
+        "host_call": lambda: jax.device_get(by_locked_memory(scene.config, kept, host)),
+        "plate_call": lambda: jax.device_get(by_locked_memory(scene.config, kept, over_plate)),
+        "unlocked_call": unlocked,
+    }
 
     for _ in range(max(3, calls // 20)):
         step()
@@ -195,22 +117,23 @@ def walls(scene: Scene, batch: int, calls: int, copies: int) -> dict:
         step()
     jax.block_until_ready(pictures)
     streaming = (time.perf_counter() - began) / calls * 1e3
-    whole()
-    to_host = [clocked(whole) for _ in range(copies)]
-    compiled = infer.draw_program().lower(scene.config, scene.kept, rest, pictures).compile()
+    to_host: dict[str, float] = {}
+    for name, way in ways.items():
+        way()
+        to_host |= percentiles([clocked(way) for _ in range(copies)], name)
+    compiled = infer.draw_program().lower(scene.config, kept, rest, pictures).compile()
     memory = compiled.memory_analysis()
-    kept = sum(leaf.nbytes for leaf in jax.tree.leaves(scene.kept))
     return {
         **percentiles(alone, "call"),
         "streaming_ms_a_frame": round(streaming / batch, 4),
-        **percentiles(to_host, "host_call"),
+        **to_host,
         "memory_mb": round((memory.temp_size_in_bytes + memory.output_size_in_bytes) / 2**20, 1),
-        "kept_mb": round(kept / 2**20, 1),
+        "kept_mb": round(sum(leaf.nbytes for leaf in jax.tree.leaves(kept)) / 2**20, 1),
     }
 
 
-def kernels(scene: Scene, batch: int, calls: int) -> dict:
-    """Time the kernels by stage and of whole calls; nothing without a GPU and torch."""
+def kernels(scene: Scene, kept: Drawable, batch: int, calls: int) -> dict:
+    """Time kernels of one way to draw by stage and call; nothing without a GPU and torch."""
     if jax.default_backend() != "gpu":
         return {}
     import torch
@@ -220,7 +143,7 @@ def kernels(scene: Scene, batch: int, calls: int) -> dict:
     jax.block_until_ready((rest, pictures))  # no copy of theirs among the kernels
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         for _ in range(calls):
-            pictures = infer.draw_program()(scene.config, scene.kept, rest, pictures).rgb
+            pictures = infer.draw_program()(scene.config, kept, rest, pictures).rgb
         jax.block_until_ready(pictures)
         torch.cuda.synchronize()
     on_gpu = (e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA)
@@ -297,7 +220,8 @@ def programs(scene: Scene, batch: int) -> Iterator[tuple[Callable, tuple]]:
     """Yield what is measured of a scene at a batch, with its arguments."""
     drive = scene.drive(batch)
     rest = drive.replace(backgrounds=None)
-    yield infer.draw_program(), (scene.config, scene.kept, rest, drive.backgrounds)
+    for kept in (scene.kept, scene.baked):
+        yield infer.draw_program(), (scene.config, kept, rest, drive.backgrounds)
     if is_main(scene):
         yield in_float32, exact(scene, batch)
         yield forward_pass, (scene.config, scene.params, scene.alive, drive)
@@ -322,7 +246,8 @@ def compile_all(pairs: list[tuple[Scene, int]]) -> float:
 def measured(scene: Scene, batch: int, calls: int, fewer: int) -> dict:
     """Measure a scene at a batch by the clock."""
     case = dict(name=scene.name, gaussians=scene.gaussians, size=scene.size, batch=batch)
-    case |= walls(scene, batch, calls, fewer)
+    case |= walls(scene, scene.kept, batch, calls, fewer)
+    case["baked"] = walls(scene, scene.baked, batch, calls, fewer)
     if is_main(scene) or calls < 10:
         case |= before(scene, batch, calls)
     print(case, flush=True)
@@ -377,7 +302,8 @@ def measure_all(
         found.append(measured(scene, batch, calls, few))
         record(name, found, folder)  # whatever comes
     for case, (scene, batch), few in zip(found, pairs, fewer, strict=True):
-        case.update(kernels(scene, batch, few))
+        case.update(kernels(scene, scene.kept, batch, few))
+        case["baked"].update(kernels(scene, scene.baked, batch, few))
         path = record(name, found, folder)
     return path
 

@@ -28,8 +28,8 @@ from egs_jax.model import forward as model
 from egs_jax.model.attention import dynamic_mix
 from egs_jax.types import Drive
 from experiments._common import RESULTS, Report, Result, require_triton
+from experiments._drawn_scenes import some_reader
 from experiments._runs import run_main
-from experiments.bench_inference import some_reader
 from kernels.deform import Deformed
 from kernels.deform.cases import make_case, pack
 from kernels.deform.triton.deform import TILE, deform_tiles

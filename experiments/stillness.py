@@ -37,9 +37,9 @@ from scipy.spatial import cKDTree
 from egs_jax.avatar import precomputed as prepared
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import num_video_frames, pad_batch, to_uint8
+from egs_jax.avatar.drawing import MICRO_BATCH
 from egs_jax.avatar.drive import blinks, compose
 from egs_jax.avatar.precomputed import Prepared
-from egs_jax.avatar.stream import MICRO_BATCH
 from egs_jax.config import Config
 from egs_jax.evaluation import metrics
 from egs_jax.evaluation.measures import landmarks_near

@@ -22,7 +22,9 @@ import jax
 import numpy as np
 
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.avatar.stream import Stream, draw_all, speech_batches
+from egs_jax.avatar.drawing import draw_all
+from egs_jax.avatar.speech_batches import speech_batches
+from egs_jax.avatar.stream import Stream
 from egs_jax.media.audio_file import read_audio
 from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.runtime.arguments import Parser

@@ -277,6 +277,10 @@ def _inference(cases: list[dict]) -> str:
     times = lambda name: (
         lambda c: " / ".join(number(c.get(f"{name}_p{q}_ms"), 3) for q in (50, 95, 99))
     )
+    stages = lambda c: ", ".join(
+        f"{name} {us:.0f}" for name, us in c.get("stages_us_a_frame", {}).items()
+    )
+    baked = lambda show: lambda c: show(c["baked"]) if "baked" in c else "-"
 
     def beside(case: dict) -> str:
         theirs = original_of(case)
@@ -291,11 +295,18 @@ def _inference(cases: list[dict]) -> str:
         "calls without waiting: ms a frame": lambda c: number(c["streaming_ms_a_frame"], 3),
         "kernels of a call, ms": times("device"),
         "with copies from and to the host, ms": times("host_call"),
-        "stages, us a frame": lambda c: ", ".join(
-            f"{name} {us:.0f}" for name, us in c.get("stages_us_a_frame", {}).items()
-        ),
+        "stages, us a frame": stages,
         "memory of a call and kept, MiB": lambda c: f"{c['memory_mb']:.0f}, {c['kept_mb']:.0f}",
         "PSNR to float32, dB": lambda c: number(c.get("psnr_to_float32_db"), 1),
+        "baked: ms a call (p50 / p95 / p99)": baked(times("call")),
+        "baked: calls without waiting, ms a frame": baked(
+            lambda b: number(b["streaming_ms_a_frame"], 3)
+        ),
+        "baked: kernels of a call, ms": baked(times("device")),
+        "baked: with copies, ms": baked(times("host_call")),
+        "baked: over one plate, ms": baked(times("plate_call")),
+        "baked: copied by JAX itself, ms": baked(times("unlocked_call")),
+        "baked: stages, us a frame": baked(stages),
     }
     theirs, other = peer("speed"), peer("speed", "GaussianTalker")
     note = (

@@ -6,6 +6,7 @@ anywhere, slowly, in Triton's interpreter):
     of one's own ("xla" only), and `capacity_for` finds how much room a scene needs;
   * `deform`: attention, normalized layers and heads that move every Gaussian in every frame;
     "triton" goes forward only;
+  * `move_by_codes`: fixed patterns times a few numbers a frame, which move every Gaussian likewise;
   * `decode_heads` of `kernels.deform`: the last part of it, for training;
   * `mean_ssim`: how alike images are, as a loss;
   * `sample_planes`: bilinear reads of dense or hashed planes; with "triton" the gradient of the
@@ -17,6 +18,7 @@ kernels of a whole program side by side. README.md here says how the folders are
 Nothing here knows of talking heads, and nothing here imports `egs_jax`.
 """
 
+from kernels.codes import move_by_codes
 from kernels.deform import deform
 from kernels.dispatch import implementations
 from kernels.planes import sample_planes
@@ -41,6 +43,7 @@ __all__ = [
     "deform",
     "implementations",
     "mean_ssim",
+    "move_by_codes",
     "project",
     "rasterize",
     "sample_planes",

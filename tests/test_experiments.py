@@ -21,7 +21,9 @@ from experiments import (
     bench_film,
     bench_inference,
     bench_start,
+    bench_streams,
     bench_training,
+    interruption,
     readme,
     stream_hour,
     tables,
@@ -251,6 +253,32 @@ def test_more_devices_stand_beside_the_fewest():
     assert gains == ["1.88x", "1.00x", "1.00x"] and "| 2 | 16 | 10.7 (10.7-10.7) |" in rows[2]
 
 
+@pytest.mark.slow
+def test_sessions_are_measured(tmp_path):
+    cases = json.loads(bench_streams.main(["--tiny", "--out", str(tmp_path)]).read_text())["cases"]
+    drawn, codes, encoded = cases
+    assert [case["frames"] for case in (drawn, codes)] == ["drawn", "codes"]
+    assert all("late_p99_ms" in case["tried"]["2"] for case in (drawn, codes))
+    assert encoded["name"] == "H.264" and encoded["frames_a_second"] > 0
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 7, 40, 333])
+@pytest.mark.parametrize("start", [1, 8, 500])
+def test_the_largest_count_is_found(most, start):
+    tried = []
+    found = bench_streams.search(lambda count: tried.append(count) or count <= most, start)
+    assert found <= most <= max(found * bench_streams.STEP, found)
+    assert len(tried) == len(set(tried)) < 25
+
+
+@pytest.mark.slow
+def test_interruptions_are_measured(series, tmp_path):
+    write_wav(tmp_path / "speech.wav", voice(1.3), SAMPLE_RATE)
+    arguments = [str(series.run), str(tmp_path / "speech.wav"), "--tiny", "--out", str(tmp_path)]
+    [case] = json.loads(interruption.main(arguments).read_text())["cases"]
+    assert case["interruptions"] == 2 and case["gap_usual_step_max"] >= 0
+
+
 def test_a_stream_is_measured(trained_run, tmp_path, monkeypatch):
     monkeypatch.setattr(stream_hour, "SAME_SECONDS", 2)
     write_wav(tmp_path / "speech.wav", voice(1.3), SAMPLE_RATE)
@@ -330,6 +358,7 @@ def test_inference_is_measured_on_any_machine(tmp_path):
     assert 0 < case["call_p50_ms"] <= case["call_p95_ms"] <= case["call_p99_ms"]
     assert case["streaming_ms_a_frame"] > 0 and case["memory_mb"] > 0
     assert case["psnr_to_float32_db"] > 80
+    assert case["baked"]["call_p50_ms"] > 0 and case["baked"]["kept_mb"] > 0
     assert figure == tmp_path / "figures" / "inference.png"
 
 

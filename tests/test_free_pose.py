@@ -65,7 +65,7 @@ def test_a_run_is_swept(trained_run, tmp_path, monkeypatch):
     shape = np.random.default_rng(0).uniform(-0.5, 0.5, (478, 3)).astype(np.float32)
     loaded = free_pose.Avatar.load(trained_run.folder, exact=True)
     loaded.dataset.arrays = loaded.dataset.arrays | {"mean_shape": shape}
-    monkeypatch.setattr(free_pose.Avatar, "load", lambda run_dir: loaded)
+    monkeypatch.setattr(free_pose.Avatar, "load", lambda run_dir, exact: loaded)
     swept = free_pose.sweep(loaded, (0,), (0,))
     Landmarker.points = np.pad(swept.points[0] + (5, 7), ((0, 0), (0, 1))).astype(np.float32)
     sheets = tmp_path / "run"

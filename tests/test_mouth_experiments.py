@@ -135,7 +135,7 @@ def test_shares_and_blinks_by_hand(moved):
 
 def test_stillness_measures_every_sound(moved, tmp_path, monkeypatch):
     monkeypatch.setattr(stillness, "FaceLandmarker", Landmarker)
-    monkeypatch.setattr(stillness.Avatar, "load", lambda run_dir: moved)
+    monkeypatch.setattr(stillness.Avatar, "load", lambda run_dir, exact: moved)
     path = stillness.main(["run", "--tiny", "--out", str(tmp_path)])
     cases = json.loads(path.read_text())["cases"]
     assert [case["sound"] for case in cases] == ["silence", "room noise", "music"]

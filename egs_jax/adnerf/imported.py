@@ -15,6 +15,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -120,7 +121,7 @@ def import_dataset(
     for note in (*theirs.notes, *cameras.notes):
         print(note)
     faces, digest = _faces(theirs, sound.samples, width, height)
-    with work_folder(dataset_dir) as work:
+    with work_folder(dataset_dir) as work, jax.default_matmul_precision("highest"):
         check_room(work, round(2 * BYTES_A_PIXEL * len(theirs.images) * width * height))
         meta = _fill(work, theirs, cameras, sound, faces)
         meta["source"] = {"name": theirs.folder.resolve().name, "sha256": digest, "fps": FPS}

@@ -14,12 +14,13 @@ from jaxtyping import Array, Bool
 
 from egs_jax.avatar.avatar_file import SUFFIX, Written, read_avatar
 from egs_jax.avatar.baked import Baked
-from egs_jax.avatar.baking import Trained, bake
+from egs_jax.avatar.baking import Trained, bake, weights_of
 from egs_jax.avatar.poses import PosePath, pose_path
 from egs_jax.avatar.precomputed import Drawable, Prepared, spatial_part
 from egs_jax.avatar.scene import PersonScene, Scene, scene_of
 from egs_jax.config import Config
 from egs_jax.data.dataset import Dataset
+from egs_jax.model.gaussians import Gaussians
 from egs_jax.model.limits import Limits
 from egs_jax.runtime.errors import InputError
 from egs_jax.training.checkpoint import FOLDER, Checkpoints, newest_step
@@ -46,6 +47,8 @@ class Avatar:
     """What it was trained on; None of a file, which opens it when it is asked for."""
     step: int
     """Of training, that it was made after."""
+    seen: Gaussians | None = None
+    """Mean squares of the loss's gradient by what is trained of the Gaussians; None of a file."""
     poses: str | Path = "clip"
     """Its poses when it speaks (`poses.pose_path`)."""
     is_exact: bool = True
@@ -60,7 +63,8 @@ class Avatar:
         """Return the avatar that a state of training is, drawn as its last step drew it."""
         step = int(state.step)
         degree = config.sh_degree(max(step - 1, 0))
-        return cls(config, state.params, state.alive, degree, dataset, step)
+        seen = state.opt_state["gaussians"].nu
+        return cls(config, state.params, state.alive, degree, dataset, step, seen)
 
     @classmethod
     def load(
@@ -163,11 +167,12 @@ class Avatar:
         Raises:
           InputError: if it came from a file.
         """
-        if self.params is None or self.alive is None or self.sh_degree is None:
+        if self.params is None or self.alive is None or self.sh_degree is None or self.seen is None:
             raise InputError("an avatar's file has no networks of all Gaussians; name its run")
         spatial = spatial_part(self.config, self.params, self.alive, self.sh_degree)
         networks = self.params["networks"]
-        return Trained(self.config, networks, spatial, self.sh_degree, self.limits)
+        weights = weights_of(self.config, self.seen, self.alive)
+        return Trained(self.config, networks, spatial, weights, self.sh_degree, self.limits)
 
     @property
     def limits(self) -> Limits | None:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from egs_jax.avatar.baked import Baked, Patterns, rounded_up
+from egs_jax.avatar.baked import Baked, rounded_up
 from egs_jax.avatar.precomputed import Spatial, assemble
 from egs_jax.avatar.scene import PersonScene, Scene
 from egs_jax.config import Config
@@ -35,6 +35,7 @@ from egs_jax.runtime.errors import MAY_NOT_READ, InputError
 from egs_jax.runtime.files import atomically
 from egs_jax.runtime.provenance import provenance
 from egs_jax.speech.layout import Layout
+from kernels.codes import Patterns
 from kernels.deform import DeformInputs
 
 FORMAT, VERSION = "egs-avatar", 2
@@ -47,14 +48,16 @@ _MOST_WORDS = 2**22  # bytes of the description
 _DATE = (1980, 1, 1, 0, 0, 0)  # of every member: equal avatars are equal files
 _TYPES = ("<f4", "<f2", "|i1", "|u1", "<f8")
 _HALF = (
-    "cloud/log_scales", "cloud/quats", "cloud/logit_opacities", "cloud/sh", "skins", "reader",
+    "cloud/log_scales", "cloud/quats", "cloud/logit_opacities", "cloud/sh", "skins", "weights",
+    "reader",
 )  # fmt: skip
 _SHAPES = {
     "cloud/means": "N 3", "cloud/log_scales": "N 3", "cloud/quats": "N 4",
     "cloud/logit_opacities": "N", "cloud/sh": "N H 3",
     "form/counts": "K 14 N", "form/steps": "K 14", "shine/counts": "k M N", "shine/steps": "k M",
+    "follows": "K k",
     "sample/features": "S E", "sample/agents": "A E", "sample/static_mix": "S A",
-    "sample_mean": "S 14", "units": "14", "reader": "L K", "ranges": "2 K", "skins": "N",
+    "sample_mean": "S 14", "weights": "S 14", "reader": "L K", "ranges": "2 K", "skins": "N",
     "scene/intrinsics": "3 3", "scene/viewmats": "P 4 4", "scene/still_viewmat": "4 4",
     "scene/silence": "R F", "scene/bodies": "P 4 4", "scene/still_body": "4 4",
     "scene/body_rest": "4 4", "scene/body_coefficients": "Q 6", "scene/body_limits": "2 6",
@@ -163,7 +166,7 @@ def _arrays(
             "features": spatial.features, "agents": spatial.agents,
             "static_mix": spatial.static_mix,
         },
-        "sample_mean": baked.sample_mean, "units": baked.units, "reader": baked.reader,
+        "sample_mean": baked.sample_mean, "weights": baked.weights, "reader": baked.reader,
         "networks": {name: networks[name] for name in ("tokens", "attention", "deform")},
         "scene": {
             "viewmats": scene.viewmats, "still_viewmat": scene.still_viewmat,
@@ -182,7 +185,8 @@ def _shown(baked: Baked, scene: Scene, person: PersonScene) -> dict[str, Any]:
         "cloud": {name: value[:live] for name, value in baked.cloud._asdict().items()},
         "form": {"counts": baked.form.counts[..., :live], "steps": baked.form.steps},
         "shine": {"counts": baked.shine.counts[..., :live], "steps": baked.shine.steps},
-        "ranges": baked.ranges, "skins": None if baked.skins is None else baked.skins[:live],
+        "follows": baked.follows, "ranges": baked.ranges,
+        "skins": None if baked.skins is None else baked.skins[:live],
         "scene": {
             "intrinsics": scene.intrinsics, "limits": person.limits.values, "plate": person.plate,
         },
@@ -322,8 +326,9 @@ def _put_together(path: Path, words: Mapping[str, Any], arrays: dict[str, np.nda
         form=Patterns(**device(parts["form"])),
         shine=Patterns(**device(parts["shine"])),
         sample=sample,
+        follows=full("follows"),
         sample_mean=full("sample_mean"),
-        units=full("units"),
+        weights=full("weights"),
         reader=full("reader"),
         ranges=full("ranges"),
         alive=jnp.ones(everyone, bool),
@@ -378,7 +383,7 @@ def _check_shapes(config: Config, arrays: Mapping[str, np.ndarray]) -> None:
                  for a, size in zip(wanted, shape, strict=False)]  # fmt: skip
         if len(wanted) != len(shape) or list(shape) != sizes:
             raise ValueError(f"{name} is {list(shape)}, not {text}")
-    if letters["M"] != 3 * letters["H"] - 3 or letters["k"] > letters["K"]:
+    if letters["M"] != 3 * letters["H"] - 3:
         raise ValueError("numbers of a Gaussian")
     if letters["L"] != 14 * letters["S"]:
         raise ValueError(f"reader is {letters['L']} long")

@@ -6,41 +6,23 @@ runs for S of them, chosen at random; least squares say which K numbers, the *co
 moved by; and the patterns times the codes move all N. Codes that no training frame came near are
 limited, smoothly.
 
-Letters: D numbers of a Gaussian before activation, in the order means 3, log-scales 3, quaternion
-4, opacity 1, harmonics 3 H. The first 14 of them (with the constant color) are its *form*, which
-tells the codes; the rest its *shine*, which has fewer patterns. Patterns are counts of 8 bits,
-times a step of each.
+Letters: D numbers of a Gaussian before activation, of which the first 14 are its *form*, which
+tells the codes; the rest its *shine*, which has fewer patterns, and codes of its own that follow
+from those of form (`kernels.codes`).
 """
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int8
+from jaxtyping import Array, Bool, Float
 
 from egs_jax.avatar.precomputed import Prepared, implementation, listen, rounded
 from egs_jax.config import Config
+from egs_jax.model import forward as model
 from egs_jax.model.limits import Limits, soft
 from egs_jax.types import Drive
+from kernels.codes import FORM, Patterns, move_by_codes
 from kernels.deform import Deformed, DeformInputs, deform
-
-FORM = 14
-"""Numbers of a Gaussian's form."""
-
-
-class Patterns(flax.struct.PyTreeNode):
-    """K ways to move N Gaussians in d of their numbers."""
-
-    counts: Int8[Array, "K d N"]
-    steps: Float[Array, "K d"]
-    """What a count is, before activation."""
-
-    def sum(self, codes: Float[Array, "B K"]) -> Float[Array, "B d N"]:
-        """Return patterns times codes; added one after another, so that nothing is unpacked."""
-        total = jnp.zeros((len(codes), *self.counts.shape[1:]))
-        for k in range(self.counts.shape[0]):
-            shares = codes[:, k, None] * self.steps[None, k]
-            total = total + shares[:, :, None] * self.counts[None, k].astype(jnp.float32)
-        return total
 
 
 class Baked(flax.struct.PyTreeNode):
@@ -50,13 +32,14 @@ class Baked(flax.struct.PyTreeNode):
     """All N at codes 0."""
     form: Patterns
     shine: Patterns
-    """Of as many codes as it has patterns, the first ones."""
+    follows: Float[Array, "K k"]
+    """Codes of form -> codes of shine."""
     sample: Prepared
     """The exact decoder of S; what it adds to is 0."""
     sample_mean: Float[Array, "S 14"]
     """What it says of their form at codes 0."""
-    units: Float[Array, " 14"]
-    """In which the reader takes each number of a form."""
+    weights: Float[Array, "S 14"]
+    """How much each of these numbers counts where codes are read."""
     reader: Float[Array, "L K"]
     """What it says beyond that, L = 14 S numbers -> codes."""
     ranges: Float[Array, "2 K"]
@@ -75,7 +58,7 @@ class Baked(flax.struct.PyTreeNode):
 
     def moved(self, config: Config, drive: Drive) -> Deformed:
         """Return the Gaussians in head space in every frame of `drive`, activated."""
-        return moved_by(self, codes_of(config, self, drive))
+        return moved_by(config, self, codes_of(config, self, drive))
 
 
 def rounded_up(baked: Baked) -> Baked:
@@ -92,8 +75,8 @@ def rounded_up(baked: Baked) -> Baked:
     opacities = jnp.where(alive, cloud.logit_opacities, -jnp.inf)
     return baked.replace(
         cloud=cloud._replace(logit_opacities=opacities),
-        form=baked.form.replace(counts=last(baked.form.counts)),
-        shine=baked.shine.replace(counts=last(baked.shine.counts)),
+        form=baked.form._replace(counts=last(baked.form.counts)),
+        shine=baked.shine._replace(counts=last(baked.shine.counts)),
         alive=alive,
         offsets=padded(baked.offsets),
         skins=None if baked.skins is None else padded(baked.skins),
@@ -119,7 +102,7 @@ def said(config: Config, kept: Prepared, drive: Drive) -> Float[Array, "B n D"]:
 def codes_of(config: Config, baked: Baked, drive: Drive) -> Float[Array, "B K"]:
     """Return the codes of every frame of `drive`."""
     form = said(config, baked.sample, drive)[..., :FORM]
-    flat = ((form - baked.sample_mean[None]) / baked.units[None, None]).reshape(len(form), -1)
+    flat = ((form - baked.sample_mean[None]) * baked.weights[None]).reshape(len(form), -1)
     codes = jnp.matmul(flat, baked.reader, precision=jax.lax.Precision.HIGHEST)
     return limited(codes, baked.ranges)
 
@@ -132,17 +115,10 @@ def limited(codes: Float[Array, "B K"], ranges: Float[Array, "2 K"]) -> Float[Ar
     return jnp.where(jnp.abs(beyond) <= 1, codes, held)
 
 
-def moved_by(baked: Baked, codes: Float[Array, "B K"]) -> Deformed:
+def moved_by(config: Config, baked: Baked, codes: Float[Array, "B K"]) -> Deformed:
     """Return the Gaussians in head space by the codes of every frame, activated."""
-    cloud = baked.cloud
-    form = baked.form.sum(codes).transpose(0, 2, 1)
-    shine = baked.shine.sum(codes[:, : baked.shine.counts.shape[0]]).transpose(0, 2, 1)
-    change = jnp.concatenate([form[..., 11:], shine], axis=-1)
-    added = lambda values, part: values[None] + part
-    return Deformed(
-        means=added(cloud.means, form[..., 0:3]),
-        quats=added(cloud.quats, form[..., 6:10]),
-        scales=jnp.exp(added(cloud.log_scales, form[..., 3:6])),
-        opacities=jax.nn.sigmoid(added(cloud.logit_opacities, form[..., 10])),
-        sh=added(cloud.sh, change.reshape(len(change), *cloud.sh.shape)),
-    )
+    follows = jnp.matmul(codes, baked.follows, precision=jax.lax.Precision.HIGHEST)
+    return move_by_codes(
+        baked.cloud, baked.form, baked.shine, codes, follows,
+        implementation=model.kernel_choice(config),
+    )  # fmt: skip

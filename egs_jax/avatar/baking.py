@@ -1,9 +1,12 @@
 """A trained avatar -> a baked one: the patterns by which its Gaussians move, and how to read them.
 
 Before: `precomputed`, the exact way to draw; after: `baked`, what this makes. The patterns are the
-leading singular vectors of what the decoder says in frames of the clip's training part, every
-attribute in units of its own root mean square. (Frames with other lids, poses and sound put
-together are no better: 0.2 dB less on held-out frames of a 10 s clip.)
+leading singular vectors of what the decoder says in frames of the clip's training part, of form and
+of shine apart; least squares say what shine does by the codes of form. Every number of every
+Gaussian counts as much as pictures depend on it. Adam has measured that: the mean
+square of a loss's gradient by a number is, for losses of absolute differences, what that number
+does to pictures, squared. (Frames with other poses and sound put together are no better: 0.2 dB
+less on held-out frames of a 10 s clip.)
 """
 
 from collections.abc import Mapping
@@ -12,26 +15,31 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float16, Int
+from jaxtyping import Array, Bool, Float, Float16, Int
 
-from egs_jax.avatar.baked import FORM, Baked, Patterns, rounded_up, said
+from egs_jax.avatar.baked import Baked, rounded_up, said
 from egs_jax.avatar.precomputed import Prepared, Spatial, assemble
 from egs_jax.config import Config
 from egs_jax.data.dataset import Dataset
+from egs_jax.model.forward import canonical
+from egs_jax.model.gaussians import Gaussians
 from egs_jax.model.limits import Limits
 from egs_jax.runtime.progress import progress
 from egs_jax.types import Drive
+from kernels.codes import FORM, Patterns
 from kernels.deform import DeformInputs
 
 CODES = 32
 """K, numbers a frame. (A person of 10 s, 256 px: 48 dB to the exact pictures with 16 of them, 51.5
 with 32.)"""
-SHINE_CODES = 2
-"""Codes that move colors by direction, which are most of a Gaussian's numbers and move least."""
+SHINE_CODES = 4
+"""Patterns of colors by direction, which are most of a Gaussian's numbers and move least."""
 SAMPLE = 512
 """S, Gaussians whose decoder is exact."""
 FRAMES = 96
 """Training frames that are looked at, evenly spaced."""
+SHUT = 16
+"""Further ones, whose lids are shut most: blinks are few and short."""
 SILENT = 8
 """How many of them hear silence as well."""
 AT_ONCE = 4
@@ -40,8 +48,14 @@ BLOCK = 4096
 """Gaussians whose numbers are made float32 at once."""
 LEAST = 1e-7
 """Share of the leading pattern's motion below which there is nothing but rounding."""
-ROUGH = 0.25
-"""Error of a later pattern's counts, of the first one's."""
+ROUGH = 2.0
+"""Most error of a later pattern's counts, of the first one's. (With
+0.25, 1, 2, 3 a `tiny` avatar has 65.1, 64.8, 63.7, 63.2 dB to the exact pictures and 2.0, 1.4, 1.1,
+0.9 MB of them.)"""
+FLOOR = 0.3
+"""Least weight of a number, of the root mean square over all Gaussians."""
+RIDGE = 1e-3
+"""Share of the leading code's spread below which a code says nothing of shine."""
 WIDEST = 0.9999
 """Quantile of a pattern's numbers that the greatest count stands for."""
 
@@ -54,6 +68,8 @@ class Trained(NamedTuple):
     """Their parameters, {module name: parameters}."""
     spatial: Spatial
     """What is known of its Gaussians; those that live count."""
+    weights: Float[np.ndarray, "n D"]
+    """How much pictures depend on each number of the live ones; any unit."""
     sh_degree: int
     """Degree of spherical harmonics that is drawn."""
     limits: Limits | None
@@ -69,6 +85,23 @@ class Trained(NamedTuple):
         return assemble(self.config, self.networks, spatial, self.sh_degree, self.limits)
 
 
+def weights_of(
+    config: Config, seen: Gaussians, alive: Bool[Array, " N"]
+) -> Float[np.ndarray, "n D"]:
+    """Return how much pictures depend on each number of the live Gaussians.
+
+    Args:
+      config: Networks.
+      seen: Mean squares of the loss's gradient by what is trained of all.
+      alive: Those that live.
+    """
+    parts = jax.device_get(canonical(config.model, seen))
+    columns = [parts.means, parts.log_scales, parts.quats, parts.logit_opacities, parts.sh]
+    live = np.flatnonzero(alive)
+    table = np.concatenate([part[live].reshape(len(live), -1) for part in columns], axis=1)
+    return np.sqrt(np.maximum(table, 0))
+
+
 def bake(trained: Trained, dataset: Dataset) -> Baked:
     """Bake an avatar by the clip that it was trained on."""
     return bake_motions(trained, motions_of(trained, dataset))
@@ -78,24 +111,26 @@ def bake_motions(
     trained: Trained, motions: Float16[np.ndarray, "F N D"], most: int = CODES
 ) -> Baked:
     """Bake an avatar whose motions are known (`motions_of`), to at most so many codes a frame."""
-    live = trained.live
+    live, weights = trained.live, floored(trained.weights)
     mean = motions.mean(axis=0, dtype=np.float32).astype(np.float16).astype(np.float32)
-    patterns, codes, units = principal_patterns(motions - mean.astype(np.float16), most)
+    moved = motions - mean.astype(np.float16)
+    form, codes = principal_patterns(moved[..., :FORM], weights[:, :FORM], most)
+    shine, follows = principal_patterns(moved[..., FORM:], weights[:, FORM:], SHINE_CODES)
     count = len(mean)
     chosen = sample_of(count)
-    seen = patterns[:, chosen, :FORM].reshape(len(patterns), -1)
+    # As a file keeps them.
+    weighed = np.asarray(_halved(jnp.asarray(weights[chosen, :FORM] / weights[:, :FORM].mean())))
+    seen = (form[:, chosen] * weighed).reshape(len(form), -1)
     reader = np.linalg.pinv(seen.T.astype(np.float64)).T
-    counts, steps = counted(patterns, codes.std(axis=0), units)
-    parts = counts.transpose(0, 2, 1)
-    shine = slice(0, min(SHINE_CODES, len(parts)))
     sample = trained.prepared(_added_to_nothing(live.at(chosen))._replace(skins=None))
     baked = Baked(
         cloud=_moved(live.canonical, mean),
-        form=Patterns(jnp.asarray(parts[:, :FORM]), jnp.asarray(steps[:, :FORM])),
-        shine=Patterns(jnp.asarray(parts[shine, FORM:]), jnp.asarray(steps[shine, FORM:])),
+        form=counted(form, codes.std(axis=0), weights[:, :FORM]),
+        shine=counted(shine, follows.std(axis=0), weights[:, FORM:]),
+        follows=jnp.asarray(np.linalg.lstsq(codes, follows, rcond=RIDGE)[0]),
         sample=sample,
         sample_mean=jnp.asarray(mean[chosen, :FORM]),
-        units=jnp.asarray(units[:FORM]),
+        weights=jnp.asarray(weighed),
         reader=_halved(jnp.asarray(reader, jnp.float32)),
         ranges=jnp.asarray(np.stack([codes.min(axis=0), codes.max(axis=0)])),
         alive=jnp.ones(count, bool),
@@ -111,61 +146,75 @@ def sample_of(count: int) -> Int[np.ndarray, " S"]:
     return np.sort(chosen)
 
 
+def floored(weights: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
+    """Let no number of a Gaussian count for nothing: nobody saw much of it, or it never moved."""
+    squares = np.square(np.float64(weights))
+    least = np.maximum(FLOOR**2 * squares.mean(axis=0), 1e-12 * squares.max() + 1e-30)
+    return np.float32(np.sqrt(squares + least))
+
+
 def principal_patterns(
-    motions: Float[np.ndarray, "F N D"], most: int
-) -> tuple[Float[np.ndarray, "K N D"], Float[np.ndarray, "F K"], Float[np.ndarray, " D"]]:
+    motions: Float[np.ndarray, "F N D"], weights: Float[np.ndarray, "N D"], most: int
+) -> tuple[Float[np.ndarray, "K N D"], Float[np.ndarray, "F K"]]:
     """Return the leading patterns of what Gaussians do about their mean.
 
+    Args:
+      motions: About their mean.
+      weights: How much each number counts.
+      most: Patterns at most; fewer where there is no more motion.
+
     Returns:
-      The patterns, unit vectors, at most `most` and fewer where there is no more motion; the codes
-      of every frame; and the units of the D numbers in which both are told.
+      The patterns, of one length where numbers count as they weigh, and the codes of every frame,
+      of which the leading one has a mean square of 1.
     """
     count = motions.shape[1]
     blocks = [slice(i, i + BLOCK) for i in range(0, count, BLOCK)]
     wide = lambda block: motions[:, block].astype(np.float32)
-    squares = sum(np.square(wide(block)).sum(axis=(0, 1), dtype=np.float64) for block in blocks)
-    units = np.float32(np.maximum(np.sqrt(squares / (len(motions) * count)), 1e-12))
-    flat = lambda block: (wide(block) / units).reshape(len(motions), -1)
+    flat = lambda block: (wide(block) * weights[block]).reshape(len(motions), -1)
     gram = sum(np.float64(flat(block) @ flat(block).T) for block in blocks)
     values, vectors = np.linalg.eigh(gram)
     leading = [k for k in np.argsort(values)[::-1][:most] if values[k] > LEAST * values.max()]
     sizes = np.sqrt(values[leading])
-    mix = np.float32(vectors[:, leading] / sizes)
-    made = [(mix.T @ flat(block)).reshape(len(leading), -1, motions.shape[2]) for block in blocks]
-    return np.concatenate(made, axis=1), np.float32(vectors[:, leading] * sizes), units
+    unit = sizes[0] / np.sqrt(len(motions))
+    mix = np.float32(vectors[:, leading] / sizes * unit)
+    plain = lambda block: wide(block).reshape(len(motions), -1)
+    made = [(mix.T @ plain(block)).reshape(len(leading), -1, motions.shape[2]) for block in blocks]
+    return np.concatenate(made, axis=1), np.float32(vectors[:, leading] * sizes / unit)
 
 
 def counted(
     patterns: Float[np.ndarray, "K N D"],
     spread: Float[np.ndarray, " K"],
-    units: Float[np.ndarray, " D"],
-) -> tuple[np.ndarray, Float[np.ndarray, "K D"]]:
+    weights: Float[np.ndarray, "N D"],
+) -> Patterns:
     """Round patterns to counts of 8 bits.
 
-    A step of a pattern is the finer, the more its code moves, so that no pattern adds more than
-    a share of the first one's error, whose steps are as fine as 8 bits allow. Most counts of the
-    later patterns are small, and pack well.
+    A step is the finer, the more its code moves and the more its numbers weigh, so that nothing
+    adds more than a share of the error of the first pattern's, whose steps are as fine as 8 bits
+    allow. Most counts of the later patterns are small, and pack well.
 
     Args:
-      patterns: Unit vectors.
+      patterns: As they move Gaussians.
       spread: Standard deviation of each one's code.
-      units: Of the D numbers.
+      weights: Of all numbers.
 
     Returns:
-      Counts int8 [K, N, D], and what a count is of every pattern and number.
+      The patterns as counts, and what a count is of every pattern and number.
     """
-    widest = np.quantile(np.abs(patterns), WIDEST, axis=(1, 2)) / 127
-    steps = np.maximum(widest, ROUGH * widest[0] * spread[0] / np.maximum(spread, 1e-12))
-    counts = np.clip(np.rint(patterns / steps[:, None, None]), -127, 127).astype(np.int8)
-    return counts, np.float32(steps[:, None] * units[None])
+    weight = np.sqrt(np.square(weights).mean(axis=0))
+    finest = np.quantile(np.abs(patterns), WIDEST, axis=1) / 127
+    seen = np.maximum(spread[:, None] * weight[None], 1e-30)
+    allowed = ROUGH * np.median(finest[0] * seen[0]) / seen
+    steps = np.maximum(np.maximum(finest, allowed), 1e-30)
+    counts = np.clip(np.rint(patterns / steps[:, None]), -127, 127).astype(np.int8)
+    return Patterns(jnp.asarray(counts.transpose(0, 2, 1)), jnp.asarray(steps, jnp.float32))
 
 
 def motions_of(trained: Trained, dataset: Dataset) -> Float16[np.ndarray, "F N D"]:
     """Return what the decoder says of the live Gaussians in F frames of the clip; some silent."""
     config, whole = trained.config, trained.prepared(_added_to_nothing(trained.live))
-    frames = dataset.train_frames
-    frames = frames[np.unique(np.linspace(0, len(frames) - 1, FRAMES).astype(int))]
     window = config.model.window_frames
+    frames = frames_to_look_at(dataset)
     hush = dataset.drive(frames[:: max(1, len(frames) // SILENT)][:SILENT], window)
     hush = hush.replace(audio_windows=dataset.silence(len(hush.eyes), window))
     whole_clip = [dataset.drive(frames[i : i + AT_ONCE], window)
@@ -174,6 +223,14 @@ def motions_of(trained: Trained, dataset: Dataset) -> Float16[np.ndarray, "F N D
     with progress(len(drives), "bake", "step") as bar:
         found = [_said(config.drawing, whole, drive) for drive in bar.track(drives, task_id=0)]
     return np.concatenate(found)
+
+
+def frames_to_look_at(dataset: Dataset) -> Int[np.ndarray, " F"]:
+    """Return training frames, evenly spaced, and those with the lids shut most."""
+    frames = dataset.train_frames
+    even = np.linspace(0, len(frames) - 1, FRAMES).astype(int)
+    shut = np.argsort(-np.asarray(dataset.arrays["blink"])[frames], kind="stable")[:SHUT]
+    return frames[np.union1d(even, shut)]
 
 
 def _added_to_nothing(spatial: Spatial) -> Spatial:

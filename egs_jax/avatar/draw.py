@@ -75,7 +75,7 @@ _codes = jax.jit(codes_of, static_argnums=0)
 
 @functools.partial(jax.jit, static_argnums=0)
 def _draw_codes(config: Config, baked: Baked, codes: Array, drive: Drive) -> RenderOutput:
-    return prepared.draw_moved(config, baked, moved_by(baked, codes), drive)
+    return prepared.draw_moved(config, baked, moved_by(config, baked, codes), drive)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -16,8 +16,9 @@ from jaxtyping import UInt8
 
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import num_video_frames
+from egs_jax.avatar.drawing import IN_FLIGHT, draw_all, warm_up
 from egs_jax.avatar.page import PAGE_SUFFIX, write_page
-from egs_jax.avatar.stream import IN_FLIGHT, draw_all, speech_batches, warm_up
+from egs_jax.avatar.speech_batches import speech_batches
 from egs_jax.media.audio_file import stream_audio
 from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.media.encoder_process import EncoderProcess

@@ -5,7 +5,7 @@ poses of every frame (`motion`), and the scripts of web/. It needs no server, lo
 Content-Security-Policy lets it run nothing but its own script. What makes an avatar speak is not in
 it: nobody can let it say something else.
 
-Before: `stream`, `draw`; `film` calls it for names that end in .html.
+Before: `speech_batches`, `draw`; `film` calls it for names that end in .html.
 """
 
 import base64
@@ -26,7 +26,7 @@ from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.avatar_file import write_shown
 from egs_jax.avatar.draw import motion_codes, num_video_frames
 from egs_jax.avatar.motion import packed
-from egs_jax.avatar.stream import speech_batches
+from egs_jax.avatar.speech_batches import speech_batches
 from egs_jax.media.audio_file import stream_audio
 from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.media.sound_encoder import SOUND_TYPE, encoded_sound

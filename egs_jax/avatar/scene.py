@@ -104,9 +104,9 @@ class Scene:
         return FeatureStream(self.feature_kind, loudness=self.loudness, layout=self.layout)
 
     def backgrounds(self, frames: Int[np.ndarray, " B"]) -> UInt8[np.ndarray, "B H Wd 3"]:
-        """Return what is behind the avatar in frames of the clip."""
+        """Return what is behind the avatar in frames of the clip; a person's is one plate."""
         if isinstance(self.own, PersonScene):
-            return np.stack([self.own.plate] * len(frames))
+            return np.broadcast_to(self.own.plate, (len(frames), *self.own.plate.shape))
         return np.stack([self.own.backgrounds(int(i)) for i in frames])
 
 

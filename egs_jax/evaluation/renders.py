@@ -16,7 +16,8 @@ from jaxtyping import Float, Int
 
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import infer_step, pad_batch
-from egs_jax.avatar.stream import MICRO_BATCH, MicroBatch, dispatch, fetch
+from egs_jax.avatar.drawing import MICRO_BATCH, dispatch, fetch
+from egs_jax.avatar.speech_batches import MicroBatch
 from egs_jax.data.dataset import Dataset
 from egs_jax.types import Drive
 
@@ -80,7 +81,8 @@ def drawn_frames(
 def frames_per_second(avatar: Avatar, frames: Int[np.ndarray, " T"], repeats: int = 5) -> float:
     """Time a stream whose sound features are given, until the pictures are on the host; median."""
     drawn = frames[np.arange(MICRO_BATCH) % len(frames)]
-    batch = MicroBatch(drawn, 0, avatar.dataset.drive(drawn, avatar.config.model.window_frames))
+    drive = avatar.dataset.drive(drawn, avatar.config.model.window_frames)
+    batch = MicroBatch(drawn, 0, np.zeros(MICRO_BATCH, bool), drive)
     times = []
     for _ in range(repeats):
         began = time.perf_counter()

@@ -2,14 +2,17 @@
 
 The network (MIT license; trained on thousands of languages' speech against music and noise) is a
 short Fourier transform, four convolutions, an LSTM and a logit. It runs here in NumPy, chunk by
-chunk in the same shapes, so that the same sound gives the same bits however it arrives. Sound is
-first brought to one level by its own recent peak: quiet speech is speech as well.
+chunk in the same shapes, so that the same sound gives the same bits however it arrives and
+whatever else is heard at once. Sound is first brought to one level by its own recent peak: quiet
+speech is speech as well.
 """
 
 import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors.numpy import load_file
 
 from egs_jax.media.clock import SAMPLE_RATE
@@ -31,7 +34,7 @@ _FAINTEST = 1e-5  # -100 dB of full scale: nothing fainter is raised
 
 
 @functools.cache
-def _weights() -> dict[str, np.ndarray]:
+def network() -> dict[str, np.ndarray]:
     """Return the network's matrices and biases in the order in which they are multiplied.
 
     A chunk has few frames, so that each convolution is one matrix over all of them.
@@ -65,40 +68,114 @@ class VoiceActivity:
         Raises:
           InputError: if the network's file cannot be had.
         """
-        self._network = _weights()
+        network()
         self._rest = np.zeros(0, np.float32)
-        self._before = np.zeros(_CONTEXT, np.float32)
-        self._hidden = self._cell = np.zeros(_WIDTH, np.float32)
-        self._peak = np.float32(_FAINTEST)
+        self._heard = Memory(
+            before=np.zeros(_CONTEXT, np.float32), hidden=np.zeros(_WIDTH, np.float32),
+            cell=np.zeros(_WIDTH, np.float32), peak=np.array(_FAINTEST, np.float32),
+        )  # fmt: skip
 
     def push(self, samples: Float[np.ndarray, " S"]) -> Float[np.ndarray, " C"]:
         """Take the next samples; return the probabilities of the chunks that they complete."""
+        return judge([self], [samples])[0]
+
+    def cut(self, samples: np.ndarray) -> np.ndarray:
+        """Take the next samples; return the chunks that they complete, [C, 512], for `judge`."""
         samples = np.concatenate([self._rest, samples.astype(np.float32)])
         count = len(samples) // CHUNK
         self._rest = samples[count * CHUNK :]
-        chunks = samples[: count * CHUNK].reshape(count, CHUNK)
-        return np.array([self._judge(chunk) for chunk in chunks], np.float32)
-
-    def _judge(self, chunk: np.ndarray) -> np.float32:
-        loudness = np.sqrt(np.square(chunk).mean())
-        self._peak = max(loudness, self._peak * np.float32(_FALL), np.float32(_FAINTEST))
-        sound = np.concatenate([self._before, chunk]) * np.float32(_LEVEL / self._peak)
-        self._before = chunk[-_CONTEXT:]
-        return self._speaks(np.concatenate([sound, sound[-2 : -2 - _CONTEXT : -1]]))
-
-    def _speaks(self, sound: np.ndarray) -> np.float32:
-        """Run the network on one chunk with its surroundings, [640]."""
-        network = self._network
-        spectra = sound[_FRAMES] @ network["basis"]
-        x = np.hypot(spectra[:, :_BINS], spectra[:, _BINS:]).ravel()
-        for k in range(1, len(_STRIDES) + 1):
-            x = np.maximum(x @ network[f"matrix{k}"] + network[f"bias{k}"], 0)
-        gates = np.concatenate([x, self._hidden]) @ network["gates"] + network["gate_bias"]
-        enters, stays, new, shown = gates.reshape(4, _WIDTH)
-        self._cell = _sigmoid(stays) * self._cell + _sigmoid(enters) * np.tanh(new)
-        self._hidden = _sigmoid(shown) * np.tanh(self._cell)
-        return _sigmoid(np.maximum(self._hidden, 0) @ network["logit"] + network["logit_bias"])[0]
+        return samples[: count * CHUNK].reshape(count, CHUNK)
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 0.5 * (1 + np.tanh(0.5 * x))
+class Memory(NamedTuple):
+    """What is remembered of the sound so far; of several sounds with one more axis in front."""
+
+    before: Float[np.ndarray, " 64"]
+    hidden: Float[np.ndarray, " 128"]
+    cell: Float[np.ndarray, " 128"]
+    peak: Float[np.ndarray, ""]
+
+
+Judged = tuple[Float[np.ndarray, "T S"], Memory]
+"""Probabilities of T chunks of S sounds, and what is remembered after them."""
+Run = Callable[[Memory, Float[np.ndarray, "T S 512"], Int[np.ndarray, " S"]], Judged]
+"""What judges chunks of sounds, of each as many as the last argument says, most first."""
+
+
+def judge(
+    listeners: Sequence[VoiceActivity], sounds: Sequence[np.ndarray], run: Run | None = None
+) -> list[Float[np.ndarray, " C"]]:
+    """Push the next samples of several sounds at once; the same bits as one by one.
+
+    Args:
+      listeners: Of one sound each.
+      sounds: Their next samples.
+      run: Runs the network; None: here, in NumPy.
+
+    Returns:
+      The probabilities of each sound's chunks.
+    """
+    cut = [listener.cut(sound) for listener, sound in zip(listeners, sounds, strict=True)]
+    counts = np.array([len(own) for own in cut])
+    order = np.argsort(-counts, kind="stable")
+    memory = Memory(*map(np.stack, zip(*(listeners[k]._heard for k in order), strict=True)))
+    chunks = np.zeros((counts.max(), len(cut), CHUNK), np.float32)
+    for place, k in enumerate(order):
+        chunks[: counts[k], place] = cut[k]
+    found, memory = (run or _run)(memory, chunks, counts[order])
+    probabilities = [np.zeros(0, np.float32)] * len(cut)
+    for place, k in enumerate(order):
+        listeners[k]._heard = Memory(*(whole[place].copy() for whole in memory))
+        probabilities[k] = found[: counts[k], place]
+    return probabilities
+
+
+def _run(memory: Memory, chunks: np.ndarray, counts: np.ndarray) -> Judged:
+    """Judge chunk by chunk those sounds that have one."""
+    found = np.zeros(chunks.shape[:2], np.float32)
+    for t, own in enumerate(chunks):
+        going = int((counts > t).sum())
+        part = Memory(*(whole[:going] for whole in memory))
+        found[t, :going], after = judged(np, network(), part, own[:going])
+        for whole, new in zip(memory, after, strict=True):
+            whole[:going] = new
+    return found, memory
+
+
+def judged(
+    xp: Any, network: Mapping[str, Any], memory: Memory, chunks: Float[Any, "S 512"]
+) -> tuple[Float[Any, " S"], Memory]:
+    """Judge one chunk of each sound.
+
+    Every sound is multiplied by itself, so that in NumPy its bits do not depend on the others.
+
+    Args:
+      xp: `numpy`, or `jax.numpy`.
+      network: That of `network`, there.
+      memory: Of the sounds.
+      chunks: Their next ones.
+
+    Returns:
+      The probabilities, and what is remembered then.
+    """
+    loudness = xp.sqrt(xp.square(chunks).mean(axis=1))
+    peak = xp.maximum(xp.maximum(loudness, memory.peak * np.float32(_FALL)), np.float32(_FAINTEST))
+    level = np.float32(_LEVEL) / peak
+    sound = xp.concatenate([memory.before, chunks], axis=1) * level[:, None]
+    sound = xp.concatenate([sound, sound[:, -2 : -2 - _CONTEXT : -1]], axis=1)
+    spectra = sound[:, _FRAMES] @ network["basis"]  # [S, 4, 258]
+    x = xp.hypot(spectra[..., :_BINS], spectra[..., _BINS:]).reshape(len(sound), 1, -1)
+    for k in range(1, len(_STRIDES) + 1):
+        x = xp.maximum(x @ network[f"matrix{k}"] + network[f"bias{k}"][None, None], 0)
+    gates = xp.concatenate([x, memory.hidden[:, None]], axis=2) @ network["gates"]
+    gates = (gates + network["gate_bias"][None, None]).reshape(-1, 4, _WIDTH)
+    enters, stays, new, shown = gates.swapaxes(0, 1)
+    cell = _sigmoid(xp, stays) * memory.cell + _sigmoid(xp, enters) * xp.tanh(new)
+    hidden = _sigmoid(xp, shown) * xp.tanh(cell)
+    logits = xp.maximum(hidden, 0)[:, None] @ network["logit"][:, None]
+    speaks = _sigmoid(xp, logits[:, 0, 0] + network["logit_bias"])
+    return speaks, Memory(chunks[:, -_CONTEXT:], hidden, cell, peak)
+
+
+def _sigmoid(xp: Any, x: Any) -> Any:
+    return 0.5 * (1 + xp.tanh(0.5 * x))

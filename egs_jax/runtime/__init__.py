@@ -1,6 +1,7 @@
 """What every room needs: errors, files, assets, progress, the process's environment.
 
 errors        errors with a message for users
+arguments     the command line's parser, and kinds of values
 files         files that a crash leaves whole
 archives      files inside archives of the package index
 assets        pretrained networks, pinned by hash, fetched once

@@ -62,9 +62,12 @@ class Kept:
         )  # fmt: skip
 
     def __call__(self, static: Hashable, *arguments: Any) -> Any:
-        """Compute; the first call with new shapes finds or makes the program."""
+        """Compute; the first call with new shapes finds or makes the program.
+
+        On a CPU it is exported even where none is kept: JAX would round here and there otherwise.
+        """
         folder = _kept.get("folder")
-        if folder is None:
+        if folder is None and jax.default_backend() != "cpu":
             return self.jitted(static, *arguments)
         leaves, tree = jax.tree.flatten(arguments)
         key = (folder, static, tree, tuple(map(_kind, leaves)), _settings())
@@ -74,7 +77,7 @@ class Kept:
                     self._programs[key] = self._program(folder, static, arguments)
         return self._result(*self._programs[key](*leaves))
 
-    def _program(self, folder: Path, static: Hashable, arguments: tuple[Any, ...]) -> Any:
+    def _program(self, folder: Path | None, static: Hashable, arguments: tuple[Any, ...]) -> Any:
         """Return the program of flat arguments: read, or exported and written."""
         leaves, tree = jax.tree.flatten(arguments)
         donated = () if self._donated is None else self._places(arguments)
@@ -89,15 +92,16 @@ class Kept:
             *map(repr, map(_kind, leaves)), repr(_settings()), _code_digest(),
         ])  # fmt: skip
         name = hashlib.sha256(described.encode()).hexdigest()
-        path = folder / f"{function.__name__.strip('_')}-{name}{SUFFIX}"
-        exported = _read(path)
+        path = folder and folder / f"{function.__name__.strip('_')}-{name}{SUFFIX}"
+        exported = path and _read(path)
         if exported is None:
             try:
                 exported = export.export(jax.jit(flat, donate_argnums=donated))(*leaves)
             except Exception as error:  # JAX exports what it can promise to understand later
                 LOGGER.warning("%s: not kept, every start is slower (%s)", path, _first_line(error))
                 return jax.jit(flat, donate_argnums=donated, compiler_options=self._options())
-            _write(path, exported)
+            if path:
+                _write(path, exported)
         return jax.jit(exported.call, donate_argnums=donated, compiler_options=self._options())
 
     def _options(self) -> dict[str, Any] | None:

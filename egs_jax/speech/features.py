@@ -4,7 +4,7 @@ Row r is centered on (r + 0.5) / 50 s; S samples at 16 kHz give R = 2 ceil(S / 6
 every video frame (25 fps) that they begin. Outside the file there is digital silence. A row
 depends on a bounded stretch of sound around it and on nothing else; it is the same bits on one
 machine whether the sound comes as one array, within a longer file or in chunks of any size,
-because window b always goes through place b mod 4 of one compiled program (others may be empty).
+because window b always goes through place b mod 2 of one compiled program (the other may be empty).
 These are the default windows; those of a shorter look-ahead are in `layout`.
 
 * "whisper" [R, 384]: the Whisper-tiny.en encoder (`egs_jax.speech.whisper`, trained on English) on
@@ -27,9 +27,9 @@ before it as well.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,10 +38,11 @@ from jaxtyping import Array, Float, Int
 
 from egs_jax.media.audio_file import as_samples
 from egs_jax.media.clock import FPS, SAMPLE_RATE
-from egs_jax.runtime.programs import Kept
+from egs_jax.media.voice_activity import Run
 from egs_jax.speech.layout import DEFAULT, ENTRY_ROWS, ROW_SAMPLES, Layout, layout_of
-from egs_jax.speech.level import SpeechLevel
-from egs_jax.speech.whisper import NETWORKS, NUM_MELS, WhisperEncoder, encode, load_encoder
+from egs_jax.speech.level import SpeechLevel, push_all
+from egs_jax.speech.whisper import NETWORKS, NUM_MELS, WhisperEncoder
+from egs_jax.speech.window_rows import Window, encode_windows, window_program
 from kernels.checks import require, typechecked
 
 FeatureKind = Literal["whisper", "whisper-base", "mel"]
@@ -49,11 +50,6 @@ IMPORTED = "imported"
 """Kind of features that another program made: a dataset may have them, no new sound does."""
 
 FRAME_SAMPLES = SAMPLE_RATE // FPS  # one video frame
-_WHISPER_FFT = 400  # 25 ms, as the encoder was trained
-_WHISPER_HOP = 160
-_MEL_FFT = 640  # 40 ms: Hann windows every 20 ms then weigh every sample alike
-_WHISPER_REFERENCE = 1.5  # log10 power of the loudest band of ordinary speech
-_MEL_FLOOR = 1e-6  # about 80 dB under loud speech
 
 
 @dataclass(frozen=True)
@@ -69,86 +65,25 @@ AUDIO_FEATURES = {
 } | {"mel": AudioFeatures("mel", NUM_MELS)}
 
 
-@functools.cache
-def _mel_filters(n_fft: int) -> np.ndarray:
-    """Return librosa's mel filters (Slaney's scale and norm), float32 [n_fft // 2 + 1, 80]."""
-    from librosa.filters import mel  # noqa: PLC0415 (imports numba: 2-6 s)
-
-    return mel(sr=SAMPLE_RATE, n_fft=n_fft, n_mels=NUM_MELS).T.copy()
-
-
-def _mel_power(samples: Array, filters: Array, hop: int) -> Array:
-    """Return mel band powers [T, 80] of Hann-windowed frames every `hop` samples, unpadded.
-
-    Not librosa's transform: that one pads at a clip's ends, and compiles for up to half a minute.
-    """
-    n_fft = 2 * (filters.shape[0] - 1)
-    starts = np.arange(0, samples.shape[0] - n_fft + 1, hop)
-    frames = samples[starts[:, None] + np.arange(n_fft)[None, :]]
-    hann = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)).astype(np.float32)
-    spectra = jnp.fft.rfft(frames * hann[None, :], axis=-1)
-    power = jnp.square(spectra.real) + jnp.square(spectra.imag)
-    return jnp.matmul(power, filters, precision=jax.lax.Precision.HIGHEST)
-
-
-def _whisper_rows(kept: tuple[int, int], encoder: WhisperEncoder, samples: Array) -> Array:
-    """Encode windows [4, 25840]; return the rows that are `kept` of each, [4, 20, D]."""
-    filters = _mel_filters(_WHISPER_FFT)
-
-    def rows(window: Array) -> Array:
-        log_power = jnp.log10(jnp.maximum(_mel_power(window, filters, _WHISPER_HOP), 1e-10))
-        # Differs from the original: it takes the clip's maximum alone. The floor under a pause
-        # would then depend on the whole clip, and that of a silent clip would sink to the noise of
-        # rounding.
-        floor = jnp.maximum(log_power.max(), _WHISPER_REFERENCE) - 8.0
-        log_mel = (jnp.maximum(log_power, floor) + 4.0) / 4.0
-        return encode(encoder, log_mel)[slice(*kept)]
-
-    return jax.vmap(rows)(samples)
-
-
-def _mel_rows(kept: tuple[int, int], samples: Array) -> Array:
-    """Return the log-mel rows [4, 10, 80] of windows [4, 3520]: -1 in silence, 1 when loud."""
-    filters = _mel_filters(_MEL_FFT)
-
-    def rows(window: Array) -> Array:
-        power = _mel_power(window, filters, ROW_SAMPLES)[slice(*kept)]
-        return (jnp.log10(jnp.maximum(power, _MEL_FLOOR)) + 2.0) / 4.0
-
-    return jax.vmap(rows)(samples)
-
-
-# The filters are constants of the programs: where these are kept nobody waits for librosa.
-_whisper_windows = Kept(_whisper_rows, lambda rows: rows)
-_mel_windows = Kept(_mel_rows, lambda rows: rows)
-
-
-def _window_function(
-    kind: FeatureKind, encoder: WhisperEncoder | None, layout: Layout
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the function from a batch of windows of samples to their rows."""
-    kept = layout.kept_rows
-    if kind not in NETWORKS:
-        return lambda samples: np.asarray(_mel_windows(kept, samples))
-    encoder = load_encoder(size=NETWORKS[kind]) if encoder is None else encoder
-    require(
-        encoder.norm_scale.shape == (NETWORKS[kind].width,),
-        f"encoder: its width is {encoder.norm_scale.shape[0]}, for {kind!r} give one of "
-        f"{NETWORKS[kind].width}",
-    )
-    return lambda samples: np.asarray(_whisper_windows(kept, encoder, samples))
-
-
 def num_rows(num_samples: int) -> int:
     """Return R = 2 ceil(S / 640): two rows for every 25 fps frame that S samples begin."""
     return 2 * -(-num_samples // FRAME_SAMPLES)
+
+
+class Rows(NamedTuple):
+    """Finished rows, possibly none."""
+
+    features: Float[np.ndarray, "R F"]
+    openness: Float[np.ndarray, " R"]
+    """How far the gate is open at each; 1 if all sound is heard."""
 
 
 class FeatureStream:
     """A stream that turns chunks of sound of any size into feature rows, in constant memory.
 
     The rows of all calls, one after the other, are bit for bit those of `extract_features` on the
-    whole sound.
+    whole sound. `push` is `cut`, `listen`, `encode_windows` and `finished` in turn: the two in the
+    middle can be done for several streams at once, with the same bits.
     """
 
     def __init__(
@@ -176,7 +111,7 @@ class FeatureStream:
             f"kind: expected one of {', '.join(AUDIO_FEATURES)}; got {kind!r}",
         )
         self.features, self.layout = AUDIO_FEATURES[kind], layout or layout_of(kind)
-        self._run = _window_function(kind, encoder, self.layout)
+        self.program = window_program(kind, encoder, self.layout)
         self._buffer = np.zeros(-self.layout.window_offset, np.float32)  # before the start
         hop = self.layout.hop_rows
         self._rise = ((np.arange(hop, dtype=np.float32) + 0.5) / hop)[:, None]  # of a cross-fade
@@ -186,54 +121,112 @@ class FeatureStream:
             self._hush = None
         else:
             self._hush = self._silence() if encoder is not None else _hush(kind, self.layout)
-        self._num_samples = 0
-        self._num_rows = 0
-        self._num_windows = 0
-        self._is_finished = False
+        self._num_samples = self._num_cut = self._num_heard = self._num_rows = 0
+        self._end: int | None = None  # rows in all, once that is known
 
-    def _advance(self, windows: list[np.ndarray]) -> np.ndarray:
-        """Return the rows that the next windows finish, [R, F] with R = 0 if there are none."""
-        finished = [np.zeros((0, self.features.feature_dim), np.float32)]
-        size = self.layout.batch
-        while windows:
-            place = self._num_windows % size
-            group, windows = windows[: size - place], windows[size - place :]
-            batch = self._empty_batch()
-            openness = []
-            for k, window in enumerate(group, place):
-                batch[k], opened = self._levelled(window)
-                openness.append(opened)
-                self._num_windows += 1
-            rows = map(self._fade, self._run(batch)[place : place + len(group)])
-            finished += map(self._gated, rows, openness)
-        rows = np.concatenate(finished)
-        self._num_rows += len(rows)
+    @property
+    def missing(self) -> int:
+        """Samples until the next window is complete."""
+        return self.layout.window_samples - len(self._buffer)
+
+    @property
+    def place(self) -> int:
+        """Place of the next window to be heard."""
+        return self._num_heard % self.layout.batch
+
+    def push(self, chunk: Float[np.ndarray, " S"]) -> Float[np.ndarray, "R F"]:
+        """Take the next samples (16 kHz mono); return the rows that they finish, possibly none.
+
+        Raises:
+          ValueError: if the chunk is not one-dimensional or not finite, or after `finish`.
+        """
+        return self.hear(chunk).features
+
+    def finish(self) -> Float[np.ndarray, "R F"]:
+        """Return the remaining rows, as if digital silence followed; the stream is then closed.
+
+        Raises:
+          ValueError: if called twice.
+        """
+        return self.hear_rest().features
+
+    def hear(self, chunk: Float[np.ndarray, " S"]) -> Rows:
+        """Do the same as `push`, and say where somebody speaks."""
+        return self._heard(self.cut(chunk))
+
+    def hear_rest(self) -> Rows:
+        """Do the same as `finish`, and say where somebody speaks."""
+        return self._heard(self.cut_rest())
+
+    def cut(self, chunk: Float[np.ndarray, " S"]) -> list[np.ndarray]:
+        """Take the next samples; return the sound of the windows that they complete."""
+        require(self._end is None, "push: got a chunk after finish; start a new FeatureStream")
+        chunk = as_samples(chunk)
+        self._num_samples += len(chunk)
+        buffer = np.concatenate([self._buffer, chunk])
+        return self._cut(buffer, max(len(buffer) - self.layout.window_samples, -1))
+
+    def cut_rest(self) -> list[np.ndarray]:
+        """Return the sound of the remaining windows, as if digital silence followed."""
+        require(self._end is None, "finish: was called before; start a new FeatureStream")
+        self._end, layout = num_rows(self._num_samples), self.layout
+        cut = layout.hop_rows * max(self._num_cut - layout.is_crossfaded, 0)  # rows of those
+        ends = -(-self._end // layout.hop_rows) + layout.is_crossfaded  # windows in all
+        count = ends - self._num_cut if self._end > cut else 0
+        silence = np.zeros(count * layout.hop_samples + layout.window_samples, np.float32)
+        last = (count - 1) * layout.hop_samples
+        return self._cut(np.concatenate([self._buffer, silence]), last)
+
+    def _cut(self, buffer: np.ndarray, last: int) -> list[np.ndarray]:
+        """Cut windows of a buffer, of which the last may start at sample `last` (< 0: none)."""
+        size, hop = self.layout.window_samples, self.layout.hop_samples
+        starts = range(0, last + 1, hop)
+        self._buffer = buffer[len(starts) * hop :].copy()
+        self._num_cut += len(starts)
+        return [buffer[start : start + size] for start in starts]
+
+    def finished(self, windows: Sequence[Window], encoded: Sequence[np.ndarray]) -> Rows:
+        """Return the rows that the next windows finish, of which `encoded` has those kept."""
+        found = [Rows(np.zeros((0, self.features.feature_dim), np.float32), np.zeros(0, "f4"))]
+        for window, kept in zip(windows, encoded, strict=True):
+            rows = self._fade(kept)
+            found.append(Rows(self._gated(rows, window.openness), window.openness[: len(rows)]))
+        most = None if self._end is None else max(self._end - self._num_rows, 0)
+        rows = Rows(*(np.concatenate(parts)[:most] for parts in zip(*found, strict=True)))
+        self._num_rows += len(rows.features)
         return rows
 
-    def _levelled(self, window: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the next window at the wanted level, and how far its rows are of speech."""
-        if self._level is None:
-            return window, None
-        layout = self.layout
-        is_first = self._num_windows == 0
-        fresh = len(window) + layout.window_offset if is_first else layout.hop_samples
-        self._level.push(window[-fresh:])
-        first = layout.hop_rows * (self._num_windows - layout.is_crossfaded)
-        times = (first + np.arange(layout.hop_rows) + 0.5) * ROW_SAMPLES / SAMPLE_RATE
-        return window * self._level.gain(), self._level.openness(times)
+    def _heard(self, cuts: list[np.ndarray]) -> Rows:
+        """Return the rows that windows of this sound finish."""
+        windows = [listen([self], [cut])[0] for cut in cuts]
+        return self.finished(windows, encode_windows(self.program, self.layout, windows))
 
-    def _gated(self, rows: np.ndarray, openness: np.ndarray | None) -> np.ndarray:
+    def _fresh(self, cut: np.ndarray) -> np.ndarray:
+        """Return what of the next window's sound no window before it had."""
+        layout, is_first = self.layout, self._num_heard == 0
+        return cut[-(len(cut) + layout.window_offset if is_first else layout.hop_samples) :]
+
+    def _window(self, cut: np.ndarray) -> Window:
+        """Return the next window, once the level has heard its sound."""
+        layout, number = self.layout, self._num_heard
+        self._num_heard += 1
+        place = number % layout.batch
+        if self._level is None:
+            return Window(place, cut, np.ones(layout.hop_rows, np.float32))
+        first = layout.hop_rows * (number - layout.is_crossfaded)
+        times = (first + np.arange(layout.hop_rows) + 0.5) * ROW_SAMPLES / SAMPLE_RATE
+        return Window(place, cut * self._level.gain(), self._level.openness(times))
+
+    def _gated(self, rows: np.ndarray, openness: np.ndarray) -> np.ndarray:
         """Fade finished rows to those of silence where nobody speaks."""
-        if openness is None or not len(rows):
+        if self._level is None or not len(rows):
             return rows
         return rows * openness[:, None] + self._hush * (1 - openness)[:, None]
 
-    def _empty_batch(self) -> np.ndarray:
-        return np.zeros((self.layout.batch, self.layout.window_samples), np.float32)
-
     def _silence(self) -> np.ndarray:
         """Return the rows of digital silence, one block of them."""
-        rows, hop = self._run(self._empty_batch())[0], self.layout.hop_rows
+        layout, hop = self.layout, self.layout.hop_rows
+        rows = self.program(np.zeros((layout.batch, layout.window_samples), np.float32))[0]
         if not self.layout.is_crossfaded:
             return rows
         return rows[hop:] * (1 - self._rise) + rows[:hop] * self._rise
@@ -246,37 +239,22 @@ class FeatureStream:
         before, self._fading = self._fading, rows[hop:] * (1 - self._rise)
         return rows[:0] if before is None else before + rows[:hop] * self._rise
 
-    def push(self, chunk: Float[np.ndarray, " S"]) -> Float[np.ndarray, "R F"]:
-        """Take the next samples (16 kHz mono); return the rows that they finish, possibly none.
 
-        Raises:
-          ValueError: if the chunk is not one-dimensional or not finite, or after `finish`.
-        """
-        require(not self._is_finished, "push: got a chunk after finish; start a new FeatureStream")
-        chunk = as_samples(chunk)
-        self._num_samples += len(chunk)
-        buffer = np.concatenate([self._buffer, chunk])
-        size, hop = self.layout.window_samples, self.layout.hop_samples
-        starts = range(0, len(buffer) - size + 1, hop)
-        self._buffer = buffer[len(starts) * hop :].copy()
-        return self._advance([buffer[start : start + size] for start in starts])
+def listen(
+    streams: Sequence[FeatureStream], cuts: Sequence[np.ndarray], run: Run | None = None
+) -> list[Window]:
+    """Let several streams hear the sound of their next window; the same bits as one by one.
 
-    def finish(self) -> Float[np.ndarray, "R F"]:
-        """Return the remaining rows, as if digital silence followed; the stream is then closed.
-
-        Raises:
-          ValueError: if called twice.
-        """
-        require(not self._is_finished, "finish: was called before; start a new FeatureStream")
-        self._is_finished = True
-        total, layout = num_rows(self._num_samples), self.layout
-        size, hop = layout.window_samples, layout.hop_samples
-        missing = max(total - self._num_rows, 0)
-        ends = -(-total // layout.hop_rows) + layout.is_crossfaded  # windows in all
-        count = ends - self._num_windows if missing else 0
-        buffer = np.concatenate([self._buffer, np.zeros(count * hop + size, np.float32)])
-        starts = [hop * k for k in range(count)]
-        return self._advance([buffer[start : start + size] for start in starts])[:missing]
+    Args:
+      streams: Those that hear.
+      cuts: The sound.
+      run: As of `voice_activity.judge`.
+    """
+    pairs = [(s._level, s._fresh(c)) for s, c in zip(streams, cuts, strict=True) if s._level]
+    if pairs:
+        levels, sounds = zip(*pairs, strict=True)
+        push_all(levels, sounds, run)
+    return [stream._window(cut) for stream, cut in zip(streams, cuts, strict=True)]
 
 
 @functools.cache

@@ -41,7 +41,7 @@ class Layout:
     """Samples that a row reaches beyond its 20 ms, before and after."""
     future_frames: int | None = None
     """Last entry that a frame may hear, in frames after its own; None: half a window's."""
-    batch: int = 4
+    batch: int = 2
     """Windows that go through the compiled program at once."""
 
     @property
@@ -96,8 +96,9 @@ class Layout:
 
 _WHISPER = (40, 200)  # the encoder's position p is centered on mel frame 2 p: on a row's center
 _MEL = (160, 160)
-# 80 rows (1.6 s) tell features of 30 s of context with R2 0.81, 110 rows with 0.83. Four windows at
-# once have 1.7 times the speed of one.
+# 80 rows (1.6 s) tell features of 30 s of context with R2 0.81, 110 rows with 0.83. One of two
+# windows at once takes 0.75 of the time of one alone on a CPU, one of four no less (`experiments/
+# tried.md`); a live speech has one at a time.
 DEFAULT = Layout(10, 60, 20, True, _WHISPER)
 """That of the features by networks."""
 # The quick one by a ridge on Obama's and tedlieu's windows at one gain, no gate (opening, width;

@@ -11,11 +11,11 @@ import collections
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.linalg.blas import dtbsv
 
 from egs_jax.media.clock import SAMPLE_RATE
-from egs_jax.media.voice_activity import CHUNK, SPOKEN, VoiceActivity
+from egs_jax.media.voice_activity import CHUNK, SPOKEN, Run, VoiceActivity, judge
 
 SPEECH_LOUDNESS = -23.0
 """What speech is brought to [LUFS]: the level of EBU R128, about that of recorded talks."""
@@ -99,7 +99,10 @@ class SpeechLevel:
 
         The same bits come out however much is pushed at once, up to a second.
         """
-        speaks = self._activity.push(samples) >= SPOKEN
+        push_all([self], [samples])
+
+    def _heard(self, samples: np.ndarray, speaks: Bool[np.ndarray, " C"]) -> None:
+        """Take in the next samples, and in which of the chunks that they complete speech is."""
         self._speaks.extend(speaks.tolist())
         self._num_chunks += len(speaks)
         weighted = samples.astype(np.float64)
@@ -142,3 +145,13 @@ class SpeechLevel:
         middles = (chunks + 0.5) * CHUNK / SAMPLE_RATE
         away = np.abs(times[:, None] - middles[None]).min(1) - 0.5 * CHUNK / SAMPLE_RATE
         return np.clip((_SHUT - away) / (_SHUT - _OPEN), 0, 1).astype(np.float32)
+
+
+def push_all(
+    levels: Sequence[SpeechLevel], sounds: Sequence[Float[np.ndarray, " S"]],
+    run: Run | None = None,
+) -> None:  # fmt: skip
+    """Let several listeners hear their next samples; `run` as of `voice_activity.judge`."""
+    found = judge([level._activity for level in levels], sounds, run)
+    for level, sound, probabilities in zip(levels, sounds, found, strict=True):
+        level._heard(sound, probabilities >= SPOKEN)

@@ -18,7 +18,7 @@ export const FORM = 14;
  * @property {number[]} camera fx, fy, cx, cy in pixels
  * @property {number} count N, Gaussians
  * @property {number} codes K
- * @property {number} shineCodes how many of them move the further harmonics
+ * @property {number} shineCodes k, of the further harmonics
  * @property {number} harmonics H of a Gaussian, the first one included: 1, 4, 9 or 16
  * @property {Float32Array} means [N, 3] head space
  * @property {Float32Array} logScales [N, 3]
@@ -31,6 +31,7 @@ export const FORM = 14;
  * @property {Float32Array} formSteps [K, 14]
  * @property {Int8Array} shineCounts [shineCodes, 3 (H - 1), N]
  * @property {Float32Array} shineSteps [shineCodes, 3 (H - 1)]
+ * @property {Float32Array} follows [K, k] codes -> those of the further harmonics
  * @property {Float32Array} ranges [2, K] least and greatest codes of its training
  * @property {Float32Array} limits [25] of viewing directions (poses.js)
  * @property {Uint8Array} plate [height, width, 3] the room without the person
@@ -74,6 +75,7 @@ export async function openAvatar(bytes) {
     formSteps: await array("form/steps"),
     shineCounts: hasShine ? await array("shine/counts") : new Int8Array(0),
     shineSteps: hasShine ? await array("shine/steps") : new Float32Array(0),
+    follows: await array("follows"),
     ranges: await array("ranges"),
     limits: await array("scene/limits"),
     plate: await array("scene/plate"),

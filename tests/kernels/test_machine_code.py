@@ -78,6 +78,13 @@ def test_decode_heads(pytestconfig):
         assert cost["spilt"] <= (100 if name.startswith("taylor weights") else 0), name
 
 
+def test_move_by_codes(pytestconfig):
+    """Counts come side by side and are made numbers without the slow instruction."""
+    for frames, cost in costs_of("codes", pytestconfig.rootpath).items():
+        assert cost["spilt"] == cost["conversions"] == 0, frames
+        assert cost["wide_loads"] > 0 == cost["narrow_loads"], frames
+
+
 def test_sample_planes(pytestconfig):
     """Atomics that nothing waits for, nothing spilt, few instructions."""
     for name, cost in costs_of("planes", pytestconfig.rootpath).items():

@@ -23,8 +23,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from kernels._sharding import match_varying
+from kernels._written import written
 from kernels.rasterize.xla.projection import Splats
-from kernels.rasterize.xla.written import written
 
 TILE = 16
 COUNT_LIMIT = 2**30  # a count of instances beyond it is reported as this

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from kernels._written import written
 from kernels.rasterize.types import BlendSpec
 from kernels.rasterize.xla.binning import (  # fmt: skip
     SLACK_PIXELS,
@@ -39,7 +40,6 @@ from kernels.rasterize.xla.blend_chunks import (  # fmt: skip
     make_blocks,
     to_tile_order,
 )
-from kernels.rasterize.xla.written import written
 
 SIDE = TILE // 2  # of a quarter [pixels]
 PIXELS = SIDE * SIDE

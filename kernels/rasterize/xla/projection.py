@@ -21,9 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from kernels._written import written
 from kernels.rasterize.types import Camera, Gaussians
 from kernels.rasterize.xla.harmonics import spherical_harmonics, written_out
-from kernels.rasterize.xla.written import written
 
 # Beyond these a splat means nothing in float32 and its gradient would overflow: culled.
 MAX_NUMBER = 1e30  # anything

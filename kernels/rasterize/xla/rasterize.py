@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from kernels._sharding import match_varying
+from kernels._written import written
 from kernels.rasterize.fold_frames import fold_frames
 from kernels.rasterize.types import (
     Background,
@@ -19,7 +20,6 @@ from kernels.rasterize.types import (
 from kernels.rasterize.xla.binning import TILE, TileLists, build_tile_lists, tile_grid
 from kernels.rasterize.xla.blend import blend
 from kernels.rasterize.xla.projection import Splats, project, radii_of
-from kernels.rasterize.xla.written import written
 
 
 def render(

@@ -170,7 +170,7 @@ def test_silence_of_foreign_features_is_not_known(imported, monkeypatch):
     frames = data.frames_of("val")
     points = data.arrays["landmarks"][frames]
     measured = SimpleNamespace(frames=frames, landmarks=points, true_landmarks=points)
-    figures = signals.mouth_figures(Avatar(Config(), {}, None, 0, data), measured, None)
+    figures = signals.mouth_figures(Avatar(Config(), {}, None, 0, data, 0), measured, None)
     assert figures["mouth_silence_percentile"].value is None
     assert "another program's" in figures["mouth_silence_percentile"].note
     assert all(sound.ndim == 1 for sound in heard)  # frames, never windows of silence

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.avatar.baked import Patterns, limited
-from egs_jax.avatar.baking import counted, principal_patterns
+from egs_jax.avatar.baked import limited
+from egs_jax.avatar.baking import ROUGH, counted, floored, principal_patterns
 from egs_jax.avatar.draw import draw_codes, infer_step, motion_codes
+from kernels.codes import pattern_sum
 
 
 @pytest.fixture(scope="module")
@@ -31,31 +32,51 @@ def baked(exact):
 def test_motion_of_few_patterns_is_found(frames=40, count=5000, numbers=17):
     rng = np.random.default_rng(0)
     true = rng.normal(size=(3, count, numbers)) * np.geomspace(1e-3, 10, numbers)
+    weights = np.float32(rng.uniform(0.5, 2, (count, numbers)) / np.geomspace(1e-3, 10, numbers))
     motions = np.einsum("fk,knd->fnd", rng.normal(size=(frames, 3)) * (9, 3, 1), true)
     motions -= motions.mean(axis=0)
-    patterns, codes, units = principal_patterns(np.float32(motions), 8)
+    patterns, codes = principal_patterns(np.float32(motions), weights, 8)
     assert patterns.shape == (3, count, numbers)  # there is no fourth
-    made = np.einsum("fk,knd->fnd", codes, patterns) * units
+    made = np.einsum("fk,knd->fnd", codes, patterns)
     np.testing.assert_allclose(made, motions, atol=1e-3 * np.abs(motions).max())
-    flat = patterns.reshape(3, -1)
-    np.testing.assert_allclose(flat @ flat.T, np.eye(3), atol=1e-3)
+    flat = (patterns * weights).reshape(3, -1)
+    length = np.sum(flat[0] ** 2)
+    np.testing.assert_allclose(flat @ flat.T, length * np.eye(3), atol=1e-3 * length)
+    assert np.mean(codes[:, 0] ** 2) == pytest.approx(1, abs=1e-3)
     assert np.all(np.diff(codes.std(axis=0)) < 0)  # the leading one first
 
 
-def test_counts_are_as_fine_as_their_code_moves(count=4000):
+def test_what_nobody_sees_is_left_to_later_patterns(frames=20, count=100):
+    rng = np.random.default_rng(0)
+    motions = np.float32(rng.normal(size=(frames, count, 14)))
+    motions[:, 50:] *= 5
+    motions -= motions.mean(axis=0)
+    weights = np.ones((count, 14), np.float32)
+    weights[50:] = 1e-3
+    patterns, codes = principal_patterns(motions, weights, 6)
+    error = np.abs(motions - np.einsum("fk,knd->fnd", codes, patterns)).mean(axis=(0, 2))
+    plain, codes = principal_patterns(motions, np.ones_like(weights), 6)
+    without = np.abs(motions - np.einsum("fk,knd->fnd", codes, plain)).mean(axis=(0, 2))
+    assert error[:50].mean() < 0.96 * without[:50].mean()
+    assert floored(weights).min() > 0.2  # but not to none
+    assert np.all(floored(np.zeros((4, 14), np.float32)) > 0)
+
+
+def test_counts_are_as_fine_as_their_code_moves_and_weighs(count=4000):
     rng = np.random.default_rng(1)
-    patterns = rng.normal(size=(3, count, 14)).astype(np.float32)
-    units, spread = np.linspace(1, 2, 14, dtype=np.float32), np.array([8.0, 2.0, 0.1], np.float32)
-    counts, steps = counted(patterns, spread, units)
-    assert counts.dtype == np.int8 and steps.shape == (3, 14)
-    error = np.abs(counts * steps[:, None] - patterns * units)
-    lost = np.median(error / units, axis=(1, 2)) * spread
-    assert np.all(lost <= 1.05 * lost[0])  # no pattern errs by more than the first
+    weights = np.broadcast_to(np.linspace(1, 2, 14, dtype=np.float32), (count, 14))
+    patterns = np.float32(rng.normal(size=(3, count, 14))) / weights
+    spread = np.array([8.0, 2.0, 0.1], np.float32)
+    whole = counted(patterns, spread, weights)
+    counts, steps = np.asarray(whole.counts, np.float32), np.asarray(whole.steps)
+    assert whole.counts.dtype == np.int8 and steps.shape == (3, 14)
+    made = (counts * steps[..., None]).transpose(0, 2, 1)
+    lost = np.median(np.abs(made - patterns) * weights, axis=(1, 2)) * spread
+    assert np.all(lost <= 1.1 * ROUGH * lost[0])  # no pattern errs by much more than the first
     assert np.abs(counts[2]).max() < 40 < np.abs(counts[0]).max()  # which packs the last one well
-    whole = Patterns(jnp.asarray(counts.transpose(0, 2, 1)), jnp.asarray(steps))
     codes = rng.normal(size=(2, 3)).astype(np.float32)
-    want = np.einsum("bk,knd->bdn", codes, counts * steps[:, None])
-    np.testing.assert_allclose(whole.sum(jnp.asarray(codes)), want, rtol=1e-5, atol=1e-4)
+    want = np.einsum("bk,kdn->bdn", codes, counts * steps[..., None])
+    np.testing.assert_allclose(pattern_sum(whole, jnp.asarray(codes)), want, rtol=1e-5, atol=1e-4)
 
 
 def test_baked_pictures_are_nearly_the_exact_ones(exact, baked):

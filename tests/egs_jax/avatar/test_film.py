@@ -8,9 +8,9 @@ import pytest
 from helpers import frames_of, largest_file, voice
 
 from egs_jax.__main__ import main
-from egs_jax.avatar import stream
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.film import draw_speech, render_video
+from egs_jax.avatar.stream import Stream
 from egs_jax.media.audio_file import read_audio, write_wav
 from egs_jax.media.clock import SAMPLE_RATE
 
@@ -49,7 +49,7 @@ def tracks(path):
 
 def test_a_file_gives_the_frames_of_the_live_stream(trained_run, tmp_path):
     avatar, path = Avatar.load(trained_run.folder, exact=True), speech(tmp_path / "speech.wav", 3.1)
-    live = frames_of(stream.Stream(avatar), read_audio(path), [480])
+    live = frames_of(Stream(avatar), read_audio(path), [480])
     frames = list(draw_speech(avatar, path))
     assert len(frames) == len(live) == 78 and np.ptp(frames[0]) > 80
     for got, want in zip(frames, live, strict=True):

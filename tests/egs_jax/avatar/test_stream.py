@@ -11,12 +11,13 @@ import pytest
 from helpers import compilations, frames_of, voice
 
 from egs_jax.avatar import draw as infer
-from egs_jax.avatar import stream
+from egs_jax.avatar import drawing, speech_batches
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import Pictures
+from egs_jax.avatar.drawing import StreamFrame
 from egs_jax.avatar.drive import SpeechDrive
 from egs_jax.avatar.scene import Scene
-from egs_jax.avatar.stream import Stream, StreamFrame
+from egs_jax.avatar.stream import Stream
 from egs_jax.config import FITTED_WINDOW
 from egs_jax.config_text import override
 from egs_jax.data.dataset import Dataset
@@ -25,7 +26,7 @@ from egs_jax.performer.voice import synthesize
 from egs_jax.runtime import programs
 from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.programs import Kept
-from egs_jax.speech.features import extract_features
+from egs_jax.speech.features import Rows, extract_features
 from egs_jax.speech.layout import LAYOUTS, Layout
 
 SOONER = Layout(4, 0, 6, False, (160, 160), future_frames=1)
@@ -63,6 +64,7 @@ def assert_same(got, want):
         assert a.time == b.time
         np.testing.assert_array_equal(a.rgb, b.rgb, err_msg=f"frame {a.number}")
         np.testing.assert_array_equal(a.alpha, b.alpha)
+        assert a.speaking == b.speaking
 
 
 SLOW = [pytest.param(seconds, marks=pytest.mark.slow) for seconds in (0.1, 4.3)]
@@ -109,9 +111,9 @@ def test_a_frame_can_be_drawn_at_the_stated_sample(which, request):
     """To the sample: the worst frame waits for exactly the stated look-ahead, no frame longer."""
     speaker = request.getfixturevalue(which)
     layout = speaker.scene.layout
-    sound, wanted = voice(1.6), round(stream.latency(speaker) * SAMPLE_RATE)
+    sound, wanted = voice(1.6), round(speech_batches.latency(speaker) * SAMPLE_RATE)
     assert wanted == {"avatar": 7200, "sooner": 160 + 2 * 320 + 10 * 320 + 640}[which]
-    heard = ready_at(stream.SpeechBatches(speaker), sound, 32)
+    heard = ready_at(speech_batches.SpeechBatches(speaker), sound, 32)
     waits = {frame: at - 640 * frame for frame, at in heard.items() if frame >= 5}
     assert len(waits) > 15 and max(waits.values()) == wanted
     assert min(waits.values()) == wanted - 640 * (layout.hop_frames - 1)
@@ -123,7 +125,7 @@ def test_a_frame_hears_up_to_the_stated_sample_and_no_further(which, request):
     frame, size = 20, speaker.scene.layout.hop_frames
     lead = speaker.scene.layout.lead_frames()
     first = frame - (frame + lead) % size  # of its block: this one waits longest
-    stop = 640 * first + round(stream.latency(speaker) * SAMPLE_RATE)
+    stop = 640 * first + round(speech_batches.latency(speaker) * SAMPLE_RATE)
     # No level: it hears the sound before as well.
     kind, layout = speaker.scene.feature_kind, speaker.scene.layout
 
@@ -163,7 +165,8 @@ def test_kept_programs_draw_the_same_bits(avatar, monkeypatch, tmp_path):
     want = frames_of(Stream(avatar), sound, [480])
     for _ in range(2):  # traced and kept, then read
         monkeypatch.setattr(programs, "_kept", {"folder": tmp_path})
-        monkeypatch.setattr(infer, "_drawing", Kept(infer._draw, Pictures, donated=3))
+        made = Kept(infer._draw, Pictures, donated=3, on_cpu=infer._drawing._on_cpu)
+        monkeypatch.setattr(infer, "_drawing", made)
         assert_same(frames_of(Stream(avatar), sound, [480]), want)
 
 
@@ -204,7 +207,7 @@ def test_batches_hold_what_the_whole_speech_has(which, window, request):
     )
     sound = voice(2.02)
     drive, seen = whole_drive(other, sound), []
-    for batch in stream.speech_batches(other, np.array_split(sound, 17)):
+    for batch in speech_batches.speech_batches(other, np.array_split(sound, 17)):
         seen += batch.frames.tolist()
         part = slice(batch.first, batch.first + len(batch.frames))
         want = drive.frames(batch.frames[0], batch.frames[-1] + 1)
@@ -220,7 +223,7 @@ def test_quiet_speech_moves_the_mouth_as_loud_speech_does(avatar):
     sound = synthesize(2.0, 0).samples
     loud, quiet = (
         np.concatenate([
-            batch.drive.audio_windows for batch in stream.speech_batches(avatar, [part])
+            batch.drive.audio_windows for batch in speech_batches.speech_batches(avatar, [part])
         ])
         for part in (sound, (10 ** (-24 / 20) * sound).astype(np.float32))
     )  # fmt: skip
@@ -277,17 +280,18 @@ def test_a_finished_stream_takes_nothing_until_it_is_reset(avatar):
     assert len(frames_of(live, sound, [100])) == 8
 
 
-@pytest.mark.parametrize("stage", ["draw", "compose"])
+@pytest.mark.parametrize("stage", ["draw_to_host", "compose"])
 def test_after_a_failure_only_a_reset_helps(avatar, monkeypatch, stage):
     sound, live = voice(2.0), Stream(avatar)
-    original, calls = getattr(stream, stage), iter(range(100))
+    module = {"draw_to_host": drawing, "compose": speech_batches}[stage]
+    original, calls = getattr(module, stage), iter(range(100))
 
     def fails_once(*arguments):
         if next(calls) == 2:
             raise MemoryError("no room")
         return original(*arguments)
 
-    monkeypatch.setattr(stream, stage, fails_once)
+    monkeypatch.setattr(module, stage, fails_once)
     frames = live.push(sound)
     with pytest.raises(MemoryError, match="no room"):
         list(frames)
@@ -305,7 +309,7 @@ def draw_nothing(avatar, drive):
 
 
 def test_sound_waits_up_to_a_limit_and_no_frame_is_lost(avatar, monkeypatch):
-    monkeypatch.setattr(stream, "draw", draw_nothing)
+    monkeypatch.setattr(drawing, "draw_to_host", draw_nothing)
     sound, live = voice(6.0), Stream(avatar, most_waiting=2)
     first = next(iter(live.push(sound[:48_000])))  # and leave the others
     assert first.number == 0 and 0 < live.waiting < 3
@@ -322,21 +326,22 @@ def test_sound_waits_up_to_a_limit_and_no_frame_is_lost(avatar, monkeypatch):
 def test_a_long_speech_keeps_time_and_little_memory(avatar, monkeypatch, minutes):
     """Features are made up: only the book-keeping runs for so long."""
     held = []
+    silent = lambda count: Rows(np.zeros((count, 80), np.float32), np.zeros(count, np.float32))
 
-    class Rows:
+    class Listener:
         def __init__(self):
             self.samples = self.rows = 0
 
-        def push(self, chunk):
+        def hear(self, chunk):
             self.samples += len(chunk)
             done = max(0, (self.samples - 9_800) // 3_200 * 10)
             count, self.rows = done - self.rows, max(done, self.rows)
-            return np.zeros((max(0, count), avatar.dataset.audio_dim), np.float32)
+            return silent(max(0, count))
 
-        def finish(self):
-            return np.zeros((2 * -(-self.samples // 640) - self.rows, 80), np.float32)
+        def hear_rest(self):
+            return silent(2 * -(-self.samples // 640) - self.rows)
 
-    original = stream.compose
+    original = speech_batches.compose
 
     def compose(dataset, path, rows, first_row, frames, *rest):
         held.append(len(rows))
@@ -345,9 +350,9 @@ def test_a_long_speech_keeps_time_and_little_memory(avatar, monkeypatch, minutes
         return drives[0]
 
     drives = []
-    monkeypatch.setattr(Scene, "listener", lambda _: Rows())
-    monkeypatch.setattr(stream, "compose", compose)
-    monkeypatch.setattr(stream, "draw", draw_nothing)
+    monkeypatch.setattr(Scene, "listener", lambda _: Listener())
+    monkeypatch.setattr(speech_batches, "compose", compose)
+    monkeypatch.setattr(drawing, "draw_to_host", draw_nothing)
     live, second = Stream(avatar), np.zeros(SAMPLE_RATE, np.float32)
     numbers = itertools.count()
     for _ in range(60 * minutes):

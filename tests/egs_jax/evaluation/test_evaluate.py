@@ -18,7 +18,7 @@ from helpers import AUDIO_DIM, SIZE, make_dataset, micro_config, write_pictures
 from skimage.metrics import structural_similarity
 
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.avatar.stream import MICRO_BATCH
+from egs_jax.avatar.drawing import MICRO_BATCH
 from egs_jax.data.dataset import Dataset
 from egs_jax.evaluation import evaluate, measures, pictures, renders, signals
 from egs_jax.media.audio_file import write_wav
@@ -141,7 +141,7 @@ class World(SimpleNamespace):
 def world(tmp_path_factory):
     home = tmp_path_factory.mktemp("made_up")
     data, alive, now = make_clip(home / "dataset"), np.arange(9) < 7, [0.0]
-    avatar = Avatar(micro_config(data.folder), {}, alive, sh_degree=1, clip=data)
+    avatar = Avatar(micro_config(data.folder), {}, alive, sh_degree=1, clip=data, step=9)
     (home / "run").mkdir()
 
     def fetch(batch):
@@ -165,7 +165,7 @@ def world(tmp_path_factory):
         patch.setattr(evaluate, "FaceLandmarker", MadeUpLandmarker)
         patch.setattr(evaluate, "implementations", lambda: IMPLEMENTATIONS)
         patch.setattr(evaluate, "report_pictures", report_pictures)
-        patch.setattr(evaluate, "Avatar", SimpleNamespace(load=lambda *_: avatar))
+        patch.setattr(evaluate, "Avatar", SimpleNamespace(load=lambda *_, **__: avatar))
         result = evaluate.evaluate(home / "run")
         val = np.arange(TRAIN, TRAIN + VAL)
         drawn = infer_step(avatar, data.drive(val, 8)).rgb

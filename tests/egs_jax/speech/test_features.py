@@ -179,7 +179,7 @@ def test_mel_values_by_numpy():
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_whisper_rows_are_faded_windows(kind):
     """Rows 40 ... 49 by hand from the two windows that hold them."""
-    from egs_jax.speech.features import _whisper_windows
+    from egs_jax.speech.window_rows import _whisper_windows
 
     samples = speech(3)
     windows = [samples[3200 * b - 19_240 :][:25_840] for b in (7, 8)]

@@ -8,7 +8,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-POINTERS = dict(float32="*fp32", bfloat16="*bf16", int32="*i32")
+POINTERS = dict(float32="*fp32", bfloat16="*bf16", int32="*i32", int8="*i8")
 INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(.*);")
 
 

@@ -1,0 +1,154 @@
+"""Batches of several speeches -> pictures or motion codes, many in one call of a device.
+
+Before: `speech_batches`; after: `sessions`. What goes to the device are rows of sound, poses and
+eyes: audio windows, which overlap, are cut there, and the room's plate is spread there.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
+
+from egs_jax.avatar.avatar import Avatar
+from egs_jax.avatar.draw import compile_kernels, draw, motion_codes
+from egs_jax.avatar.drawing import StreamFrame
+from egs_jax.avatar.drive import blinks
+from egs_jax.avatar.scene import PersonScene
+from egs_jax.avatar.speech_batches import SpokenBatch
+from egs_jax.media.clock import FPS
+from egs_jax.speech.layout import ENTRY_ROWS, FRAME_ROWS
+from egs_jax.types import Drive
+
+GROWTH = 4
+"""Programs are compiled for 1, 4, 16 ... batches at once: so many more at a time."""
+
+
+class MotionFrame(NamedTuple):
+    """One frame that is drawn elsewhere, by its codes."""
+
+    number: int
+    time: float
+    """When it is to be shown, seconds from the first sample."""
+    codes: Float[np.ndarray, " K"]
+    """All that speech says of its motion (`egs_jax.motion_codes`)."""
+    viewmat: Float[np.ndarray, "4 4"]
+    """Head -> camera."""
+    body: Float[np.ndarray, "4 4"] | None
+    """Body -> camera; None: all moves with the head."""
+    eye: float
+    """Blink in [0,1], which the codes have in them already; 1 is shut."""
+    speaking: bool
+    """Whether somebody speaks at that time, as the gate of `speech.level` hears it."""
+
+
+class Shared(NamedTuple):
+    """Batches of several speeches that the device is at work on."""
+
+    batches: Sequence[SpokenBatch]
+    made: Sequence[Array]
+    """Pictures and opacities, or codes, of all places of all batches."""
+    drive: Drive
+    """Poses and eyes, at the host."""
+
+
+def padded_count(count: int) -> int:
+    """Return how many batches the program for `count` of them takes."""
+    size = 1
+    while size < count:
+        size *= GROWTH
+    return size
+
+
+def compile_shared(avatar: Avatar, batch: SpokenBatch, most: int, *, pictures: bool) -> None:
+    """Have all programs compiled for up to `most` batches at once, of an avatar and no sound."""
+    size = 1
+    while size <= most:
+        if pictures:
+            compile_kernels(avatar, shared_drive(avatar, [batch] * size, backgrounds=True))
+        jax.block_until_ready(dispatch_shared(avatar, [batch] * size, pictures=pictures).made)
+        size *= GROWTH
+
+
+def dispatch_shared(avatar: Avatar, batches: Sequence[SpokenBatch], *, pictures: bool) -> Shared:
+    """Have batches of one avatar drawn, or only their codes made, without waiting for the device.
+
+    Args:
+      avatar: Whose they are.
+      batches: Of any speeches; more than one may come in other bits than one alone.
+      pictures: Whether pictures are drawn; otherwise codes are made.
+    """
+    extra = padded_count(len(batches)) - len(batches)
+    drive = shared_drive(avatar, [*batches, *[batches[-1]] * extra], backgrounds=pictures)
+    if pictures:
+        drawn = draw(avatar, drive)
+        made = [drawn.rgb, drawn.alpha]
+    else:
+        made = [motion_codes(avatar, drive)]
+    for array in made:
+        array.copy_to_host_async()
+    return Shared(batches, made, drive.replace(audio_windows=None, backgrounds=None))
+
+
+def shared_drive(avatar: Avatar, batches: Sequence[SpokenBatch], *, backgrounds: bool) -> Drive:
+    """Compose what drives all places of batches; what is large is made on the device.
+
+    The same values as `speech_batches.composed` gives of each.
+    """
+    scene, config = avatar.scene, avatar.config
+    shown = np.concatenate([batch.shown for batch in batches])
+    first = np.stack([FRAME_ROWS * batch.shown - batch.first_row for batch in batches])
+    offsets = scene.layout.offsets(config.model.window_frames)
+    entries = FRAME_ROWS * offsets[:, None] + np.arange(ENTRY_ROWS) - ENTRY_ROWS // 2
+    poses = avatar.path.at(shown)
+    behind = None
+    if backgrounds and isinstance(scene.own, PersonScene):
+        behind = _spread(len(shown), scene.own.plate)
+    elif backgrounds:
+        behind = scene.backgrounds(poses.frames)
+    return Drive(
+        audio_windows=_windows(np.stack([batch.rows for batch in batches]), first, entries),
+        eyes=blinks(config.seed, shown),
+        viewmats=poses.viewmats,
+        Ks=np.broadcast_to(scene.intrinsics, (len(shown), 3, 3)),
+        backgrounds=behind,
+        bodies=poses.bodies,
+    )
+
+
+@jax.jit
+def _windows(
+    rows: Float[Array, "M R F"], first: Int[Array, "M B"], entries: Int[Array, "W 16"]
+) -> Float[Array, "MB W 16 F"]:
+    """Cut the audio windows of frames whose own rows are `first` of those of their batch."""
+    index = first[:, :, None, None] + entries[None, None]  # [M, B, W, 16]
+    found = jax.vmap(lambda own, places: own[places])(rows, index)
+    return found.reshape(-1, *found.shape[2:])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _spread(count: int, plate: UInt8[Array, "H Wd 3"]) -> UInt8[Array, "B H Wd 3"]:
+    return jnp.broadcast_to(plate, (count, *plate.shape))
+
+
+def fetch_shared(shared: Shared) -> list[list[StreamFrame] | list[MotionFrame]]:
+    """Wait for the device; return the frames of each batch that count."""
+    made = [np.asarray(array) for array in shared.made]
+    drive, found, at = shared.drive, [], 0
+    for batch in shared.batches:
+        frames = []
+        speaking = batch.speaking.tolist()
+        for place, number in enumerate(batch.frames.tolist(), batch.first):
+            k, head = at + place, (number, number / FPS)
+            if len(made) == 2:
+                frames.append(StreamFrame(*head, made[0][k], made[1][k], speaking[place]))
+            else:
+                body = None if drive.bodies is None else drive.bodies[k]
+                motion = made[0][k], drive.viewmats[k], body, float(drive.eyes[k])
+                frames.append(MotionFrame(*head, *motion, speaking[place]))
+        at += len(batch.shown)
+        found.append(frames)
+    return found

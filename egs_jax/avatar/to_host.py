@@ -1,0 +1,89 @@
+"""Pictures at the host: what drives them goes to a GPU in one copy, and they come back in one.
+
+Before: `draw`; after: `stream`. Every copy of a call takes its host as long as the copying itself,
+unless the pictures are large. Those go to page-locked memory, which JAX keeps for the next call: to
+get new memory takes longer than to draw into it.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from egs_jax.avatar import precomputed as prepared
+from egs_jax.avatar.avatar import Avatar
+from egs_jax.avatar.draw import Pictures, draw
+from egs_jax.avatar.precomputed import Drawable
+from egs_jax.config import Config
+from egs_jax.types import Drive
+
+MOST_PLATES = 8
+"""Backgrounds that stay on the device."""
+
+
+def draw_to_host(avatar: Avatar, drive: Drive) -> Pictures:
+    """Do the same as `draw`, wait for it, and return NumPy arrays that can only be read.
+
+    Args:
+      avatar: Who is drawn.
+      drive: On the host. A background that its frames share (a view that repeats one picture) is
+        copied to the device the first time only; nobody may write to it later.
+    """
+    return jax.device_get(draw_towards_host(avatar, drive))
+
+
+def draw_towards_host(avatar: Avatar, drive: Drive) -> Pictures:
+    """Do the same without waiting: `jax.device_get` of what is returned waits, and copies nothing.
+
+    (On a CPU it is what `draw` returns.)
+    """
+    if jax.default_backend() == "cpu":
+        return draw(avatar, drive)
+    return by_locked_memory(avatar.config.drawing, avatar.kept, drive)
+
+
+def by_locked_memory(config: Config, kept: Drawable, drive: Drive) -> Pictures:
+    """Do the same with one copy each way, of an avatar's parts and whatever the device."""
+    backgrounds = drive.backgrounds
+    if backgrounds.strides[0] == 0:
+        backgrounds = _on_device(_Plate(backgrounds[:1]))
+    leaves, tree = jax.tree.flatten(drive.replace(backgrounds=None))
+    shapes = tuple(leaf.shape[1:] for leaf in leaves)
+    rows = np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], 1, dtype=np.float32)
+    return _drawn(config, (tree, shapes), kept, rows, backgrounds)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _drawn(
+    config: Config, told: tuple[Any, tuple], kept: Drawable, rows: Float[Array, "B M"],
+    backgrounds: UInt8[Array, "#B H Wd 3"],
+) -> Pictures:  # fmt: skip
+    """Draw to page-locked memory by a drive whose numbers lie in rows, one a frame."""
+    tree, shapes = told
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+    parts = jnp.split(rows, ends[:-1], axis=1)
+    leaves = [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
+    drive = jax.tree.unflatten(tree, leaves).replace(backgrounds=backgrounds)
+    return jax.device_put(Pictures(*prepared.show(config, kept, drive)), jax.memory.Space.Host)
+
+
+class _Plate:
+    """A picture, known by where it lies."""
+
+    def __init__(self, pixels: UInt8[np.ndarray, "1 H Wd 3"]):
+        self.pixels = pixels  # as long as it is held, no other can lie there
+        self._known_by = pixels.__array_interface__["data"][0], pixels.shape, pixels.strides
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Plate) and self._known_by == other._known_by
+
+    def __hash__(self) -> int:
+        return hash(self._known_by)
+
+
+@functools.lru_cache(MOST_PLATES)
+def _on_device(plate: _Plate) -> UInt8[Array, "1 H Wd 3"]:
+    return jax.device_put(plate.pixels)

@@ -1,0 +1,57 @@
+"""Who is served next: those who are due first, with those beside them who can be served at once."""
+
+import heapq
+import itertools
+from collections.abc import Hashable, Sequence
+from typing import Any, Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Turns(Generic[Item]):
+    """Queues of groups whose members can be served together; true while somebody waits."""
+
+    def __init__(self) -> None:
+        """Begin with nobody."""
+        self._queues: dict[Any, list[tuple[float, int, Item]]] = {}
+        self._arrivals = itertools.count()
+
+    def __bool__(self) -> bool:
+        """Say whether somebody waits."""
+        return bool(self._queues)
+
+    def add(self, group: Hashable, due: float, item: Item) -> None:
+        """Let somebody wait, behind those who are due before or at the same time [s]."""
+        heapq.heappush(self._queues.setdefault(group, []), (due, next(self._arrivals), item))
+
+    def first(self) -> Any:
+        """Return the group of whoever is due first."""
+        return min(self._queues, key=lambda group: self._queues[group][0][:2])
+
+    def take(self, groups: Sequence[Hashable], most: int) -> list[Item]:
+        """Serve up to `most` of each of several groups, those who are due first."""
+        taken = []
+        for group in groups:
+            queue = self._queues.get(group, [])
+            taken += [heapq.heappop(queue)[2] for _ in range(min(most, len(queue)))]
+            if group in self._queues and not queue:
+                del self._queues[group]
+        return taken
+
+
+class Clock:
+    """When the pieces of something live are due that may come sooner, late or many at once.
+
+    Each is due when it has come, but not before the one before it has been shown; so whoever brings
+    many at once takes nobody's turn.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing due."""
+        self._next = 0.0
+
+    def due(self, now: float, seconds: float) -> float:
+        """Return when the next piece is due, which has come now and is shown for so long."""
+        found = max(now, self._next)
+        self._next = found + seconds
+        return found

@@ -1,0 +1,97 @@
+"""`move_by_codes`: fixed patterns times the codes of every frame, added to Gaussians and activated.
+
+With codes c and the patterns' counts n and steps s, attributes = activate(canonical + sum_k c_k s_k
+n_k). Place in the pipeline: instead of `deform`, before `rasterize`.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kernels import dispatch
+from kernels.checks import require, typechecked
+from kernels.codes.types import FORM, Patterns
+from kernels.codes.xla.codes import move_by_codes_xla
+from kernels.deform.types import Deformed, DeformInputs
+
+MAX_NUMBERS = 2**31
+"""The kernel's indices have 32 bits."""
+
+
+@partial(jax.jit, static_argnames="implementation")
+@typechecked
+def move_by_codes(
+    cloud: DeformInputs,
+    form: Patterns,
+    shine: Patterns,
+    codes: Float[Array, "B K"],
+    shine_codes: Float[Array, "B k"],
+    *,
+    implementation: str | None = None,
+) -> Deformed:
+    """Move canonical Gaussians by the codes of every frame.
+
+    Already jitted. Sums have a fixed order. Rows are independent: a Gaussian with non-finite
+    numbers harms no other.
+
+    Args:
+      cloud: What patterns are added to, H harmonics a color.
+      form: K patterns of the first 14 numbers of a Gaussian.
+      shine: k patterns of the other 3 H - 3, or none.
+      codes: Of the form, of each frame.
+      shine_codes: Of the shine.
+      implementation: "xla": plain JAX, differentiable. "triton": one kernel that reads every
+        pattern once for all frames, float32 throughout, no gradient, no `vmap` (frames are its
+        batch). None picks "triton" on an NVIDIA GPU where it can do the work, else "xla".
+
+    Returns:
+      Activated attributes, float32.
+
+    Raises:
+      NotImplementedError: if the implementation asked for cannot run; the message says why.
+      ValueError: if a shape or a name makes no sense.
+    """
+    _check(cloud, form, shine, codes, shine_codes)
+    if dispatch.uses_triton("move_by_codes", implementation, _why_not(cloud, codes, shine_codes)):
+        from kernels.codes.triton.codes import move_by_codes_triton as run
+    else:
+        run = move_by_codes_xla
+    return run(cloud, form, shine, codes, shine_codes)
+
+
+def _check(
+    cloud: DeformInputs, form: Patterns, shine: Patterns, codes: Array, shine_codes: Array
+) -> None:
+    """Check what shape annotations do not."""
+    (n_frames, n_codes), (count, n_harmonics, _) = codes.shape, cloud.sh.shape
+    require(
+        min(count, n_frames, n_codes) > 0,
+        f"codes: expected at least one Gaussian, frame and code, got {count}, {n_frames} and "
+        f"{n_codes}; do not call it for none",
+    )
+    wanted = DeformInputs((count, 3), (count, 3), (count, 4), (count,), (count, n_harmonics, 3))
+    got = DeformInputs(*(value.shape for value in cloud))
+    require(got == wanted, f"cloud: expected shapes {wanted}, got {got}")
+    for name, patterns, shape in (
+        ("form", form, (n_codes, FORM, count)),
+        ("shine", shine, (shine_codes.shape[1], 11 + 3 * n_harmonics - FORM, count)),
+    ):
+        require(
+            patterns.counts.shape == shape and patterns.steps.shape == shape[:2],
+            f"{name}: expected counts {shape} and a step of each pattern and number, got "
+            f"{patterns.counts.shape} and {patterns.steps.shape}",
+        )
+
+
+def _why_not(cloud: DeformInputs, codes: Array, shine_codes: Array) -> str | None:
+    """Say in one line why the kernel does not take this work; None if it does."""
+    if reason := dispatch.device_lacks():
+        return reason
+    if any(value.dtype != jnp.float32 for value in (*cloud, codes, shine_codes)):
+        return "it takes float32"
+    numbers = len(codes) * max(4 * len(cloud.quats), cloud.sh.size)
+    if numbers >= MAX_NUMBERS:
+        return f"it can count {MAX_NUMBERS - 1} numbers of an attribute, got {numbers}"
+    return None

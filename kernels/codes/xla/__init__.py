@@ -1,0 +1,1 @@
+"""Plain JAX: `move_by_codes` for any machine."""

@@ -1,0 +1,27 @@
+"""Pictures at the host: the same bits by way of page-locked memory."""
+
+import numpy as np
+import pytest
+
+from egs_jax.avatar.avatar import Avatar
+from egs_jax.avatar.draw import draw
+from egs_jax.avatar.to_host import by_locked_memory, draw_to_host
+
+
+@pytest.fixture(scope="module")
+def avatar(trained_run):
+    return Avatar.load(trained_run.folder, exact=True)
+
+
+def test_pictures_are_the_same_bits_over_one_plate_or_many(avatar, frames=2):
+    drive = avatar.dataset.drive(np.arange(frames), avatar.config.model.window_frames)
+    for shift in (0, 40):  # another plate in another place is another picture
+        plate = drive.backgrounds[0] // 2 + np.uint8(shift)
+        drive = drive.replace(backgrounds=np.broadcast_to(plate, drive.backgrounds.shape))
+        want = draw(avatar, drive)
+        locked = [by_locked_memory(avatar.config.drawing, avatar.kept, drive) for _ in range(2)]
+        for got in (*locked, draw_to_host(avatar, drive)):
+            np.testing.assert_array_equal(got.rgb, want.rgb)
+            np.testing.assert_array_equal(got.alpha, want.alpha)
+        np.testing.assert_array_equal(drive.backgrounds[0], plate)  # which nobody drew over
+    assert np.any(want.alpha > 0)
