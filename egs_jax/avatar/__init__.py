@@ -6,6 +6,7 @@ precomputed     all of a frame's work that no frame changes, done once
 baked           an avatar whose whole motion is a few numbers a frame, its codes
 baking          a trained avatar -> a baked one
 avatar_file     one file with all that an avatar needs to speak
+avatar_writer   an avatar -> that file, or the part of it that a screen needs
 poses           head poses of a film: the clip's own, one that stands still, a file's
 avatar          a trained avatar, loaded from its run folder or from a file
 export          an avatar -> such a file, or a point cloud

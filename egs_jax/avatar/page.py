@@ -1,6 +1,6 @@
 """An avatar and a speech -> one HTML file that talks in any browser, and can be turned.
 
-All is in the file: Gaussians, patterns and room (`avatar_file.write_shown`), the sound, codes and
+All is in the file: Gaussians, patterns and room (`avatar_writer.write_shown`), the sound, codes and
 poses of every frame (`motion`), and the scripts of web/. It needs no server, loads nothing, and its
 Content-Security-Policy lets it run nothing but its own script. What makes an avatar speak is not in
 it: nobody can let it say something else.
@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.avatar.avatar_file import write_shown
+from egs_jax.avatar.avatar_writer import write_shown
 from egs_jax.avatar.draw import motion_codes, num_video_frames
 from egs_jax.avatar.motion import packed
 from egs_jax.avatar.speech_batches import speech_batches
@@ -41,6 +41,7 @@ NOTICE = "This talking picture is synthetic: a computer draws a person to the so
 """What the page says of itself."""
 _STANDS_FOR = {0x00: 0xA1, 0x0D: 0xA2, ord("<"): 0xA3}
 """Characters that parsers change or end an element by, and what stands for them."""
+_PIECE = 7 * 2**17  # bytes that become text at once: of whole characters
 _IMPORT = re.compile(r'^import \{([^}]*)\} from "\./(\w+)\.js";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export ((?:async )?(?:class|function|const) (\w+))", re.MULTILINE)
 
@@ -63,12 +64,12 @@ def write_page(avatar: Avatar, audio_path: str | Path, out_path: str | Path) -> 
     write_shown(shown, avatar.baked, avatar.scene)
     total = num_video_frames(sum(len(chunk) for chunk in stream_audio(audio_path)))
     with progress(total, "render", "frame") as bar:
-        motion = b""
+        motion = bytearray()
         for records in _frames(avatar, stream_audio(audio_path)):
             motion += records.tobytes()
             bar.advance(0, len(records))
     sound = encoded_sound(stream_audio(audio_path), SAMPLE_RATE)
-    text = page(audio_path.stem, avatar, shown.getvalue(), motion, sound)
+    text = page(audio_path.stem, avatar, shown.getvalue(), bytes(motion), sound)
     try:
         with atomically(out_path) as part:
             part.write_text(text, encoding="utf-8")
@@ -97,7 +98,7 @@ def page(title: str, avatar: Avatar, shown: bytes, motion: bytes, sound: bytes) 
     Args:
       title: Any text.
       avatar: Lends its size.
-      shown: What `avatar_file.write_shown` writes.
+      shown: What `avatar_writer.write_shown` writes.
       motion: Records of all frames.
       sound: A file of type `SOUND_TYPE`.
     """
@@ -123,10 +124,14 @@ def as_text(data: bytes) -> str:
 
     In UTF-8 it is a sixth longer than the bytes, where base 64 is a third longer.
     """
+    pieces = (data[at : at + _PIECE] for at in range(0, len(data), _PIECE))
+    return "".join(_seven_bits(piece).translate(_STANDS_FOR) for piece in pieces)
+
+
+def _seven_bits(data: bytes) -> str:
     bits = np.unpackbits(np.frombuffer(data, np.uint8))
     bits = np.pad(bits, (0, -len(bits) % 7)).reshape(-1, 7)
-    values = np.packbits(bits, axis=1)[:, 0] >> 1
-    return values.tobytes().decode("latin-1").translate(_STANDS_FOR)
+    return (np.packbits(bits, axis=1)[:, 0] >> 1).tobytes().decode("latin-1")
 
 
 def linked(name: str) -> str:

@@ -4,7 +4,7 @@
 // pattern of 8-bit counts times a step: what a Gaussian is before activation is its number at rest
 // plus the sum of codes times patterns. Numbers in the order means 3, log-scales 3, quaternion 4
 // (w, x, y, z), logit of opacity 1, first harmonic 3 (the 14 of `form`), further harmonics
-// (`shine`, moved by the first few codes only). Before: archive.js; after: renderer.js, sorter.js.
+// (`shine`, moved by few codes of their own, that follow from the others). Before: archive.js; after: renderer.js, sorter.js.
 
 import { Archive } from "./archive.js";
 

@@ -14,8 +14,8 @@ from helpers import speech
 from scipy.spatial.transform import Rotation, Slerp
 
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.avatar.avatar_file import write_shown
-from egs_jax.avatar.baked import Patterns, limited
+from egs_jax.avatar.avatar_writer import write_shown
+from egs_jax.avatar.baked import limited
 from egs_jax.avatar.draw import draw_codes
 from egs_jax.avatar.motion import packed
 from egs_jax.avatar.page import page
@@ -25,6 +25,7 @@ from egs_jax.model.limits import REACH
 from egs_jax.runtime.errors import InputError
 from egs_jax.types import Drive
 from experiments._browser import browser, picture
+from kernels.codes import Patterns
 from kernels.deform import DeformInputs
 
 pytestmark = pytest.mark.slow
@@ -61,7 +62,8 @@ def avatar(trained_run):
         counts(SHINE_CODES, 45, GAUSSIANS), half(np.full((SHINE_CODES, 45), 0.1 / 128))
     )
     baked = found.baked.replace(
-        cloud=cloud, form=form, shine=shine, skins=half(rng.uniform(0, 1, GAUSSIANS)),
+        cloud=cloud, form=form, shine=shine, follows=half(normal(CODES, SHINE_CODES)),
+        skins=half(rng.uniform(0, 1, GAUSSIANS)),
         ranges=jnp.asarray([[-1.0, -2, -1, -3, 0], [1.0, 1, 2, 0, 1]]),
         alive=jnp.ones(GAUSSIANS, bool), offsets=jnp.zeros((GAUSSIANS, 2)),
     )  # fmt: skip
