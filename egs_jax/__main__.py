@@ -116,7 +116,7 @@ def _parser(argv: list[str]) -> Parser:
         add("train", "dataset folder -> avatar; resumes by itself"), with_settings="train" in argv
     )
 
-    verb = add("render", "avatar + speeches of any length -> films with sound")
+    verb = add("render", "avatar + speeches of any length -> films with sound, or a page")
     add_run(verb)
     _add_render(verb)
 

@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 
 from egs_jax.avatar.avatar import KEPT, Avatar
-from egs_jax.avatar.avatar_file import SUFFIX, Written, write_avatar
+from egs_jax.avatar.avatar_file import SUFFIX, Written
+from egs_jax.avatar.avatar_writer import write_avatar
 from egs_jax.avatar.baked import Baked
 from egs_jax.avatar.baking import sample_of
 from egs_jax.avatar.point_cloud import CLOUD_SUFFIX, at_rest, spoken, write_cloud

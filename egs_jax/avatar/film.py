@@ -22,6 +22,7 @@ from egs_jax.avatar.film_places import Target, targets
 from egs_jax.avatar.inset import Inset
 from egs_jax.avatar.label import manifest, synthetic
 from egs_jax.avatar.look import USUAL_LOOK, Look
+from egs_jax.avatar.page import write_page
 from egs_jax.avatar.speech_batches import speech_batches
 from egs_jax.media.audio_file import stream_audio
 from egs_jax.media.clock import SAMPLE_RATE
@@ -85,6 +86,12 @@ def render_video(
     avatar = dataclasses.replace(Avatar.load(run_or_file, data_dir, exact=exact), look=look)
     # Whatever is wrong is told before anything is drawn.
     _ = avatar.path, avatar.scene
+    if todo[0].kind == "page":
+        if into is not None:
+            raise InputError(f"{todo[0].path}: a page is no film to speak in; leave out --into")
+        say_device("rendering", after=": a page")
+        write_page(avatar, todo[0].speech, todo[0].path)
+        return
     inset = None if into is None else Inset(avatar, into)
     totals = [
         num_video_frames(sum(len(chunk) for chunk in stream_audio(target.speech)), look.fps)

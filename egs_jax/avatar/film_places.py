@@ -2,6 +2,7 @@
 
 One speech:
   NAME.mp4, NAME.mov, NAME.webm   a film
+  NAME.html                       a page for a browser
   NAME without an end             a folder of PNGs, a frame each, with the sound beside them
 Several speeches:
   NAME without an end             a folder of films, each with the name of its speech: mp4, or webm
@@ -12,10 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from egs_jax.avatar.page import PAGE_SUFFIX
 from egs_jax.media.film_format import check_suffix
 from egs_jax.runtime.errors import InputError
 
-Kind = Literal["film", "pictures"]
+Kind = Literal["film", "pictures", "page"]
 
 
 class Target(NamedTuple):
@@ -40,7 +42,8 @@ def targets(out: str | Path, speeches: Sequence[str | Path], *, transparent: boo
     out, sounds = Path(out), [Path(speech) for speech in speeches]
     suffix = out.suffix.lower()
     if len(sounds) == 1:
-        found = [Target(sounds[0], out, "film" if suffix else "pictures")]
+        kind: Kind = "page" if suffix == PAGE_SUFFIX else "film" if suffix else "pictures"
+        found = [Target(sounds[0], out, kind)]
     elif suffix and not out.is_dir():
         raise InputError(f"{out}: several speeches need a folder; name one, without {out.suffix}")
     else:
@@ -73,6 +76,7 @@ def _check(target: Target, *, transparent: bool) -> None:
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: is no ordinary file; name the film to write, say talk.mp4")
     try:
-        check_suffix(path.suffix.lower(), transparent=transparent)
+        if target.kind == "film":
+            check_suffix(path.suffix.lower(), transparent=transparent)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
