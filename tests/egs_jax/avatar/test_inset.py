@@ -87,8 +87,8 @@ def test_other_films_and_looks_are_refused(avatar, film, tmp_path):
 
 
 def test_a_dataset_says_where_its_film_is_and_its_file_does_too(painted, tmp_path):
+    from egs_jax.avatar.avatar_file import _film
     from egs_jax.avatar.avatar_writer import _scene_words
-from egs_jax.avatar.avatar_file import _film
     from egs_jax.avatar.scene import film_of, scene_of
 
     dataset = Dataset.open(painted)
