@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable
 from functools import partial
 
+from egs_jax.avatar.baking import CODES
 from experiments._clips import CLIPS
 from experiments._markdown import number
 from experiments._peers import peer
@@ -26,7 +27,8 @@ Made = dict[str, Callable[[], str]]
 
 def numbers() -> Made:
     """Return what makes each number, by name."""
-    return _quality_numbers() | _peer_numbers() | _drawing_numbers() | _other_numbers()
+    parts = (_quality_numbers, _peer_numbers, _drawing_numbers, _speaking_numbers, _other_numbers)
+    return {name: make for part in parts for name, make in part().items()}
 
 
 def _quality_numbers() -> Made:
@@ -82,6 +84,32 @@ def _drawing_numbers() -> Made:
         "before.steps": partial(_since_before, "median_ms"),
         "stream.latency_s": lambda: number(cases_of("stream_hour")[-1]["latency_s"], 2),
     }
+
+
+def _speaking_numbers() -> Made:
+    """Names such as `live.fast.256`, frames a second on two CPU cores; `baked.codes`, `start_s`."""
+    lives = {
+        f"live.{case['name'].split(', ')[1]}.{case['size']}": case["live_fps"]
+        for case in cases_of("bench_cpu") if "live_fps" in case
+    }  # fmt: skip
+    made: Made = {name: partial(number, fps, 0) for name, fps in lives.items()}
+    return made | {
+        "baked.codes": lambda: str(CODES),
+        "baked.file_mb": lambda: _baked("file_mb"),
+        "baked.psnr": lambda: _baked("psnr_to_exact"),
+        "start_s": lambda: number(
+            min(row["wall_s"] for row in cases_of("bench_start")[-1]["render"][1:]), 1
+        ),
+    }
+
+
+def _baked(name: str) -> str:
+    """From the least to the most of what the `fast` avatars have with the usual codes."""
+    values = [
+        case[name] for case in cases_of("baking")
+        if case["codes"] == CODES and case["preset"] == "fast"
+    ]  # fmt: skip
+    return f"{number(min(values), 0)} to {number(max(values), 0)}"
 
 
 def _other_numbers() -> Made:

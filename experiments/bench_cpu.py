@@ -5,12 +5,15 @@ programs that end after them, less those before. Of an avatar also what moves th
 stream of a speech with all that it hears and draws. Claim, for two AVX2 cores and sound heard by
 Whisper: 25 frames a second of 25,000 Gaussians at 256 px, 60 of a `tiny` avatar, 12 at 512 px.
 
-    python -m experiments.bench_cpu [--avatar AVATAR ... --speech FILE] [--frames 40] [--tiny]
+    python -m experiments.bench_cpu [--avatar AVATAR ... --speech FILE [--size 512]]
+                                    [--frames 40] [--tiny]
 
 writes `results/bench_cpu.json`: heads of `kernels.rasterize.cases` and avatars, each as it draws by
 default. `--tiny` draws one small head twice (for tests).
 """
 
+import dataclasses
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -22,8 +25,9 @@ import jax
 import numpy as np
 
 from egs_jax.avatar import precomputed as prepared
-from egs_jax.avatar.avatar import Avatar
+from egs_jax.avatar.avatar import KEPT, Avatar
 from egs_jax.avatar.draw import load_drive
+from egs_jax.avatar.look import Look
 from egs_jax.avatar.stream import Stream
 from egs_jax.media.audio_file import read_audio
 from egs_jax.model.forward import raster_capacity
@@ -87,7 +91,9 @@ def of_avatar(avatar: Avatar, speech: Path) -> Scene:
     static = dict(width=width, height=height, sh_degree=avatar.config.model.sh_degree)
     static["capacity"] = capacity or default_capacity(count, width, height)
     drawn = "exact" if avatar.is_exact else "baked"
-    return Scene(f"{Path(avatar.file or avatar.config.data_dir).stem}, {drawn}", frames, static)
+    clip = Path(avatar.file or avatar.config.data_dir)
+    clip = clip.parent if clip.name == KEPT else clip  # a run's own file
+    return Scene(f"{clip.stem}, {avatar.config.preset}, {drawn}", frames, static)
 
 
 def spoken(avatar: Avatar, speech: Path, frames: int) -> dict[str, float]:
@@ -183,6 +189,7 @@ def main(argv: list[str] | None = None) -> Path:
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--avatar", type=Path, nargs="+", default=[])
     parser.add_argument("--speech", type=Path, help="what the avatars say")
+    parser.add_argument("--size", type=int, help="pixels of the avatars, once more")
     parser.add_argument("--frames", type=int, default=40)
     arguments = parsed(parser, argv, figures=False)
     if arguments.tiny:
@@ -191,8 +198,9 @@ def main(argv: list[str] | None = None) -> Path:
         raise InputError("--speech: an avatar needs one to say")
     shapes = ((6_500, 160), (25_000, 256), (25_000, 512))
     cases = [measured(synthetic(*shape), arguments.frames) for shape in shapes]
-    for path in arguments.avatar:
-        avatar = Avatar.load(path)
+    looks = [Look()] + ([Look(size=arguments.size)] if arguments.size else [])
+    for path, look in itertools.product(arguments.avatar, looks):
+        avatar = dataclasses.replace(Avatar.load(path), look=look)
         case = measured(of_avatar(avatar, arguments.speech), arguments.frames)
         cases.append(case | spoken(avatar, arguments.speech, arguments.frames))
         print(cases[-1], flush=True)
