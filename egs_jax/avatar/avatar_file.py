@@ -122,7 +122,7 @@ def _read_arrays(
         kinds = {name: (np.dtype(entry["dtype"]), tuple(map(int, entry["shape"])), entry["sha256"])
                  for name, entry in told.items()}  # fmt: skip
         fits = all(
-            kind.str in _TYPES and min(shape, default=1) > 0 for kind, shape, _ in kinds.values()
+            kind.str in _TYPES and min(shape, default=0) >= 0 for kind, shape, _ in kinds.values()
         )
         sizes = {name: kind.itemsize * math.prod(shape) for name, (kind, shape, _) in kinds.items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -253,6 +253,8 @@ def _check_shapes(config: Config, arrays: Mapping[str, np.ndarray]) -> None:
             raise ValueError(f"{name} is {list(shape)}, not {text}")
     if letters["M"] != 3 * letters["H"] - 3:
         raise ValueError("numbers of a Gaussian")
+    if none := [a for a, size in letters.items() if size == 0 and a not in "Mk"]:
+        raise ValueError(f"arrays of no size ({', '.join(none)})")
     if letters["L"] != 14 * letters["S"]:
         raise ValueError(f"reader is {letters['L']} long")
     made = jax.eval_shape(

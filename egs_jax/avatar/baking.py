@@ -48,6 +48,8 @@ BLOCK = 4096
 """Gaussians whose numbers are made float32 at once."""
 LEAST = 1e-7
 """Share of the leading pattern's motion below which there is nothing but rounding."""
+SMALLEST = 1e-20
+"""Least square of motion, where nothing moves."""
 ROUGH = 2.0
 """Most error of a later pattern's counts, of the first one's. (With
 0.25, 1, 2, 3 a `tiny` avatar has 65.1, 64.8, 63.7, 63.2 dB to the exact pictures and 2.0, 1.4, 1.1,
@@ -161,24 +163,27 @@ def principal_patterns(
     Args:
       motions: About their mean.
       weights: How much each number counts.
-      most: Patterns at most; fewer where there is no more motion.
+      most: Patterns at most; fewer where there is no more motion, at least one of any numbers.
 
     Returns:
       The patterns, of one length where numbers count as they weigh, and the codes of every frame,
       of which the leading one has a mean square of 1.
     """
-    count = motions.shape[1]
+    count, numbers = motions.shape[1:]
+    if not numbers:  # colors without further harmonics
+        return np.zeros((0, count, 0), np.float32), np.zeros((len(motions), 0), np.float32)
     blocks = [slice(i, i + BLOCK) for i in range(0, count, BLOCK)]
     wide = lambda block: motions[:, block].astype(np.float32)
     flat = lambda block: (wide(block) * weights[block]).reshape(len(motions), -1)
     gram = sum(np.float64(flat(block) @ flat(block).T) for block in blocks)
     values, vectors = np.linalg.eigh(gram)
-    leading = [k for k in np.argsort(values)[::-1][:most] if values[k] > LEAST * values.max()]
-    sizes = np.sqrt(values[leading])
+    order = np.argsort(values)[::-1][:most]
+    leading = [k for k in order if values[k] > LEAST * values.max()] or [order[0]]
+    sizes = np.sqrt(np.maximum(values[leading], SMALLEST))
     unit = sizes[0] / np.sqrt(len(motions))
     mix = np.float32(vectors[:, leading] / sizes * unit)
     plain = lambda block: wide(block).reshape(len(motions), -1)
-    made = [(mix.T @ plain(block)).reshape(len(leading), -1, motions.shape[2]) for block in blocks]
+    made = [(mix.T @ plain(block)).reshape(len(leading), -1, numbers) for block in blocks]
     return np.concatenate(made, axis=1), np.float32(vectors[:, leading] * sizes / unit)
 
 
@@ -201,6 +206,10 @@ def counted(
     Returns:
       The patterns as counts, and what a count is of every pattern and number.
     """
+    if not patterns.size:
+        count, numbers = weights.shape
+        return Patterns(jnp.zeros((len(patterns), numbers, count), jnp.int8),
+                        jnp.zeros((len(patterns), numbers)))  # fmt: skip
     weight = np.sqrt(np.square(weights).mean(axis=0))
     finest = np.quantile(np.abs(patterns), WIDEST, axis=1) / 127
     seen = np.maximum(spread[:, None] * weight[None], 1e-30)

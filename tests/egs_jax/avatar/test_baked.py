@@ -62,6 +62,17 @@ def test_what_nobody_sees_is_left_to_later_patterns(frames=20, count=100):
     assert np.all(floored(np.zeros((4, 14), np.float32)) > 0)
 
 
+def test_what_never_moves_has_one_pattern_of_nothing(frames=4, count=9):
+    weights = np.ones((count, 14), np.float32)
+    still = np.zeros((frames, count, 14), np.float32)
+    patterns, codes = principal_patterns(still, weights, 5)
+    assert patterns.shape == (1, count, 14) and not patterns.any()
+    assert not np.asarray(counted(patterns, codes.std(axis=0), weights).counts).any()
+    patterns, codes = principal_patterns(still[..., :0], weights[:, :0], 5)
+    assert patterns.shape == (0, count, 0) and codes.shape == (frames, 0)
+    assert counted(patterns, codes.std(axis=0), weights[:, :0]).counts.shape == (0, 0, count)
+
+
 def test_counts_are_as_fine_as_their_code_moves_and_weighs(count=4000):
     rng = np.random.default_rng(1)
     weights = np.broadcast_to(np.linspace(1, 2, 14, dtype=np.float32), (count, 14))
