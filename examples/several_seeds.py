@@ -3,8 +3,8 @@
     python examples/several_seeds.py data/me --preset fast --seeds 0 1 2 --out runs/seeds
 
 Needs a dataset (`egs-jax preprocess`). Takes a training and its evaluation for each seed: half an
-hour on two cores with `tiny`. A training that was stopped goes on, one that is done is not repeated.
-Writes a run folder with a report for each, and seeds.json.
+hour on two cores with `tiny`; what was stopped goes on, what is done is not trained again. Writes a
+run folder with a report for each, and seeds.json.
 """
 
 import argparse
