@@ -56,8 +56,11 @@ def main(argv=None):
         poster = marked(np.uint8(255 * np.clip(poster, 0, 1)))
         imageio.imwrite(args.out / f"{speech.stem}.png", poster)
         print(f"{speech}: {len(codes)} frames, {codes.shape[1]} codes each")
-    one = args.out / f"{args.speeches[0].stem}.mp4"  # several: a folder, where each has its name
-    egs.render_video(args.avatar, args.speeches, args.out if args.speeches[1:] else one, look=look)
+    place = args.out  # for several films, each with the name of its speech; for one it is the film
+    if len(args.speeches) == 1:
+        end = "webm" if look.is_transparent else "mp4"
+        place = args.out / f"{args.speeches[0].stem}.{end}"
+    egs.render_video(args.avatar, args.speeches, place, look=look)
 
 
 if __name__ == "__main__":

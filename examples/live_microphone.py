@@ -24,7 +24,7 @@ def microphone():
     try:
         import sounddevice
     except (ImportError, OSError) as error:  # OSError: there is no PortAudio
-        sys.exit(f"microphone: {error}; pip install sounddevice, or name a --file")
+        sys.exit(f"microphone: {error}; `pip install sounddevice` and PortAudio, or name a --file")
     heard = queue.Queue(20)  # two seconds: where drawing lags further behind, sound is left out
     hear = lambda samples, *_: heard.full() or heard.put(samples[:, 0].copy())
     with sounddevice.InputStream(SAMPLE_RATE, SAMPLE_RATE // 10, channels=1, callback=hear):
