@@ -36,6 +36,7 @@ _HOME = {
     "densify_step": "training.step",
     "draw": "avatar.draw",
     "draw_codes": "avatar.draw",
+    "evaluate": "evaluation.evaluate",
     "export": "avatar.export",
     "fit": "training.loop",
     "hand_over": "training.step",

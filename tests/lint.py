@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-FOLDERS = ("egs_jax", "kernels", "experiments", "tests")
+FOLDERS = ("egs_jax", "kernels", "experiments", "examples", "tests")
 COMMANDS = (
     ("mypy",),
     ("ruff", "check", *FOLDERS),
