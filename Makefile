@@ -14,7 +14,7 @@ CUDA ?= $(if $(call HAS,12),cuda,$(if $(call HAS,13),cuda13,$(FITS)))
 EXTRAS := dev$(if $(CUDA),$(comma)$(CUDA))
 OUT ?= runs/demo
 
-.PHONY: demo test test-all lint docker
+.PHONY: demo test test-all browser lint docker
 
 demo: $(VENV)/installed
 	$(VENV)/bin/python -m egs_jax demo --out "$(OUT)" $(if $(VIDEO),--video "$(VIDEO)") $(if $(AUDIO),--audio "$(AUDIO)")
@@ -22,7 +22,13 @@ demo: $(VENV)/installed
 test: $(VENV)/installed  # lint is among the tests
 	$(VENV)/bin/python -m pytest -m "not slow"
 
-# Everything; the programs that XLA compiled twice are listed and are a fault.
+# What the tests of the page need: Playwright, and the system's Chromium if there is none.
+browser: $(VENV)/installed
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[browser]"
+	command -v chromium || command -v chromium-browser || command -v google-chrome || \
+		$(shell [ "$$(id -u)" = 0 ] || echo sudo) apt-get install -y --no-install-recommends chromium
+
+# Everything (`make browser` first); the programs that XLA compiled twice are listed and are a fault.
 test-all: $(VENV)/installed
 	rm -rf .cache/compile_log
 	COMPILE_LOG=$(CURDIR)/.cache/compile_log PYTHONPATH=$(CURDIR)/tests/compile_log \

@@ -116,12 +116,12 @@ def _parser(argv: list[str]) -> Parser:
         add("train", "dataset folder -> avatar; resumes by itself"), with_settings="train" in argv
     )
 
-    verb = add("render", "avatar + speech of any length -> mp4 with sound")
+    verb = add("render", "avatar + speech of any length -> mp4 with sound, or a page")
     add_run(verb)
     verb.add_argument("audio", type=Path, metavar="AUDIO", help="any sound that ffmpeg reads")
     verb.add_argument(
-        "--out", required=True, type=Path, metavar="OUT.mp4",
-        help="film to write; one that is there is replaced once the new one is whole",
+        "--out", required=True, type=Path, metavar="OUT.mp4|OUT.html",
+        help="film, or page for a browser; one that is there is replaced once the new one is whole",
     )  # fmt: skip
     verb.add_argument(
         "--poses", default="clip", metavar="clip|still|FILE",

@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -96,12 +96,8 @@ def write_avatar(
       InputError: if the avatar is a head alone, or the file cannot be written.
     """
     path, scene = Path(path), written.scene
-    if not isinstance(scene.own, PersonScene):
-        raise InputError(
-            f"{path}: this avatar is a head over its clip's own frames, which no such file has "
-            "room for; speak from its run folder, or train with --model.body person"
-        )
-    arrays = _arrays(written, scene.own, networks, spatial)
+    person = _person(scene, f"{path}: ")
+    arrays = _arrays(written, person, networks, spatial)
     words = {
         "format": FORMAT,
         "version": VERSION,
@@ -111,23 +107,28 @@ def write_avatar(
         "clip": written.clip,
         "step": written.step,
         "sh_degree": sh_degree,
-        "scene": _scene_words(scene, scene.own),
-        "arrays": {
-            name: {
-                "dtype": array.dtype.str,
-                "shape": list(array.shape),
-                "sha256": hashlib.sha256(array.tobytes()).hexdigest(),
-            }
-            for name, array in arrays.items()
-        },
+        "scene": _scene_words(scene, person),
     }
     try:
-        with atomically(path) as part, zipfile.ZipFile(part, "w") as archive:
-            _add(archive, DESCRIPTION, json.dumps(words, indent=1).encode())
-            for name, array in arrays.items():
-                _add(archive, name, array.tobytes())
+        with atomically(path) as part:
+            _write(part, words, arrays)
     except OSError as error:
         raise InputError(f"{path}: cannot write there ({error}); name another place") from None
+
+
+def write_shown(file: IO[bytes], baked: Baked, scene: Scene) -> None:
+    """Write the part of a file that a screen needs: Gaussians, patterns and the room, no voice.
+
+    Whoever has it can draw what the avatar is told to do, and cannot let it say anything. Members
+    are not packed: that is left to what carries them.
+
+    Raises:
+      InputError: if the avatar is a head alone.
+    """
+    person = _person(scene)
+    size = {"width": scene.width, "height": scene.height}
+    words = {"format": FORMAT, "version": VERSION, "consent": CONSENT, "scene": size}
+    _write(file, words, _as_written(_shown(baked, scene, person)), zipfile.ZIP_STORED)
 
 
 def read_avatar(path: str | Path) -> Written:
@@ -160,32 +161,55 @@ def _arrays(
 ) -> dict[str, np.ndarray]:
     """Return all arrays of a file by their names."""
     baked, scene, body = written.baked, written.scene, person.body_model
-    live = int(baked.alive.sum())
     tree = {
-        "cloud": {name: value[:live] for name, value in baked.cloud._asdict().items()},
-        "form": {"counts": baked.form.counts[..., :live], "steps": baked.form.steps},
-        "shine": {"counts": baked.shine.counts[..., :live], "steps": baked.shine.steps},
         "follows": baked.follows,
         "sample": {
             "features": spatial.features, "agents": spatial.agents,
             "static_mix": spatial.static_mix,
         },
         "sample_mean": baked.sample_mean, "weights": baked.weights, "reader": baked.reader,
-        "ranges": baked.ranges, "skins": None if baked.skins is None else baked.skins[:live],
         "networks": {name: networks[name] for name in ("tokens", "attention", "deform")},
         "scene": {
-            "intrinsics": scene.intrinsics, "viewmats": scene.viewmats,
-            "still_viewmat": scene.still_viewmat, "silence": scene.silence,
-            "bodies": person.bodies, "still_body": person.still_body, "body_rest": body.rest,
-            "body_coefficients": body.coefficients, "body_limits": body.limits,
-            "limits": person.limits.values, "plate": person.plate,
+            "viewmats": scene.viewmats, "still_viewmat": scene.still_viewmat,
+            "silence": scene.silence, "bodies": person.bodies, "still_body": person.still_body,
+            "body_rest": body.rest, "body_coefficients": body.coefficients,
+            "body_limits": body.limits,
         },
     }  # fmt: skip
-    flat = {name: value for name, value in flatten_dict(tree, sep="/").items() if value is not None}
+    return _as_written(_shown(baked, scene, person) | flatten_dict(tree, sep="/"))
+
+
+def _shown(baked: Baked, scene: Scene, person: PersonScene) -> dict[str, Any]:
+    """Return the arrays that drawing needs once codes and poses are known."""
+    live = int(baked.alive.sum())
+    tree = {
+        "cloud": {name: value[:live] for name, value in baked.cloud._asdict().items()},
+        "form": {"counts": baked.form.counts[..., :live], "steps": baked.form.steps},
+        "shine": {"counts": baked.shine.counts[..., :live], "steps": baked.shine.steps},
+        "ranges": baked.ranges, "skins": None if baked.skins is None else baked.skins[:live],
+        "scene": {
+            "intrinsics": scene.intrinsics, "limits": person.limits.values, "plate": person.plate,
+        },
+    }  # fmt: skip
+    return flatten_dict(tree, sep="/")
+
+
+def _as_written(flat: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return arrays of the types that a file has, in the order of their names."""
+    there = {name: flat[name] for name in sorted(flat) if flat[name] is not None}
     return {
         name: np.asarray(value, np.float16 if name in _HALF else None, order="C")
-        for name, value in jax.device_get(flat).items()
+        for name, value in jax.device_get(there).items()
     }
+
+
+def _person(scene: Scene, place: str = "") -> PersonScene:
+    if not isinstance(scene.own, PersonScene):
+        raise InputError(
+            f"{place}this avatar is a head over its clip's own frames, which no such file has "
+            "room for; speak from its run folder, or train with --model.body person"
+        )
+    return scene.own
 
 
 def _scene_words(scene: Scene, person: PersonScene) -> dict[str, Any]:
@@ -196,9 +220,24 @@ def _scene_words(scene: Scene, person: PersonScene) -> dict[str, Any]:
     return words | {"layout": dataclasses.asdict(scene.layout), "body_model": errors}
 
 
-def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
-    member = zipfile.ZipInfo(name, _DATE)
-    archive.writestr(member, data, zipfile.ZIP_DEFLATED, 6)
+def _write(
+    file: Path | IO[bytes], words: dict[str, Any], arrays: Mapping[str, np.ndarray],
+    method: int = zipfile.ZIP_DEFLATED,
+) -> None:  # fmt: skip
+    """Write an archive of a description and its arrays."""
+    told = {
+        name: {
+            "dtype": array.dtype.str,
+            "shape": list(array.shape),
+            "sha256": hashlib.sha256(array.tobytes()).hexdigest(),
+        }
+        for name, array in arrays.items()
+    }
+    description = json.dumps(words | {"arrays": told}, indent=1).encode()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(DESCRIPTION, _DATE), description, method, 6)
+        for name, array in arrays.items():
+            archive.writestr(zipfile.ZipInfo(name, _DATE), array.tobytes(), method, 6)
 
 
 def _description(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:

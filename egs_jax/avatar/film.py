@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import num_video_frames
 from egs_jax.avatar.drawing import IN_FLIGHT, draw_all, warm_up
+from egs_jax.avatar.page import PAGE_SUFFIX, write_page
 from egs_jax.avatar.speech_batches import speech_batches
 from egs_jax.media.audio_file import stream_audio
 from egs_jax.media.clock import FPS, SAMPLE_RATE
@@ -52,7 +53,7 @@ def render_video(
     run_or_file: str | Path, audio_path: str | Path, out_path: str | Path, *,
     poses: str | Path = "clip", data_dir: str | Path | None = None, exact: bool | None = None,
 ) -> None:  # fmt: skip
-    """Speak `audio_path` with an avatar: H.264 + AAC into `out_path`, atomically.
+    """Speak `audio_path` with an avatar: H.264 + AAC into `out_path`, atomically, or a page.
 
     Its head moves by `poses` (`poses.pose_path`); for the rest see `Avatar.load`.
 
@@ -65,6 +66,9 @@ def render_video(
     avatar = dataclasses.replace(Avatar.load(run_or_file, data_dir, exact=exact), poses=poses)
     _ = avatar.path  # bad poses are told before anything is drawn
     say_device("rendering", after=": exact" if avatar.is_exact else ": baked")
+    if out_path.suffix.lower() == PAGE_SUFFIX:
+        write_page(avatar, audio_path, out_path)
+        return
     size = avatar.scene.width, avatar.scene.height
     with EncoderProcess(out_path.resolve(), *size, FPS, SAMPLE_RATE) as film:
         total = num_video_frames(sum(len(chunk) for chunk in stream_audio(audio_path)))
@@ -82,5 +86,7 @@ def _check_place(out_path: Path, audio_path: Path) -> None:
         raise InputError(f"{out_path}: is the speech itself; name another file for the film")
     if out_path.exists() and not out_path.is_file():
         raise InputError(f"{out_path}: is no ordinary file; name the film to write, say talk.mp4")
-    if out_path.suffix.lower() != ".mp4":
-        raise InputError(f"{out_path}: films are mp4 files; let the name end in .mp4")
+    if out_path.suffix.lower() not in (".mp4", PAGE_SUFFIX):
+        raise InputError(
+            f"{out_path}: films are mp4 files, pages html files; let the name end in .mp4 or .html"
+        )

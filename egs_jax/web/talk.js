@@ -1,0 +1,176 @@
+// The page that `render ... --out talk.html` makes: one avatar, one speech, and controls.
+//
+// Everything lies in the page itself, as text in elements that no browser runs. `window.talk` is
+// for whoever wants to steer it from a script.
+
+import { openAvatar } from "./avatar.js";
+import { SoundClock } from "./clock.js";
+import { Motion } from "./motion.js";
+import { Player } from "./player.js";
+import { bytesOf, unpacked } from "./text.js";
+
+const STEP = 5, TURN = Math.PI / 60, ZOOM = 1.15; // of a key: seconds, radians, a factor
+const element = (id) => document.getElementById(id);
+
+const bytesIn = (id) => bytesOf(element(id).textContent);
+const address = (data, type) => URL.createObjectURL(new Blob([data], { type }));
+const time = (seconds) =>
+  `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
+
+class Talk {
+  constructor(avatar, motion, sound) {
+    Object.assign(this, { avatar, motion, sound, clock: new SoundClock(sound) });
+    /** Whether what is drawn is not what should be; whether something else is drawn for once. */
+    Object.assign(this, { stale: true, isApart: false });
+    this.canvas = element("picture");
+    this.worker = address(element("sorter").textContent, "text/javascript");
+    this.start();
+    this.canvas.addEventListener("webglcontextlost", (event) => event.preventDefault());
+    this.canvas.addEventListener("webglcontextrestored", () => this.start());
+  }
+
+  start() {
+    this.player?.sorter.terminate();
+    this.player = new Player(this.canvas, this.avatar, this.worker);
+    this.stale = true;
+  }
+
+  /** The moment of the speech that is heard at a time of this machine's clock. */
+  seconds(now) {
+    return Math.min(this.clock.seconds(now), this.motion.duration);
+  }
+
+  /** Draws one picture a frame of the screen while there is anything new to see. */
+  run(now) {
+    if (!this.isApart) this.draw(now);
+    requestAnimationFrame((next) => this.run(next));
+  }
+
+  draw(now) {
+    this.player.fit(window.devicePixelRatio);
+    if (!this.sound.paused) this.player.pace(now);
+    if (!this.sound.paused || this.stale) {
+      this.drawn = this.seconds(now); // what the picture shows
+      this.player.show(this.motion.at(this.drawn));
+      this.tell(this.drawn);
+      this.stale = false;
+    } else if (this.player.isRearranged) {
+      this.player.draw();
+    }
+  }
+
+  tell(seconds) {
+    const seek = element("seek");
+    if (document.activeElement !== seek || !this.sound.paused) seek.value = seconds;
+    const text = `${time(seconds)} / ${time(this.motion.duration)}`;
+    if (element("time").textContent !== text) {
+      element("time").textContent = text;
+      seek.setAttribute("aria-valuetext", text);
+    }
+  }
+
+  play() {
+    if (this.sound.paused) this.sound.play().catch((error) => complain(error));
+    else this.sound.pause();
+  }
+
+  seek(seconds) {
+    this.sound.currentTime = Math.min(Math.max(seconds, 0), this.motion.duration);
+    this.stale = true;
+  }
+
+  turn(yaw, pitch) {
+    this.player.turn(yaw, pitch);
+    this.stale = true;
+  }
+
+  zoom(factor, x = this.player.view.x, y = this.player.view.y) {
+    this.player.zoom(factor, x, y);
+    this.stale = true;
+  }
+
+  reset() {
+    this.player.reset();
+    this.stale = true;
+  }
+
+  /**
+   * Draws a moment at a size of its own.
+   * @returns {Promise<Uint8Array>} its pixels, r, g, b, alpha, row by row from the top
+   */
+  async picture(seconds, width, height) {
+    this.isApart = true; // nothing else is drawn meanwhile
+    Object.assign(this.canvas, { width, height });
+    await this.player.showSorted(this.motion.at(seconds));
+    const pixels = this.player.renderer.pixels();
+    Object.assign(this, { isApart: false, stale: true });
+    return pixels;
+  }
+}
+
+function complain(error) {
+  element("trouble").textContent = `This page cannot be shown: ${error.message ?? error}`;
+}
+
+/** Play, seek, keys, pointer and wheel. */
+function listen(talk) {
+  const { canvas, sound } = talk, play = element("play"), seek = element("seek");
+  const name = () => {
+    play.textContent = sound.paused ? "Play" : "Pause";
+  };
+  for (const event of ["play", "pause", "ended"]) sound.addEventListener(event, name);
+  sound.addEventListener("error", () => complain("its sound cannot be played here"));
+  sound.addEventListener("seeked", () => (talk.stale = true));
+  play.addEventListener("click", () => talk.play());
+  seek.addEventListener("input", () => talk.seek(Number(seek.value)));
+  element("reset").addEventListener("click", () => talk.reset());
+  const keys = {
+    " ": () => talk.play(),
+    ArrowLeft: () => talk.turn(TURN, 0), ArrowRight: () => talk.turn(-TURN, 0),
+    ArrowUp: () => talk.turn(0, TURN), ArrowDown: () => talk.turn(0, -TURN),
+    "+": () => talk.zoom(ZOOM), "=": () => talk.zoom(ZOOM), "-": () => talk.zoom(1 / ZOOM),
+    "0": () => talk.reset(),
+    j: () => talk.seek(sound.currentTime - STEP), l: () => talk.seek(sound.currentTime + STEP),
+  };
+  canvas.addEventListener("keydown", (event) => {
+    const act = event.ctrlKey || event.metaKey || event.altKey ? null : keys[event.key];
+    if (!act) return;
+    event.preventDefault();
+    act();
+  });
+  point(talk);
+  new ResizeObserver(() => (talk.stale = true)).observe(canvas);
+}
+
+/** Drag turns, the wheel zooms where it points. */
+function point(talk) {
+  const { canvas } = talk;
+  canvas.addEventListener("pointerdown", (event) => canvas.setPointerCapture(event.pointerId));
+  canvas.addEventListener("pointermove", (event) => {
+    if (!canvas.hasPointerCapture(event.pointerId)) return;
+    const share = Math.PI / 2 / canvas.clientWidth; // a quarter turn across the picture
+    talk.turn(-event.movementX * share, -event.movementY * share);
+  });
+  canvas.addEventListener("wheel", (event) => {
+    event.preventDefault();
+    const { scale, x, y } = talk.player.window(), ratio = canvas.width / canvas.clientWidth;
+    talk.zoom(ZOOM ** (-event.deltaY / 100),
+      (event.offsetX * ratio - x) / scale, (event.offsetY * ratio - y) / scale);
+  }, { passive: false });
+}
+
+async function main() {
+  const avatar = await openAvatar(await unpacked(bytesIn("avatar")));
+  const motion = new Motion(avatar, Number(element("motion").dataset.fps));
+  motion.push(bytesIn("motion"));
+  const sound = new Audio(address(bytesIn("speech"), element("speech").dataset.type));
+  const talk = new Talk(avatar, motion, sound);
+  element("seek").max = motion.duration;
+  listen(talk);
+  requestAnimationFrame((now) => talk.run(now));
+  element("play").disabled = false;
+  window.talk = talk;
+}
+
+window.addEventListener("error", ({ error }) => complain(error));
+main().catch(complain);
