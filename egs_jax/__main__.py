@@ -135,6 +135,8 @@ def _parser(argv: list[str]) -> Parser:
     )  # fmt: skip
     verb.set_defaults(run=_render)
 
+    _add_serve(add("serve", "avatars on a page of this machine, and at a socket for programs"))
+
     verb = add("export", "avatar -> one small file that speaks without its dataset, or a cloud")
     add_run(verb)
     verb.add_argument(
@@ -238,6 +240,29 @@ def _add_train(verb: Parser, *, with_settings: bool) -> None:
     verb.set_defaults(run=_train)
 
 
+def _add_serve(verb: Parser) -> None:
+    """Give the verb `serve` its arguments."""
+    verb.add_argument(
+        "avatars", type=Path, metavar="AVATAR", nargs="+",
+        help="runs that `train` made, or .egs files",
+    )  # fmt: skip
+    _add_address(verb)
+    verb.add_argument(
+        "--sessions", type=kinds.number, default=32, metavar="N", help="most clients at once (32)"
+    )
+    verb.set_defaults(run=_serve)
+
+
+def _add_address(verb: Parser) -> None:
+    verb.add_argument(
+        "--port", type=int, default=8765, help="to listen at (8765); 0: any that is free"
+    )
+    verb.add_argument(
+        "--host", default="127.0.0.1",
+        help="name or address to listen at, where others than this machine may ask",
+    )  # fmt: skip
+
+
 def _add_settings(verb: Parser) -> None:
     """Make every field of the config an option, by its dotted name."""
     from egs_jax.config_text import options
@@ -318,6 +343,16 @@ def _render(arguments: argparse.Namespace) -> None:
     render_video(
         arguments.run_dir, arguments.audio, arguments.out, poses=arguments.poses,
         data_dir=arguments.data_dir, exact=arguments.exact or None,
+    )  # fmt: skip
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    take_memory_as_needed()
+    from egs_jax.serve.server import serve
+
+    keep_programs()
+    serve(
+        arguments.avatars, host=arguments.host, port=arguments.port, sessions=arguments.sessions
     )  # fmt: skip
 
 
