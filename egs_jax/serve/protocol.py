@@ -2,9 +2,9 @@
 
 A client's binary messages are its sound: mono PCM, 16 bits, little-endian, at the rate that its
 `hello` named. Its text messages are JSON objects with a "type": `hello` first, then `interrupt`,
-`finish`, `source` and `look`. A server's binary messages are frames, of `HEADER` and a body: a record of
-`avatar.motion`, or a JPEG. Its text messages are events, JSON objects with a "type" as well. The
-whole list is in this room's README.
+`finish`, `source` and `look`. A server's binary messages are frames, of `HEADER` and a body: a
+record of `avatar.motion`, or a JPEG. Its text messages are events, JSON objects with a "type" as
+well. The whole list is in this room's README.
 
 Before: a socket; after: `speaker`.
 """

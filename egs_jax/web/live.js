@@ -49,24 +49,22 @@ class Live {
   }
 
   connect() {
-    const rate = this.playout.context?.sampleRate ?? 48000;
+    const rate = this.playout.context.sampleRate;
     this.voice = new Voice(rate);
     this.playout.reset();
     this.player.clear();
     const hello = { avatar: this.words.name, rate, want: this.player.want };
-    const told = {
-      frame: (frame) => this.take(frame), said: (event) => this.hear(event),
-      closed: () => this.closed(session),
-    };
-    const session = new Session(hello, told);
+    const ours = (work) => (what) => session === this.session && work(what);
+    const session = new Session(hello, {
+      frame: ours((frame) => this.take(frame)), said: ours((event) => this.hear(event)),
+      closed: ours(() => this.closed()),
+    });
     this.session = session;
-    this.look();
     element("connect").hidden = true;
     complain("");
   }
 
-  closed(session) {
-    if (session !== this.session) return;
+  closed() {
     this.stop();
     element("connect").hidden = false;
     for (const id of ["microphone", "speak", "interrupt"]) element(id).disabled = true;
@@ -111,19 +109,9 @@ class Live {
 
   // What it says.
 
-  /** Has an own sound clock, whose rate is that of all sound that is sent. */
-  async sounding() {
-    await this.playout.start();
-    if (this.voice.rate !== this.playout.context.sampleRate) {
-      this.session.close();
-      this.connect();
-      while (!this.ready) await new Promise((resolve) => setTimeout(resolve, 20));
-    }
-  }
-
   /** Says a file. @param {Blob} file */
   async speak(file) {
-    await this.sounding();
+    await this.playout.start();
     const decoded = await this.playout.context.decodeAudioData(await file.arrayBuffer());
     this.interrupt();
     const samples = new Float32Array(decoded.length);
@@ -161,7 +149,7 @@ class Live {
 
   async toggle() {
     if (this.microphone) return this.stop();
-    await this.sounding();
+    await this.playout.start();
     const { context } = this.playout;
     const wanted = { echoCancellation: true, noiseSuppression: true, channelCount: 1 };
     const stream = await navigator.mediaDevices.getUserMedia({ audio: wanted });

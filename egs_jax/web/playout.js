@@ -10,8 +10,9 @@ const ROUND = 125; // pieces after which it is looked how long they waited at le
 
 export class Playout {
   constructor() {
-    /** @type {AudioContext?} without which this machine's clock is the clock */
-    this.context = null;
+    /** Of the sound, which no browser lets begin before a user has touched the page; until then
+     * this machine's clock is the clock. */
+    this.context = new AudioContext({ latencyHint: "interactive" });
     /** Clock's time of a session's time 0, and how often it had to be moved for a late piece. */
     Object.assign(this, { zero: null, moved: 0, least: Infinity, count: 0 });
   }
@@ -22,7 +23,7 @@ export class Playout {
   }
 
   get hasSound() {
-    return this.context !== null && this.context.state === "running";
+    return this.context.state === "running";
   }
 
   /** Seconds of the clock. */
@@ -37,10 +38,9 @@ export class Playout {
     return this.now() - this.zero - late;
   }
 
-  /** Has clock go on as that of the sound. Needs a user's gesture, as browsers want it. */
+  /** Has the sound's clock go on; called where a user has touched the page. */
   async start() {
     if (this.hasSound) return;
-    this.context ??= new AudioContext({ latencyHint: "interactive" });
     await this.context.resume();
     this.reset();
   }
