@@ -19,6 +19,7 @@ from egs_jax.runtime.consent import CONSENT
 from egs_jax.runtime.environment import keep_programs, set_environment, take_memory_as_needed
 from egs_jax.runtime.errors import InputError, TrainingError
 from egs_jax.runtime.stopping import comes_of_a_stop, terminable
+from egs_jax.serve.arguments import add_serve, add_view
 
 
 def _show_anything() -> None:
@@ -135,7 +136,14 @@ def _parser(argv: list[str]) -> Parser:
     )  # fmt: skip
     verb.set_defaults(run=_render)
 
-    _add_serve(add("serve", "avatars on a page of this machine, and at a socket for programs"))
+    verb = add("serve", "avatars on a page of this machine, and at a socket for programs")
+    add_serve(verb)
+    verb.set_defaults(run=_serve)
+
+    verb = add("view", "avatar + speech -> page that shows its Gaussians, and what moves them")
+    add_run(verb)
+    add_view(verb)
+    verb.set_defaults(run=_view)
 
     verb = add("export", "avatar -> one small file that speaks without its dataset, or a cloud")
     add_run(verb)
@@ -240,29 +248,6 @@ def _add_train(verb: Parser, *, with_settings: bool) -> None:
     verb.set_defaults(run=_train)
 
 
-def _add_serve(verb: Parser) -> None:
-    """Give the verb `serve` its arguments."""
-    verb.add_argument(
-        "avatars", type=Path, metavar="AVATAR", nargs="+",
-        help="runs that `train` made, or .egs files",
-    )  # fmt: skip
-    _add_address(verb)
-    verb.add_argument(
-        "--sessions", type=kinds.number, default=32, metavar="N", help="most clients at once (32)"
-    )
-    verb.set_defaults(run=_serve)
-
-
-def _add_address(verb: Parser) -> None:
-    verb.add_argument(
-        "--port", type=int, default=8765, help="to listen at (8765); 0: any that is free"
-    )
-    verb.add_argument(
-        "--host", default="127.0.0.1",
-        help="name or address to listen at, where others than this machine may ask",
-    )  # fmt: skip
-
-
 def _add_settings(verb: Parser) -> None:
     """Make every field of the config an option, by its dotted name."""
     from egs_jax.config_text import options
@@ -353,6 +338,17 @@ def _serve(arguments: argparse.Namespace) -> None:
     keep_programs()
     serve(
         arguments.avatars, host=arguments.host, port=arguments.port, sessions=arguments.sessions
+    )  # fmt: skip
+
+
+def _view(arguments: argparse.Namespace) -> None:
+    take_memory_as_needed()
+    from egs_jax.serve.view import view
+
+    keep_programs()
+    view(
+        arguments.run_dir, arguments.audio, data_dir=arguments.data_dir, host=arguments.host,
+        port=arguments.port,
     )  # fmt: skip
 
 

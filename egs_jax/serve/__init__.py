@@ -1,5 +1,6 @@
 """Avatars on a page, or at a program's socket: sound in, codes or pictures out.
 
+arguments  what `serve` and `view` are told on the command line
 protocol   what client and server say to each other, as bytes and back
 pace       when frames of a live speaker are sent, and what it hears meanwhile
 look       a drawn frame as a JPEG, as its client wants to see it

@@ -20,11 +20,9 @@ from egs_jax.avatar.sessions import Sessions
 from egs_jax.runtime.device import say_device
 from egs_jax.runtime.errors import InputError
 from egs_jax.serve import protocol
-from egs_jax.serve.site import HOST, PORT, File, application, file_of, page_files, run
+from egs_jax.serve.site import File, application, file_of, page_files, run
 from egs_jax.serve.speaker import Left, Speaker
 
-MOST_SESSIONS = 32
-"""Clients at once, unless it is told otherwise."""
 MOST_GREETING = 10.0
 """Seconds in which a client has to say hello."""
 HEARTBEAT = 10.0
@@ -33,9 +31,7 @@ _PARTING = 1.0  # seconds in which a client may still read why it is left
 _TRY_LATER, _REFUSED, _FAILED = 1013, 1008, 1011  # codes with which sockets are closed
 
 
-def serve(
-    avatars: Sequence[Path], *, host: str = HOST, port: int = PORT, sessions: int = MOST_SESSIONS
-) -> None:
+def serve(avatars: Sequence[Path], *, host: str, port: int, sessions: int) -> None:
     """Serve avatars until the process is told to stop.
 
     Args:

@@ -18,8 +18,6 @@ from egs_jax.runtime.consent import CONSENT
 from egs_jax.runtime.errors import InputError
 from egs_jax.serve.gate import Handler, gate, is_loopback, new_token
 
-PORT, HOST = 8765, "127.0.0.1"
-"""Where a server listens, unless it is told otherwise."""
 TYPES = {
     "js": "text/javascript",
     "css": "text/css",
