@@ -34,7 +34,7 @@ class View {
     const moment = this.motions.all.at(seconds);
     this.lens.others = this.moving(moment.codes, seconds);
     this.player.show(moment);
-    if (!this.sound.paused) element("seek").value = seconds;
+    if (document.activeElement !== element("seek")) element("seek").value = seconds;
     element("time").textContent = `${seconds.toFixed(2)} s`;
   }
 
