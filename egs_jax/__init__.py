@@ -31,6 +31,7 @@ _HOME = {
     "Config": "config",
     "Dataset": "data.dataset",
     "InputError": "runtime.errors",
+    "Look": "avatar.look",
     "Sessions": "avatar.sessions",
     "Stream": "avatar.stream",
     "densify_step": "training.step",

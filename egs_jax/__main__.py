@@ -117,24 +117,9 @@ def _parser(argv: list[str]) -> Parser:
         add("train", "dataset folder -> avatar; resumes by itself"), with_settings="train" in argv
     )
 
-    verb = add("render", "avatar + speech of any length -> mp4 with sound, or a page")
+    verb = add("render", "avatar + speeches of any length -> films with sound, or a page")
     add_run(verb)
-    verb.add_argument("audio", type=Path, metavar="AUDIO", help="any sound that ffmpeg reads")
-    verb.add_argument(
-        "--out", required=True, type=Path, metavar="OUT.mp4|OUT.html",
-        help="film, or page for a browser; one that is there is replaced once the new one is whole",
-    )  # fmt: skip
-    verb.add_argument(
-        "--poses", default="clip", metavar="clip|still|FILE",
-        help="how the head moves: as in the clip (default), not at all, or as in a file: .npy with "
-        "head -> camera transforms [T,4,4], or .csv with yaw,pitch,roll[,x,y,z] a frame",
-    )  # fmt: skip
-    verb.add_argument(
-        "--exact", action="store_true",
-        help="let a run's networks move every Gaussian in every frame, not what was baked of them: "
-        "slower, and the same to the eye",
-    )  # fmt: skip
-    verb.set_defaults(run=_render)
+    _add_render(verb)
 
     verb = add("serve", "avatars on a page of this machine, and at a socket for programs")
     add_serve(verb)
@@ -208,6 +193,54 @@ def _add_preprocess(verb: Parser) -> None:
         help="sound track to hear, 1 is the first (the one with the speech)",
     )  # fmt: skip
     verb.set_defaults(run=_preprocess)
+
+
+def _add_render(verb: Parser) -> None:
+    """Give the verb `render` its arguments."""
+    verb.add_argument(
+        "audio", type=Path, metavar="AUDIO", nargs="+", help="any sounds that ffmpeg reads"
+    )
+    verb.add_argument(
+        "--out", required=True, type=Path, metavar="OUT.mp4|.mov|.webm|FOLDER",
+        help="film to write, one that is there is replaced once the new one is whole; or a folder: "
+        "of one speech's frames as PNGs, or of several speeches' films",
+    )  # fmt: skip
+    _add_look(verb)
+    verb.add_argument(
+        "--into",
+        type=Path,
+        metavar="FILM",
+        help="the film that it was trained on: put the avatar at its place in the whole picture",
+    )
+    verb.add_argument(
+        "--exact", action="store_true",
+        help="let a run's networks move every Gaussian in every frame, not what was baked of them: "
+        "slower, and the same to the eye",
+    )  # fmt: skip
+    verb.set_defaults(run=_render)
+
+
+def _add_look(verb: Parser) -> None:
+    """Give a verb the fields of `Look`, all absent unless they are given."""
+    parts = verb.add_argument_group("how it is shown", argument_default=argparse.SUPPRESS)
+    parts.add_argument(
+        "--poses", metavar="clip|still|FILE",
+        help="how the head moves: as in the clip (default), not at all, or as in a file: .npy with "
+        "head -> camera transforms [T,4,4], or .csv with yaw,pitch,roll[,x,y,z] a frame",
+    )  # fmt: skip
+    parts.add_argument(
+        "--background", metavar="plate|clip|COLOR|IMAGE|VIDEO|transparent",
+        help="what is behind it: the room without it (default), the clip's own frames, #rrggbb or "
+        "a basic color of CSS, a picture or a film, scaled to cover, or nothing (not in .mp4)",
+    )  # fmt: skip
+    parts.add_argument(
+        "--blinks", type=float, metavar="PER_MINUTE", help="how often it blinks (15; 0: never)"
+    )
+    parts.add_argument("--fps", type=int, metavar="25|30|50|60", help="frames a second (25)")
+    parts.add_argument("--size", type=int, metavar="N", help="pixels across (as trained)")
+    parts.add_argument(
+        "--label", action="store_true", help="mark the picture as AI-generated, for all to see"
+    )
 
 
 def _add_look_ahead(verb: Parser) -> None:
@@ -323,10 +356,14 @@ def _train(arguments: argparse.Namespace) -> None:
 def _render(arguments: argparse.Namespace) -> None:
     take_memory_as_needed()
     from egs_jax.avatar.film import render_video
+    from egs_jax.avatar.look import Look
 
     keep_programs()
+    given = vars(arguments)
+    names = [field.name for field in dataclasses.fields(Look) if field.name in given]
     render_video(
-        arguments.run_dir, arguments.audio, arguments.out, poses=arguments.poses,
+        arguments.run_dir, arguments.audio, arguments.out,
+        look=Look(**{name: given[name] for name in names}), into=arguments.into,
         data_dir=arguments.data_dir, exact=arguments.exact or None,
     )  # fmt: skip
 

@@ -35,7 +35,7 @@ from experiments import _plots
 from experiments._runs import add_case, parsed, rounded, run_main, run_of, to_draw
 
 NAME = "baking"
-COUNTS = (4, 8, 16, 24, CODES, 40, 48)
+COUNTS = (8, 16, CODES, 32, 40)
 """Codes a frame that are tried."""
 
 HELD_OUT = "held out"

@@ -27,7 +27,8 @@ from egs_jax.avatar.speech_batches import speech_batches
 from egs_jax.media.audio_file import read_audio
 from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.media.encoder_process import EncoderProcess
-from egs_jax.media.video_writer import best_encoder, feed
+from egs_jax.media.feeding import feed
+from egs_jax.media.film_format import best_encoder
 from egs_jax.runtime.arguments import Parser
 from egs_jax.runtime.environment import usable_cores
 from experiments._common import RESULTS, record

@@ -41,7 +41,8 @@ from egs_jax.avatar.sessions import Sessions
 from egs_jax.data.body import BodyModel
 from egs_jax.media.audio_file import read_audio
 from egs_jax.media.clock import FPS
-from egs_jax.media.video_writer import VideoWriter, best_encoder
+from egs_jax.media.film_format import best_encoder
+from egs_jax.media.video_writer import VideoWriter
 from egs_jax.performer.voice import synthesize
 from egs_jax.runtime.arguments import Parser
 from egs_jax.runtime.environment import keep_programs, take_memory_as_needed, usable_cores

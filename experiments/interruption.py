@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from egs_jax.avatar.avatar import Avatar
+from egs_jax.avatar.look import Look
 from egs_jax.avatar.speech_batches import SpeechBatches, SpokenBatch, composed, latency
 from egs_jax.face.landmarks import FaceLandmarker
 from egs_jax.media.audio_file import read_audio
@@ -119,7 +120,7 @@ def main(argv: list[str] | None = None) -> Path:
     parser.add_argument("speech", type=Path)
     parser.add_argument("--times", type=int, default=12)
     arguments = parsed(parser, argv, figures=False)
-    avatar = dataclasses.replace(Avatar.load(arguments.run_dir), poses="still")
+    avatar = dataclasses.replace(Avatar.load(arguments.run_dir), look=Look(poses="still"))
     case = measured(avatar, read_audio(arguments.speech), 2 if arguments.tiny else arguments.times)
     print(case, flush=True)
     key = lambda case: tuple(case[name] for name in ("video", "preset", "body", "seed"))

@@ -39,6 +39,7 @@ from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import num_video_frames, pad_batch, to_uint8
 from egs_jax.avatar.drawing import MICRO_BATCH
 from egs_jax.avatar.drive import blinks, compose
+from egs_jax.avatar.look import Look
 from egs_jax.avatar.precomputed import Prepared
 from egs_jax.config import Config
 from egs_jax.evaluation import metrics
@@ -87,7 +88,7 @@ def main(argv: list[str] | None = None) -> Path:
         raise InputError(f"--seconds: got {arguments.seconds}, expected more than 0")
     seconds = TINY_FRAMES / FPS if arguments.tiny else arguments.seconds
     for run_dir in arguments.run_dirs:
-        avatar = dataclasses.replace(Avatar.load(run_dir, exact=True), poses="still")
+        avatar = dataclasses.replace(Avatar.load(run_dir, exact=True), look=Look(poses="still"))
         for case in cases_of(avatar, seconds, TINY_FRAMES if arguments.tiny else None):
             print(case, flush=True)
             add_case(NAME, rounded(case), _key, arguments.out)

@@ -1,4 +1,4 @@
-"""Tables of the baked avatar: how near it is to the exact one, how soon and how fast it draws."""
+"""Tables of the avatar that speaks: how near baked is to exact, how fast it draws, live, many."""
 
 from collections.abc import Callable
 
@@ -103,7 +103,55 @@ def pictures_on_cpu(cases: list[dict]) -> str:
     return markdown(columns, cases)
 
 
+def streams(cases: list[dict]) -> str:
+    """Lay out how many live sessions a device holds; encoding below."""
+    held = [case for case in cases if "sessions" in case]
+    at = lambda case: case["tried"].get(str(case["sessions"]), {})
+    columns: dict[str, Callable[[dict], str]] = {
+        "avatars": lambda case: f"{case['name']}, {case['size']} px",
+        "frames": lambda case: case["frames"],
+        "device": lambda case: f"{case['device']}, {case['host_cores']} cores",
+        "processes": lambda case: number(case["processes"], 0),
+        "sessions held": lambda case: f"**{case['sessions']}**",
+        "late then, p50 / p99 ms": lambda case: " / ".join(
+            number(at(case).get(f"late_p{q}_ms"), 1) for q in (50, 99)
+        ),
+        "stated latency, s": lambda case: number(case["latency_s"]),
+        "commit": lambda case: case["commit"][:7],
+    }
+    encoding = ", ".join(
+        f"{case['frames_a_second']:,.0f} frames a second of {case['size']} px ({case['encoder']}, "
+        f"{case['host_cores']} cores)" for case in cases if case["name"] == "H.264"
+    )  # fmt: skip
+    return markdown(columns, held) + f"\n\nH.264, apart: {encoding}."
+
+
+def interruption(cases: list[dict]) -> str:
+    """Lay out what mouths do that are interrupted."""
+    steps = lambda name: (
+        lambda case: " / ".join(
+            number(case[f"{name}_{at}_step_max"], 3) for at in ("seam", "later", "usual")
+        )
+    )
+    columns: dict[str, Callable[[dict], str]] = {
+        "avatar": lambda case: f"{labeled(case['video'])}, {case['preset']}, {case['width']} px",
+        "interruptions": lambda case: number(case["interruptions"], 0),
+        "largest steps of the opening: at the seam / after it / without interruption": (
+            steps("opening")
+        ),
+        "in the clip": lambda case: number(case["opening_clip_step_max"], 3),
+        "of the lips' gap": steps("gap"),
+        "gap from rest when due / afterwards": lambda case: " / ".join(
+            number(case[f"gap_from_rest_{at}"]) for at in ("when_due", "afterwards")
+        ),
+        "commit": lambda case: case["commit"][:7],
+    }
+    return markdown(columns, cases)
+
+
 TABLES = {
+    "streams": ("bench_streams", streams),
+    "interruption": ("interruption", interruption),
     "baking": ("baking", baking),
     "start": ("bench_start", start),
     "pictures_on_cpu": ("bench_cpu", pictures_on_cpu),

@@ -24,7 +24,6 @@ COVERED_BY = {
     "avatar.session": "egs_jax/avatar/test_sessions.py",
     "data.batches": "egs_jax/data/test_dataset.py",
     "preprocess.bundle_adjustment": "egs_jax/preprocess/test_tracking.py",
-    "media.decoded_pictures": "egs_jax/media/test_video_reader.py",
     "adnerf.imported_pictures": "egs_jax/adnerf/test_imported.py",
     "face.litert": "egs_jax/face/test_segmentation.py",
     "performer.parts": "egs_jax/performer/test_film.py",

@@ -13,6 +13,7 @@ from helpers import fill_shapes
 from egs_jax.avatar import precomputed as prepared
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.drive import blinks
+from egs_jax.avatar.look import Look
 from egs_jax.media.audio_file import write_wav
 from egs_jax.media.clock import SAMPLE_RATE
 from egs_jax.runtime.assets import file_sha256
@@ -73,7 +74,7 @@ def moved(trained_run):
     networks = fill_shapes(avatar.params["networks"])
     networks["deform"] = jax.tree.map(lambda value: 3 * value, networks["deform"])
     params = {**avatar.params, "networks": networks}
-    return dataclasses.replace(avatar, params=params, poses="still")
+    return dataclasses.replace(avatar, params=params, look=Look(poses="still"))
 
 
 def test_the_gap_is_that_of_the_gaussians_at_the_lips(moved):

@@ -15,9 +15,11 @@ from jaxtyping import Array, Bool
 from egs_jax.avatar.avatar_file import SUFFIX, Written, read_avatar
 from egs_jax.avatar.baked import Baked
 from egs_jax.avatar.baking import Trained, bake, weights_of
+from egs_jax.avatar.look import USUAL_LOOK, Look
 from egs_jax.avatar.poses import PosePath, pose_path
 from egs_jax.avatar.precomputed import Drawable, Prepared, spatial_part
 from egs_jax.avatar.scene import PersonScene, Scene, scene_of
+from egs_jax.avatar.staging import staged
 from egs_jax.config import Config
 from egs_jax.data.dataset import Dataset
 from egs_jax.model.gaussians import Gaussians
@@ -49,8 +51,8 @@ class Avatar:
     """Of training, that it was made after."""
     seen: Gaussians | None = None
     """Mean squares of the loss's gradient by what is trained of the Gaussians; None of a file."""
-    poses: str | Path = "clip"
-    """Its poses when it speaks (`poses.pose_path`)."""
+    look: Look = USUAL_LOOK
+    """How it is shown when it speaks; `dataclasses.replace` gives it another one."""
     is_exact: bool = True
     """Whether its networks move every Gaussian (`precomputed`), or codes do (`baked`)."""
     written: Written | None = None
@@ -177,18 +179,31 @@ class Avatar:
     @property
     def limits(self) -> Limits | None:
         """Those of the poses of the clip's training frames; None: a head has none."""
-        own = self.scene.own
+        own = self.clip_scene.own
         return own.limits if isinstance(own, PersonScene) else None
 
     @functools.cached_property
-    def scene(self) -> Scene:
+    def clip_scene(self) -> Scene:
         """What it takes of its clip to speak."""
         return scene_of(self.dataset) if self.written is None else self.written.scene
 
     @functools.cached_property
+    def scene(self) -> Scene:
+        """The same as its look shows it.
+
+        Raises:
+          InputError: if it cannot be shown so.
+        """
+        return staged(self.clip_scene, self.look, lambda: self.dataset)
+
+    @functools.cached_property
     def path(self) -> PosePath:
-        """The poses that it takes when it speaks."""
-        return pose_path(self.scene, self.poses)
+        """The poses that it takes when it speaks.
+
+        Raises:
+          InputError: if it cannot take them.
+        """
+        return pose_path(self.clip_scene, self.look.poses)
 
 
 def _clip(file: Path, written: Written, folder: str | Path) -> Dataset:

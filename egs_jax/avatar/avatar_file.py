@@ -4,10 +4,10 @@ A zip archive: `avatar.json`, which says what everything is, and an array a memb
 order, little-endian. No member is a path, none is ever unpacked to the disk; sizes are compared
 with what the description says before memory is taken, and hashes before a number is used.
 
-Before: `baked`, `scene`; after: `avatar`, which loads one in place of a run folder.
+Before: `baked`, `scene`; after: `avatar`, which loads one in place of a run folder, and
+`avatar_writer`, which makes one.
 """
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,16 +24,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from egs_jax.avatar.baked import Baked, rounded_up
 from egs_jax.avatar.precomputed import Spatial, assemble
-from egs_jax.avatar.scene import PersonScene, Scene
+from egs_jax.avatar.scene import PersonScene, Scene, SourceFilm
 from egs_jax.config import Config
-from egs_jax.config_text import from_json, to_json
+from egs_jax.config_text import from_json
 from egs_jax.data.body import BodyModel
 from egs_jax.model import forward as model
 from egs_jax.model.limits import Limits
-from egs_jax.runtime.consent import CONSENT
 from egs_jax.runtime.errors import MAY_NOT_READ, InputError
-from egs_jax.runtime.files import atomically
-from egs_jax.runtime.provenance import provenance
 from egs_jax.speech.layout import Layout
 from kernels.codes import Patterns
 from kernels.deform import DeformInputs
@@ -45,12 +42,8 @@ DESCRIPTION = "avatar.json"
 MOST_BYTES = 2**30
 """Of all arrays together; a file that says that it has more is refused."""
 _MOST_WORDS = 2**22  # bytes of the description
-_DATE = (1980, 1, 1, 0, 0, 0)  # of every member: equal avatars are equal files
+_LARGEST_SIDE = 2**14  # pixels of a film
 _TYPES = ("<f4", "<f2", "|i1", "|u1", "<f8")
-_HALF = (
-    "cloud/log_scales", "cloud/quats", "cloud/logit_opacities", "cloud/sh", "skins", "weights",
-    "reader",
-)  # fmt: skip
 _SHAPES = {
     "cloud/means": "N 3", "cloud/log_scales": "N 3", "cloud/quats": "N 4",
     "cloud/logit_opacities": "N", "cloud/sh": "N H 3",
@@ -79,58 +72,6 @@ class Written(NamedTuple):
     """Of training, that it was made after."""
 
 
-def write_avatar(
-    path: str | Path, written: Written, networks: Mapping[str, Any], spatial: Spatial,
-    sh_degree: int,
-) -> None:  # fmt: skip
-    """Write an avatar, all of it or nothing.
-
-    Args:
-      path: Of the file; one that is there is replaced.
-      written: What it holds.
-      networks: Parameters of its networks, {module name: parameters}.
-      spatial: What is known of the Gaussians of its sample.
-      sh_degree: Degree of spherical harmonics that is drawn.
-
-    Raises:
-      InputError: if the avatar is a head alone, or the file cannot be written.
-    """
-    path, scene = Path(path), written.scene
-    person = _person(scene, f"{path}: ")
-    arrays = _arrays(written, person, networks, spatial)
-    words = {
-        "format": FORMAT,
-        "version": VERSION,
-        "consent": CONSENT,
-        "made_by": provenance(),
-        "config": json.loads(to_json(dataclasses.replace(written.config, data_dir=""))),
-        "clip": written.clip,
-        "step": written.step,
-        "sh_degree": sh_degree,
-        "scene": _scene_words(scene, person),
-    }
-    try:
-        with atomically(path) as part:
-            _write(part, words, arrays)
-    except OSError as error:
-        raise InputError(f"{path}: cannot write there ({error}); name another place") from None
-
-
-def write_shown(file: IO[bytes], baked: Baked, scene: Scene) -> None:
-    """Write the part of a file that a screen needs: Gaussians, patterns and the room, no voice.
-
-    Whoever has it can draw what the avatar is told to do, and cannot let it say anything. Members
-    are not packed: that is left to what carries them.
-
-    Raises:
-      InputError: if the avatar is a head alone.
-    """
-    person = _person(scene)
-    size = {"width": scene.width, "height": scene.height}
-    words = {"format": FORMAT, "version": VERSION, "consent": CONSENT, "scene": size}
-    _write(file, words, _as_written(_shown(baked, scene, person)), zipfile.ZIP_STORED)
-
-
 def read_avatar(path: str | Path) -> Written:
     """Read an avatar.
 
@@ -154,90 +95,6 @@ def read_avatar(path: str | Path) -> Written:
         raise InputError(
             f"{path}: what it says makes no sense ({error!r}); export it again"
         ) from None
-
-
-def _arrays(
-    written: Written, person: PersonScene, networks: Mapping[str, Any], spatial: Spatial
-) -> dict[str, np.ndarray]:
-    """Return all arrays of a file by their names."""
-    baked, scene, body = written.baked, written.scene, person.body_model
-    tree = {
-        "follows": baked.follows,
-        "sample": {
-            "features": spatial.features, "agents": spatial.agents,
-            "static_mix": spatial.static_mix,
-        },
-        "sample_mean": baked.sample_mean, "weights": baked.weights, "reader": baked.reader,
-        "networks": {name: networks[name] for name in ("tokens", "attention", "deform")},
-        "scene": {
-            "viewmats": scene.viewmats, "still_viewmat": scene.still_viewmat,
-            "silence": scene.silence, "bodies": person.bodies, "still_body": person.still_body,
-            "body_rest": body.rest, "body_coefficients": body.coefficients,
-            "body_limits": body.limits,
-        },
-    }  # fmt: skip
-    return _as_written(_shown(baked, scene, person) | flatten_dict(tree, sep="/"))
-
-
-def _shown(baked: Baked, scene: Scene, person: PersonScene) -> dict[str, Any]:
-    """Return the arrays that drawing needs once codes and poses are known."""
-    live = int(baked.alive.sum())
-    tree = {
-        "cloud": {name: value[:live] for name, value in baked.cloud._asdict().items()},
-        "form": {"counts": baked.form.counts[..., :live], "steps": baked.form.steps},
-        "shine": {"counts": baked.shine.counts[..., :live], "steps": baked.shine.steps},
-        "ranges": baked.ranges, "skins": None if baked.skins is None else baked.skins[:live],
-        "scene": {
-            "intrinsics": scene.intrinsics, "limits": person.limits.values, "plate": person.plate,
-        },
-    }  # fmt: skip
-    return flatten_dict(tree, sep="/")
-
-
-def _as_written(flat: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return arrays of the types that a file has, in the order of their names."""
-    there = {name: flat[name] for name in sorted(flat) if flat[name] is not None}
-    return {
-        name: np.asarray(value, np.float16 if name in _HALF else None, order="C")
-        for name, value in jax.device_get(there).items()
-    }
-
-
-def _person(scene: Scene, place: str = "") -> PersonScene:
-    if not isinstance(scene.own, PersonScene):
-        raise InputError(
-            f"{place}this avatar is a head over its clip's own frames, which no such file has "
-            "room for; speak from its run folder, or train with --model.body person"
-        )
-    return scene.own
-
-
-def _scene_words(scene: Scene, person: PersonScene) -> dict[str, Any]:
-    names = ("width", "height", "start", "still_frame", "sound_kind", "sound_name", "loudness")
-    words = {name: getattr(scene, name) for name in names}
-    told = person.body_model
-    errors = {"error": told.error, "still_error": told.still_error}
-    return words | {"layout": dataclasses.asdict(scene.layout), "body_model": errors}
-
-
-def _write(
-    file: Path | IO[bytes], words: dict[str, Any], arrays: Mapping[str, np.ndarray],
-    method: int = zipfile.ZIP_DEFLATED,
-) -> None:  # fmt: skip
-    """Write an archive of a description and its arrays."""
-    told = {
-        name: {
-            "dtype": array.dtype.str,
-            "shape": list(array.shape),
-            "sha256": hashlib.sha256(array.tobytes()).hexdigest(),
-        }
-        for name, array in arrays.items()
-    }
-    description = json.dumps(words | {"arrays": told}, indent=1).encode()
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(zipfile.ZipInfo(DESCRIPTION, _DATE), description, method, 6)
-        for name, array in arrays.items():
-            archive.writestr(zipfile.ZipInfo(name, _DATE), array.tobytes(), method, 6)
 
 
 def _description(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
@@ -367,7 +224,18 @@ def _scene(arrays: Mapping[str, np.ndarray], told: Mapping[str, Any]) -> Scene:
         sound_name=str(told["sound_name"]),
         loudness=float(told["loudness"]),
         own=own,
+        film=None if (film := told.get("film")) is None else _film(film),
     )
+
+
+def _film(told: Mapping[str, Any]) -> SourceFilm:
+    red, green, blue = map(float, told["gain"])
+    numbers = {name: int(told[name]) for name in ("left", "top", "side", "start")}
+    if min(numbers.values()) < 0 or not 0 < numbers["side"] <= _LARGEST_SIDE:
+        raise ValueError(f"a film cut at {numbers}")
+    if not 0 < min(red, green, blue) <= max(red, green, blue) < math.inf:
+        raise ValueError(f"a film's gain of {told['gain']}")
+    return SourceFilm(str(told["name"]), str(told["sha256"]), **numbers, gain=(red, green, blue))
 
 
 def _check_shapes(config: Config, arrays: Mapping[str, np.ndarray]) -> None:

@@ -105,14 +105,15 @@ def load_drive(audio_path: str | Path, avatar: Avatar) -> SpeechDrive:
     """
     samples = read_audio(audio_path)
     return SpeechDrive(
-        avatar.scene, avatar.path, avatar.scene.hear(samples), num_video_frames(len(samples)),
-        avatar.config.model.window_frames, avatar.config.seed,
+        avatar.scene, avatar.path, avatar.scene.hear(samples),
+        num_video_frames(len(samples), avatar.look.fps), avatar.config.model.window_frames,
+        avatar.config.seed, avatar.look,
     )  # fmt: skip
 
 
-def num_video_frames(samples: int) -> int:
+def num_video_frames(samples: int, fps: int = FPS) -> int:
     """Video frames that cover `samples` of sound (at least one)."""
-    return max(1, -(-samples * FPS // SAMPLE_RATE))
+    return max(1, -(-samples * fps // SAMPLE_RATE))
 
 
 def pad_batch(drive: Drive, size: int) -> Drive:

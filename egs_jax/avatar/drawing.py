@@ -17,9 +17,10 @@ from jaxtyping import Bool, Int, UInt8
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import Pictures, compile_kernels
 from egs_jax.avatar.drive import compose
-from egs_jax.avatar.speech_batches import MicroBatch
+from egs_jax.avatar.label import labeled
+from egs_jax.avatar.look import Look
+from egs_jax.avatar.speech_batches import MicroBatch, num_places
 from egs_jax.avatar.to_host import draw_to_host
-from egs_jax.media.clock import FPS
 from egs_jax.runtime.environment import usable_cores
 from egs_jax.speech.layout import DEFAULT
 
@@ -53,36 +54,39 @@ class Drawing(NamedTuple):
     speaking: Bool[np.ndarray, " B"]
     """Whether somebody speaks."""
     parts: list[concurrent.futures.Future[Pictures]]
+    look: Look
 
 
 @functools.cache
-def _workers() -> tuple[concurrent.futures.ThreadPoolExecutor, int]:
-    """Return the threads that draw, and how many frames a thread draws at once.
+def _workers() -> concurrent.futures.ThreadPoolExecutor:
+    """Return the threads that draw."""
+    return concurrent.futures.ThreadPoolExecutor(usable_cores() if _one_by_one() else IN_FLIGHT)
+
+
+def _one_by_one() -> bool:
+    """Tell if a thread draws a frame at a time, not all of a batch.
 
     A CPU draws a frame a core: several cores in one frame are kept busy poorly (measured on two
     cores, `fast` preset: 40 ms a frame instead of 55).
     """
-    on_cpu = jax.default_backend() == "cpu"
-    pool = concurrent.futures.ThreadPoolExecutor(usable_cores() if on_cpu else IN_FLIGHT)
-    return pool, 1 if on_cpu else MICRO_BATCH
+    return jax.default_backend() == "cpu"
 
 
 def dispatch(avatar: Avatar, batch: MicroBatch) -> Drawing:
     """Have a batch drawn and copied to the host, without waiting for either."""
-    pool, at_once = _workers()
     _ = avatar.kept  # once, not by every thread
+    count, at_once = len(batch.drive.eyes), 1 if _one_by_one() else len(batch.drive.eyes)
     part = lambda at: jax.tree.map(lambda v: v[at : at + at_once], batch.drive)
-    parts = [part(at) for at in range(0, len(batch.drive.eyes), at_once)]
-    futures = [pool.submit(draw_to_host, avatar, drive) for drive in parts]
-    return Drawing(batch.frames, batch.first, batch.speaking, futures)
+    futures = [_workers().submit(draw_to_host, avatar, part(at)) for at in range(0, count, at_once)]
+    return Drawing(batch.frames, batch.first, batch.speaking, futures, avatar.look)
 
 
 def warm_up(avatar: Avatar) -> None:
     """Have the drawing compiled: draw what a thread draws at once, for nobody."""
-    scene, config, (_, at_once) = avatar.scene, avatar.config, _workers()
-    frames = np.zeros(min(at_once, scene.layout.hop_frames), int)
+    scene, config = avatar.scene, avatar.config
+    frames = np.zeros(1 if _one_by_one() else num_places(avatar), int)
     unheard, window = scene.silence[:0], config.model.window_frames
-    drive = compose(scene, avatar.path, unheard, 0, frames, window, config.seed)
+    drive = compose(scene, avatar.path, unheard, 0, frames, window, config.seed, avatar.look)
     compile_kernels(avatar, drive)
     for part in dispatch(avatar, MicroBatch(frames[:0], 0, frames > 0, drive)).parts:
         part.result()
@@ -96,8 +100,9 @@ def fetch(drawing: Drawing) -> Iterator[StreamFrame]:
         for picture in zip(*jax.tree.leaves(part.result()), strict=True)
     ]
     for place, number in enumerate(drawing.frames.tolist(), drawing.first):
-        rgb, alpha = pictures[place]
-        yield StreamFrame(number, number / FPS, rgb, alpha, bool(drawing.speaking[place]))
+        rgb, alpha = labeled(drawing.look, *pictures[place])
+        time, speaking = number / drawing.look.fps, bool(drawing.speaking[place])
+        yield StreamFrame(number, time, rgb, alpha, speaking)
 
 
 def draw_all(avatar: Avatar, batches: Iterable[MicroBatch]) -> Iterator[StreamFrame]:

@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 
 from egs_jax.avatar.avatar import KEPT, Avatar
-from egs_jax.avatar.avatar_file import SUFFIX, Written, write_avatar
+from egs_jax.avatar.avatar_file import SUFFIX, Written
+from egs_jax.avatar.avatar_writer import write_avatar
 from egs_jax.avatar.baked import Baked
 from egs_jax.avatar.baking import sample_of
 from egs_jax.avatar.point_cloud import CLOUD_SUFFIX, at_rest, spoken, write_cloud
@@ -89,7 +90,7 @@ def export(avatar: Avatar, path: str | Path, baked: Baked | None = None) -> None
     trained, live = avatar.trained, avatar.trained.live
     sample = live.at(sample_of(len(live.features)))
     clip = clip_of(avatar.dataset.meta)
-    whole = Written(avatar.config, avatar.scene, baked or avatar.baked, clip, avatar.step)
+    whole = Written(avatar.config, avatar.clip_scene, baked or avatar.baked, clip, avatar.step)
     write_avatar(path, whole, trained.networks, sample, trained.sh_degree)
 
 

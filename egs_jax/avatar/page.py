@@ -1,11 +1,11 @@
 """An avatar and a speech -> one HTML file that talks in any browser, and can be turned.
 
-All is in the file: Gaussians, patterns and room (`avatar_file.write_shown`), the sound, codes and
+All is in the file: Gaussians, patterns and room (`avatar_writer.write_shown`), the sound, codes and
 poses of every frame (`motion`), and the scripts of web/. It needs no server, loads nothing, and its
 Content-Security-Policy lets it run nothing but its own script. What makes an avatar speak is not in
 it: nobody can let it say something else.
 
-Before: `stream`, `draw`; `film` calls it for names that end in .html.
+Before: `speech_batches`, `draw`; `film` calls it for names that end in .html.
 """
 
 import base64
@@ -23,8 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.avatar.avatar_file import write_shown
+from egs_jax.avatar.avatar_writer import write_shown
 from egs_jax.avatar.draw import motion_codes, num_video_frames
+from egs_jax.avatar.look import Look
 from egs_jax.avatar.motion import packed
 from egs_jax.avatar.speech_batches import speech_batches
 from egs_jax.media.audio_file import stream_audio
@@ -41,6 +42,7 @@ NOTICE = "This talking picture is synthetic: a computer draws a person to the so
 """What the page says of itself."""
 _STANDS_FOR = {0x00: 0xA1, 0x0D: 0xA2, ord("<"): 0xA3}
 """Characters that parsers change or end an element by, and what stands for them."""
+_PIECE = 7 * 2**17  # bytes that become text at once: of whole characters
 _IMPORT = re.compile(r'^import \{([^}]*)\} from "\./(\w+)\.js";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export ((?:async )?(?:class|function|const) (\w+))", re.MULTILINE)
 
@@ -49,8 +51,8 @@ def write_page(avatar: Avatar, audio_path: str | Path, out_path: str | Path) -> 
     """Write a page that speaks `audio_path`, all of it or nothing; it is named by the speech.
 
     Raises:
-      InputError: if the avatar is a head alone or is to be drawn exactly, the sound is bad, or the
-        file cannot be written.
+      InputError: if the avatar is a head alone or is to be drawn exactly or with a look that pages
+        do not have, the sound is bad, or the file cannot be written.
       OSError: if the disk is full or fails.
     """
     out_path, audio_path = Path(out_path), Path(audio_path)
@@ -59,16 +61,22 @@ def write_page(avatar: Avatar, audio_path: str | Path, out_path: str | Path) -> 
             f"{out_path}: a page draws whole persons, by what was baked of their networks; leave "
             "out --exact, or write a film (.mp4)"
         )
+    look = avatar.look
+    if look != Look(poses=look.poses, blinks=look.blinks):
+        raise InputError(
+            f"{out_path}: a page has the clip's room, its own size and rate, and says that it is "
+            "synthetic; leave out --background, --size, --fps and --label, or write a film (.mp4)"
+        )
     shown = io.BytesIO()
     write_shown(shown, avatar.baked, avatar.scene)
     total = num_video_frames(sum(len(chunk) for chunk in stream_audio(audio_path)))
     with progress(total, "render", "frame") as bar:
-        motion = b""
+        motion = bytearray()
         for records in _frames(avatar, stream_audio(audio_path)):
             motion += records.tobytes()
             bar.advance(0, len(records))
     sound = encoded_sound(stream_audio(audio_path), SAMPLE_RATE)
-    text = page(audio_path.stem, avatar, shown.getvalue(), motion, sound)
+    text = page(audio_path.stem, avatar, shown.getvalue(), bytes(motion), sound)
     try:
         with atomically(out_path) as part:
             part.write_text(text, encoding="utf-8")
@@ -97,7 +105,7 @@ def page(title: str, avatar: Avatar, shown: bytes, motion: bytes, sound: bytes) 
     Args:
       title: Any text.
       avatar: Lends its size.
-      shown: What `avatar_file.write_shown` writes.
+      shown: What `avatar_writer.write_shown` writes.
       motion: Records of all frames.
       sound: A file of type `SOUND_TYPE`.
     """
@@ -123,10 +131,14 @@ def as_text(data: bytes) -> str:
 
     In UTF-8 it is a sixth longer than the bytes, where base 64 is a third longer.
     """
+    pieces = (data[at : at + _PIECE] for at in range(0, len(data), _PIECE))
+    return "".join(_seven_bits(piece).translate(_STANDS_FOR) for piece in pieces)
+
+
+def _seven_bits(data: bytes) -> str:
     bits = np.unpackbits(np.frombuffer(data, np.uint8))
     bits = np.pad(bits, (0, -len(bits) % 7)).reshape(-1, 7)
-    values = np.packbits(bits, axis=1)[:, 0] >> 1
-    return values.tobytes().decode("latin-1").translate(_STANDS_FOR)
+    return (np.packbits(bits, axis=1)[:, 0] >> 1).tobytes().decode("latin-1")
 
 
 def linked(name: str) -> str:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Int
-from scipy.spatial.transform import Rotation, Slerp
+from scipy.spatial.transform import Rotation
 
 from egs_jax.avatar.scene import HeadScene, Scene
 from egs_jax.data.stretches import nearest_of
@@ -35,10 +35,23 @@ class PosePath(NamedTuple):
     frames: Int[np.ndarray, " P"]
     """Frames of the clip, which lend a head alone what is behind it."""
 
-    def at(self, frames: Int[np.ndarray, " B"]) -> "PosePath":
-        """Return the poses of some frames of a film."""
-        place = frames % len(self.viewmats)
-        return PosePath(*(None if part is None else part[place] for part in self))
+    def at(
+        self, frames: Int[np.ndarray, " B"], share: Float[np.ndarray, " B"] | None = None
+    ) -> "PosePath":
+        """Return the poses of some frames of a film.
+
+        Args:
+          frames: Their numbers, at 25 frames a second.
+          share: How far on the way to the next of these each is; None: at its time. A head alone
+            stays where the frame of the clip has it that is behind it.
+        """
+        place, after = (number % len(self.viewmats) for number in (frames, frames + 1))
+        if share is None or self.bodies is None:
+            return PosePath(*(None if part is None else part[place] for part in self))
+        heads, bodies = (
+            mixed(part[place], part[after], share) for part in (self.viewmats, self.bodies)
+        )
+        return PosePath(heads, bodies, self.frames[np.where(share < 0.5, place, after)])
 
 
 def pose_path(scene: Scene, poses: str | Path = "clip") -> PosePath:
@@ -110,15 +123,27 @@ def between(
     poses: Float[np.ndarray, "T 4 4"], at: Float[np.ndarray, " P"]
 ) -> Float32[np.ndarray, "P 4 4"]:
     """Return rigid poses at places between frames: rotations turn evenly, translations shift."""
-    frames = np.arange(len(poses))
-    if len(poses) == 1:
-        return np.repeat(np.asarray(poses, np.float32), len(at), axis=0)
-    made = np.tile(np.eye(4), (len(at), 1, 1))
-    turns = Rotation.from_matrix(np.asarray(poses[:, :3, :3], np.float64))
-    made[:, :3, :3] = Slerp(frames, turns)(at).as_matrix()
-    for k in range(3):
-        made[:, k, 3] = np.interp(at, frames, poses[:, k, 3])
-    return made.astype(np.float32)
+    before = np.floor(at).astype(int)
+    after = np.minimum(before + 1, len(poses) - 1)
+    return mixed(poses[before], poses[after], at - before)
+
+
+def mixed(
+    poses: Float[np.ndarray, "B 4 4"],
+    others: Float[np.ndarray, "B 4 4"],
+    share: Float[np.ndarray, " B"],
+) -> Float32[np.ndarray, "B 4 4"]:
+    """Return rigid poses on the way to others, the very same ones where `share` of it is 0."""
+    made, is_between = np.array(poses, np.float32), share > 0
+    if not is_between.any():
+        return made
+    poses, others = (np.asarray(part[is_between], np.float64) for part in (poses, others))
+    share = np.asarray(share[is_between], np.float64)[:, None]
+    turns, ends = (Rotation.from_matrix(part[:, :3, :3]) for part in (poses, others))
+    steps = (turns.inv() * ends).as_rotvec()
+    made[is_between, :3, :3] = (turns * Rotation.from_rotvec(steps * share)).as_matrix()
+    made[is_between, :3, 3] = poses[:, :3, 3] * (1 - share) + others[:, :3, 3] * share
+    return made
 
 
 def read_poses(path: str | Path, still: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "T 4 4"]:

@@ -49,6 +49,34 @@ class HeadScene:
 
 
 @dataclass(frozen=True)
+class Backdrop:
+    """What is behind a person in place of the clip's room."""
+
+    picture: Callable[[int, int], UInt8[np.ndarray, "H Wd 3"]]
+    """Number of a frame of the new film, and of the frame of the clip whose pose it has -> what is
+    behind it."""
+    still: UInt8[np.ndarray, "H Wd 3"] | None = None
+    """That, where it is always the same."""
+
+
+@dataclass(frozen=True)
+class SourceFilm:
+    """Where in its film a scene's frames are."""
+
+    name: str
+    sha256: str
+    left: int
+    """First column of the square that became the frame [pixels]; `top` is the first row."""
+    top: int
+    side: int
+    """Of the square [pixels]."""
+    start: int
+    """Frame of the film, at 25 a second, that the scene's first one is."""
+    gain: tuple[float, float, float]
+    """What red, green and blue of the film were multiplied by."""
+
+
+@dataclass(frozen=True)
 class Scene:
     """What a clip lends; P frames follow one another, the longest of its training without a cut."""
 
@@ -77,6 +105,10 @@ class Scene:
     """What speech is brought to before it is heard: as loud as training's was [LUFS]."""
     own: PersonScene | HeadScene
     """What the avatar that is drawn needs beside that."""
+    film: SourceFilm | None = None
+    """What its frames were cut of; None: nothing says that."""
+    backdrop: Backdrop | None = None
+    """What is behind the avatar; None: its own plate or frames."""
 
     @property
     def feature_kind(self) -> FeatureKind:
@@ -103,10 +135,27 @@ class Scene:
         """Return what hears a speech bit by bit, with the same rows."""
         return FeatureStream(self.feature_kind, loudness=self.loudness, layout=self.layout)
 
-    def backgrounds(self, frames: Int[np.ndarray, " B"]) -> UInt8[np.ndarray, "B H Wd 3"]:
-        """Return what is behind the avatar in frames of the clip; a person's is one plate."""
-        if isinstance(self.own, PersonScene):
-            return np.broadcast_to(self.own.plate, (len(frames), *self.own.plate.shape))
+    @property
+    def still_background(self) -> UInt8[np.ndarray, "H Wd 3"] | None:
+        """What is behind the avatar, where it is always the same."""
+        if self.backdrop is not None:
+            return self.backdrop.still
+        return self.own.plate if isinstance(self.own, PersonScene) else None
+
+    def backgrounds(
+        self, numbers: Int[np.ndarray, " B"], frames: Int[np.ndarray, " B"]
+    ) -> UInt8[np.ndarray, "B H Wd 3"]:
+        """Return what is behind the avatar; what is always the same is one picture, repeated.
+
+        Args:
+          numbers: Of the frames of the new film.
+          frames: Those of the clip whose poses they have.
+        """
+        if (still := self.still_background) is not None:
+            return np.broadcast_to(still, (len(frames), *still.shape))
+        if self.backdrop is not None:
+            pairs = zip(numbers.tolist(), frames.tolist(), strict=True)
+            return np.stack([self.backdrop.picture(*pair) for pair in pairs])
         return np.stack([self.own.backgrounds(int(i)) for i in frames])
 
 
@@ -128,6 +177,24 @@ def scene_of(dataset: Dataset) -> Scene:
         sound_name=str(heard.get("name")),
         loudness=_loudness(dataset),
         own=_person(dataset) if dataset.body == "person" else _head(dataset),
+        film=film_of(dataset),
+    )
+
+
+def film_of(dataset: Dataset) -> SourceFilm | None:
+    """Return where in its film the scene of a dataset is; None: nothing says that."""
+    start, _ = dataset.playback
+    part = next(part for part in dataset.stretches if part.start <= start < part.stop)
+    films = dataset.meta.get("films") or ()
+    told = films[part.film] if part.film < len(films) else {}
+    if "crop" not in told:
+        return None
+    return SourceFilm(
+        name=str(told["name"]),
+        sha256=str(told["sha256"]),
+        start=part.film_start + start - part.start,
+        gain=tuple(map(float, told["gain"])),
+        **{name: int(told["crop"][name]) for name in ("left", "top", "side")},
     )
 
 

@@ -17,7 +17,6 @@ from egs_jax.avatar.live_sound import LiveSound
 from egs_jax.avatar.shared_drawing import MotionFrame
 from egs_jax.avatar.speech_batches import SpeechBatches, SpokenBatch, latency
 from egs_jax.avatar.turns import Clock
-from egs_jax.media.clock import FPS
 from egs_jax.runtime.errors import InputError
 from egs_jax.speech.window_rows import Window
 
@@ -62,7 +61,7 @@ class Speech:
         """Tell if there is a next window, and room for what it gives."""
         if self.is_over or self.is_hearing or self._is_heard:
             return False
-        if sum(len(batch.frames) for _, batch in self.due) >= MOST_DUE * FPS:
+        if sum(len(batch.frames) / batch.fps for _, batch in self.due) >= MOST_DUE:
             return False
         sound = self.session.sound
         has_sound = sound.is_finished or sound.samples >= self.batches.features.missing
@@ -96,7 +95,7 @@ class Speech:
         self.is_hearing, self._is_heard = False, self._is_cut and not self._cuts
         now = time.monotonic()
         for batch in batches:
-            self.due.append((self.drawing.due(now, len(batch.frames) / FPS), batch))
+            self.due.append((self.drawing.due(now, len(batch.frames) / batch.fps), batch))
 
     def can_be_drawn(self) -> bool:
         """Tell if there is something to be drawn, and room for it."""
@@ -139,7 +138,10 @@ class Session:
         if not most_ready > 0:
             raise InputError(f"most_ready: got {most_ready}, expected more than 0 seconds")
         self.avatar, self.pictures = avatar, pictures
-        self.sound, self.most_ready = LiveSound(sample_rate, most_waiting), most_ready * FPS
+        self.sound, self.most_ready = (
+            LiveSound(sample_rate, most_waiting),
+            most_ready * avatar.look.fps,
+        )
         self.latency = latency(avatar) + self.sound.delay
         self._notify, self._lock, self._look_at = notify, lock, look_at
         self._arrived = threading.Condition(lock)

@@ -16,10 +16,11 @@ from jaxtyping import Array, Float, Int, UInt8
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import compile_kernels, draw, motion_codes
 from egs_jax.avatar.drawing import StreamFrame
-from egs_jax.avatar.drive import blinks
-from egs_jax.avatar.scene import PersonScene
+from egs_jax.avatar.drive import eyes_of, poses_at
+from egs_jax.avatar.label import labeled
+from egs_jax.avatar.look import Look
 from egs_jax.avatar.speech_batches import SpokenBatch
-from egs_jax.media.clock import FPS
+from egs_jax.media.clock import FPS, places
 from egs_jax.speech.layout import ENTRY_ROWS, FRAME_ROWS
 from egs_jax.types import Drive
 
@@ -53,6 +54,7 @@ class Shared(NamedTuple):
     """Pictures and opacities, or codes, of all places of all batches."""
     drive: Drive
     """Poses and eyes, at the host."""
+    look: Look
 
 
 def padded_count(count: int) -> int:
@@ -90,7 +92,8 @@ def dispatch_shared(avatar: Avatar, batches: Sequence[SpokenBatch], *, pictures:
         made = [motion_codes(avatar, drive)]
     for array in made:
         array.copy_to_host_async()
-    return Shared(batches, made, drive.replace(audio_windows=None, backgrounds=None))
+    drive = drive.replace(audio_windows=None, backgrounds=None)
+    return Shared(batches, made, drive, avatar.look)
 
 
 def shared_drive(avatar: Avatar, batches: Sequence[SpokenBatch], *, backgrounds: bool) -> Drive:
@@ -98,20 +101,26 @@ def shared_drive(avatar: Avatar, batches: Sequence[SpokenBatch], *, backgrounds:
 
     The same values as `speech_batches.composed` gives of each.
     """
-    scene, config = avatar.scene, avatar.config
+    scene, config, look = avatar.scene, avatar.config, avatar.look
     shown = np.concatenate([batch.shown for batch in batches])
-    first = np.stack([FRAME_ROWS * batch.shown - batch.first_row for batch in batches])
+    rows, share = places(np.stack([batch.shown for batch in batches]), look.fps, FRAME_ROWS * FPS)
+    rows = rows - np.array([[batch.first_row] for batch in batches])
     offsets = scene.layout.offsets(config.model.window_frames)
     entries = FRAME_ROWS * offsets[:, None] + np.arange(ENTRY_ROWS) - ENTRY_ROWS // 2
-    poses = avatar.path.at(shown)
+    poses = poses_at(avatar.path, look, shown)
     behind = None
-    if backgrounds and isinstance(scene.own, PersonScene):
-        behind = _spread(len(shown), scene.own.plate)
+    if backgrounds and scene.still_background is not None:
+        behind = _spread(len(shown), scene.still_background)
     elif backgrounds:
-        behind = scene.backgrounds(poses.frames)
+        behind = scene.backgrounds(shown, poses.frames)
     return Drive(
-        audio_windows=_windows(np.stack([batch.rows for batch in batches]), first, entries),
-        eyes=blinks(config.seed, shown),
+        audio_windows=_windows(
+            np.stack([batch.rows for batch in batches]),
+            rows,
+            entries,
+            share if share.any() else None,
+        ),
+        eyes=eyes_of(look, config.seed, shown),
         viewmats=poses.viewmats,
         Ks=np.broadcast_to(scene.intrinsics, (len(shown), 3, 3)),
         backgrounds=behind,
@@ -121,11 +130,18 @@ def shared_drive(avatar: Avatar, batches: Sequence[SpokenBatch], *, backgrounds:
 
 @jax.jit
 def _windows(
-    rows: Float[Array, "M R F"], first: Int[Array, "M B"], entries: Int[Array, "W 16"]
-) -> Float[Array, "MB W 16 F"]:
-    """Cut the audio windows of frames whose own rows are `first` of those of their batch."""
+    rows: Float[Array, "M R F"], first: Int[Array, "M B"], entries: Int[Array, "W 16"],
+    share: Float[Array, "M B"] | None,
+) -> Float[Array, "MB W 16 F"]:  # fmt: skip
+    """Cut the audio windows of frames whose own rows are `first` of those of their batch.
+
+    With `share`, each of a window's rows is what it is on the way to the one after it.
+    """
     index = first[:, :, None, None] + entries[None, None]  # [M, B, W, 16]
-    found = jax.vmap(lambda own, places: own[places])(rows, index)
+    cut = jax.vmap(lambda own, places: own[places])
+    found = cut(rows, index)
+    if share is not None:
+        found = found + (cut(rows, index + 1) - found) * share[:, :, None, None, None]
     return found.reshape(-1, *found.shape[2:])
 
 
@@ -142,9 +158,10 @@ def fetch_shared(shared: Shared) -> list[list[StreamFrame] | list[MotionFrame]]:
         frames = []
         speaking = batch.speaking.tolist()
         for place, number in enumerate(batch.frames.tolist(), batch.first):
-            k, head = at + place, (number, number / FPS)
+            k, head = at + place, (number, number / batch.fps)
             if len(made) == 2:
-                frames.append(StreamFrame(*head, made[0][k], made[1][k], speaking[place]))
+                picture = labeled(shared.look, made[0][k], made[1][k])
+                frames.append(StreamFrame(*head, *picture, speaking[place]))
             else:
                 body = None if drive.bodies is None else drive.bodies[k]
                 motion = made[0][k], drive.viewmats[k], body, float(drive.eyes[k])

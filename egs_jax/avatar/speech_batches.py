@@ -3,7 +3,9 @@
 Before: `speech.features`; after: `drawing`, `stream` and `sessions`. A block of ten feature rows
 makes five frames ready; these are a batch. Frame i has place (i + lead) mod 5, where `lead` frames
 are missing from the first block: the rows that a frame hears reach beyond its own time. Features of
-a shorter look-ahead come in shorter blocks (`speech.layout`), and batches are as short.
+a shorter look-ahead come in shorter blocks (`speech.layout`), and batches are as short. A film of
+another rate than 25 has in a batch all its frames after the last of those five before, up to the
+last of these.
 
 A speech that is interrupted goes on as another one (`SpeechBatches.after`): up to the *seam*, the
 first row that no frame given so far has heard, rows stay what they were; from there those before
@@ -20,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import num_video_frames
 from egs_jax.avatar.drive import compose
-from egs_jax.media.clock import SAMPLE_RATE
+from egs_jax.media.clock import FPS, SAMPLE_RATE, places
 from egs_jax.speech.features import FeatureStream, Rows
 from egs_jax.speech.layout import DEFAULT, ENTRY_ROWS, FRAME_ROWS, ROW_SAMPLES, Layout
 from egs_jax.types import Drive
@@ -46,12 +48,15 @@ class SpokenBatch(NamedTuple):
     openness: Float[np.ndarray, " R"]
     """How far the gate of the voice is open at each."""
     first_row: int
-    """Number of the first of `rows`; row 2 i is at the time of frame i."""
+    """Number of the first of `rows`; row r is at r / 50 s."""
+    fps: int
+    """Frames a second."""
 
     @property
     def speaking(self) -> Bool[np.ndarray, " B"]:
         """Whether somebody speaks at the time of each place's frame."""
-        return self.openness[FRAME_ROWS * self.shown - self.first_row] > _OPEN
+        rows, _ = places(self.shown, self.fps, FRAME_ROWS * FPS)
+        return self.openness[rows - self.first_row] > _OPEN
 
     def single(self) -> list[Self]:
         """Return the frames that count as batches of their own."""
@@ -86,7 +91,9 @@ class SpeechBatches:
         offsets = self._layout.offsets(self._window)
         self._oldest, self._span = int(offsets.min()), int(np.ptp(offsets))
         self._batch = self._lead // self._size  # the first that has frame 0 or a later one
-        self._start, self._zero = 0, 0  # the first frame that counts; its clock's frame 0
+        self._fps, self._places = avatar.look.fps, num_places(avatar)
+        self._before = 0 if self._fps == FPS else 1  # frames that a batch reaches back
+        self._start, self._zero = 0, 0  # the first frame that counts; its clock's zero, at 25 fps
         self._fading, self._rise = self._rows, np.zeros(0, np.float32)  # of a seam
 
     @classmethod
@@ -102,9 +109,11 @@ class SpeechBatches:
           number: Of the next frame.
         """
         batches = cls(avatar)
-        # On the new speech's clock the seam is row 0, and the next frame one of the first batch.
-        batches._batch, batches._start = 0, -batches._lead
-        batches._zero = number + batches._lead
+        # On the new speech's clock the seam is row 0, and the frames before the first batch's are
+        # those that come between two at 25 a second.
+        last = -(-(number - 1) * FPS // batches._fps)
+        batches._batch, batches._start = 0 if number * FPS > last * batches._fps else -1, number
+        batches._zero = last + 1 + batches._lead
         stop = FRAME_ROWS * batches._zero - given.first_row
         batches._rows = _part(Rows(given.rows, given.openness), slice(stop))
         batches._first_row = -stop
@@ -159,16 +168,19 @@ class SpeechBatches:
             return []
         self._rows = _joined(self._rows, self._faded(rows))
         ready = (self._first_row + len(self._rows.features)) // FRAME_ROWS - self._lead
+        end = None
         if last:
-            ready = num_video_frames(self._samples)
+            before = self._zero * FRAME_ROWS * ROW_SAMPLES
+            end = num_video_frames(before + self._samples, self._fps)
         batches = []
         while True:
             first = self._batch * self._size - self._lead
-            if first + (1 if last else self._size) > ready:
+            is_ready = first + self._size <= ready if end is None else self._numbers(first)[0] < end
+            if not is_ready:
                 return batches
-            batches.append(self._spoken(first, ready))
+            batches.append(self._spoken(first, end))
             self._batch += 1
-            kept = FRAME_ROWS * (first + self._size + self._oldest) - ENTRY_ROWS // 2
+            kept = FRAME_ROWS * (first + self._size - self._before + self._oldest) - ENTRY_ROWS // 2
             kept = max(kept, self._first_row)
             self._rows = _part(self._rows, slice(kept - self._first_row, None))
             self._first_row = kept
@@ -184,15 +196,22 @@ class SpeechBatches:
         openness = old.openness * (1 - rise) + new.openness[:count] * rise
         return _joined(Rows(features, openness), _part(new, slice(count, None)))
 
-    def _spoken(self, first: int, ready: int) -> SpokenBatch:
-        frames = np.arange(first, first + self._size)
-        shown = np.clip(frames, self._start, ready - 1)
+    def _numbers(self, first: int) -> range:
+        """Return the film's frames of the batch that begins at a frame of 25 a second."""
+        ends = (first + self._zero - 1, first + self._zero + self._size - 1)
+        return range(*(at * self._fps // FPS + 1 for at in ends))
+
+    def _spoken(self, first: int, end: int | None) -> SpokenBatch:
+        numbers = self._numbers(first)
+        frames = numbers.start + np.arange(self._places)
+        stop = numbers.stop if end is None else min(numbers.stop, end)
+        shown = np.clip(frames, self._start, stop - 1)
         counted = frames == shown
-        start = FRAME_ROWS * (first + self._oldest) - ENTRY_ROWS // 2
-        rows = self._between(start, FRAME_ROWS * (self._size - 1 + self._span) + ENTRY_ROWS)
+        start = FRAME_ROWS * (first - self._before + self._oldest) - ENTRY_ROWS // 2
+        count = FRAME_ROWS * (self._size - 1 + self._before + self._span) + ENTRY_ROWS
         return SpokenBatch(
-            frames[counted] + self._zero, int(np.argmax(counted)), shown + self._zero,
-            *rows, start + FRAME_ROWS * self._zero,
+            frames[counted], int(np.argmax(counted)), shown, *self._between(start, count),
+            start + FRAME_ROWS * self._zero, self._fps,
         )  # fmt: skip
 
     def _between(self, start: int, count: int) -> Rows:
@@ -221,9 +240,14 @@ def composed(avatar: Avatar, batch: SpokenBatch) -> MicroBatch:
     config = avatar.config
     drive = compose(
         avatar.scene, avatar.path, batch.rows, batch.first_row, batch.shown,
-        config.model.window_frames, config.seed,
+        config.model.window_frames, config.seed, avatar.look,
     )  # fmt: skip
     return MicroBatch(batch.frames, batch.first, batch.speaking, drive)
+
+
+def num_places(avatar: Avatar) -> int:
+    """Return the most frames of a batch, which all have room for."""
+    return -(-avatar.scene.layout.hop_frames * avatar.look.fps // FPS)
 
 
 def latency(avatar: Avatar) -> float:

@@ -28,7 +28,8 @@ def has_alpha(frame: av.VideoFrame) -> bool:
 def transparency_decoder(stream: av.VideoStream) -> av.CodecContext | None:
     """Return a decoder that gives a WebM's alpha, which FFmpeg's own leave out; None elsewhere."""
     name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
-    if name is None or stream.metadata.get("alpha_mode") != "1":
+    told = {key.lower(): value for key, value in stream.metadata.items()}  # some write it large
+    if name is None or told.get("alpha_mode") != "1":
         return None
     return av.CodecContext.create(name, "r")
 

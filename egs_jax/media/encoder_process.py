@@ -32,6 +32,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from egs_jax.media.clock import FPS
+from egs_jax.media.content_credentials import Credentials
+from egs_jax.media.film_format import FilmFormat, film_format
 from egs_jax.media.video_writer import Picture, Sound, VideoWriter, check_frame, temporary_beside
 
 SLOTS = 8
@@ -42,7 +44,7 @@ class EncoderProcess:
     """A `VideoWriter` for one film, in another process.
 
     Args:
-      path, width, height, fps, sample_rate, crf: See `VideoWriter`.
+      path, width, height, fps, sample_rate, form, comment, signed_with: See `VideoWriter`.
 
     Raises:
       InputError: if the folder is missing or cannot be written.
@@ -57,11 +59,16 @@ class EncoderProcess:
         height: int,
         fps: float = FPS,
         sample_rate: int | None = None,
-        crf: int = 17,
+        form: FilmFormat | None = None,
+        comment: str = "",
+        signed_with: Credentials | None = None,
     ):
+        form = form or film_format(".mp4", width, height)
         self._size, self._path, self._frames = (width, height), Path(os.path.abspath(path)), 0
+        self._channels = form.channels
         self._settings = dict(path=self._path, width=width, height=height, fps=fps,
-                              sample_rate=sample_rate, crf=crf)  # fmt: skip
+                              sample_rate=sample_rate, form=form, comment=comment,
+                              signed_with=signed_with)  # fmt: skip
 
     def __enter__(self) -> "EncoderProcess":
         # Made here, so that a folder that cannot be written is known at once, and so that it can be
@@ -71,7 +78,7 @@ class EncoderProcess:
             undo.callback(self._remove_temporary)
             self._connection, theirs = Pipe()
             with theirs, _shared_file() as file:
-                self._slots = _slots(file.fileno(), *self._size)
+                self._slots = _slots(file.fileno(), *self._size, self._channels)
                 shared = [file.fileno(), theirs.fileno()]
                 command = [sys.executable, "-m", __name__, *map(str, shared)]
                 # In a group of its own: Ctrl-C and a terminal that closes are for who draws.
@@ -87,8 +94,8 @@ class EncoderProcess:
             os.unlink(self._settings["temporary"])
 
     def write_frame(self, frame: Picture) -> None:
-        """Append one RGB picture of the film's size."""
-        check_frame(frame, *self._size)
+        """Append one picture of the film's size, RGB or, of a transparent film, RGBA."""
+        check_frame(frame, *self._size, self._channels)
         if self._frames >= SLOTS and (answer := self._receive()) is not None:
             self._finish(answer)
         self._slots[self._frames % SLOTS] = frame
@@ -141,9 +148,11 @@ def _shared_file() -> BinaryIO:
     return tempfile.TemporaryFile()
 
 
-def _slots(descriptor: int, width: int, height: int) -> UInt8[np.ndarray, "slots H Wd 3"]:
+def _slots(
+    descriptor: int, width: int, height: int, channels: int
+) -> UInt8[np.ndarray, "slots H Wd C"]:
     """Return the frames that a file holds, shared with whoever opens it."""
-    shape = (SLOTS, height, width, 3)
+    shape = (SLOTS, height, width, channels)
     os.truncate(descriptor, math.prod(shape))
     return np.frombuffer(mmap.mmap(descriptor, math.prod(shape)), np.uint8).reshape(shape)
 
@@ -151,7 +160,8 @@ def _slots(descriptor: int, width: int, height: int) -> UInt8[np.ndarray, "slots
 def _encode(connection: Connection, shared: int) -> None:
     """Write the film whose pieces come through the connection."""
     settings = connection.recv()
-    slots, count = _slots(shared, settings["width"], settings["height"]), 0
+    channels = settings["form"].channels
+    slots, count = _slots(shared, settings["width"], settings["height"], channels), 0
     with VideoWriter(**settings) as writer:
         while not isinstance(piece := connection.recv(), str):
             if piece is None:

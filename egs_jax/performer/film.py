@@ -20,7 +20,7 @@ from scipy.spatial.transform import Rotation
 
 from egs_jax.face.mesh import NUM_MESH_VERTICES
 from egs_jax.media.clock import FPS
-from egs_jax.media.video_writer import write_video
+from egs_jax.media.feeding import write_video
 from egs_jax.performer import anatomy, head
 from egs_jax.performer.shading import draw_pose
 from egs_jax.performer.voice import Speech, synthesize

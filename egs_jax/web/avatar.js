@@ -4,7 +4,7 @@
 // pattern of 8-bit counts times a step: what a Gaussian is before activation is its number at rest
 // plus the sum of codes times patterns. Numbers in the order means 3, log-scales 3, quaternion 4
 // (w, x, y, z), logit of opacity 1, first harmonic 3 (the 14 of `form`), further harmonics
-// (`shine`, moved by the first few codes only). Before: archive.js; after: renderer.js, sorter.js.
+// (`shine`, moved by few codes of their own, that follow from the others). Before: archive.js; after: renderer.js, sorter.js.
 
 import { Archive } from "./archive.js";
 
@@ -18,7 +18,7 @@ export const FORM = 14;
  * @property {number[]} camera fx, fy, cx, cy in pixels
  * @property {number} count N, Gaussians
  * @property {number} codes K
- * @property {number} shineCodes how many of them move the further harmonics
+ * @property {number} shineCodes k, of the further harmonics
  * @property {number} harmonics H of a Gaussian, the first one included: 1, 4, 9 or 16
  * @property {Float32Array} means [N, 3] head space
  * @property {Float32Array} logScales [N, 3]
@@ -31,6 +31,7 @@ export const FORM = 14;
  * @property {Float32Array} formSteps [K, 14]
  * @property {Int8Array} shineCounts [shineCodes, 3 (H - 1), N]
  * @property {Float32Array} shineSteps [shineCodes, 3 (H - 1)]
+ * @property {Float32Array} follows [K, k] codes -> those of the further harmonics
  * @property {Float32Array} ranges [2, K] least and greatest codes of its training
  * @property {Float32Array} limits [25] of viewing directions (poses.js)
  * @property {Uint8Array} plate [height, width, 3] the room without the person
@@ -74,6 +75,7 @@ export async function openAvatar(bytes) {
     formSteps: await array("form/steps"),
     shineCounts: hasShine ? await array("shine/counts") : new Int8Array(0),
     shineSteps: hasShine ? await array("shine/steps") : new Float32Array(0),
+    follows: await array("follows"),
     ranges: await array("ranges"),
     limits: await array("scene/limits"),
     plate: await array("scene/plate"),

@@ -121,10 +121,14 @@ export class Renderer {
       for (let i = 0; i < FORM; i++) {
         weights[4 * FORM_TEXELS * k + i] = code * avatar.formSteps[FORM * k + i];
       }
-      for (let i = 0; k < avatar.shineCodes && i < more; i++) {
+    });
+    for (let k = 0; k < avatar.shineCodes; k++) {
+      const code = codes.reduce((sum, own, j) =>
+        sum + own * avatar.follows[avatar.shineCodes * j + k], 0);
+      for (let i = 0; i < more; i++) {
         weights[shine + numbers * k + i] = code * avatar.shineSteps[more * k + i];
       }
-    });
+    }
     gl.bindBuffer(gl.UNIFORM_BUFFER, this.weightBuffer);
     gl.bufferSubData(gl.UNIFORM_BUFFER, 0, weights);
   }

@@ -16,6 +16,7 @@ from egs_jax.avatar.avatar import KEPT, Avatar
 from egs_jax.avatar.avatar_file import read_avatar
 from egs_jax.avatar.draw import infer_step, load_drive
 from egs_jax.avatar.export import export, keep
+from egs_jax.avatar.look import Look
 from egs_jax.avatar.point_cloud import properties
 from egs_jax.avatar.precomputed import pose
 from egs_jax.data.dataset import Dataset
@@ -51,7 +52,7 @@ def test_a_file_speaks_as_its_run_does_without_the_dataset(avatar, written, tmp_
     want, got = (infer_step(each, d) for each, d in zip((avatar, found), drives, strict=True))
     np.testing.assert_array_equal(got.rgb, want.rgb)
     for poses in ("clip", "still"):
-        own, theirs = (dataclasses.replace(a, poses=poses).path for a in (avatar, found))
+        own, theirs = (dataclasses.replace(a, look=Look(poses=poses)).path for a in (avatar, found))
         np.testing.assert_array_equal(own.viewmats, theirs.viewmats)
         np.testing.assert_array_equal(own.bodies, theirs.bodies)
     with zipfile.ZipFile(written) as archive:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from helpers import AUDIO_DIM, FRAMES, SIZE, make_dataset
 
-from egs_jax.avatar.drive import BLINK_BLOCK, SpeechDrive, blinks, compose
+from egs_jax.avatar.drive import SpeechDrive, blinks, compose
 from egs_jax.avatar.poses import back_and_forth, pose_path
 from egs_jax.avatar.scene import scene_of
 from egs_jax.data.dataset import Dataset
@@ -41,7 +41,7 @@ def test_blink_is_a_function_of_the_frame():
 
 
 def test_people_blink_once_in_four_seconds():
-    shut = blinks(0, np.arange(100 * BLINK_BLOCK)) > 0.5
+    shut = blinks(0, np.arange(100 * 100)) > 0.5
     starts = np.flatnonzero(shut[1:] & ~shut[:-1])
     assert len(starts) == 100  # one in every block of 4 s, so 15 a minute
     assert len(set(np.diff(starts))) > 30  # at no fixed beat

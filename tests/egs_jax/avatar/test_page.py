@@ -71,7 +71,7 @@ def parts(written):
     return Parts((written / "talk.html").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("size", [0, 1, 6, 7, 8, 4096])
+@pytest.mark.parametrize("size", [0, 1, 6, 7, 8, 4096, 7 * 2**17 + 5])
 def test_bytes_come_back_from_text(size):
     data = np.random.default_rng(size).integers(0, 256, size).astype(np.uint8).tobytes()
     text = as_text(data)
@@ -104,11 +104,14 @@ def test_a_page_has_what_draws_and_nothing_that_speaks(written, parts):
     words, all_words = (json.loads(z.read("avatar.json")) for z in (shown, whole))
     names = set(shown.namelist()) - {"avatar.json"}
     assert names == set(words["arrays"])
-    for name in names:
+    colors, whole_colors = (np.frombuffer(z.read("cloud/sh"), "<f2") for z in (shown, whole))
+    assert 0 < np.count_nonzero(colors != whole_colors) < len(colors)
+    np.testing.assert_allclose(colors, whole_colors, rtol=2**-6, atol=1e-7)
+    for name in names - {"cloud/sh"}:
         assert shown.read(name) == whole.read(name)
         assert words["arrays"][name] == all_words["arrays"][name]
     assert not [n for n in names if n.split("/")[0] in ("networks", "sample", "reader")]
-    assert {"form/counts", "shine/steps", "skins", "ranges", "scene/plate"} <= names
+    assert {"form/counts", "shine/steps", "follows", "skins", "ranges", "scene/plate"} <= names
     assert "command" not in json.dumps(words) and "sha256" not in words.get("clip", {})
 
 

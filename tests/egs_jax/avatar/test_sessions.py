@@ -12,6 +12,7 @@ from helpers import frames_of, voice
 from egs_jax.avatar import drawing, sessions, shared_drawing
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import Pictures, draw_codes, infer_step, motion_codes
+from egs_jax.avatar.look import Look
 from egs_jax.avatar.sessions import Limits, Sessions
 from egs_jax.avatar.speech_batches import composed, speech_batches
 from egs_jax.avatar.stream import Stream
@@ -31,9 +32,9 @@ def avatar(trained_run):
 
 @pytest.fixture(scope="module")
 def other(avatar):
-    """Another avatar, of other poses and blinks."""
+    """Another avatar, of other poses, blinks, room and frame rate."""
     config = dataclasses.replace(avatar.config, seed=7)
-    return dataclasses.replace(avatar, config=config, poses="still")
+    return dataclasses.replace(avatar, config=config, look=Look("still", "teal", fps=30))
 
 
 @pytest.fixture

@@ -1,10 +1,13 @@
 """An interrupted speech: what goes on, what is silent, what it hears; where somebody speaks."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from helpers import frames_of, voice
 
 from egs_jax.avatar.avatar import Avatar
+from egs_jax.avatar.look import Look
 from egs_jax.avatar.speech_batches import FADE_ROWS, SpeechBatches, latency
 from egs_jax.avatar.stream import Stream
 from egs_jax.performer.voice import synthesize
@@ -64,6 +67,28 @@ def test_frames_go_on_where_they_were_interrupted(avatar, spoken):
     numbers = [n for batch in after for n in batch.frames.tolist()]
     assert numbers == list(range(12, 12 + len(numbers))) and len(numbers) > 50
     assert all(batch.frames.tolist() == batch.shown.tolist() for batch in after)
+
+
+@pytest.mark.parametrize("fps", [30, 50, 60])
+@pytest.mark.parametrize("number", [1, 14, 23, 31])
+def test_a_speech_of_any_frame_rate_goes_on_from_the_rows_heard(avatar, spoken, fps, number):
+    """Every frame once, in batches of one length; nothing that was heard is heard otherwise."""
+    avatar = dataclasses.replace(avatar, look=Look(fps=fps))
+    before, after, batches = interrupted(avatar, spoken, number, spoken)
+    numbers = [n for batch in after for n in batch.frames.tolist()]
+    assert numbers == list(range(number, number + len(numbers))) and len(numbers) > fps * 2
+    whole = [n for batch in before for n in batch.frames.tolist()]
+    assert whole == list(range(len(whole)))
+    assert {len(batch.shown) for batch in (*before, *after)} == {-(-5 * fps // 25)}
+    old, new = rows_by_number(before), rows_by_number(after)
+    last_heard = -(-50 * (number - 1) // fps) + 2 * avatar.scene.layout.lead_frames() + 1
+    shown = 50 * number // fps - 16  # the earliest row that a frame to come hears
+    for row in range(max(shown, min(old)), last_heard + 1):
+        np.testing.assert_array_equal(new[row], old[row])
+    rest = batches.finish()
+    numbers += [n for batch in rest for n in batch.frames.tolist()]
+    heard = batches.heard_from * 16_000 + len(spoken)
+    assert numbers == list(range(number, -(-round(heard) * fps // 16_000)))
 
 
 @pytest.mark.parametrize("number", [9, 12])

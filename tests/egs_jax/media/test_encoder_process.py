@@ -12,7 +12,8 @@ import pytest
 from helpers import largest_file
 
 from egs_jax.media.encoder_process import EncoderProcess
-from egs_jax.media.video_writer import feed, write_video
+from egs_jax.media.feeding import feed, write_video
+from egs_jax.media.film_format import h264
 from egs_jax.runtime.errors import InputError
 
 NOISE = np.random.default_rng(0).integers(0, 255, (66, 98, 3), np.uint8)
@@ -21,7 +22,7 @@ SOUND = np.random.default_rng(1).normal(0, 0.1, 16000 * 3).astype(np.float32)
 
 
 def write(path, pictures=PICTURES, crf=17):
-    with EncoderProcess(path, 98, 66, 25, 16000, crf) as film:
+    with EncoderProcess(path, 98, 66, 25, 16000, h264("mp4", "libx264", crf)) as film:
         return film, feed(film, pictures, 25, SOUND, 16000)
 
 

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from helpers import largest_file, number_of, numbered
 
+from egs_jax.media.feeding import write_video
+from egs_jax.media.film_format import best_encoder, h264
 from egs_jax.media.video_reader import read_frames
-from egs_jax.media.video_writer import VideoWriter, best_encoder, write_video
+from egs_jax.media.video_writer import VideoWriter
 from egs_jax.runtime.errors import InputError
 
 
@@ -96,7 +98,11 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path):
 def test_full_disk_is_named_and_leaves_nothing(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (128, 128, 3), np.uint8)
     with largest_file(200_000), pytest.raises(OSError, match=r"cannot write the video.*v\.mp4"):
-        write_video(tmp_path / "v.mp4", (np.roll(noise, i) for i in range(200)), crf=5)
+        write_video(
+            tmp_path / "v.mp4",
+            (np.roll(noise, i) for i in range(200)),
+            form=h264("mp4", "libx264", 5),
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -123,6 +129,6 @@ def test_an_encoder_that_cannot_run_is_no_other_one(tmp_path):
     if best_encoder(160, 48) == "h264_nvenc":
         pytest.skip("this machine's card can encode")
     with pytest.raises(OSError, match=r"cannot write the video.*v\.mp4"):
-        with VideoWriter(tmp_path / "v.mp4", 160, 48, encoder="h264_nvenc") as writer:
+        with VideoWriter(tmp_path / "v.mp4", 160, 48, form=h264("mp4", "h264_nvenc")) as writer:
             writer.write_frame(numbered(0))
     assert not list(tmp_path.iterdir())

@@ -17,6 +17,7 @@ from scipy.spatial.transform import Rotation
 
 import egs_jax.preprocess as preprocess_room
 from egs_jax.__main__ import main
+from egs_jax.avatar.scene import film_of
 from egs_jax.data.dataset import Dataset
 from egs_jax.data.pictures import Pictures
 from egs_jax.face.landmarks import FaceLandmarker
@@ -27,7 +28,7 @@ from egs_jax.performer import head as performer_head
 from egs_jax.performer.anatomy import CLOTH
 from egs_jax.performer.mesh import rasterize_triangles
 from egs_jax.performer.shading import background
-from egs_jax.preprocess.crop import choose_crops
+from egs_jax.preprocess.crop import Crop, choose_crops
 from egs_jax.preprocess.dataset_folder import NAMES
 from egs_jax.preprocess.face_pass import Faces, find_faces
 from egs_jax.preprocess.films import Film
@@ -473,6 +474,10 @@ def test_phone_clip_with_gap_and_two_faces(
     )
     assert distance.max() < 3  # pixels of 96: the large one, also across the gap
     np.testing.assert_allclose(dataset.intrinsics[:2, 2], 48)
+    place = film_of(dataset)  # where an avatar of it is put back
+    whole = list(read_frames(name))[place.start + 7]
+    square = Crop(place.left, place.top, place.side, 96).image(whole)
+    np.testing.assert_array_equal(square, dataset.frame(dataset.playback[0] + 7))
 
 
 def resampled(path: Path, pictures: list[np.ndarray], rate: Fraction) -> Path:

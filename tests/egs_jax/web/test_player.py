@@ -3,10 +3,8 @@
 Chromium draws with its software GL, so every machine has the same pictures.
 """
 
-import base64
 import dataclasses
 import io
-import shutil
 
 import jax
 import jax.numpy as jnp
@@ -16,43 +14,31 @@ from helpers import speech
 from scipy.spatial.transform import Rotation, Slerp
 
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.avatar.avatar_file import write_shown
-from egs_jax.avatar.baked import Patterns, limited
+from egs_jax.avatar.avatar_writer import write_shown
+from egs_jax.avatar.baked import limited
 from egs_jax.avatar.draw import draw_codes
 from egs_jax.avatar.motion import packed
 from egs_jax.avatar.page import page
 from egs_jax.media.sound_encoder import encoded_sound
 from egs_jax.model import rigid
 from egs_jax.model.limits import REACH
+from egs_jax.runtime.errors import InputError
 from egs_jax.types import Drive
+from experiments._browser import browser, picture
+from kernels.codes import Patterns
 from kernels.deform import DeformInputs
 
 pytestmark = pytest.mark.slow
 GAUSSIANS, CODES, SHINE_CODES, FRAMES, FPS = 700, 5, 2, 40, 25
-PICTURE = """async ([seconds, width, height]) => {
-    const pixels = await talk.picture(seconds, width, height);
-    let text = "";
-    for (const value of pixels) text += String.fromCharCode(value);
-    return btoa(text);
-}"""
 
 
 @pytest.fixture(scope="module")
-def browser():
+def chromium():
     try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        pytest.fail("these tests steer a browser by Playwright: run `make browser`")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        pytest.fail("these tests need the system's Chromium: run `make browser`")
-    drawn_by = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-    root = ["--no-sandbox"]  # as which it does not start otherwise, in containers
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=program, args=drawn_by + root)
-        yield found
-        found.close()
+        with browser() as found:
+            yield found
+    except InputError as error:
+        pytest.fail(str(error))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +62,8 @@ def avatar(trained_run):
         counts(SHINE_CODES, 45, GAUSSIANS), half(np.full((SHINE_CODES, 45), 0.1 / 128))
     )
     baked = found.baked.replace(
-        cloud=cloud, form=form, shine=shine, skins=half(rng.uniform(0, 1, GAUSSIANS)),
+        cloud=cloud, form=form, shine=shine, follows=half(normal(CODES, SHINE_CODES)),
+        skins=half(rng.uniform(0, 1, GAUSSIANS)),
         ranges=jnp.asarray([[-1.0, -2, -1, -3, 0], [1.0, 1, 2, 0, 1]]),
         alive=jnp.ones(GAUSSIANS, bool), offsets=jnp.zeros((GAUSSIANS, 2)),
     )  # fmt: skip
@@ -117,17 +104,17 @@ def frames(avatar):
 
 
 @pytest.fixture(scope="module")
-def opened(browser, avatar, frames, tmp_path_factory):
+def opened(chromium, avatar, frames, tmp_path_factory):
     """The page of these frames, and what it asked for and complained of."""
     codes, drive = frames
-    shown = io.BytesIO()
-    write_shown(shown, avatar.baked, avatar.scene)
+    parts = io.BytesIO()
+    write_shown(parts, avatar.baked, avatar.scene)
     motion = packed(np.asarray(avatar.baked.ranges), codes, drive.viewmats, drive.bodies)
     sound = encoded_sound([0.2 * speech(FRAMES / FPS)], 16_000)
     path = tmp_path_factory.mktemp("web") / "a page.html"
-    text = page("<i>&amp; name", avatar, shown.getvalue(), motion.tobytes(), sound)
+    text = page("<i>&amp; name", avatar, parts.getvalue(), motion.tobytes(), sound)
     path.write_text(text, encoding="utf-8")
-    tab = browser.new_page(viewport={"width": 300, "height": 420})
+    tab = chromium.new_page(viewport={"width": 300, "height": 420})
     tab.asked, tab.said = [], []
     tab.on("request", lambda request: tab.asked.append(request.url))
     tab.on("console", lambda message: tab.said.append(message.text))
@@ -151,9 +138,8 @@ def tab(opened):
     return opened
 
 
-def picture(tab, frame, width, height):
-    data = base64.b64decode(tab.evaluate(PICTURE, [frame / FPS, width, height]))
-    return np.frombuffer(data, np.uint8).reshape(height, width, 4) / 255
+def shown(tab, frame, width=96, height=80):
+    return picture(tab, frame / FPS, width, height) / 255
 
 
 def drawn(avatar, frames, frame):
@@ -169,7 +155,7 @@ def psnr(got, want):
 @pytest.mark.parametrize("frame", [0, 7, 19, FRAMES - 1])
 def test_pictures_are_those_of_the_rasterizer(tab, avatar, frames, frame):
     want = np.clip(np.asarray(drawn(avatar, frames, frame).rgb[0]), 0, 1)
-    got = picture(tab, frame, 96, 80)
+    got = shown(tab, frame)
     assert np.ptp(want) > 0.8 and np.all(got[..., 3] == 1)
     assert psnr(got[..., :3], want) > 50  # 40 is what users are promised
 
@@ -177,11 +163,11 @@ def test_pictures_are_those_of_the_rasterizer(tab, avatar, frames, frame):
 def test_over_nothing_it_is_transparent_and_over_a_color_that_shows(tab, avatar, frames):
     alpha = np.asarray(drawn(avatar, frames, 3).alpha[0])
     tab.evaluate("talk.player.renderer.showColor([1, 0, 0, 0])")
-    clear = picture(tab, 3, 96, 80)
+    clear = shown(tab, 3)
     assert 0.1 < alpha.mean() < 0.9 and psnr(clear[..., 3], alpha) > 50
     assert np.all(clear[..., :3] <= clear[..., 3:])  # premultiplied
     tab.evaluate("talk.player.renderer.showColor([0.2, 0.4, 0.6, 1])")
-    over = picture(tab, 3, 96, 80)
+    over = shown(tab, 3)
     want = clear[..., :3] + (1 - alpha[..., None]) * np.array([0.2, 0.4, 0.6])
     inside = clear[..., :3].max(axis=2) < clear[..., 3] - 0.01  # no color brighter than white
     assert psnr(over[inside][:, :3], want[inside]) > 45
@@ -189,7 +175,7 @@ def test_over_nothing_it_is_transparent_and_over_a_color_that_shows(tab, avatar,
 
 def test_a_larger_picture_is_the_same_one(tab):
     tab.evaluate("talk.player.renderer.showColor([0, 0, 0, 1])")
-    small, large = picture(tab, 5, 96, 80), picture(tab, 5, 384, 320)
+    small, large = shown(tab, 5), shown(tab, 5, 384, 320)
     shrunk = large.reshape(80, 4, 96, 4, 4).mean(axis=(1, 3))
     assert psnr(shrunk, small) > 30
 
@@ -244,19 +230,19 @@ def test_drag_turns_within_the_poses_that_were_seen(tab, avatar):
     seen = "() => { const { head } = talk.player.seen; return [...head.turn, ...head.shift]; }"
     box = tab.locator("canvas").bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    tab.evaluate(PICTURE, [0.4, 96, 80])
+    shown(tab, 10)
     before = np.array(tab.evaluate(seen))
     tab.mouse.move(x, y)
     tab.mouse.down()
     tab.mouse.move(x + 140, y + 60, steps=3)
     tab.mouse.up()
-    tab.evaluate(PICTURE, [0.4, 96, 80])
+    shown(tab, 10)
     after = np.array(tab.evaluate(seen))
     assert np.abs(after - before).max() > 0.01
     own, turned = (_radius(avatar, each) for each in (before, after))
     assert turned <= max(1 + REACH, own) + 1e-3
     tab.click("#reset")
-    tab.evaluate(PICTURE, [0.4, 96, 80])
+    shown(tab, 10)
     np.testing.assert_array_equal(tab.evaluate(seen), before)
 
 
