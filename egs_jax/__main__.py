@@ -121,14 +121,11 @@ def _parser(argv: list[str]) -> Parser:
     add_run(verb)
     _add_render(verb)
 
-    verb = add("serve", "avatars on a page of this machine, and at a socket for programs")
-    add_serve(verb)
-    verb.set_defaults(run=_serve)
+    add_serve(add("serve", "avatars on a page of this machine, and at a socket for programs"))
 
     verb = add("view", "avatar + speech -> page that shows its Gaussians, and what moves them")
     add_run(verb)
     add_view(verb)
-    verb.set_defaults(run=_view)
 
     verb = add("export", "avatar -> one small file that speaks without its dataset, or a cloud")
     add_run(verb)
@@ -365,27 +362,6 @@ def _render(arguments: argparse.Namespace) -> None:
         arguments.run_dir, arguments.audio, arguments.out,
         look=Look(**{name: given[name] for name in names}), into=arguments.into,
         data_dir=arguments.data_dir, exact=arguments.exact or None,
-    )  # fmt: skip
-
-
-def _serve(arguments: argparse.Namespace) -> None:
-    take_memory_as_needed()
-    from egs_jax.serve.server import serve
-
-    keep_programs()
-    serve(
-        arguments.avatars, host=arguments.host, port=arguments.port, sessions=arguments.sessions
-    )  # fmt: skip
-
-
-def _view(arguments: argparse.Namespace) -> None:
-    take_memory_as_needed()
-    from egs_jax.serve.view import view
-
-    keep_programs()
-    view(
-        arguments.run_dir, arguments.audio, data_dir=arguments.data_dir, host=arguments.host,
-        port=arguments.port,
     )  # fmt: skip
 
 

@@ -43,7 +43,7 @@ class Hello(NamedTuple):
     """One of `WANTS`."""
 
 
-class Look(NamedTuple):
+class Framing(NamedTuple):
     """How frames are drawn that come as pictures."""
 
     zoom: float = 1.0
@@ -62,7 +62,7 @@ class Command(NamedTuple):
     """`interrupt`, `finish`, `source` or `look`."""
     live: bool = False
     """Whether further sound comes at its own pace, as of a microphone: what is late is dropped."""
-    look: Look = Look()
+    framing: Framing = Framing()
 
 
 def hello(text: str) -> Hello:
@@ -97,7 +97,7 @@ def command(text: str) -> Command:
     if kind == "source" and isinstance(live := said.get("live"), bool):
         return Command("source", live=live)
     if kind == "look":
-        return Command("look", look=_look(said))
+        return Command("look", framing=_framing(said))
     raise InputError("type: expected interrupt, finish, look, or source with live true or false")
 
 
@@ -111,19 +111,19 @@ def _object(text: str) -> dict[str, Any]:
     return said
 
 
-def _look(said: dict[str, Any]) -> Look:
+def _framing(said: dict[str, Any]) -> Framing:
     zoom = _between(said, "zoom", 1.0, (1.0, MOST_ZOOM))
     x, y = (_between(said, name, 0.5, (0.0, 1.0)) for name in ("x", "y"))
     background = said.get("background", "plate")
     if background == "plate":
-        return Look(zoom, x, y)
+        return Framing(zoom, x, y)
     try:
         if not (isinstance(background, str) and len(background) == 7 and background[0] == "#"):
             raise ValueError
         red, green, blue = bytes.fromhex(background[1:])
     except ValueError:
         raise InputError("background: expected plate, or a color as #rrggbb") from None
-    return Look(zoom, x, y, (red, green, blue))
+    return Framing(zoom, x, y, (red, green, blue))
 
 
 def _between(said: dict[str, Any], name: str, default: float, limits: tuple[float, float]) -> float:

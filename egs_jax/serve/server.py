@@ -6,6 +6,7 @@ One process: this thread has all sockets, those of `Sessions` have the work. Bef
 
 import asyncio
 import contextlib
+import dataclasses
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,8 @@ from pathlib import Path
 from aiohttp import WSMsgType, web
 
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.avatar.avatar_file import write_shown
+from egs_jax.avatar.avatar_writer import write_shown
+from egs_jax.avatar.look import Look
 from egs_jax.avatar.scene import PersonScene
 from egs_jax.avatar.sessions import Sessions
 from egs_jax.runtime.device import say_device
@@ -31,11 +33,12 @@ _PARTING = 1.0  # seconds in which a client may still read why it is left
 _TRY_LATER, _REFUSED, _FAILED = 1013, 1008, 1011  # codes with which sockets are closed
 
 
-def serve(avatars: Sequence[Path], *, host: str, port: int, sessions: int) -> None:
+def serve(avatars: Sequence[Path], look: Look, *, host: str, port: int, sessions: int) -> None:
     """Serve avatars until the process is told to stop.
 
     Args:
       avatars: Run folders, or files that were exported.
+      look: Their poses and blinks; the rest is as usual, and up to who looks at them.
       host: Name or address to listen at: this machine's own, unless all may ask.
       port: Number to listen at; 0: any that is free.
       sessions: Most clients at once.
@@ -43,7 +46,7 @@ def serve(avatars: Sequence[Path], *, host: str, port: int, sessions: int) -> No
     Raises:
       InputError: if an avatar cannot be loaded, or nobody can listen there.
     """
-    named = loaded(avatars)
+    named = loaded(avatars, look)
     say_device("serving", after=f": {', '.join(named)}")
     with Sessions() as shared:
         for avatar in named.values():
@@ -54,7 +57,7 @@ def serve(avatars: Sequence[Path], *, host: str, port: int, sessions: int) -> No
             host, port)  # fmt: skip
 
 
-def loaded(paths: Sequence[Path]) -> dict[str, Avatar]:
+def loaded(paths: Sequence[Path], look: Look) -> dict[str, Avatar]:
     """Load avatars by their names: those of their files and folders, numbered where they repeat."""
     found: dict[str, Avatar] = {}
     for path in paths:
@@ -62,7 +65,7 @@ def loaded(paths: Sequence[Path]) -> dict[str, Avatar]:
         while name in found:
             count += 1
             name = f"{path.resolve().stem}-{count}"
-        found[name] = Avatar.load(path)
+        found[name] = dataclasses.replace(Avatar.load(path), look=look)
     return found
 
 

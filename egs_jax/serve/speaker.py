@@ -20,7 +20,7 @@ from egs_jax.avatar.session import Frame, Session
 from egs_jax.media.clock import FPS
 from egs_jax.runtime.errors import InputError
 from egs_jax.serve import protocol
-from egs_jax.serve.look import jpeg
+from egs_jax.serve.jpegs import jpeg
 from egs_jax.serve.pace import Pace
 
 MOST_WAITING = 30.0
@@ -60,7 +60,7 @@ class Speaker:
             most_waiting=MOST_WAITING, most_ready=1.0, notify=self._notify,
         )  # fmt: skip
         self._pace = Pace(self._session.latency, hello.rate)
-        self._look = protocol.Look()
+        self._framing = protocol.Framing()
         self._received = 0  # samples of the client
         self._ends: float | None = None  # when all that it said before `finish` is shown
         self._was_speaking, self._told = False, 0.0
@@ -130,7 +130,7 @@ class Speaker:
         elif command.kind == "source":
             self._pace.is_live = command.live
         else:
-            self._look = command.look
+            self._framing = command.framing
 
     # What the client gets.
 
@@ -162,7 +162,7 @@ class Speaker:
         if isinstance(frame, StreamFrame):
             own = self._avatar.scene.own
             plate = own.plate if isinstance(own, PersonScene) else None
-            picture = await asyncio.to_thread(jpeg, frame, plate, self._look)
+            picture = await asyncio.to_thread(jpeg, frame, plate, self._framing)
             data = protocol.pictured(frame.number, frame.time, picture, speaking=frame.speaking)
         else:
             data = protocol.coded(np.asarray(self._avatar.baked.ranges), frame)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.avatar.avatar_file import write_shown
+from egs_jax.avatar.avatar_writer import write_shown
 from egs_jax.avatar.draw import motion_codes
 from egs_jax.avatar.drive import compose
 from egs_jax.avatar.motion import packed

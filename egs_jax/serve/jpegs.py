@@ -8,26 +8,26 @@ import numpy as np
 from jaxtyping import UInt8
 
 from egs_jax.avatar.drawing import StreamFrame
-from egs_jax.serve.protocol import Look
+from egs_jax.serve.protocol import Framing
 
 QUALITY = 85
 """Of the JPEGs."""
 
 
 def jpeg(
-    frame: StreamFrame, plate: UInt8[np.ndarray, "H Wd 3"] | None, look: Look
+    frame: StreamFrame, plate: UInt8[np.ndarray, "H Wd 3"] | None, framing: Framing
 ) -> bytes:  # fmt: skip
     """Return a frame as a JPEG.
 
     Args:
       frame: Over the plate.
       plate: What is behind the person; None: something of its own behind each frame, which stays.
-      look: Zoom, and what is to be behind.
+      framing: Zoom, and what is to be behind.
     """
     picture = frame.rgb
-    if look.background is not None and plate is not None:
-        picture = over(picture, frame.alpha, plate, look.background)
-    picture = zoomed(picture, look)
+    if framing.background is not None and plate is not None:
+        picture = over(picture, frame.alpha, plate, framing.background)
+    picture = zoomed(picture, framing)
     options = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
     found, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
     if not found:
@@ -45,13 +45,13 @@ def over(
     return np.clip(rgb + np.rint(change / 255), 0, 255).astype(np.uint8)
 
 
-def zoomed(picture: UInt8[np.ndarray, "H Wd 3"], look: Look) -> UInt8[np.ndarray, "H Wd 3"]:
+def zoomed(picture: UInt8[np.ndarray, "H Wd 3"], framing: Framing) -> UInt8[np.ndarray, "H Wd 3"]:
     """Return a part of a picture at the size of all of it, the part held inside."""
-    if look.zoom == 1.0:
+    if framing.zoom == 1.0:
         return picture
     height, width = picture.shape[:2]
-    half = 0.5 / look.zoom
-    x, y = (min(max(at, half), 1 - half) for at in (look.x, look.y))
-    shift = [0.5 * width - look.zoom * x * width, 0.5 * height - look.zoom * y * height]
-    matrix = np.array([[look.zoom, 0, shift[0]], [0, look.zoom, shift[1]]])
+    half = 0.5 / framing.zoom
+    x, y = (min(max(at, half), 1 - half) for at in (framing.x, framing.y))
+    shift = [0.5 * width - framing.zoom * x * width, 0.5 * height - framing.zoom * y * height]
+    matrix = np.array([[framing.zoom, 0, shift[0]], [0, framing.zoom, shift[1]]])
     return cv2.warpAffine(picture, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
