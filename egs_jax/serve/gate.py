@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 HEADERS = {
@@ -61,11 +62,15 @@ def is_from_here(request: web.Request, *, local: bool) -> bool:
     origin = request.headers.get("Origin")
     if origin is None:
         return True
-    parts = urlsplit(origin)
-    return parts.scheme in ("http", "https") and parts.netloc.lower() == named.lower()
+    return origin.lower() in {f"{scheme}://{named.lower()}" for scheme in ("http", "https")}
 
 
-def gate(token: str, *, local: bool) -> Callable[[web.Request, Handler], Awaitable[web.Response]]:
+def refusal(status: int) -> web.Response:
+    """Return an answer that says no, and nothing of what there is."""
+    return web.Response(status=status, body=b"no", content_type="text/plain")
+
+
+def gate(token: str, *, local: bool) -> Middleware:
     """Return the middleware that lets nobody pass who may not.
 
     Whoever lacks the token gets the answer of a file that is not there.
@@ -76,9 +81,9 @@ def gate(token: str, *, local: bool) -> Callable[[web.Request, Handler], Awaitab
         given = request.path.split("/")[1] if "/" in request.path else ""
         has_token = hmac.compare_digest(given.encode(), token.encode())
         if not has_token:
-            answer: web.StreamResponse = web.Response(status=404, text="not found")
+            answer: web.StreamResponse = refusal(404)
         elif not is_from_here(request, local=local):
-            answer = web.Response(status=403, text="not from here")
+            answer = refusal(403)
         else:
             try:
                 answer = await handler(request)

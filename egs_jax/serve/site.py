@@ -16,7 +16,7 @@ from aiohttp import web
 
 from egs_jax.runtime.consent import CONSENT
 from egs_jax.runtime.errors import InputError
-from egs_jax.serve.gate import Handler, gate, is_loopback, new_token
+from egs_jax.serve.gate import Handler, gate, is_loopback, new_token, refusal
 
 TYPES = {
     "js": "text/javascript",
@@ -79,7 +79,7 @@ def application(
     async def send(request: web.Request) -> web.Response:
         file = files.get(request.match_info["name"])
         if file is None:
-            return web.Response(status=404, text="not found")
+            return refusal(404)
         packed = {"Content-Encoding": "gzip"} if file.is_packed else {}
         return web.Response(body=file.data, content_type=file.type, headers=packed)
 
