@@ -17,6 +17,7 @@ from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.look import Look
 from egs_jax.avatar.motion import record
 from egs_jax.avatar.sessions import Sessions
+from egs_jax.performer.voice import synthesize
 from egs_jax.runtime.errors import InputError
 from egs_jax.serve import protocol, server, speaker
 from egs_jax.serve.arguments import HOST
@@ -110,18 +111,20 @@ async def so(condition):
 
 def test_two_clients_speak_and_are_told_of_it(avatar, shared):
     async def work(connect, clients):
-        quiet, loud = await connect(), await connect(avatar="too", rate=8000)
+        quiet, loud = await connect(), await connect(avatar="too", rate=32_000)
         ready = await loud.until_told("ready")
-        assert (ready["rate"], ready["want"], ready["fps"]) == (8000, "codes", 25)
+        assert (ready["rate"], ready["want"], ready["fps"]) == (32_000, "codes", 25)
         assert ready["width"] == avatar.scene.width and clients.count == 2
         await loud.until(lambda client: len(client.frames) >= 2)
-        await loud.hear(voice(0.5, 8000))
+        spoken = 0.5 * synthesize(1.0, seed=0).samples
+        await loud.hear(np.repeat(spoken, 2))
         await loud.say(type="finish")
         finished = await loud.until_told("finished")
         [heard] = loud.told("sound")
         assert heard["sample"] == 0 and heard["time"] >= ready["latency"]
-        assert finished["time"] == pytest.approx(heard["time"] + 0.5, abs=0.05)
+        assert finished["time"] == pytest.approx(heard["time"] + 1.0, abs=0.05)
         count = len(loud.frames)
+        assert 0 < loud.told("speaking_started")[0]["time"] < finished["time"]
         await quiet.until(lambda client: len(client.frames) >= count)
         for client in (quiet, loud):
             heads, bodies = zip(*client.frames, strict=True)
