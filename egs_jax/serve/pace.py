@@ -4,8 +4,8 @@ Time is that of the speaker's frames: frame i is to be sent when it is i / 25. A
 only once the sound after it is there, so while a client is silent the speaker is given silence:
 just enough that frames keep coming. A client's sound begins a *run*, behind a short cushion of
 silence that takes up how unevenly sound arrives. Sound that is there early (a file, a voice that is
-synthesized in one go) waits; of live sound, what would come too late is dropped, so that two clocks
-that differ cannot add up a delay.
+synthesized in one go) waits; of live sound, what would come too late is dropped, in pauses as soon
+as it can be, so that neither clocks that differ nor a moment's load add up a delay.
 
 Where frames are not ready in time the clock waits for them, and keeps a larger margin from then on.
 
@@ -21,8 +21,8 @@ MARGIN, MOST_MARGIN = 0.04, 0.4
 """Seconds in which a frame is made after its sound is there: at first, and at most."""
 CUSHION = 0.03
 """Seconds of silence before a run: as unevenly as that sound may arrive."""
-SLACK = 0.25
-"""Seconds that live sound may wait beyond its cushion before some of it is dropped."""
+SLACK, PAUSE_SLACK = 0.25, 0.02
+"""Seconds that live sound may wait beyond its cushion before it is dropped: speech, and pauses."""
 LATE = 1 / FPS
 """Seconds from which on a frame is late."""
 STEP = 0.02
@@ -88,12 +88,11 @@ class Pace:
         self._is_run = False
         return self._count(max(missing, STEP))
 
-    def take(self, now: float, samples: int) -> Taken:
-        """Take so many samples that have arrived."""
+    def take(self, now: float, samples: int, *, is_quiet: bool = False) -> Taken:
+        """Take so many samples that have arrived; say if nobody speaks in them."""
         wanted = self.time(now) + self._latency + self._margin + CUSHION
-        if self.is_live and self.heard > wanted + SLACK:
-            self._is_run = False
-            self.dropped += samples / self._rate
+        if self.is_live and self.heard > wanted + (PAUSE_SLACK if is_quiet else SLACK):
+            self.refuse(samples)
             return Taken(0, is_heard=False, run=None)
         begins, silence = not self._is_run, 0
         if begins and self.heard < wanted:
@@ -103,7 +102,7 @@ class Pace:
         return Taken(silence, is_heard=True, run=at if begins else None)
 
     def refuse(self, samples: int) -> None:
-        """Note that there was no room for so many samples, which are not heard."""
+        """Note that so many samples are not heard, and end their run."""
         self._is_run = False
         self.dropped += samples / self._rate
 

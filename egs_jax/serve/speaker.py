@@ -29,6 +29,8 @@ MOST_IDLE = 600.0
 """Seconds after which a client that says nothing is left."""
 MOST_SENDING = 5.0
 """Seconds after which a client that does not read is left."""
+QUIET = 328
+"""Peak of sound in which nobody speaks: a hundredth of full scale."""
 TOLD = 1.0
 """Seconds between two `state` events."""
 _LONGEST_WAIT = 0.02  # seconds, after which it is looked again what there is to do
@@ -113,7 +115,8 @@ class Speaker:
             raise InputError(
                 f"sound: more than {MOST_WAITING:.0f} s wait; some was dropped: send it later"
             )
-        taken = self._pace.take(self._loop.time(), len(samples))
+        is_quiet = int(np.abs(samples.astype(np.int32)).max(initial=0)) < QUIET
+        taken = self._pace.take(self._loop.time(), len(samples), is_quiet=is_quiet)
         self._session.push(np.zeros(taken.silence, np.int16))
         if taken.is_heard:
             self._session.push(samples)

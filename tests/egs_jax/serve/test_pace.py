@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from egs_jax.media.clock import FPS
-from egs_jax.serve.pace import CUSHION, LATE, MARGIN, MOST_MARGIN, SLACK, STEP, Pace
+from egs_jax.serve.pace import CUSHION, LATE, MARGIN, MOST_MARGIN, PAUSE_SLACK, SLACK, STEP, Pace
 
 LATENCY, RATE = 0.5, 16_000
 NEEDED = LATENCY + MARGIN
@@ -37,8 +37,8 @@ class Speaking:
             heard >= needed - 1e-6 for at, heard in self.there if at <= self.now - self.takes
         )
 
-    def say(self, seconds):
-        taken = self.pace.take(self.now, round(seconds * RATE))
+    def say(self, seconds, is_quiet=False):
+        taken = self.pace.take(self.now, round(seconds * RATE), is_quiet=is_quiet)
         self.note()
         return taken
 
@@ -76,6 +76,19 @@ def test_what_comes_too_fast_is_dropped_if_it_is_live():
     ahead = speaking.pace.heard - speaking.pace.time(speaking.now)
     assert ahead < NEEDED + CUSHION + SLACK + 0.05
     assert speaking.pace.dropped == pytest.approx(20 * 0.05 / 1.05, abs=0.5)
+
+
+def test_a_delay_that_a_moments_load_left_goes_in_the_next_pause():
+    speaking = Speaking()
+    speaking.pace.is_live = True
+    for k in range(300):
+        speaking.takes = 0.3 if 50 < k < 60 else 0.005
+        speaking.until(100 + 0.02 * k)
+        speaking.say(0.02, is_quiet=250 < k)
+    pace = speaking.pace
+    assert 0 < pace.dropped < 0.4 and pace.late > 0
+    ahead = pace.heard - pace.time(speaking.now)
+    assert ahead < LATENCY + pace.margin + CUSHION + PAUSE_SLACK + 0.045
 
 
 def test_what_comes_at_once_waits_if_it_is_not():
