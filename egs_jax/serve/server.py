@@ -133,8 +133,8 @@ class Clients:
                 await speaker.run()
         except (InputError, Left) as error:
             await _leave(request, socket, _REFUSED, protocol.event("error", message=str(error)))
-        except (ConnectionError, asyncio.CancelledError):
-            raise
+        except ConnectionError:
+            pass  # it has gone
         except Exception as error:  # this client's, and nobody else's
             print(f"egs-jax: a session failed: {error!r}", flush=True)
             words = "the server failed to go on; connect again"
