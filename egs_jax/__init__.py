@@ -18,6 +18,7 @@ adnerf       another program's dataset, in the form of AD-NeRF, -> dataset folde
 model        hash tri-plane, KANs, attention, decoders: speech -> moved Gaussians -> image
 training     losses, steps, density control, the loop, checkpoints, several devices
 avatar       a trained run that speaks: sound -> frames -> film or live stream
+serve        avatars on a page, or at a program's socket: sound in, codes or pictures out
 evaluation   figures on raw frames, baselines, the report
 demo         all of it in one command
 """

@@ -19,6 +19,7 @@ from egs_jax.runtime.consent import CONSENT
 from egs_jax.runtime.environment import keep_programs, set_environment, take_memory_as_needed
 from egs_jax.runtime.errors import InputError, TrainingError
 from egs_jax.runtime.stopping import comes_of_a_stop, terminable
+from egs_jax.serve.arguments import add_serve, add_view
 
 
 def _show_anything() -> None:
@@ -119,6 +120,12 @@ def _parser(argv: list[str]) -> Parser:
     verb = add("render", "avatar + speeches of any length -> films with sound, or a page")
     add_run(verb)
     _add_render(verb)
+
+    add_serve(add("serve", "avatars on a page of this machine, and at a socket for programs"))
+
+    verb = add("view", "avatar + speech -> page that shows its Gaussians, and what moves them")
+    add_run(verb)
+    add_view(verb)
 
     verb = add("export", "avatar -> one small file that speaks without its dataset, or a cloud")
     add_run(verb)

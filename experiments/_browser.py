@@ -23,8 +23,11 @@ _PICTURE = """async ([seconds, width, height]) => {
 
 
 @contextlib.contextmanager
-def browser() -> Iterator[Any]:
+def browser(*options: str) -> Iterator[Any]:
     """Give a browser of Playwright's, which is closed at the end.
+
+    Args:
+      options: More of Chromium's command line.
 
     Raises:
       InputError: if Playwright or the browser is not installed.
@@ -37,7 +40,7 @@ def browser() -> Iterator[Any]:
     if program is None:
         raise InputError("the page needs the system's Chromium: run `make browser`")
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=program, args=list(_OPTIONS))
+        found = playwright.chromium.launch(executable_path=program, args=[*_OPTIONS, *options])
         try:
             yield found
         finally:

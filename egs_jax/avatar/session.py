@@ -207,15 +207,15 @@ class Session:
             self._look_at(self._speech)
             return 0.0 if self._given is None else batches.heard_from
 
-    def ready(self) -> list[Frame]:
-        """Return the frames that are there, without waiting; possibly none.
+    def ready(self, most: int | None = None) -> list[Frame]:
+        """Return the frames that are there, without waiting, at most so many; possibly none.
 
         Raises:
           RuntimeError: if its work failed and frames are missing.
         """
         with self._lock:
             found = []
-            while self._speech.out:
+            while self._speech.out and len(found) != most:
                 found.append(self._take())
             if not found:
                 self._need_no_error()

@@ -18,9 +18,11 @@ export class Player {
    * @param {HTMLCanvasElement} canvas
    * @param {import("./avatar.js").Avatar} avatar
    * @param {string} sorter address of sorter.js
+   * @param {import("./lens.js").Lens?} lens with which it may be looked at from anywhere
    */
-  constructor(canvas, avatar, sorter) {
-    Object.assign(this, { canvas, avatar, renderer: new Renderer(canvas, avatar) });
+  constructor(canvas, avatar, sorter, lens = null) {
+    Object.assign(this, { canvas, avatar, renderer: new Renderer(canvas, avatar, lens) });
+    this.isFree = lens !== null;
     /** From where it is looked at: turned by radians, and what part of the picture is seen. */
     this.view = { yaw: 0, pitch: 0, zoom: 1, x: avatar.width / 2, y: avatar.height / 2 };
     /** How many pixels are drawn where the screen has one, and what tells it. */
@@ -42,7 +44,7 @@ export class Player {
    */
   show({ codes, head, body }) {
     const { limits } = this.avatar, { yaw, pitch } = this.view;
-    const seen = lookedAt(limits, { head, body }, yaw, pitch);
+    const seen = lookedAt(limits, { head, body }, yaw, pitch, this.isFree);
     this.seen = seen; // its poses, as they were looked at
     this.renderer.move(codes, placed(limits, seen.head, seen.body));
     this.sort(codes, seen);
@@ -92,8 +94,9 @@ export class Player {
 
   /** Turns the view. @param {number} yaw by radians to the right @param {number} pitch down */
   turn(yaw, pitch) {
-    const { limits } = this.avatar, { view } = this;
-    const held = (value, axis) => Math.min(Math.max(value, -2.5 * axis), 2.5 * axis);
+    const { limits } = this.avatar, { view, isFree } = this;
+    const held = (value, axis) =>
+      isFree ? value : Math.min(Math.max(value, -2.5 * axis), 2.5 * axis);
     view.yaw = held(view.yaw + yaw, limits[23]); // from one side of what was seen to the other
     view.pitch = held(view.pitch + pitch, limits[24]);
   }

@@ -90,14 +90,15 @@ export function placed(limits, head, body) {
  * @param {{head: Pose, body: Pose}} poses
  * @param {number} yaw by which it goes to the right, radians
  * @param {number} pitch by which it goes down
+ * @param {boolean} isFree whether it may go anywhere
  * @returns {{head: Pose, body: Pose}}
  */
-export function lookedAt(limits, { head, body }, yaw, pitch) {
+export function lookedAt(limits, { head, body }, yaw, pitch, isFree = false) {
   if (yaw === 0 && pitch === 0) return { head, body };
   const from = direction(head), { center, axes } = ellipse(limits);
   const before = radius(from, center, axes);
   const wanted = { yaw: from.yaw + yaw, pitch: from.pitch + pitch };
-  const to = shortened(wanted, center, axes, Math.max(1 + REACH, before));
+  const to = isFree ? wanted : shortened(wanted, center, axes, Math.max(1 + REACH, before));
   const moved = product(head, inverse(around(from.vector, vectorOf(to))));
   return { head: moved, body: product(moved, product(inverse(head), body)) };
 }

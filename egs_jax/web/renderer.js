@@ -10,8 +10,8 @@ import { FORM } from "./avatar.js";
 import { layered, layers, program, quads, target, texture } from "./gl.js";
 import { quatOf } from "./poses.js";
 import {
-  CLOSE_FRAGMENTS, COVER_FRAGMENTS, COVER_VERTICES, ROW, SPLAT_FRAGMENTS, SPLAT_VERTICES,
-  moveFragments,
+  CLOSE_FRAGMENTS, COVER_VERTICES, ROW, SPLAT_VERTICES, coverFragments, moveFragments,
+  splatFragments,
 } from "./shaders.js";
 
 const FORM_TEXELS = 4;
@@ -23,22 +23,23 @@ export class Renderer {
   /**
    * @param {HTMLCanvasElement} canvas
    * @param {import("./avatar.js").Avatar} avatar
+   * @param {import("./lens.js").Lens?} lens what it shows beside the picture
    */
-  constructor(canvas, avatar) {
+  constructor(canvas, avatar, lens = null) {
     const gl = canvas.getContext("webgl2", { alpha: true, antialias: false, depth: false });
     if (!gl) throw new Error("this browser has no WebGL2");
     if (!gl.getExtension("EXT_color_buffer_float")) {
       throw new Error("this browser's WebGL2 cannot draw to float textures");
     }
-    Object.assign(this, { gl, canvas, avatar });
+    Object.assign(this, { gl, canvas, avatar, lens });
     this.rows = Math.ceil(avatar.count / ROW);
     this.groups = Math.ceil((avatar.harmonics - 1) / 4);
     const most = gl.getParameter(gl.MAX_ARRAY_TEXTURE_LAYERS);
     if (FORM_TEXELS * avatar.codes > most) throw new Error(`more than ${most} layers of codes`);
-    this.moving = program(gl, COVER_VERTICES, moveFragments(avatar));
-    this.splatting = program(gl, SPLAT_VERTICES, SPLAT_FRAGMENTS);
+    this.moving = program(gl, COVER_VERTICES, moveFragments(avatar, lens));
+    this.splatting = program(gl, SPLAT_VERTICES, splatFragments(lens));
     this.closing = program(gl, COVER_VERTICES, CLOSE_FRAGMENTS);
-    this.covering = program(gl, COVER_VERTICES, COVER_FRAGMENTS);
+    this.covering = program(gl, COVER_VERTICES, coverFragments(lens));
     this.sendAvatar();
     this.splats = [0, 1, 2].map(() => texture(gl, gl.RGBA32F, ROW, this.rows));
     this.moved = target(gl, this.splats);
@@ -90,6 +91,7 @@ export class Renderer {
   move(codes, placed) {
     const { gl, avatar } = this, { uniforms } = this.moving;
     this.weigh(codes);
+    this.lens?.send(gl, this, avatar);
     gl.useProgram(this.moving.made);
     const quats = [quatOf(placed.head.turn), quatOf(placed.body.turn)];
     const apart = quats[0].reduce((sum, value, i) => sum + value * quats[1][i], 0) < 0;

@@ -34,8 +34,9 @@ void main() {
 /**
  * Codes and poses -> one splat a Gaussian; each fragment is one Gaussian.
  * @param {import("./avatar.js").Avatar} avatar
+ * @param {import("./lens.js").Lens?} lens what it shows instead of the picture
  */
-export function moveFragments({ codes, shineCodes, harmonics, count }) {
+export function moveFragments({ codes, shineCodes, harmonics, count }, lens) {
   const groups = Math.ceil((harmonics - 1) / 4); // of four harmonics, 12 numbers, 3 texels
   return `#version 300 es
 precision highp float;
@@ -62,6 +63,7 @@ layout(location = 0) out vec4 place;  // center, first half axis of the ellipse 
 layout(location = 1) out vec4 reach;  // second half axis, sigmas to its border, opacity
 layout(location = 2) out vec4 color;
 
+${lens?.declarations(codes) ?? ""}
 vec4 quatProduct(vec4 r, vec4 q) {
   return vec4(
     r.x * q.x - dot(r.yzw, q.yzw),
@@ -152,6 +154,7 @@ void main() {
   reach = vec4(sqrt(smaller) * vec2(-axis.y, axis.x), sigmas, opacity);
   vec3 first = 0.2820948 * vec3(own[2].w, own[3].xy);
   color = vec4(max(first + further(at, normalize(mean - eye)) + 0.5, 0.0), 0.0);
+  ${lens?.moved ?? ""}
 }`;
 }
 
@@ -181,12 +184,15 @@ void main() {
     : vec4(2.0, 2.0, 2.0, 1.0);
 }`;
 
-export const SPLAT_FRAGMENTS = `#version 300 es
+/** @param {import("./lens.js").Lens?} lens */
+export const splatFragments = (lens) => `#version 300 es
 precision highp float;
 in vec2 sigmas;
 flat in vec4 paint;
 out vec4 pixel;
+${lens?.splatDeclarations ?? ""}
 void main() {
+  ${lens?.splat ?? ""}
   float alpha = paint.a * exp(-0.5 * dot(sigmas, sigmas));
   if (alpha < 1.0 / 255.0) discard;
   alpha = min(alpha, 0.99);
@@ -201,8 +207,11 @@ void main() {
   if (texelFetch(person, ivec2(gl_FragCoord.xy), 0).a > 1.0 / 1024.0) discard;
 }`;
 
-/** Person over the plate, a color, a picture, or nothing (premultiplied). */
-export const COVER_FRAGMENTS = `#version 300 es
+/**
+ * Person over the plate, a color, a picture, or nothing (premultiplied).
+ * @param {import("./lens.js").Lens?} lens
+ */
+export const coverFragments = (lens) => `#version 300 es
 precision highp float;
 uniform sampler2D person, picture;  // person: color, and the share of what is behind
 uniform vec4 window;
@@ -210,10 +219,12 @@ uniform vec2 screen, size;
 uniform vec4 color;
 uniform bool hasPicture;
 out vec4 pixel;
+${lens?.coverDeclarations ?? ""}
 void main() {
   vec4 drawn = texelFetch(person, ivec2(gl_FragCoord.xy), 0);
   vec2 place = (vec2(gl_FragCoord.x, screen.y - gl_FragCoord.y) - window.zw) / window.xy;
   vec4 behind = hasPicture ? vec4(texture(picture, place / size).rgb, 1.0) : color;
   vec4 both = vec4(drawn.rgb, 1.0 - drawn.a) + drawn.a * behind;
   pixel = vec4(min(both.rgb, both.a), both.a);
+  ${lens?.cover ?? ""}
 }`;

@@ -7,9 +7,10 @@ import { openAvatar } from "./avatar.js";
 import { SoundClock } from "./clock.js";
 import { Motion } from "./motion.js";
 import { Player } from "./player.js";
+import { listenToKeys, point, viewKeys } from "./pointing.js";
 import { bytesOf, unpacked } from "./text.js";
 
-const STEP = 5, TURN = Math.PI / 60, ZOOM = 1.15; // of a key: seconds, radians, a factor
+const STEP = 5; // seconds of a key
 const element = (id) => document.getElementById(id);
 
 const bytesIn = (id) => bytesOf(element(id).textContent);
@@ -124,39 +125,13 @@ function listen(talk) {
   play.addEventListener("click", () => talk.play());
   seek.addEventListener("input", () => talk.seek(Number(seek.value)));
   element("reset").addEventListener("click", () => talk.reset());
-  const keys = {
+  listenToKeys(canvas, {
+    ...viewKeys(talk),
     " ": () => talk.play(),
-    ArrowLeft: () => talk.turn(TURN, 0), ArrowRight: () => talk.turn(-TURN, 0),
-    ArrowUp: () => talk.turn(0, TURN), ArrowDown: () => talk.turn(0, -TURN),
-    "+": () => talk.zoom(ZOOM), "=": () => talk.zoom(ZOOM), "-": () => talk.zoom(1 / ZOOM),
-    "0": () => talk.reset(),
     j: () => talk.seek(sound.currentTime - STEP), l: () => talk.seek(sound.currentTime + STEP),
-  };
-  canvas.addEventListener("keydown", (event) => {
-    const act = event.ctrlKey || event.metaKey || event.altKey ? null : keys[event.key];
-    if (!act) return;
-    event.preventDefault();
-    act();
   });
   point(talk);
   new ResizeObserver(() => (talk.stale = true)).observe(canvas);
-}
-
-/** Drag turns, the wheel zooms where it points. */
-function point(talk) {
-  const { canvas } = talk;
-  canvas.addEventListener("pointerdown", (event) => canvas.setPointerCapture(event.pointerId));
-  canvas.addEventListener("pointermove", (event) => {
-    if (!canvas.hasPointerCapture(event.pointerId)) return;
-    const share = Math.PI / 2 / canvas.clientWidth; // a quarter turn across the picture
-    talk.turn(-event.movementX * share, -event.movementY * share);
-  });
-  canvas.addEventListener("wheel", (event) => {
-    event.preventDefault();
-    const { scale, x, y } = talk.player.window(), ratio = canvas.width / canvas.clientWidth;
-    talk.zoom(ZOOM ** (-event.deltaY / 100),
-      (event.offsetX * ratio - x) / scale, (event.offsetY * ratio - y) / scale);
-  }, { passive: false });
 }
 
 async function main() {

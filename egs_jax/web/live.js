@@ -1,0 +1,293 @@
+// The page of `egs-jax serve`: an avatar that says what a microphone hears, or a file.
+//
+// `window.live` is for whoever wants to steer it from a script. `?want=jpeg` in the address has the
+// server draw. Before: socket.js, player.js, playout.js.
+
+import { openAvatar } from "./avatar.js";
+import { CodedPlayer, PicturePlayer } from "./live_players.js";
+import { Playout } from "./playout.js";
+import { listenToKeys, point, viewKeys } from "./pointing.js";
+import { Session } from "./socket.js";
+import { Voice, pcm } from "./voice.js";
+
+const AHEAD = 2.5, PIECE = 0.1; // seconds of a file that are sent before they are due, and at once
+const LOUD = 0.04, LONG = 10; // root mean square, pieces of 20 ms: from there on somebody interrupts
+const element = (id) => document.getElementById(id);
+
+class Live {
+  constructor(avatars) {
+    Object.assign(this, { avatars, canvas: element("picture"), playout: new Playout() });
+    /** Of the last second: what the server says, and how many pictures were drawn. */
+    Object.assign(this, { told: {}, drawn: 0, fps: 0 });
+    Object.assign(this, { speaking: false, isHearing: false, microphone: null, loud: 0 });
+    this.file = null; // what is being sent, and how much of it was
+    setInterval(() => this.second(), 1000);
+  }
+
+  /** Shows another avatar, in a session of its own. */
+  async open(number) {
+    const words = this.avatars[number];
+    this.session?.close();
+    this.player?.close();
+    this.player = null; // nothing is drawn meanwhile
+    this.canvas = anew(this.canvas);
+    listenToKeys(this.canvas, viewKeys(this));
+    point(this);
+    this.player = await this.playerOf(words);
+    this.words = words;
+    this.connect();
+  }
+
+  /** What shows an avatar in this browser. */
+  async playerOf(words) {
+    const isAsked = new URL(location).searchParams.get("want") === "jpeg";
+    if (isAsked || !words.file || !hasWebGL()) return new PicturePlayer(this.canvas, words);
+    const answer = await fetch(words.file);
+    if (!answer.ok) throw new Error(`the server does not give ${words.file}`);
+    const avatar = await openAvatar(new Uint8Array(await answer.arrayBuffer()));
+    return new CodedPlayer(this.canvas, avatar, "sorter.js");
+  }
+
+  connect() {
+    const rate = this.playout.context.sampleRate;
+    this.voice = new Voice(rate);
+    this.playout.reset();
+    this.player.clear();
+    const hello = { avatar: this.words.name, rate, want: this.player.want };
+    const ours = (work) => (what) => session === this.session && work(what);
+    const session = new Session(hello, {
+      frame: ours((frame) => this.take(frame)), said: ours((event) => this.hear(event)),
+      closed: ours(() => this.closed()),
+    });
+    this.session = session;
+    element("connect").hidden = true;
+    complain("");
+  }
+
+  closed() {
+    this.stop();
+    element("connect").hidden = false;
+    for (const id of ["microphone", "speak", "interrupt"]) element(id).disabled = true;
+    this.ready = null;
+    if (!element("trouble").textContent) complain("The connection has ended.");
+    this.tell();
+  }
+
+  /** Takes what the server says. */
+  hear(event) {
+    if (event.type === "ready") {
+      this.ready = event;
+      this.look();
+      for (const id of ["microphone", "speak", "interrupt"]) element(id).disabled = false;
+    } else if (event.type === "sound") this.voice.begin(event.sample, event.time);
+    else if (event.type === "state") this.told = event;
+    else if (["error", "full"].includes(event.type)) complain(event.message);
+    this.tell();
+  }
+
+  /** Takes a frame, and has its sound heard. @param {import("./socket.js").Frame} frame */
+  take(frame) {
+    this.playout.arrive(frame.time);
+    this.player?.take(frame);
+    this.speaking = frame.speaking;
+    const sound = this.voice.at(frame.time, Math.round(this.voice.rate / 25));
+    if (sound) this.playout.play(frame.time, sound);
+    this.tell();
+  }
+
+  /** Draws one picture a frame of the screen. */
+  run(now) {
+    if (this.player) {
+      this.player.fit(window.devicePixelRatio);
+      this.player.pace(now);
+      this.shown = this.playout.time(); // what the picture shows
+      this.player.showAt(this.shown);
+      this.drawn++;
+    }
+    requestAnimationFrame((next) => this.run(next));
+  }
+
+  // What it says.
+
+  /** Says a file. @param {Blob} file */
+  async speak(file) {
+    await this.playout.start();
+    const decoded = await this.playout.context.decodeAudioData(await file.arrayBuffer());
+    this.interrupt();
+    const samples = new Float32Array(decoded.length);
+    for (let c = 0; c < decoded.numberOfChannels; c++) {
+      decoded.getChannelData(c).forEach((value, i) => {
+        samples[i] += value / decoded.numberOfChannels;
+      });
+    }
+    this.session.say({ type: "source", live: false });
+    this.file = { samples, at: 0, since: performance.now() };
+    this.send();
+  }
+
+  /** Sends what is due of the file, and comes back for the rest. */
+  send() {
+    const { file, voice } = this;
+    if (!file) return;
+    const due = ((performance.now() - file.since) / 1000 + AHEAD) * voice.rate;
+    while (file.at < Math.min(due, file.samples.length)) {
+      const piece = file.samples.slice(file.at, file.at + Math.round(PIECE * voice.rate));
+      voice.send(piece);
+      this.session.say(pcm(piece));
+      file.at += piece.length;
+    }
+    if (file.at < file.samples.length) setTimeout(() => this.file === file && this.send(), 100);
+    else this.file = null;
+  }
+
+  /** Falls silent. */
+  interrupt() {
+    this.file = null;
+    this.voice.hush();
+    this.session.say({ type: "interrupt" });
+  }
+
+  async toggle() {
+    if (this.microphone) return this.stop();
+    await this.playout.start();
+    const { context } = this.playout;
+    const wanted = { echoCancellation: true, noiseSuppression: true, channelCount: 1 };
+    const stream = await navigator.mediaDevices.getUserMedia({ audio: wanted });
+    await context.audioWorklet.addModule("microphone.js");
+    const source = context.createMediaStreamSource(stream);
+    const worklet = new AudioWorkletNode(context, "microphone", { numberOfOutputs: 0 });
+    source.connect(worklet);
+    worklet.port.onmessage = ({ data }) => this.listen(data);
+    this.microphone = { stream, source, worklet };
+    this.tell();
+  }
+
+  /** Closes the microphone. */
+  stop() {
+    if (this.microphone) {
+      const { stream, source, worklet } = this.microphone;
+      source.disconnect();
+      worklet.port.onmessage = null;
+      stream.getTracks().forEach((track) => track.stop());
+    }
+    Object.assign(this, { microphone: null, loud: 0 });
+    this.tell();
+  }
+
+  /** Takes 20 ms of the microphone: to be said, or to interrupt. */
+  listen(samples) {
+    if (element("voice").value === "said" && !this.file) {
+      if (!this.isHearing) this.session.say({ type: "source", live: true });
+      this.isHearing = true;
+      this.voice.skip(samples.length); // one hears oneself already
+      this.session.say(pcm(samples));
+      return;
+    }
+    this.isHearing = false;
+    const power = samples.reduce((sum, value) => sum + value * value, 0) / samples.length;
+    this.loud = Math.sqrt(power) > LOUD ? this.loud + 1 : 0;
+    if (this.loud === LONG && this.speaking) this.interrupt();
+  }
+
+  // How it looks.
+
+  turn(yaw, pitch) {
+    this.player.turn(yaw, pitch);
+  }
+
+  zoom(factor, x = this.player.view.x, y = this.player.view.y) {
+    this.player.zoom(factor, x, y);
+    this.look();
+  }
+
+  reset() {
+    this.player.reset();
+    this.look();
+  }
+
+  /** Has what the controls say seen. */
+  look() {
+    const { player } = this, behind = element("behind").value, color = element("color").value;
+    player.over(behind, color);
+    this.canvas.classList.toggle("clear", behind === "nothing");
+    element("zoom").value = player.view.zoom;
+    if (player.asks) this.session.say({ type: "look", ...player.asks });
+  }
+
+  // What the page says.
+
+  tell() {
+    const state = !this.ready ? (this.session ? "Not connected" : "Loading")
+      : this.speaking ? "Speaking" : this.microphone ? "Listening" : "Idle";
+    if (element("state").textContent !== state) element("state").textContent = state;
+    element("microphone").setAttribute("aria-pressed", this.microphone ? "true" : "false");
+  }
+
+  second() {
+    Object.assign(this, { fps: this.drawn, drawn: 0 });
+    const { delay, late, dropped } = this.told;
+    element("figures").textContent = !this.ready || delay === undefined ? "" :
+      `${this.fps} pictures a second · sound is seen ${delay.toFixed(2)} s after it was sent ` +
+      `(${this.ready.latency.toFixed(2)} s are what it listens ahead) · late: ${late} frames there, ` +
+      `${this.playout.moved} here · dropped: ${dropped.toFixed(1)} s of sound`;
+  }
+}
+
+/** A canvas in the place of one that may have been drawn to in another way. */
+function anew(canvas) {
+  const made = canvas.cloneNode();
+  canvas.replaceWith(made);
+  return made;
+}
+
+/** Whether this browser can draw an avatar; tried on a canvas of its own. */
+function hasWebGL() {
+  const gl = document.createElement("canvas").getContext("webgl2");
+  const can = gl !== null && gl.getExtension("EXT_color_buffer_float") !== null;
+  gl?.getExtension("WEBGL_lose_context")?.loseContext();
+  return can;
+}
+
+function complain(words) {
+  element("trouble").textContent = words.message ?? words;
+}
+
+/** Buttons, files, keys and pointers. */
+function listen(live) {
+  const act = (work) => Promise.resolve(work()).catch((error) => complain(
+    error.name === "NotAllowedError" ? "This browser does not let the page hear the microphone."
+      : `This cannot be done: ${error.message}`));
+  const on = (id, event, work) => element(id).addEventListener(event, () => act(work));
+  const file = element("file");
+  on("microphone", "click", () => live.toggle());
+  on("speak", "click", () => file.click());
+  on("interrupt", "click", () => live.interrupt());
+  on("connect", "click", () => live.connect());
+  on("reset", "click", () => live.reset());
+  on("avatar", "change", () => live.open(Number(element("avatar").value)));
+  on("behind", "change", () => live.look());
+  on("color", "input", () => {
+    element("behind").value = "color";
+    live.look();
+  });
+  on("zoom", "input", () => live.zoom(Number(element("zoom").value) / live.player.view.zoom));
+  on("file", "change", async () => {
+    const [chosen] = file.files;
+    file.value = "";
+    if (chosen) await live.speak(chosen);
+  });
+  listenToKeys(document, { Escape: () => live.interrupt() });
+}
+
+async function main() {
+  const avatars = await (await fetch("avatars.json")).json();
+  avatars.forEach(({ name }, i) => element("avatar").add(new Option(name, i)));
+  const live = new Live(avatars);
+  await live.open(0);
+  listen(live);
+  requestAnimationFrame((now) => live.run(now));
+  window.live = live;
+}
+
+window.addEventListener("error", ({ error }) => complain(error));
+main().catch(complain);

@@ -1,0 +1,145 @@
+// The page of `egs-jax view`: one speech of an avatar, to be looked into from anywhere.
+//
+// `window.view` is for whoever wants to steer it from a script. Before: player.js, lens.js.
+
+import { openAvatar } from "./avatar.js";
+import { SoundClock } from "./clock.js";
+import { Lens } from "./lens.js";
+import { Motion } from "./motion.js";
+import { Player } from "./player.js";
+import { listenToKeys, point, viewKeys } from "./pointing.js";
+
+const element = (id) => document.getElementById(id);
+
+class View {
+  /** @param {Object<string, Motion>} motions all of it, without sound, and without blinks */
+  constructor(avatar, motions, sound) {
+    Object.assign(this, { avatar, motions, sound, clock: new SoundClock(sound), stale: true });
+    this.canvas = element("picture");
+    this.lens = new Lens();
+    this.player = new Player(this.canvas, avatar, "sorter.js", this.lens);
+    this.player.renderer.showColor([0.12, 0.12, 0.12, 1]);
+  }
+
+  run(now) {
+    this.player.fit(window.devicePixelRatio);
+    if (!this.sound.paused || this.stale) {
+      this.stale = false;
+      this.show(Math.min(this.clock.seconds(now), this.motions.all.duration));
+    } else if (this.player.isRearranged) this.player.draw();
+    requestAnimationFrame((next) => this.run(next));
+  }
+
+  show(seconds) {
+    const moment = this.motions.all.at(seconds);
+    this.lens.others = this.moving(moment.codes, seconds);
+    this.player.show(moment);
+    if (document.activeElement !== element("seek")) element("seek").value = seconds;
+    element("time").textContent = `${seconds.toFixed(2)} s`;
+  }
+
+  /** Codes whose shifts are painted. */
+  moving(codes, seconds) {
+    const paint = element("paint").value, chosen = Number(element("code").value) - 1;
+    if (paint === "one") return codes.map((code, k) => (k === chosen ? code : 0));
+    if (paint !== "silent" && paint !== "open") return codes;
+    const without = this.motions[paint].at(seconds).codes;
+    return codes.map((code, k) => code - without[k]);
+  }
+
+  /** Takes what the controls say. */
+  choose() {
+    const { lens, player, avatar } = this, paint = element("paint").value;
+    const isDelta = ["all", "silent", "open", "one"].includes(paint);
+    Object.assign(lens, {
+      shape: element("shape").value, isOpacity: paint === "opacity",
+      paint: paint === "depth" ? "depth" : isDelta ? "deltas" : "picture",
+    });
+    for (const name of ["near", "far", "most"]) lens[name] = Number(element(name).value);
+    if (paint === "picture" && lens.shape === "splats") {
+      player.renderer.showPicture(avatar.plate, avatar.width, avatar.height);
+    } else player.renderer.showColor([0.12, 0.12, 0.12, 1]);
+    this.stale = true;
+  }
+
+  play() {
+    if (this.sound.paused) this.sound.play().catch(complain);
+    else this.sound.pause();
+  }
+
+  seek(seconds) {
+    this.sound.currentTime = Math.min(Math.max(seconds, 0), this.motions.all.duration);
+    this.stale = true;
+  }
+
+  turn(yaw, pitch) {
+    this.player.turn(yaw, pitch);
+    this.stale = true;
+  }
+
+  zoom(factor, x = this.player.view.x, y = this.player.view.y) {
+    this.player.zoom(factor, x, y);
+    this.stale = true;
+  }
+
+  reset() {
+    this.player.reset();
+    this.stale = true;
+  }
+}
+
+function complain(error) {
+  element("trouble").textContent = `This page cannot be shown: ${error.message ?? error}`;
+}
+
+function listen(view) {
+  const { sound } = view, play = element("play"), seek = element("seek");
+  const on = (id, event, work) => element(id).addEventListener(event, work);
+  for (const event of ["play", "pause", "ended"]) {
+    sound.addEventListener(event, () => (play.textContent = sound.paused ? "Play" : "Pause"));
+  }
+  sound.addEventListener("seeked", () => (view.stale = true));
+  on("play", "click", () => view.play());
+  on("seek", "input", () => view.seek(Number(seek.value)));
+  on("reset", "click", () => view.reset());
+  for (const id of ["shape", "paint", "code", "most", "near", "far"]) {
+    on(id, "input", () => view.choose());
+  }
+  const frame = 1 / view.motions.all.fps;
+  listenToKeys(view.canvas, {
+    ...viewKeys(view), " ": () => view.play(),
+    ",": () => view.seek(sound.currentTime - frame), ".": () => view.seek(sound.currentTime + frame),
+  });
+  point(view);
+  new ResizeObserver(() => (view.stale = true)).observe(view.canvas);
+}
+
+async function main() {
+  const bytes = async (name) => new Uint8Array(await (await fetch(name)).arrayBuffer());
+  const words = await (await fetch("speech.json")).json();
+  const avatar = await openAvatar(await bytes("avatar.egs"));
+  const motions = {};
+  for (const name of ["all", "silent", "open"]) {
+    motions[name] = new Motion(avatar, words.fps);
+    motions[name].push(await bytes(`${name}.bin`));
+  }
+  // All of it at once: servers that send no parts let nobody seek.
+  const sound = URL.createObjectURL(new Blob([await bytes(words.sound)], { type: words.type }));
+  const view = new View(avatar, motions, new Audio(sound));
+  element("seek").max = motions.all.duration;
+  element("code").max = avatar.codes;
+  const away = motions.all.frames[0].head[6];
+  element("near").value = (away - 1).toFixed(1);
+  element("far").value = (away + 1).toFixed(1);
+  element("figures").textContent = `${words.name}: ${avatar.count} Gaussians, ${avatar.codes} ` +
+    `codes, harmonics of degree ${Math.sqrt(avatar.harmonics) - 1}, ` +
+    `${avatar.width} x ${avatar.height} pixels`;
+  listen(view);
+  view.choose();
+  requestAnimationFrame((now) => view.run(now));
+  element("play").disabled = false;
+  window.view = view;
+}
+
+window.addEventListener("error", ({ error }) => complain(error));
+main().catch(complain);
