@@ -235,7 +235,7 @@ def test_when_all_places_are_taken_others_are_told(avatar, shared):
     served(avatar, shared, work, most=1)
 
 
-def test_nothing_that_is_said_stops_the_speaker(avatar, shared):
+def test_nothing_that_is_said_stops_the_speaker(avatar, shared, count=10_000):
     rng = np.random.default_rng(3)
     texts = ["", "{", "[]", "null", "\0", '{"type":"look","zoom":1e999}', '{"type":"hello"}',
              '{"type":"finish"}', '{"type":"interrupt"}', '{"type":"source","live":true}',
@@ -243,7 +243,7 @@ def test_nothing_that_is_said_stops_the_speaker(avatar, shared):
 
     async def work(connect, clients):
         good, bad = await connect(), await connect()
-        for _ in range(300):
+        for _ in range(count):
             if rng.random() < 0.6:
                 await bad.socket.send_str(texts[rng.integers(len(texts))])
             else:
