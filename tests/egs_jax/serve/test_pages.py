@@ -184,7 +184,7 @@ def test_an_interruption_shuts_the_mouth(opened, speech):
     last = "live.player.motion.first + live.player.motion.frames.length - 1"
     frame = tab.evaluate(last)
     tab.keyboard.press("Escape")
-    frames = 25 * (tab.evaluate("live.ready.latency") + 0.2)  # what was underway, one more
+    frames = 25 * (tab.evaluate("live.ready.latency") + 0.6)  # and what was on its way
     until(lambda: tab.evaluate(last) >= frame + frames)
     assert moved(tab, rest) <= 1
     assert tab.evaluate("live.file === null && live.voice.pieces.length === 0")
