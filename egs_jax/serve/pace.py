@@ -25,7 +25,7 @@ SLACK, PAUSE_SLACK = 0.25, 0.02
 """Seconds that live sound may wait beyond its cushion before it is dropped: speech, and pauses."""
 LATE = 1 / FPS
 """Seconds from which on a frame is late."""
-STEP = 0.02
+STEP = 0.04
 """Least seconds of silence that are given at once."""
 _EASE = 0.999  # by which the margin comes back, a frame: to a third in 40 s
 
@@ -82,7 +82,7 @@ class Pace:
 
     def silence(self, now: float) -> int:
         """Return how many samples of silence have to be heard now for frames to keep coming."""
-        missing = self.time(now) + self._latency + self._margin - self.heard
+        missing = -self._spare(now)
         if missing <= 0:
             return 0
         self._is_run = False
@@ -105,6 +105,14 @@ class Pace:
         """Note that so many samples are not heard, and end their run."""
         self._is_run = False
         self.dropped += samples / self._rate
+
+    def rest(self, now: float) -> float:
+        """Return the seconds in which there is nothing to do: no frame, and no silence."""
+        return min(self.wait(now), self._spare(now))
+
+    def _spare(self, now: float) -> float:
+        """Return for how long frames come although nothing more is heard [s]."""
+        return self.heard - self.time(now) - self._latency - self._margin
 
     def wait(self, now: float) -> float:
         """Return the seconds until the next frame is to be sent, 0 or less: at once."""

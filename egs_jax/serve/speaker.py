@@ -33,7 +33,7 @@ QUIET = 328
 """Peak of sound in which nobody speaks: a hundredth of full scale."""
 TOLD = 1.0
 """Seconds between two `state` events."""
-_LONGEST_WAIT = 0.02  # seconds, after which it is looked again what there is to do
+_LEAST_REST = 0.001  # seconds
 
 
 class Left(Exception):
@@ -117,11 +117,16 @@ class Speaker:
             )
         is_quiet = int(np.abs(samples.astype(np.int32)).max(initial=0)) < QUIET
         taken = self._pace.take(self._loop.time(), len(samples), is_quiet=is_quiet)
-        self._session.push(np.zeros(taken.silence, np.int16))
+        self._hush(taken.silence)
         if taken.is_heard:
             self._session.push(samples)
         if taken.run is not None:
             await self._tell("sound", sample=first, time=taken.run)
+
+    def _hush(self, samples: int) -> None:
+        """Have the session hear so many samples of silence."""
+        if samples:
+            self._session.push(np.zeros(samples, np.int16))
 
     async def _obey(self, command: protocol.Command) -> None:
         if command.kind == "interrupt":
@@ -142,16 +147,13 @@ class Speaker:
         while True:
             self._ready.clear()
             now = self._loop.time()
-            self._session.push(np.zeros(self._pace.silence(now), np.int16))
-            wait = self._pace.wait(now)
-            frames = self._session.ready(1) if wait <= 0 else []
-            if frames:
+            self._hush(self._pace.silence(now))
+            if self._pace.wait(now) > 0:
+                await asyncio.sleep(max(self._pace.rest(now), _LEAST_REST))
+            elif frames := self._session.ready(1):
                 await self._show(frames[0])
-            elif wait > 0:
-                await asyncio.sleep(min(wait, _LONGEST_WAIT))
-            else:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._ready.wait(), _LONGEST_WAIT)
+            else:  # until it is made, no more silence is wanted: time stands still
+                await self._ready.wait()
 
     async def _greet(self) -> None:
         scene = self._avatar.scene

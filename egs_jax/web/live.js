@@ -227,7 +227,8 @@ class Live {
     Object.assign(this, { fps: this.drawn, drawn: 0 });
     const { delay, late, dropped } = this.told;
     element("figures").textContent = !this.ready || delay === undefined ? "" :
-      `${this.fps} pictures a second · sound is seen ${delay.toFixed(2)} s after it was sent ` +
+      `${this.fps} pictures a second · sound is seen ` +
+      `${(delay + this.playout.waits).toFixed(2)} s after it was sent ` +
       `(${this.ready.latency.toFixed(2)} s are what it listens ahead) · late: ${late} frames there, ` +
       `${this.playout.moved} here · dropped: ${dropped.toFixed(1)} s of sound`;
   }

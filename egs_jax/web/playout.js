@@ -15,6 +15,7 @@ export class Playout {
     this.context = new AudioContext({ latencyHint: "interactive" });
     /** Clock's time of a session's time 0, and how often it had to be moved for a late piece. */
     Object.assign(this, { zero: null, moved: 0, least: Infinity, count: 0 });
+    this.waits = 0; // seconds for which the last piece has to wait
   }
 
   /** Begins anew: another session, or another clock. */
@@ -48,6 +49,7 @@ export class Playout {
   /** Takes a piece. @param {number} time of its frame in the session, seconds */
   arrive(time) {
     const now = this.now(), early = this.zero === null ? -Infinity : this.zero + time - now;
+    this.waits = Math.max(early, 0);
     if (early < 0) {
       if (this.zero !== null) this.moved++;
       Object.assign(this, { zero: now + BUFFER - time, least: Infinity, count: 0 });

@@ -4,9 +4,13 @@ import asyncio
 import contextlib
 import dataclasses
 import gc
+import importlib.util
 import json
+import sys
 import threading
 import time
+import types
+from pathlib import Path
 
 import aiohttp
 import numpy as np
@@ -25,6 +29,7 @@ from egs_jax.serve.protocol import HEADER, Hello
 from egs_jax.serve.server import Clients, avatar_files, is_shown_by_page, loaded
 from egs_jax.serve.site import application, listening
 from egs_jax.serve.speaker import Left, Speaker
+from experiments.serve_hour import Client as LiveClient
 
 TOKEN = "a-token-of-a-test"
 WAIT = 20.0
@@ -230,7 +235,7 @@ def test_when_all_places_are_taken_others_are_told(avatar, shared):
     served(avatar, shared, work, most=1)
 
 
-def test_nothing_that_is_said_stops_the_speaker(avatar, shared):
+def test_nothing_that_is_said_stops_the_speaker(avatar, shared, count=10_000):
     rng = np.random.default_rng(3)
     texts = ["", "{", "[]", "null", "\0", '{"type":"look","zoom":1e999}', '{"type":"hello"}',
              '{"type":"finish"}', '{"type":"interrupt"}', '{"type":"source","live":true}',
@@ -238,7 +243,7 @@ def test_nothing_that_is_said_stops_the_speaker(avatar, shared):
 
     async def work(connect, clients):
         good, bad = await connect(), await connect()
-        for _ in range(300):
+        for _ in range(count):
             if rng.random() < 0.6:
                 await bad.socket.send_str(texts[rng.integers(len(texts))])
             else:
@@ -331,6 +336,94 @@ def test_a_failure_of_the_server_is_told(avatar, shared, capsys, monkeypatch):
 
     served(avatar, shared, work)
     assert "the device is gone" in capsys.readouterr().out
+
+
+def example(name):
+    """A module of the examples."""
+    path = Path(__file__).parents[3] / "examples" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_example_of_a_client(avatar, shared):
+    async def work(connect, _):
+        address = str((await connect()).socket._response.url).removesuffix("socket")
+        frames = await example("live_client").speak(address, 0.5 * synthesize(1.0, 0).samples)
+        assert [number for number, _, _ in frames] == list(range(len(frames)))
+        assert (
+            len(frames) >= 25 and len(frames[0][2]) == record(avatar.baked.ranges.shape[1]).itemsize
+        )
+
+    served(avatar, shared, work)
+
+
+class Output:
+    """Stands for LiveTalking's, and for its speech synthesis."""
+
+    def __init__(self):
+        self.pictures, self.sound = [], []
+
+    def start(self, *_):
+        pass
+
+    render = stop = flush_talk = start
+
+    def push_video_frame(self, picture):
+        self.pictures.append(picture)
+
+    def push_audio_frame(self, samples, told):
+        self.sound.append((samples, told))
+
+
+def test_the_example_of_a_plugin(avatar, shared, monkeypatch):
+    class Base:
+        def __init__(self, opt):
+            self.tts, self.output, self.speaking = Output(), Output(), False
+
+        def flush_talk(self):
+            self.tts.flush_talk()
+
+    registered = {}
+    named = lambda kind, name: lambda made: registered.setdefault((kind, name), made)
+    for name, words in {"registry": {"register": named}, "avatars": {},
+                        "avatars.base_avatar": {"BaseAvatar": Base}}.items():  # fmt: skip
+        monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(**words))
+    example("livetalking/egs_avatar")
+    plugin = registered["avatar", "egs"](None, shared, avatar)
+    stop, pieces = threading.Event(), np.split(synthesize(1.0, 0).samples, 50)
+    thread = threading.Thread(target=plugin.render, args=(stop,))
+    thread.start()
+    for number, piece in enumerate(pieces):
+        plugin.put_audio_frame(piece, {"number": number})
+    deadline = time.monotonic() + WAIT
+    while sum("number" in told for _, told in plugin.output.sound) < 20:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    plugin.flush_talk()
+    time.sleep(0.3)
+    stop.set()
+    thread.join()
+    output = plugin.output
+    said = [told["number"] for _, told in output.sound if "number" in told]
+    assert said == list(range(len(said))) and 20 <= len(said) < 50
+    assert len(output.sound) == 2 * len(output.pictures)
+    assert output.pictures[0].shape == (avatar.scene.height, avatar.scene.width, 3)
+
+
+def test_the_hours_measures():
+    client = LiveClient(np.zeros(16_000), 0)
+    client.sent = [10 + 0.02 * k for k in range(1000)]
+    client.runs = [(0, 1.0), (160_000, 11.5)]  # half a second was lost between
+    arrived = [(10 + (t - 1.0) + 0.9, t) for t in np.arange(1.0, 11.0, 0.04)]
+    client.arrived = arrived + [(10 + (t - 1.5) + 0.7, t) for t in np.arange(11.52, 20, 0.04)]
+    delays = client.delays()
+    np.testing.assert_allclose(delays[:120], 0.9, atol=1e-6)
+    np.testing.assert_allclose(delays[-200:], 0.7, atol=1e-6)
+    client.arrived[200] = client.arrived[200][0] + 0.03, client.arrived[200][1]
+    late = client.lateness()
+    assert late.max() == pytest.approx(0.03, abs=1e-6) and (late > 1e-6).sum() == 1
 
 
 def test_avatars_have_names_and_no_voice(trained_run, avatar, capsys):
