@@ -7,6 +7,7 @@ import { openAvatar } from "./avatar.js";
 import { SoundClock } from "./clock.js";
 import { Motion } from "./motion.js";
 import { Player } from "./player.js";
+import { Playing } from "./playing.js";
 import { listenToKeys, point, viewKeys } from "./pointing.js";
 import { bytesOf, unpacked } from "./text.js";
 
@@ -18,11 +19,11 @@ const address = (data, type) => URL.createObjectURL(new Blob([data], { type }));
 const time = (seconds) =>
   `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
 
-class Talk {
+class Talk extends Playing {
   constructor(avatar, motion, sound) {
-    Object.assign(this, { avatar, motion, sound, clock: new SoundClock(sound) });
-    /** Whether what is drawn is not what should be; whether something else is drawn for once. */
-    Object.assign(this, { stale: true, isApart: false });
+    super(sound, motion.duration, complain);
+    /** `isApart`: whether something else is drawn for once. */
+    Object.assign(this, { avatar, motion, clock: new SoundClock(sound), isApart: false });
     this.canvas = element("picture");
     this.worker = address(element("sorter").textContent, "text/javascript");
     this.start();
@@ -68,31 +69,6 @@ class Talk {
       element("time").textContent = text;
       seek.setAttribute("aria-valuetext", text);
     }
-  }
-
-  play() {
-    if (this.sound.paused) this.sound.play().catch((error) => complain(error));
-    else this.sound.pause();
-  }
-
-  seek(seconds) {
-    this.sound.currentTime = Math.min(Math.max(seconds, 0), this.motion.duration);
-    this.stale = true;
-  }
-
-  turn(yaw, pitch) {
-    this.player.turn(yaw, pitch);
-    this.stale = true;
-  }
-
-  zoom(factor, x = this.player.view.x, y = this.player.view.y) {
-    this.player.zoom(factor, x, y);
-    this.stale = true;
-  }
-
-  reset() {
-    this.player.reset();
-    this.stale = true;
   }
 
   /**

@@ -7,14 +7,16 @@ import { SoundClock } from "./clock.js";
 import { Lens } from "./lens.js";
 import { Motion } from "./motion.js";
 import { Player } from "./player.js";
+import { Playing } from "./playing.js";
 import { listenToKeys, point, viewKeys } from "./pointing.js";
 
 const element = (id) => document.getElementById(id);
 
-class View {
+class View extends Playing {
   /** @param {Object<string, Motion>} motions all of it, without sound, and without blinks */
   constructor(avatar, motions, sound) {
-    Object.assign(this, { avatar, motions, sound, clock: new SoundClock(sound), stale: true });
+    super(sound, motions.all.duration, complain);
+    Object.assign(this, { avatar, motions, clock: new SoundClock(sound) });
     this.canvas = element("picture");
     this.lens = new Lens();
     this.player = new Player(this.canvas, avatar, "sorter.js", this.lens);
@@ -59,31 +61,6 @@ class View {
     if (paint === "picture" && lens.shape === "splats") {
       player.renderer.showPicture(avatar.plate, avatar.width, avatar.height);
     } else player.renderer.showColor([0.12, 0.12, 0.12, 1]);
-    this.stale = true;
-  }
-
-  play() {
-    if (this.sound.paused) this.sound.play().catch(complain);
-    else this.sound.pause();
-  }
-
-  seek(seconds) {
-    this.sound.currentTime = Math.min(Math.max(seconds, 0), this.motions.all.duration);
-    this.stale = true;
-  }
-
-  turn(yaw, pitch) {
-    this.player.turn(yaw, pitch);
-    this.stale = true;
-  }
-
-  zoom(factor, x = this.player.view.x, y = this.player.view.y) {
-    this.player.zoom(factor, x, y);
-    this.stale = true;
-  }
-
-  reset() {
-    this.player.reset();
     this.stale = true;
   }
 }
