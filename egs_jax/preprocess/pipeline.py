@@ -120,8 +120,7 @@ def preprocess(
     material = Material(films, faces, choose_all(films, faces, face), size)
     print(material.capture.format_table(), end="")
     border = split_at(len(material.valid), val_seconds)
-    # A GPU's products are of 10 bits otherwise: poses are solved worse, or not at all.
-    with work_folder(dataset_dir) as work, jax.default_matmul_precision("highest"):
+    with work_folder(dataset_dir) as work:
         meta = _fill(work, material, sounds, audio_features, layout, parser)
         meta["models"] = models_used(audio_features, face_parser)
         meta["splits"] = {"train": [0, border], "val": [border, len(material.valid)]}
@@ -140,9 +139,12 @@ def _fill(
     seen = write_frames(work, material, parser)
     frames, landmarks, valid = Pictures(work / FILES["frames"]), material.landmarks, material.valid
     side = material.frame_size
-    track, figures = _track(frames, material)
     save = lambda name, array: np.save(work / FILES[name], array)
-    body, figures["body"], found = followed_body(work, frames, track, seen.room, material.runs)
+    # A GPU's products are of 10 bits otherwise: poses are solved worse, or not at all. What hears
+    # has its own, and is one program with that of later speech.
+    with jax.default_matmul_precision("highest"):
+        track, figures = _track(frames, material)
+        body, figures["body"], found = followed_body(work, frames, track, seen.room, material.runs)
     _save_plates(work, material, seen, found)
     save("body_viewmats", body)
     for name, array in first_points(work, frames, track, body).items():

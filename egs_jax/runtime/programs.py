@@ -98,7 +98,9 @@ class Kept:
             try:
                 exported = export.export(jax.jit(flat, donate_argnums=donated))(*leaves)
             except Exception as error:  # JAX exports what it can promise to understand later
-                LOGGER.warning("%s: not kept, every start is slower (%s)", path, _first_line(error))
+                if path:
+                    told = _first_line(error)
+                    LOGGER.warning("%s: not kept, every start is slower (%s)", path, told)
                 return jax.jit(flat, donate_argnums=donated, compiler_options=self._options())
             if path:
                 _write(path, exported)
