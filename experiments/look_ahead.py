@@ -60,7 +60,7 @@ def tried(kind: str) -> list[Layout]:
             (10, 2), (10, 1), (10, 0), (6, None), (4, None), (2, None))]  # fmt: skip
     else:
         found = [
-            Layout(hop, 80 - ahead, ahead, False, margins, future, 1)
+            Layout(hop, 80 - ahead, ahead, False, margins, future)
             for hop, ahead, future in (
                 (10, 20, None), (10, 15, None), (10, 10, None), (10, 20, 1), (10, 20, 0),
                 (2, 7, None), (4, 7, None), (2, 9, 2), (4, 9, 2), (6, 9, 2), (4, 11, 1), (6, 11, 1),

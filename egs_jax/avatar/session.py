@@ -85,9 +85,10 @@ class Speech:
             self._is_cut = True
         return self._cuts.popleft() if self._cuts else None
 
-    def spoken(self, windows: Sequence[Window], encoded: Sequence[np.ndarray]) -> list[SpokenBatch]:
+    def spoken(self, window: Window | None, encoded: Sequence[np.ndarray]) -> list[SpokenBatch]:
         """Return the batches that the window completes, if there was one."""
-        rows = self.batches.features.finished(windows, encoded)
+        features = self.batches.features
+        rows = features.nothing if window is None else features.finished(window, encoded)
         return self.batches.take(rows, last=self._is_cut and not self._cuts)
 
     def heard(self, batches: Sequence[SpokenBatch]) -> None:

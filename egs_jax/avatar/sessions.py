@@ -13,6 +13,7 @@ once. All queues are bounded, so that a reader who does not read stops his own s
 """
 
 import contextlib
+import itertools
 import queue
 import threading
 import time
@@ -44,8 +45,8 @@ class Limits(NamedTuple):
     More than one batch may come in other bits than one alone, so that a CPU does one at a time.
     """
 
-    window_batches: int
-    """Batches of a stream that go through the encoder at once."""
+    windows: int
+    """Windows of sound that go through the encoder at once."""
     pictures: int
     """Batches of frames that are drawn at once."""
     codes: int
@@ -58,7 +59,7 @@ class Limits(NamedTuple):
 
 LIMITS = {"cpu": Limits(1, 1, 1, is_single=True)}
 """By JAX's platform."""
-OTHER_LIMITS = Limits(window_batches=16, pictures=4, codes=64, run=run_on_device)
+OTHER_LIMITS = Limits(windows=32, pictures=4, codes=64, run=run_on_device)
 """Of all others."""
 
 
@@ -138,8 +139,8 @@ class Sessions:
         """Compile what hears and draws an avatar, for which first frames would wait otherwise."""
         batches = SpeechBatches(avatar)
         features, layout = batches.features, batches.features.layout
-        for size in {1, self._limits.window_batches}:
-            features.program(np.zeros((layout.batch * size, layout.window_samples), np.float32))
+        for size in {1, self._limits.windows}:
+            features.program(np.zeros((size, layout.window_samples), np.float32))
         for samples in (layout.window_samples + layout.window_offset, layout.hop_samples):
             judge([VoiceActivity()], [np.zeros(samples, np.float32)], self._limits.run)
         if pictures and self._limits.is_single:
@@ -175,7 +176,7 @@ class Sessions:
             speech.is_hearing = True
             features = speech.batches.features
             due = speech.hearing.due(time.monotonic(), features.layout.hop_frames / FPS)
-            self._to_hear.add((features.features, features.layout, features.place), due, speech)
+            self._to_hear.add((features.features, features.layout), due, speech)
             self._heard.notify()
         if speech.can_be_drawn():
             speech.is_listed = True
@@ -192,9 +193,7 @@ class Sessions:
                     self._heard.wait()
                 if self._is_closed:
                     return
-                features, layout, _ = self._to_hear.first()
-                places = [(features, layout, place) for place in range(layout.batch)]
-                taken = self._to_hear.take(places, self._limits.window_batches)
+                taken = self._to_hear.take(self._to_hear.first(), self._limits.windows)
                 speeches = [speech for speech in taken if not speech.is_over]
                 sounds = [speech.take_sound() for speech in speeches]
             with self._failing(speeches):
@@ -223,7 +222,7 @@ class Sessions:
                 group = self._to_draw.first()
                 _, pictures = group
                 most = self._limits.pictures if pictures else self._limits.codes
-                taken = self._to_draw.take([group], most)
+                taken = self._to_draw.take(group, most)
                 speeches = [speech for speech in taken if not speech.is_over]
                 batches = [speech.take_due() for speech in speeches]
                 for speech in speeches:
@@ -276,9 +275,11 @@ def _heard_together(
     hearing = [k for k, cut in enumerate(cuts) if cut is not None]
     streams = [speeches[k].batches.features for k in hearing]
     windows = listen(streams, [cuts[k] for k in hearing], limits.run)
-    encoded: list[np.ndarray] = []
-    if windows:
-        count = limits.window_batches if len(windows) > 1 else 1
-        encoded = encode_windows(streams[0].program, streams[0].layout, windows, count)
-    found = {k: ([own], [rows]) for k, own, rows in zip(hearing, windows, encoded, strict=True)}
-    return [speech.spoken(*found.get(k, ([], []))) for k, speech in enumerate(speeches)]
+    wanted = [stream.wanted(own) for stream, own in zip(streams, windows, strict=True)]
+    together = [window for own in wanted for window in own]
+    encoded = iter(encode_windows(streams[0].program, together, limits.windows) if streams else ())
+    found = {
+        k: (window, list(itertools.islice(encoded, len(own))))
+        for k, window, own in zip(hearing, windows, wanted, strict=True)
+    }
+    return [speech.spoken(*found.get(k, (None, []))) for k, speech in enumerate(speeches)]

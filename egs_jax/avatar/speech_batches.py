@@ -27,7 +27,7 @@ from egs_jax.speech.features import FeatureStream, Rows
 from egs_jax.speech.layout import DEFAULT, ENTRY_ROWS, FRAME_ROWS, ROW_SAMPLES, Layout
 from egs_jax.types import Drive
 
-PIECE = DEFAULT.batch * DEFAULT.hop_samples
+PIECE = DEFAULT.hop_samples
 """Samples whose features are computed at once."""
 FADE_ROWS = 10
 """Most rows (0.2 s) over which speech fades at a seam; less where less latency is stated."""

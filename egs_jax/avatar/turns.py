@@ -2,7 +2,7 @@
 
 import heapq
 import itertools
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -28,14 +28,12 @@ class Turns(Generic[Item]):
         """Return the group of whoever is due first."""
         return min(self._queues, key=lambda group: self._queues[group][0][:2])
 
-    def take(self, groups: Sequence[Hashable], most: int) -> list[Item]:
-        """Serve up to `most` of each of several groups, those who are due first."""
-        taken = []
-        for group in groups:
-            queue = self._queues.get(group, [])
-            taken += [heapq.heappop(queue)[2] for _ in range(min(most, len(queue)))]
-            if group in self._queues and not queue:
-                del self._queues[group]
+    def take(self, group: Hashable, most: int) -> list[Item]:
+        """Serve up to `most` of a group, those who are due first."""
+        queue = self._queues[group]
+        taken = [heapq.heappop(queue)[2] for _ in range(min(most, len(queue)))]
+        if not queue:
+            del self._queues[group]
         return taken
 
 

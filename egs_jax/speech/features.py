@@ -4,7 +4,7 @@ Row r is centered on (r + 0.5) / 50 s; S samples at 16 kHz give R = 2 ceil(S / 6
 every video frame (25 fps) that they begin. Outside the file there is digital silence. A row
 depends on a bounded stretch of sound around it and on nothing else; it is the same bits on one
 machine whether the sound comes as one array, within a longer file or in chunks of any size,
-because window b always goes through place b mod 2 of one compiled program (the other may be empty).
+because every window goes alone through one compiled program, or not at all where nobody speaks.
 These are the default windows; those of a shorter look-ahead are in `layout`.
 
 * "whisper" [R, 384]: the Whisper-tiny.en encoder (`egs_jax.speech.whisper`, trained on English) on
@@ -82,8 +82,8 @@ class FeatureStream:
     """A stream that turns chunks of sound of any size into feature rows, in constant memory.
 
     The rows of all calls, one after the other, are bit for bit those of `extract_features` on the
-    whole sound. `push` is `cut`, `listen`, `encode_windows` and `finished` in turn: the two in the
-    middle can be done for several streams at once, with the same bits.
+    whole sound. `push` is `cut`, `listen`, `encode_windows` of what is `wanted`, and `finished` in
+    turn: the two in the middle can be done for several streams at once.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class FeatureStream:
         self._buffer = np.zeros(-self.layout.window_offset, np.float32)  # before the start
         hop = self.layout.hop_rows
         self._rise = ((np.arange(hop, dtype=np.float32) + 0.5) / hop)[:, None]  # of a cross-fade
-        self._fading: np.ndarray | None = None
+        self._before: Window | np.ndarray | None = None  # the last window, or its rows
         self._level = None if loudness is None else SpeechLevel(loudness)
         if loudness is None:
             self._hush = None
@@ -130,9 +130,9 @@ class FeatureStream:
         return self.layout.window_samples - len(self._buffer)
 
     @property
-    def place(self) -> int:
-        """Place of the next window to be heard."""
-        return self._num_heard % self.layout.batch
+    def nothing(self) -> Rows:
+        """No rows."""
+        return Rows(np.zeros((0, self.features.feature_dim), np.float32), np.zeros(0, np.float32))
 
     def push(self, chunk: Float[np.ndarray, " S"]) -> Float[np.ndarray, "R F"]:
         """Take the next samples (16 kHz mono); return the rows that they finish, possibly none.
@@ -185,21 +185,34 @@ class FeatureStream:
         self._num_cut += len(starts)
         return [buffer[start : start + size] for start in starts]
 
-    def finished(self, windows: Sequence[Window], encoded: Sequence[np.ndarray]) -> Rows:
-        """Return the rows that the next windows finish, of which `encoded` has those kept."""
-        found = [Rows(np.zeros((0, self.features.feature_dim), np.float32), np.zeros(0, "f4"))]
-        for window, kept in zip(windows, encoded, strict=True):
-            rows = self._fade(kept)
-            found.append(Rows(self._gated(rows, window.openness), window.openness[: len(rows)]))
-        most = None if self._end is None else max(self._end - self._num_rows, 0)
-        rows = Rows(*(np.concatenate(parts)[:most] for parts in zip(*found, strict=True)))
-        self._num_rows += len(rows.features)
-        return rows
+    def wanted(self, window: Window) -> list[Window]:
+        """Return what is to be encoded for the rows that a window finishes.
+
+        That is nothing where nobody speaks. Cross-faded rows are of the window before as well,
+        which may not have been encoded yet.
+        """
+        if not window.openness.any():
+            return []
+        return [self._before, window] if isinstance(self._before, Window) else [window]
+
+    def finished(self, window: Window, encoded: Sequence[np.ndarray]) -> Rows:
+        """Return the rows that the next window finishes, given those kept of what is `wanted`."""
+        if len(encoded) == 2:
+            self._before = encoded[0]
+        rows = self._block(window, encoded[-1] if encoded else None)
+        if self.layout.is_crossfaded:
+            self._before = encoded[-1] if encoded else window
+        rows = rows[: None if self._end is None else max(self._end - self._num_rows, 0)]
+        self._num_rows += len(rows)
+        return Rows(rows, window.openness[: len(rows)])
 
     def _heard(self, cuts: list[np.ndarray]) -> Rows:
         """Return the rows that windows of this sound finish."""
-        windows = [listen([self], [cut])[0] for cut in cuts]
-        return self.finished(windows, encode_windows(self.program, self.layout, windows))
+        found = [self.nothing]
+        for cut in cuts:
+            [window] = listen([self], [cut])
+            found.append(self.finished(window, encode_windows(self.program, self.wanted(window))))
+        return Rows(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
     def _fresh(self, cut: np.ndarray) -> np.ndarray:
         """Return what of the next window's sound no window before it had."""
@@ -210,34 +223,36 @@ class FeatureStream:
         """Return the next window, once the level has heard its sound."""
         layout, number = self.layout, self._num_heard
         self._num_heard += 1
-        place = number % layout.batch
         if self._level is None:
-            return Window(place, cut, np.ones(layout.hop_rows, np.float32))
+            return Window(cut, np.ones(layout.hop_rows, np.float32))
         first = layout.hop_rows * (number - layout.is_crossfaded)
         times = (first + np.arange(layout.hop_rows) + 0.5) * ROW_SAMPLES / SAMPLE_RATE
-        return Window(place, cut * self._level.gain(), self._level.openness(times))
+        return Window(cut * self._level.gain(), self._level.openness(times))
 
-    def _gated(self, rows: np.ndarray, openness: np.ndarray) -> np.ndarray:
-        """Fade finished rows to those of silence where nobody speaks."""
-        if self._level is None or not len(rows):
+    def _block(self, window: Window, kept: np.ndarray | None) -> np.ndarray:
+        """Return the rows that a window finishes: a block, or none for the first cross-faded.
+
+        Where nobody speaks they fade to those of silence; `kept` is None if nobody does at all.
+        """
+        if self.layout.is_crossfaded and self._before is None:
+            return self.nothing.features
+        if kept is None:
+            return self._hush
+        rows = kept if not self.layout.is_crossfaded else self._crossfaded(self._before, kept)
+        if self._level is None:
             return rows
-        return rows * openness[:, None] + self._hush * (1 - openness)[:, None]
+        openness = window.openness[:, None]
+        return rows * openness + self._hush * (1 - openness)
 
     def _silence(self) -> np.ndarray:
         """Return the rows of digital silence, one block of them."""
-        layout, hop = self.layout, self.layout.hop_rows
-        rows = self.program(np.zeros((layout.batch, layout.window_samples), np.float32))[0]
-        if not self.layout.is_crossfaded:
-            return rows
-        return rows[hop:] * (1 - self._rise) + rows[:hop] * self._rise
+        [rows] = self.program(np.zeros((1, self.layout.window_samples), np.float32))
+        return self._crossfaded(rows, rows) if self.layout.is_crossfaded else rows
 
-    def _fade(self, rows: np.ndarray) -> np.ndarray:
-        """Return the rows that a window finishes: a block, or none for the first cross-faded."""
-        if not self.layout.is_crossfaded:
-            return rows
+    def _crossfaded(self, before: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return a block of the rows that are kept of the two windows which have it."""
         hop = self.layout.hop_rows
-        before, self._fading = self._fading, rows[hop:] * (1 - self._rise)
-        return rows[:0] if before is None else before + rows[:hop] * self._rise
+        return before[hop:] * (1 - self._rise) + rows[:hop] * self._rise
 
 
 def listen(

@@ -41,8 +41,6 @@ class Layout:
     """Samples that a row reaches beyond its 20 ms, before and after."""
     future_frames: int | None = None
     """Last entry that a frame may hear, in frames after its own; None: half a window's."""
-    batch: int = 2
-    """Windows that go through the compiled program at once."""
 
     @property
     def hop_samples(self) -> int:
@@ -96,15 +94,13 @@ class Layout:
 
 _WHISPER = (40, 200)  # the encoder's position p is centered on mel frame 2 p: on a row's center
 _MEL = (160, 160)
-# 80 rows (1.6 s) tell features of 30 s of context with R2 0.81, 110 rows with 0.83. One of two
-# windows at once takes 0.75 of the time of one alone on a CPU, one of four no less (`experiments/
-# tried.md`); a live speech has one at a time.
+# 80 rows (1.6 s) tell features of 30 s of context with R2 0.81, 110 rows with 0.83.
 DEFAULT = Layout(10, 60, 20, True, _WHISPER)
 """That of the features by networks."""
 # The quick one by a ridge on Obama's and tedlieu's windows at one gain, no gate (opening, width;
 # cross-validated within the training frames): r 0.528, 0.600; the default 0.524, 0.571. Over the
 # 125 held-out frames of each 0.750, 0.659; the default 0.764, 0.695.
-_NETWORKS = DEFAULT, Layout(4, 72, 8, False, _WHISPER, future_frames=2, batch=1)
+_NETWORKS = DEFAULT, Layout(4, 72, 8, False, _WHISPER, future_frames=2)
 LAYOUTS: dict[str, tuple[Layout, ...]] = {
     "whisper": _NETWORKS,
     "whisper-base": _NETWORKS,

@@ -1,8 +1,8 @@
 """Windows of sound -> the rows of features that are kept of them, by one compiled program.
 
-Before: `layout`, which says what a window is; after: `features`. On a CPU the rows of a window are
-the same bits whatever else is in the batch, as long as the batch has the same size and the window
-the same place in it.
+Before: `layout`, which says what a window is; after: `features`. A live speech has one window at a
+time, and so it is encoded, wherever its sound comes from; several speeches' may go together on a
+GPU, up to rounding.
 """
 
 import functools
@@ -33,8 +33,6 @@ WindowProgram = Callable[[np.ndarray], np.ndarray]
 class Window(NamedTuple):
     """Sound that becomes rows of features, as it is heard."""
 
-    place: int
-    """Its place in the batch of the compiled program."""
     samples: Float[np.ndarray, " S"]
     """Brought to the wanted level."""
     openness: Float[np.ndarray, " R"]
@@ -120,29 +118,22 @@ def window_program(kind: str, encoder: WhisperEncoder | None, layout: Layout) ->
 
 
 def encode_windows(
-    program: WindowProgram, layout: Layout, windows: Sequence[Window], batches: int = 1
+    program: WindowProgram, windows: Sequence[Window], at_once: int = 1
 ) -> list[np.ndarray]:
     """Compute what is kept of windows, those of several streams as well.
 
     Args:
       program: Of the streams' features.
-      layout: Of the streams.
-      windows: Each goes through the program at its own place.
-      batches: Batches of a stream that go through it at once, in `batches` times as many places.
+      windows: Those to encode, possibly none.
+      at_once: Windows that go through the program at once, where they are more than one.
 
     Returns:
       The rows of each window.
     """
-    found: list[np.ndarray] = []
-    while len(found) < len(windows):
-        batch = np.zeros((layout.batch * batches, layout.window_samples), np.float32)
-        slots: list[int] = []
-        for window in windows[len(found) :]:
-            taken = sum(slot % layout.batch == window.place for slot in slots)
-            if taken == batches:
-                break
-            slots.append(window.place + layout.batch * taken)
-            batch[slots[-1]] = window.samples
-        rows = program(batch)
-        found += [rows[slot] for slot in slots]
+    size, found = at_once if len(windows) > 1 else 1, []
+    for first in range(0, len(windows), size):
+        batch = np.zeros((size, len(windows[0].samples)), np.float32)
+        some = windows[first : first + size]
+        batch[: len(some)] = [window.samples for window in some]
+        found += list(program(batch)[: len(some)])
     return found

@@ -298,9 +298,9 @@ def test_turns_go_to_those_who_are_due_first():
     for group, due, item in ((1, 0.1, "a"), (2, 0.2, "b"), (1, 0.5, "c"), (3, 9.0, "d"),
                              (1, 0.5, "e"), (1, 0.4, "f")):  # fmt: skip
         turns.add(group, due, item)
-    assert turns.first() == 1 and turns.take([1], 2) == ["a", "f"]
-    assert turns.first() == 2 and turns.take([2, 3, 4], 1) == ["b", "d"]
-    assert turns.take([1], 5) == ["c", "e"] and not turns
+    assert turns.first() == 1 and turns.take(1, 2) == ["a", "f"]
+    assert turns.first() == 2 and turns.take(2, 1) == ["b"]
+    assert turns.take(1, 5) == ["c", "e"] and turns.take(3, 1) == ["d"] and not turns
 
 
 def test_whoever_brings_much_at_once_takes_nobody_s_turn():

@@ -123,6 +123,27 @@ def test_chunks_of_any_size_give_the_same_bits(kind):
     np.testing.assert_array_equal(np.concatenate([*rows, stream.finish()]), whole)
 
 
+@pytest.mark.parametrize("look_ahead", [None, 0.4])
+def test_where_nobody_speaks_nothing_is_encoded(look_ahead):
+    """And what is encoded later, at the first word, gives the rows of a stream that encodes all."""
+    sound = np.concatenate([np.zeros(3 * SAMPLE_RATE, np.float32), voice(2.0), noise(3, 1e-3)])
+    layout = layout_of("whisper", look_ahead)
+
+    def listened(*, all_wanted: bool) -> tuple[np.ndarray, int]:
+        stream, calls = FeatureStream("whisper", loudness=SPEECH_LOUDNESS, layout=layout), []
+        program = stream.program
+        stream.program = lambda windows: (calls.append(len(windows)), program(windows))[1]
+        if all_wanted:
+            stream.wanted = lambda window: [window]
+        rows = [stream.push(part) for part in np.split(sound, 40)]
+        return np.concatenate([*rows, stream.finish()]), sum(calls)
+
+    (made, count), (wanted, most) = (listened(all_wanted=flag) for flag in (False, True))
+    np.testing.assert_array_equal(made, wanted)
+    spoken = 2.0 * SAMPLE_RATE / layout.hop_samples
+    assert spoken <= count < 2 * spoken < most
+
+
 def test_only_what_was_heard_counts():
     """What comes after a window cannot change its rows: mel looks 0.2 s ahead."""
     one, other = voice(6.0), voice(6.0).copy()
