@@ -34,7 +34,7 @@ CODES = 24
 16 of them, 54 with 24, 56 with 32.)"""
 SHINE_CODES = 4
 """Patterns of colors by direction, which are most of a Gaussian's numbers and move least."""
-SAMPLE = 512
+SAMPLE = 256
 """S, Gaussians whose decoder is exact."""
 FRAMES = 96
 """Training frames that are looked at, evenly spaced."""

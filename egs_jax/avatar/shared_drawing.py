@@ -1,25 +1,24 @@
 """Batches of several speeches -> pictures or motion codes, many in one call of a device.
 
 Before: `speech_batches`; after: `sessions`. What goes to the device are rows of sound, poses and
-eyes: audio windows, which overlap, are cut there, and the room's plate is spread there.
+eyes: audio windows, which overlap, are cut there, and the room's plate is there already.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int
 
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.avatar.draw import compile_kernels, draw, motion_codes
+from egs_jax.avatar.draw import motion_codes
 from egs_jax.avatar.drawing import StreamFrame
 from egs_jax.avatar.drive import eyes_of, poses_at
 from egs_jax.avatar.label import labeled
 from egs_jax.avatar.look import Look
 from egs_jax.avatar.speech_batches import SpokenBatch
+from egs_jax.avatar.to_host import compile_locked, draw_locked, shared_plate
 from egs_jax.media.clock import FPS, places
 from egs_jax.speech.layout import ENTRY_ROWS, FRAME_ROWS
 from egs_jax.types import Drive
@@ -51,7 +50,7 @@ class Shared(NamedTuple):
 
     batches: Sequence[SpokenBatch]
     made: Sequence[Array]
-    """Pictures and opacities, or codes, of all places of all batches."""
+    """Pictures and opacities in page-locked memory, or codes, of all places of all batches."""
     drive: Drive
     """Poses and eyes, at the host."""
     look: Look
@@ -70,7 +69,7 @@ def compile_shared(avatar: Avatar, batch: SpokenBatch, most: int, *, pictures: b
     size = 1
     while size <= most:
         if pictures:
-            compile_kernels(avatar, shared_drive(avatar, [batch] * size, backgrounds=True))
+            compile_locked(avatar, shared_drive(avatar, [batch] * size, backgrounds=True))
         jax.block_until_ready(dispatch_shared(avatar, [batch] * size, pictures=pictures).made)
         size *= GROWTH
 
@@ -86,20 +85,20 @@ def dispatch_shared(avatar: Avatar, batches: Sequence[SpokenBatch], *, pictures:
     extra = padded_count(len(batches)) - len(batches)
     drive = shared_drive(avatar, [*batches, *[batches[-1]] * extra], backgrounds=pictures)
     if pictures:
-        drawn = draw(avatar, drive)
+        drawn = draw_locked(avatar, drive)
         made = [drawn.rgb, drawn.alpha]
     else:
         made = [motion_codes(avatar, drive)]
-    for array in made:
-        array.copy_to_host_async()
+        made[0].copy_to_host_async()
     drive = drive.replace(audio_windows=None, backgrounds=None)
     return Shared(batches, made, drive, avatar.look)
 
 
 def shared_drive(avatar: Avatar, batches: Sequence[SpokenBatch], *, backgrounds: bool) -> Drive:
-    """Compose what drives all places of batches; what is large is made on the device.
+    """Compose what drives all places of batches; what is large is on the device.
 
-    The same values as `speech_batches.composed` gives of each.
+    The same values as `speech_batches.composed` gives of each; a plate that is always the same is
+    there once.
     """
     scene, config, look = avatar.scene, avatar.config, avatar.look
     shown = np.concatenate([batch.shown for batch in batches])
@@ -108,11 +107,7 @@ def shared_drive(avatar: Avatar, batches: Sequence[SpokenBatch], *, backgrounds:
     offsets = scene.layout.offsets(config.model.window_frames)
     entries = FRAME_ROWS * offsets[:, None] + np.arange(ENTRY_ROWS) - ENTRY_ROWS // 2
     poses = poses_at(avatar.path, look, shown)
-    behind = None
-    if backgrounds and scene.still_background is not None:
-        behind = _spread(len(shown), scene.still_background)
-    elif backgrounds:
-        behind = scene.backgrounds(shown, poses.frames)
+    behind = shared_plate(scene.backgrounds(shown, poses.frames)) if backgrounds else None
     return Drive(
         audio_windows=_windows(
             np.stack([batch.rows for batch in batches]),
@@ -143,11 +138,6 @@ def _windows(
     if share is not None:
         found = found + (cut(rows, index + 1) - found) * share[:, :, None, None, None]
     return found.reshape(-1, *found.shape[2:])
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _spread(count: int, plate: UInt8[Array, "H Wd 3"]) -> UInt8[Array, "B H Wd 3"]:
-    return jnp.broadcast_to(plate, (count, *plate.shape))
 
 
 def fetch_shared(shared: Shared) -> list[list[StreamFrame] | list[MotionFrame]]:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+import kernels
 from egs_jax.avatar import precomputed as prepared
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import Pictures, draw
@@ -20,7 +21,7 @@ from egs_jax.avatar.precomputed import Drawable
 from egs_jax.config import Config
 from egs_jax.types import Drive
 
-MOST_PLATES = 8
+MOST_PLATES = 32
 """Backgrounds that stay on the device."""
 
 
@@ -47,9 +48,7 @@ def draw_towards_host(avatar: Avatar, drive: Drive) -> Pictures:
 
 def by_locked_memory(config: Config, kept: Drawable, drive: Drive) -> Pictures:
     """Do the same with one copy each way, of an avatar's parts and whatever the device."""
-    backgrounds = drive.backgrounds
-    if backgrounds.strides[0] == 0:
-        backgrounds = _on_device(_Plate(backgrounds[:1]))
+    backgrounds = shared_plate(drive.backgrounds)
     leaves, tree = jax.tree.flatten(drive.replace(backgrounds=None))
     shapes = tuple(leaf.shape[1:] for leaf in leaves)
     rows = np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], 1, dtype=np.float32)
@@ -67,7 +66,33 @@ def _drawn(
     parts = jnp.split(rows, ends[:-1], axis=1)
     leaves = [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
     drive = jax.tree.unflatten(tree, leaves).replace(backgrounds=backgrounds)
+    return _shown(config, kept, drive)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _shown(config: Config, kept: Drawable, drive: Drive) -> Pictures:
+    """Draw to page-locked memory."""
     return jax.device_put(Pictures(*prepared.show(config, kept, drive)), jax.memory.Space.Host)
+
+
+def compile_locked(avatar: Avatar, drive: Drive) -> None:
+    """Have the Triton kernels of `draw_locked` compiled, faster than its first call would."""
+    kernels.compile_kernels(_shown, avatar.config.drawing, avatar.kept, drive)
+
+
+def draw_locked(avatar: Avatar, drive: Drive) -> Pictures:
+    """Do the same as `draw_towards_host`, of what drives it on the device already.
+
+    Its backgrounds are one picture for all frames, or one for each; they are not used up.
+    """
+    return _shown(avatar.config.drawing, avatar.kept, drive)
+
+
+def shared_plate(
+    backgrounds: UInt8[np.ndarray, "B H Wd 3"],
+) -> UInt8[Array | np.ndarray, "#B H Wd 3"]:
+    """Return the one picture that is repeated, kept on the device; others as they are."""
+    return backgrounds if backgrounds.strides[0] else _on_device(_Plate(backgrounds[:1]))
 
 
 class _Plate:

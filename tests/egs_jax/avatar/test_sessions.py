@@ -166,8 +166,10 @@ def test_a_shared_call_gives_what_each_batch_alone_does(avatar, pictures):
     for k, batch in enumerate(batches):
         want = composed(avatar, batch).drive
         part = slice(k * len(batch.shown), (k + 1) * len(batch.shown))
-        for name in ("audio_windows", "eyes", "viewmats", "Ks", "backgrounds", "bodies"):
+        for name in ("audio_windows", "eyes", "viewmats", "Ks", "bodies"):
             np.testing.assert_array_equal(getattr(drive, name)[part], getattr(want, name), name)
+        behind = np.broadcast_to(drive.backgrounds, (len(drive.eyes), *want.backgrounds.shape[1:]))
+        np.testing.assert_array_equal(behind[part], want.backgrounds)
     work = shared_drawing.dispatch_shared(avatar, batches, pictures=pictures)
     assert len(work.made[0]) == 4 * len(batches[0].shown)
     found = shared_drawing.fetch_shared(work)
