@@ -35,7 +35,7 @@ from egs_jax.speech.layout import Layout
 from kernels.codes import Patterns
 from kernels.deform import DeformInputs
 
-FORMAT, VERSION = "egs-avatar", 2
+FORMAT, VERSION = "egs-avatar", 3
 """What `avatar.json` says that it is."""
 SUFFIX = ".egs"
 DESCRIPTION = "avatar.json"

@@ -8,7 +8,7 @@
 
 import { Archive } from "./archive.js";
 
-const FORMAT = "egs-avatar", VERSION = 2;
+const FORMAT = "egs-avatar", VERSION = 3;
 export const FORM = 14;
 
 /**

@@ -181,8 +181,8 @@ def _without(name):
 def test_descriptions_that_make_no_sense(written, tmp_path):
     path = tmp_path / "bad.egs"
     cases = {
-        "format 3, this version reads 2; update egs-jax": lambda t: t | {"version": 3},
-        "format 1, this version reads 2; export it again": lambda t: t | {"version": 1},
+        "format 4, this version reads 3; update egs-jax": lambda t: t | {"version": 4},
+        "format 2, this version reads 3; export it again": lambda t: t | {"version": 2},
         "an archive of another program": lambda t: t | {"format": "other"},
         "is damaged": lambda t: t | {"version": "new"},
         "tells of arrays that no avatar has": _entry("reader", shape=[2**20, 2**20]),
