@@ -2,8 +2,10 @@
 
 Moved Gaussians to bytes at the host, one frame a thread, as a stream draws them; stages are
 programs that end after them, less those before. Of an avatar also what moves them, and a live
-stream of a speech with all that it hears and draws. Claim, for two AVX2 cores and sound heard by
-Whisper: 25 frames a second of 25,000 Gaussians at 256 px, 60 of a `tiny` avatar, 12 at 512 px.
+stream of a speech with all that it hears and draws; of random networks what moves as many, exactly
+and by codes. Claims, for two AVX2 cores and sound heard by Whisper: 25 frames a second of 25,000
+Gaussians at 256 px, 60 of a `tiny` avatar, 12 at 512 px; and codes take a twentieth of the time of
+the decoder.
 
     python -m experiments.bench_cpu [--avatar AVATAR ... --speech FILE [--size 512]]
                                     [--frames 40] [--tiny]
@@ -16,7 +18,7 @@ import dataclasses
 import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +36,7 @@ from egs_jax.model.forward import raster_capacity
 from egs_jax.runtime.arguments import Parser
 from egs_jax.runtime.environment import usable_cores
 from egs_jax.runtime.errors import InputError
+from experiments import _drawn_scenes as drawn
 from experiments._common import record
 from experiments._runs import parsed, run_main
 from kernels import rasterize
@@ -52,6 +55,7 @@ OPTIONS = {"xla_cpu_prefer_vector_width": 512}
 
 
 _posed = jax.jit(prepared.pose, static_argnums=0)
+_moved = jax.jit(lambda config, kept, drive: kept.moved(config, drive), static_argnums=0)
 
 
 class Scene(NamedTuple):
@@ -100,13 +104,7 @@ def spoken(avatar: Avatar, speech: Path, frames: int) -> dict[str, float]:
     """Time what moves the Gaussians of an avatar, and a live stream, heard and drawn at once."""
     drive = load_drive(speech, avatar)
     ones = [drive.frames(i % drive.num_frames, i % drive.num_frames + 1) for i in range(frames)]
-    move = lambda one: jax.block_until_ready(_posed(avatar.config.drawing, avatar.kept, one))
-    move(ones[0])
-    times = []
-    for one in ones:
-        began = time.process_time()
-        move(one)
-        times.append((time.process_time() - began) * 1e3)
+    move = lambda one: _posed(avatar.config.drawing, avatar.kept, one)
     live, samples = Stream(avatar), read_audio(speech)
     live.warm_up()
     rates = []
@@ -117,7 +115,29 @@ def spoken(avatar: Avatar, speech: Path, frames: int) -> dict[str, float]:
         count = sum(1 for chunk in chunks for _ in live.push(chunk))
         count += sum(1 for _ in live.finish())
         rates.append(count / (time.perf_counter() - began))
-    return {"moving_ms": round(statistics.median(times), 2), "live_fps": round(max(rates[1:]), 1)}
+    return {"moving_ms": cpu_ms(move, ones), "live_fps": round(max(rates[1:]), 1)}
+
+
+def cpu_ms(call: Callable[[Any], Any], arguments: Sequence[Any]) -> float:
+    """Return the median time that a call takes of all cores, after one that does not count."""
+    jax.block_until_ready(call(arguments[0]))
+    times = []
+    for argument in arguments:
+        began = time.process_time()
+        jax.block_until_ready(call(argument))
+        times.append((time.process_time() - began) * 1e3)
+    return round(statistics.median(times), 2)
+
+
+def decoders(n: int, size: int, frames: int, **networks: Any) -> dict[str, float]:
+    """Time what moves Gaussians of random networks in head space: the decoder, and codes."""
+    scene = drawn.synthetic(n, size, "paper", "person", **networks)
+    one = jax.device_put(scene.drive(1).replace(backgrounds=None))
+    exact, baked = (
+        cpu_ms(lambda drive, kept=kept: _moved(scene.config.drawing, kept, drive), [one] * frames)
+        for kept in (scene.kept, scene.baked)
+    )
+    return {"decoder_ms": exact, "codes_ms": baked, "codes_share": round(baked / exact, 4)}
 
 
 def programs(scene: Scene) -> dict[str, Callable[[dict], Any]]:
@@ -157,15 +177,8 @@ def measured(scene: Scene, frames: int) -> dict:
         name: jax.jit(program, compiler_options=OPTIONS).lower(on_device[0]).compile()
         for name, program in programs(scene).items()
     }
-    stages: dict[str, float] = {}
-    for name, program in compiled.items():
-        jax.block_until_ready(program(on_device[0]))
-        times = []
-        for i in range(frames):
-            began = time.process_time()
-            jax.block_until_ready(program(on_device[i % FRAMES]))
-            times.append((time.process_time() - began) * 1e3)
-        stages[name] = statistics.median(times)
+    turns = [on_device[i % FRAMES] for i in range(frames)]
+    stages = {name: cpu_ms(program, turns) for name, program in compiled.items()}
     draw = lambda i: jax.device_get(compiled["pictures"](on_device[i % FRAMES]))
     cores = usable_cores()
     with ThreadPoolExecutor(cores) as pool:
@@ -193,11 +206,15 @@ def main(argv: list[str] | None = None) -> Path:
     parser.add_argument("--frames", type=int, default=40)
     arguments = parsed(parser, argv, figures=False)
     if arguments.tiny:
-        return record(NAME, [measured(synthetic(300, 48), 2)], arguments.out)
+        case = measured(synthetic(300, 48), 2) | decoders(300, 48, 2, hash_levels=1)
+        return record(NAME, [case], arguments.out)
     if arguments.avatar and arguments.speech is None:
         raise InputError("--speech: an avatar needs one to say")
-    shapes = ((6_500, 160), (25_000, 256), (25_000, 512))
-    cases = [measured(synthetic(*shape), arguments.frames) for shape in shapes]
+    shapes = (6_500, 160, dict(width=64, sh_degree=1)), (25_000, 256, {}), (25_000, 512, {})
+    cases = [
+        measured(synthetic(n, size), arguments.frames) | decoders(n, size, arguments.frames, **own)
+        for n, size, own in shapes
+    ]
     looks = [Look()] + ([Look(size=arguments.size)] if arguments.size else [])
     for path, look in itertools.product(arguments.avatar, looks):
         avatar = dataclasses.replace(Avatar.load(path), look=look)

@@ -32,9 +32,9 @@ from egs_jax.speech.features import (
     FeatureKind,
     FeatureStream,
     extract_features,
-    feature_windows,
     silence_features,
 )
+from egs_jax.speech.frame_windows import feature_windows
 from egs_jax.speech.layout import layout_of
 from egs_jax.speech.level import SPEECH_LOUDNESS, SpeechLevel
 from experiments import _espeak

@@ -12,7 +12,7 @@ from egs_jax.avatar.look import USUAL_BLINKS, USUAL_LOOK, Look
 from egs_jax.avatar.poses import PosePath
 from egs_jax.avatar.scene import Scene
 from egs_jax.media.clock import FPS, places
-from egs_jax.speech.features import row_windows
+from egs_jax.speech.frame_windows import row_windows
 from egs_jax.speech.layout import FRAME_ROWS
 from egs_jax.types import Drive
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from egs_jax.config import HEARD_FRAMES, Config, Stage
-from egs_jax.speech.features import feature_windows
+from egs_jax.speech.frame_windows import feature_windows
 from egs_jax.speech.layout import Layout
 from egs_jax.speech.lips import FittedLips
 from egs_jax.types import Batch, Drive

@@ -29,7 +29,7 @@ from egs_jax.data.paint import paint_out_head
 from egs_jax.data.pictures import Pictures
 from egs_jax.data.stretches import Stretch
 from egs_jax.runtime.errors import InputError
-from egs_jax.speech.features import feature_windows
+from egs_jax.speech.frame_windows import feature_windows
 from egs_jax.speech.layout import Layout
 from egs_jax.speech.lips import FittedLips, cut_rows, fit_lips
 from egs_jax.types import Batch, Camera, Drive

@@ -80,7 +80,7 @@ class FittedLips(NamedTuple):
 
 
 def read_rows(windows: Float[Any, "B W 16 F"]) -> Float[Any, "B R F"]:
-    """Cut the rows that a frame is read from out of its window (`features.feature_windows`).
+    """Cut the rows that a frame is read from out of its window (`frame_windows.feature_windows`).
 
     Raises:
       ValueError: if the window is shorter than `FITTED_WINDOW`.

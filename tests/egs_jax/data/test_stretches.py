@@ -19,7 +19,7 @@ from egs_jax.data.folder import FILES
 from egs_jax.data.stretches import Stretch
 from egs_jax.evaluation.evaluate import seconds_of
 from egs_jax.runtime.errors import InputError
-from egs_jax.speech.features import feature_windows
+from egs_jax.speech.frame_windows import feature_windows
 
 BORDER, AROUND = 13, 3
 UNSEEN, HIDDEN = 4, 16

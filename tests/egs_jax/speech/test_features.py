@@ -10,6 +10,7 @@ from helpers import speech, tone
 
 from egs_jax.media.audio_file import as_samples
 from egs_jax.speech import features as audio
+from egs_jax.speech.frame_windows import feature_windows
 from egs_jax.speech.layout import layout_of
 from egs_jax.speech.whisper import NETWORKS, WhisperEncoder, WhisperLayer
 
@@ -218,7 +219,7 @@ def test_windows_by_hand(on_device, window_frames):
     silence = -1 - np.arange(10, dtype=np.float32)[:, None] + np.zeros((1, 2), np.float32)
     frames = np.array([0, 10, 19, 300, -7])
     form = jnp.asarray if on_device else np.asarray
-    cut = jax.jit(audio.feature_windows, static_argnums=3) if on_device else audio.feature_windows
+    cut = jax.jit(feature_windows, static_argnums=3) if on_device else feature_windows
     found = cut(form(rows), form(silence), form(frames), window_frames)
     assert found.shape == (5, window_frames, 16, 2)
     assert isinstance(found, jax.Array if on_device else np.ndarray)
@@ -234,14 +235,14 @@ def test_windows_of_a_piece_are_those_of_the_whole():
     rows = np.random.default_rng(0).standard_normal((200, 3)).astype(np.float32)
     silence = np.arange(30, dtype=np.float32).reshape(10, 3)
     frames = np.arange(40, 60)
-    whole = audio.feature_windows(rows, silence, frames)
-    piece = audio.feature_windows(rows[50:150], silence, frames, first_row=50)
+    whole = feature_windows(rows, silence, frames)
+    piece = feature_windows(rows[50:150], silence, frames, first_row=50)
     np.testing.assert_array_equal(piece, whole)
 
 
 def test_windows_without_rows_are_silence():
     silence = np.arange(10, dtype=np.float32)[:, None]
-    found = audio.feature_windows(silence[:0], silence, np.array([4]), 1)
+    found = feature_windows(silence[:0], silence, np.array([4]), 1)
     np.testing.assert_array_equal(found[0, 0, :, 0], np.arange(16) % 10)
     with pytest.raises(ValueError, match="silence rows"):
-        audio.feature_windows(silence, silence[:0], np.array([4]))
+        feature_windows(silence, silence[:0], np.array([4]))

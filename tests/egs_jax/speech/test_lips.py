@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from egs_jax.speech import lips
-from egs_jax.speech.features import feature_windows
+from egs_jax.speech.frame_windows import feature_windows
 from egs_jax.speech.lips import FITTED_WINDOW, READ_ROWS, RIDGES, fit_lips, fit_prior, read
 
 F = 5
