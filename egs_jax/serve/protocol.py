@@ -3,8 +3,8 @@
 A client's binary messages are its sound: mono PCM, 16 bits, little-endian, at the rate that its
 `hello` named. Its text messages are JSON objects with a "type": `hello` first, then `interrupt`,
 `finish`, `source` and `look`. A server's binary messages are frames, of `HEADER` and a body: a
-record of `avatar.motion`, or a JPEG. Its text messages are events, JSON objects with a "type" as
-well. The whole list is in this room's README.
+record of `avatar.motion`, a JPEG, or an access unit of H.264. Its text messages are events, JSON
+objects with a "type" as well. The whole list is in this room's README.
 
 Before: a socket; after: `speaker`.
 """
@@ -22,9 +22,10 @@ from egs_jax.media.sound_tracks import RATES
 from egs_jax.runtime.errors import InputError
 
 HEADER = struct.Struct("<BBeId")
-"""Kind (`CODES` or `JPEG`), 1 where somebody speaks, blink, number, time [s]; little-endian."""
-CODES, JPEG = 1, 2
-WANTS = {"codes": CODES, "jpeg": JPEG}
+"""Kind (one of `WANTS`), 1 where somebody speaks, blink, number, time [s]; little-endian."""
+CODES = 1
+"""Kind of a frame that its client draws."""
+WANTS = {"codes": CODES, "jpeg": 2, "h264": 3}
 """What a client may want, and the kind of the frames that it gets then."""
 MOST_BYTES = 1 << 18
 """Longest message of a client: 2.7 s of sound at 48 kHz."""
@@ -163,6 +164,6 @@ def coded(ranges: Float[np.ndarray, "2 K"], frame: MotionFrame) -> bytes:
     return head + record.tobytes()
 
 
-def pictured(number: int, time: float, jpeg: bytes, *, speaking: bool) -> bytes:
-    """Return a drawn frame as a message."""
-    return HEADER.pack(JPEG, speaking, 0.0, number, time) + jpeg
+def pictured(want: str, number: int, time: float, picture: bytes, *, speaking: bool) -> bytes:
+    """Return a drawn frame as a message of the kind that its client wants."""
+    return HEADER.pack(WANTS[want], speaking, 0.0, number, time) + picture

@@ -160,7 +160,7 @@ class Clients:
             raise InputError(f"avatar: there are {', '.join(self._avatars)}")
         avatar = self._avatars[name]
         if hello.want == "codes" and not is_shown_by_page(avatar):
-            raise InputError("want: this avatar is a head alone, whose frames come as jpeg only")
+            raise InputError("want: this avatar is a head alone, which comes as jpeg or h264 only")
         if hello.want != "codes":
             async with self._warming:
                 if name not in self._warm:

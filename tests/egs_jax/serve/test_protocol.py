@@ -27,7 +27,7 @@ def test_a_hello_says_who_and_how():
     [
         "", "{", "3", "[]", "null", '"hello"', "[" * 100_000, "{}", text(type="hi"),
         text(type="hello", rate=10), text(type="hello", rate=1e9), text(type="hello", rate=True),
-        text(type="hello", rate="16000"), text(type="hello", want="h264"),
+        text(type="hello", rate="16000"), text(type="hello", want="vp9"),
         text(type="hello", want=["codes"]), text(type="hello", avatar=7),
     ],
 )  # fmt: skip
@@ -97,7 +97,8 @@ def test_a_frame_of_codes_has_all_of_it():
     np.testing.assert_allclose(got, codes, atol=1e-4)
 
 
-def test_a_drawn_frame_ends_in_its_picture():
-    data = protocol.pictured(3, 0.12, b"jpeg", speaking=False)
-    assert HEADER.unpack_from(data) == (protocol.JPEG, 0, 0.0, 3, 0.12)
-    assert data[HEADER.size :] == b"jpeg"
+@pytest.mark.parametrize(("want", "kind"), [("jpeg", 2), ("h264", 3)])
+def test_a_drawn_frame_ends_in_its_picture(want, kind):
+    data = protocol.pictured(want, 3, 0.12, b"picture", speaking=False)
+    assert HEADER.unpack_from(data) == (kind, 0, 0.0, 3, 0.12)
+    assert data[HEADER.size :] == b"picture"
