@@ -245,9 +245,10 @@ class Session:
         return self._is_closed or self._speech.is_done
 
     def close(self) -> None:
-        """Forget all that waits; the device is free for the others."""
+        """Forget all that waits, and who was notified; the device is free for the others."""
         with self._lock:
             self._is_closed = self._speech.is_over = True
+            self._notify = None
             self._speech.out.clear()
             self.sound.clear()
             self._arrived.notify_all()
@@ -256,9 +257,10 @@ class Session:
         """Wake whoever reads."""
         with self._lock:
             self._arrived.notify_all()
+            notify = self._notify
         try:
-            if self._notify is not None:
-                self._notify()
+            if notify is not None:
+                notify()
         except Exception as error:  # its own fault, and nobody else's
             with self._lock:
                 self.fail(self._speech, error)
