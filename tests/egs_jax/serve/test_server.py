@@ -506,3 +506,14 @@ def test_avatars_have_names_and_no_voice(trained_run, avatar, capsys):
     assert not is_shown_by_page(head) and list(files) == ["avatars.json"]
     with pytest.raises(InputError):
         loaded([trained_run.folder / "nothing"], Look())
+
+
+def test_a_dataset_that_was_moved_is_that_of_one_avatar(trained_run, painted, tmp_path):
+    folder, moved = trained_run.folder, tmp_path / "moved"
+    with pytest.raises(InputError, match=r"^--data-dir \S+: is the dataset of one[^\n]+ 2 are"):
+        loaded([folder, folder], Look(), moved)
+    with pytest.raises(InputError, match="moved"):
+        loaded([folder], Look(), moved)
+    moved.symlink_to(painted)
+    [found] = loaded([folder], Look(), moved).values()
+    assert found.dataset.folder == moved
