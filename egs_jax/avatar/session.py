@@ -14,6 +14,7 @@ import numpy as np
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.drawing import StreamFrame
 from egs_jax.avatar.live_sound import LiveSound
+from egs_jax.avatar.poses import Viewpoint
 from egs_jax.avatar.shared_drawing import MotionFrame
 from egs_jax.avatar.speech_batches import SpeechBatches, SpokenBatch, latency
 from egs_jax.avatar.turns import Clock
@@ -108,7 +109,7 @@ class Speech:
         """Return the next batch to be drawn."""
         self.is_listed, (_, batch) = False, self.due.popleft()
         self._drawn += len(batch.frames)
-        return batch
+        return batch._replace(view=self.session.view)
 
     def deliver(self, batch: SpokenBatch, frames: Sequence[Frame]) -> None:
         """Take the frames of a batch."""
@@ -123,6 +124,8 @@ class Session:
 
     Attributes:
       latency: Seconds of sound after a frame's own time that must be there before it can be made.
+      view: From where frames are looked at that are made from now on; may be set at any time. A
+        head alone is seen as its clip has it.
     """
 
     def __init__(
@@ -137,7 +140,7 @@ class Session:
         """
         if not most_ready > 0:
             raise InputError(f"most_ready: got {most_ready}, expected more than 0 seconds")
-        self.avatar, self.pictures = avatar, pictures
+        self.avatar, self.pictures, self.view = avatar, pictures, Viewpoint()
         self.sound, self.most_ready = (
             LiveSound(sample_rate, most_waiting),
             most_ready * avatar.look.fps,

@@ -19,6 +19,7 @@ from egs_jax.avatar.drawing import StreamFrame
 from egs_jax.avatar.drive import eyes_of, poses_at
 from egs_jax.avatar.label import labeled
 from egs_jax.avatar.look import Look
+from egs_jax.avatar.poses import looked_at
 from egs_jax.avatar.speech_batches import SpokenBatch
 from egs_jax.media.clock import FPS, places
 from egs_jax.speech.layout import ENTRY_ROWS, FRAME_ROWS
@@ -108,6 +109,8 @@ def shared_drive(avatar: Avatar, batches: Sequence[SpokenBatch], *, backgrounds:
     offsets = scene.layout.offsets(config.model.window_frames)
     entries = FRAME_ROWS * offsets[:, None] + np.arange(ENTRY_ROWS) - ENTRY_ROWS // 2
     poses = poses_at(avatar.path, look, shown)
+    views = [batch.view for batch in batches for _ in batch.shown]
+    heads, bodies = looked_at(avatar.limits, poses.viewmats, poses.bodies, views)
     behind = None
     if backgrounds and scene.still_background is not None:
         behind = _spread(len(shown), scene.still_background)
@@ -121,10 +124,10 @@ def shared_drive(avatar: Avatar, batches: Sequence[SpokenBatch], *, backgrounds:
             share if share.any() else None,
         ),
         eyes=eyes_of(look, config.seed, shown),
-        viewmats=poses.viewmats,
+        viewmats=heads,
         Ks=np.broadcast_to(scene.intrinsics, (len(shown), 3, 3)),
         backgrounds=behind,
-        bodies=poses.bodies,
+        bodies=bodies,
     )
 
 

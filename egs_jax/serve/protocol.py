@@ -10,6 +10,7 @@ Before: a socket; after: `speaker`.
 """
 
 import json
+import math
 import struct
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int16
 
 from egs_jax.avatar.motion import packed
+from egs_jax.avatar.poses import Viewpoint
 from egs_jax.avatar.shared_drawing import MotionFrame
 from egs_jax.media.sound_tracks import RATES
 from egs_jax.runtime.errors import InputError
@@ -31,6 +33,8 @@ MOST_BYTES = 1 << 18
 """Longest message of a client: 2.7 s of sound at 48 kHz."""
 MOST_ZOOM = 6.0
 """As the page's own."""
+MOST_TURN = 360.0
+"""Degrees by which one may ask to look from aside; every avatar lets itself be seen from less."""
 
 
 class Hello(NamedTuple):
@@ -64,6 +68,8 @@ class Command(NamedTuple):
     live: bool = False
     """Whether further sound comes at its own pace, as of a microphone: what is late is dropped."""
     framing: Framing = Framing()
+    view: Viewpoint = Viewpoint()
+    """From where one looks."""
 
 
 def hello(text: str) -> Hello:
@@ -98,7 +104,9 @@ def command(text: str) -> Command:
     if kind == "source" and isinstance(live := said.get("live"), bool):
         return Command("source", live=live)
     if kind == "look":
-        return Command("look", framing=_framing(said))
+        turns = (_between(said, name, 0.0, (-MOST_TURN, MOST_TURN)) for name in ("yaw", "pitch"))
+        view = Viewpoint(*map(math.radians, turns))
+        return Command("look", framing=_framing(said), view=view)
     raise InputError("type: expected interrupt, finish, look, or source with live true or false")
 
 

@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from aiohttp import WSMsgType, web
 
 from egs_jax.avatar.avatar import Avatar
@@ -99,7 +100,8 @@ def avatar_files(avatars: Mapping[str, Avatar]) -> dict[str, File]:
     listed, files = [], {}
     for number, (name, avatar) in enumerate(avatars.items()):
         scene = avatar.scene
-        words = {"name": name, "width": scene.width, "height": scene.height, "file": None}
+        words = {"name": name, "width": scene.width, "height": scene.height, "file": None,
+                 "axes": _axes(avatar)}  # fmt: skip
         if is_shown_by_page(avatar):
             words["file"] = f"avatar{number}.egs"
             shown = io.BytesIO()
@@ -108,6 +110,11 @@ def avatar_files(avatars: Mapping[str, Avatar]) -> dict[str, File]:
         listed.append(words)
     files["avatars.json"] = file_of("avatars.json", json.dumps(listed).encode())
     return files
+
+
+def _axes(avatar: Avatar) -> list[float]:
+    """Return how far yaw and pitch of seen directions reach [radians]: no way of a head alone."""
+    return [0.0, 0.0] if avatar.limits is None else np.asarray(avatar.limits.values)[23:].tolist()
 
 
 class Clients:

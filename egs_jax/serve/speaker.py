@@ -142,7 +142,7 @@ class Speaker:
         elif command.kind == "source":
             self._pace.is_live = command.live
         else:
-            self._framing = command.framing
+            self._framing, self._session.view = command.framing, command.view
 
     # What the client gets.
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from egs_jax.avatar.motion import record, steps_of
+from egs_jax.avatar.poses import Viewpoint
 from egs_jax.avatar.shared_drawing import MotionFrame
 from egs_jax.runtime.errors import InputError
 from egs_jax.serve import protocol
@@ -44,6 +45,8 @@ def test_commands():
     said = text(type="look", zoom=2, x=0.25, y=1, background="#0a80ff")
     framing = Framing(2.0, 0.25, 1.0, (10, 128, 255))
     assert protocol.command(said) == Command("look", framing=framing)
+    told = protocol.command(text(type="look", yaw=18, pitch=-9.0))
+    assert told == Command("look", view=Viewpoint(np.pi / 10, -np.pi / 20))
 
 
 @pytest.mark.parametrize(
@@ -51,6 +54,7 @@ def test_commands():
     [
         "no", text(type="hello"), text(type="source"), text(type="source", live=1),
         text(type="look", zoom=0.5), text(type="look", zoom=7), '{"type":"look","zoom":NaN}',
+        text(type="look", yaw=361), text(type="look", pitch="up"), '{"type":"look","yaw":NaN}',
         text(type="look", zoom="2"), text(type="look", x=-1), text(type="look", y=True),
         text(type="look", background="red"), text(type="look", background="#12345"),
         text(type="look", background="#1 2 3 4"), text(type="look", background=[1, 2, 3]),
