@@ -501,6 +501,7 @@ def test_avatars_have_names_and_no_voice(trained_run, avatar, capsys):
     files = avatar_files({"me": avatar})
     [words] = json.loads(files["avatars.json"].data)
     assert words["name"] == "me" and words["file"] in files and is_shown_by_page(avatar)
+    np.testing.assert_allclose(words["axes"], avatar.limits.values[23:])
     head = dataclasses.replace(avatar, is_exact=True)
     files = avatar_files({"head": head})
     assert not is_shown_by_page(head) and list(files) == ["avatars.json"]
