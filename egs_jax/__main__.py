@@ -105,9 +105,7 @@ def _parser(argv: list[str]) -> Parser:
         verb.add_argument(
             "run_dir", type=Path, metavar="AVATAR", help="a run that `train` made, or an .egs file"
         )
-        verb.add_argument(
-            "--data-dir", type=Path, metavar="DATASET_DIR", help="where its dataset was moved"
-        )
+        kinds.add_data_dir(verb)
 
     _add_preprocess(add("preprocess", "videos of one person -> dataset folder"))
 

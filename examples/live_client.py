@@ -2,7 +2,8 @@
 
     python examples/live_client.py http://127.0.0.1:8765/TOKEN/ speech.wav
 
-Needs a server, whose address it prints when it starts. With --tiny only a second is sent.
+Needs a server, whose address it prints when it starts. Who wants "jpeg" or "h264" in the place of
+"codes" gets pictures that the server has drawn. With --tiny only a second is sent.
 """
 
 import argparse

@@ -7,6 +7,7 @@ length, whoever draws it and in whatever pieces.
 
 import csv
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from egs_jax.avatar.scene import HeadScene, Scene
 from egs_jax.data.stretches import nearest_of
+from egs_jax.model.limits import Limits
 from egs_jax.runtime.errors import MAY_NOT_READ, InputError
 
 EASE = 12
@@ -52,6 +54,26 @@ class PosePath(NamedTuple):
             mixed(part[place], part[after], share) for part in (self.viewmats, self.bodies)
         )
         return PosePath(heads, bodies, self.frames[np.where(share < 0.5, place, after)])
+
+
+class Viewpoint(NamedTuple):
+    """By how much who looks goes around the head, as far as `Limits.looked_at` lets them."""
+
+    yaw: float = 0.0
+    """To the right of the picture [radians]."""
+    pitch: float = 0.0
+    """Down [radians]."""
+
+
+def looked_at(
+    limits: Limits | None, heads: Float32[np.ndarray, "B 4 4"],
+    bodies: Float32[np.ndarray, "B 4 4"] | None, views: Sequence[Viewpoint],
+) -> tuple[Float32[np.ndarray, "B 4 4"], Float32[np.ndarray, "B 4 4"] | None]:  # fmt: skip
+    """Return poses of head and body as each is looked at; of a head alone they stay as they are."""
+    angles = np.array(views, np.float64)
+    if limits is None or bodies is None or not angles.any():
+        return heads, bodies
+    return limits.looked_at(heads, bodies, angles)
 
 
 def pose_path(scene: Scene, poses: str | Path = "clip") -> PosePath:

@@ -14,6 +14,7 @@ import numpy as np
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.drawing import StreamFrame
 from egs_jax.avatar.live_sound import LiveSound
+from egs_jax.avatar.poses import Viewpoint
 from egs_jax.avatar.shared_drawing import MotionFrame
 from egs_jax.avatar.speech_batches import SpeechBatches, SpokenBatch, latency
 from egs_jax.avatar.turns import Clock
@@ -109,7 +110,7 @@ class Speech:
         """Return the next batch to be drawn."""
         self.is_listed, (_, batch) = False, self.due.popleft()
         self._drawn += len(batch.frames)
-        return batch
+        return batch._replace(view=self.session.view)
 
     def deliver(self, batch: SpokenBatch, frames: Sequence[Frame]) -> None:
         """Take the frames of a batch."""
@@ -124,6 +125,8 @@ class Session:
 
     Attributes:
       latency: Seconds of sound after a frame's own time that must be there before it can be made.
+      view: From where frames are looked at that are made from now on; may be set at any time. A
+        head alone is seen as its clip has it.
     """
 
     def __init__(
@@ -138,7 +141,7 @@ class Session:
         """
         if not most_ready > 0:
             raise InputError(f"most_ready: got {most_ready}, expected more than 0 seconds")
-        self.avatar, self.pictures = avatar, pictures
+        self.avatar, self.pictures, self.view = avatar, pictures, Viewpoint()
         self.sound, self.most_ready = (
             LiveSound(sample_rate, most_waiting),
             most_ready * avatar.look.fps,
@@ -246,9 +249,10 @@ class Session:
         return self._is_closed or self._speech.is_done
 
     def close(self) -> None:
-        """Forget all that waits; the device is free for the others."""
+        """Forget all that waits, and who was notified; the device is free for the others."""
         with self._lock:
             self._is_closed = self._speech.is_over = True
+            self._notify = None
             self._speech.out.clear()
             self.sound.clear()
             self._arrived.notify_all()
@@ -257,9 +261,10 @@ class Session:
         """Wake whoever reads."""
         with self._lock:
             self._arrived.notify_all()
+            notify = self._notify
         try:
-            if self._notify is not None:
-                self._notify()
+            if notify is not None:
+                notify()
         except Exception as error:  # its own fault, and nobody else's
             with self._lock:
                 self.fail(self._speech, error)

@@ -17,6 +17,7 @@ from egs_jax.avatar.drawing import StreamFrame
 from egs_jax.avatar.drive import eyes_of, poses_at
 from egs_jax.avatar.label import labeled
 from egs_jax.avatar.look import Look
+from egs_jax.avatar.poses import looked_at
 from egs_jax.avatar.speech_batches import SpokenBatch
 from egs_jax.avatar.to_host import compile_locked, draw_locked, shared_plate
 from egs_jax.media.clock import FPS, places
@@ -107,6 +108,8 @@ def shared_drive(avatar: Avatar, batches: Sequence[SpokenBatch], *, backgrounds:
     offsets = scene.layout.offsets(config.model.window_frames)
     entries = FRAME_ROWS * offsets[:, None] + np.arange(ENTRY_ROWS) - ENTRY_ROWS // 2
     poses = poses_at(avatar.path, look, shown)
+    views = [batch.view for batch in batches for _ in batch.shown]
+    heads, bodies = looked_at(avatar.limits, poses.viewmats, poses.bodies, views)
     behind = shared_plate(scene.backgrounds(shown, poses.frames)) if backgrounds else None
     return Drive(
         audio_windows=_windows(
@@ -116,10 +119,10 @@ def shared_drive(avatar: Avatar, batches: Sequence[SpokenBatch], *, backgrounds:
             share if share.any() else None,
         ),
         eyes=eyes_of(look, config.seed, shown),
-        viewmats=poses.viewmats,
+        viewmats=heads,
         Ks=np.broadcast_to(scene.intrinsics, (len(shown), 3, 3)),
         backgrounds=behind,
-        bodies=poses.bodies,
+        bodies=bodies,
     )
 
 

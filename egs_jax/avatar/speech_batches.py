@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import num_video_frames
 from egs_jax.avatar.drive import compose
+from egs_jax.avatar.poses import Viewpoint, looked_at
 from egs_jax.media.clock import FPS, SAMPLE_RATE, places
 from egs_jax.speech.features import FeatureStream, Rows
 from egs_jax.speech.layout import DEFAULT, ENTRY_ROWS, FRAME_ROWS, ROW_SAMPLES, Layout
@@ -51,6 +52,8 @@ class SpokenBatch(NamedTuple):
     """Number of the first of `rows`; row r is at r / 50 s."""
     fps: int
     """Frames a second."""
+    view: Viewpoint = Viewpoint()
+    """From where it is looked at."""
 
     @property
     def speaking(self) -> Bool[np.ndarray, " B"]:
@@ -242,6 +245,9 @@ def composed(avatar: Avatar, batch: SpokenBatch) -> MicroBatch:
         avatar.scene, avatar.path, batch.rows, batch.first_row, batch.shown,
         config.model.window_frames, config.seed, avatar.look,
     )  # fmt: skip
+    views = [batch.view] * len(batch.shown)
+    heads, bodies = looked_at(avatar.limits, drive.viewmats, drive.bodies, views)
+    drive = drive.replace(viewmats=heads, bodies=bodies)
     return MicroBatch(batch.frames, batch.first, batch.speaking, drive)
 
 

@@ -10,6 +10,8 @@ video_reader      pictures picked by their timestamps
 film_format       containers, encoders and pixels of films
 content_credentials  C2PA manifests, signed words of what made a film
 sound_encoder     sound as a file that browsers play
+video_pixels      pictures as encoders of video take them
+live_video        H.264 of someone who looks on, picture by picture
 video_writer      films with sound, all or nothing
 picture_folder    a folder of numbered pictures in the place of a film
 feeding           pictures and sound to one of these, about alternately

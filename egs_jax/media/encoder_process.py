@@ -34,7 +34,8 @@ from jaxtyping import UInt8
 from egs_jax.media.clock import FPS
 from egs_jax.media.content_credentials import Credentials
 from egs_jax.media.film_format import FilmFormat, film_format
-from egs_jax.media.video_writer import Picture, Sound, VideoWriter, check_frame, temporary_beside
+from egs_jax.media.video_pixels import Picture, check_frame
+from egs_jax.media.video_writer import Sound, VideoWriter, temporary_beside
 
 SLOTS = 8
 """Number of frames that may lie between the two processes."""

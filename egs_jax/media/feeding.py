@@ -12,7 +12,8 @@ import numpy as np
 
 from egs_jax.media.clock import FPS
 from egs_jax.media.film_format import FilmFormat
-from egs_jax.media.video_writer import PathLike, Picture, Sound, VideoWriter
+from egs_jax.media.video_pixels import Picture
+from egs_jax.media.video_writer import PathLike, Sound, VideoWriter
 
 _SOUND_EVERY = 25
 """Pictures between two pieces of sound."""

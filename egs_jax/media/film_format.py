@@ -57,7 +57,7 @@ def h264(container: str, encoder: H264, crf: int = _CRF) -> FilmFormat:
     """Return H.264 and AAC, which play everywhere.
 
     Args:
-      container: "mp4" or "mov".
+      container: "mp4" or "mov"; "h264" is the bare stream of Annex B.
       encoder: libx264, or NVIDIA's, where the card has it.
       crf: Constant quality, 0 (x264: lossless) to 51.
     """
@@ -104,12 +104,26 @@ def film_format(suffix: str, width: int, height: int, *, transparent: bool = Fal
     else:
         made = FilmFormat("mov", "prores_ks", "aac", "yuva444p10le", tuple(_PRORES.items()), True)
     for encoder in (made.video, made.sound):
-        if encoder not in av.codecs_available:
-            raise InputError(
-                f"{suffix} films need the encoder {encoder}, which the ffmpeg of this PyAV "
-                f"({av.__version__}) has not; install PyAV by pip, or name an .mp4"
-            )
+        need_encoder(encoder, f"{suffix} films", "name an .mp4")
     return made
+
+
+def need_encoder(encoder: str, what: str, otherwise: str) -> None:
+    """Refuse to do what this machine's ffmpeg has no encoder for.
+
+    Args:
+      encoder: Its name.
+      what: What is made by it, as many.
+      otherwise: What else can be done.
+
+    Raises:
+      InputError: if it is not there.
+    """
+    if encoder not in av.codecs_available:
+        raise InputError(
+            f"{what} need the encoder {encoder}, which the ffmpeg of this PyAV ({av.__version__}) "
+            f"has not; install PyAV by pip, or {otherwise}"
+        )
 
 
 @functools.cache

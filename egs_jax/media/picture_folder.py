@@ -14,7 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from egs_jax.media.video_writer import PathLike, Picture, Sound, check_frame
+from egs_jax.media.video_pixels import Picture, check_frame
+from egs_jax.media.video_writer import PathLike, Sound
 from egs_jax.runtime.environment import usable_cores
 from egs_jax.runtime.errors import InputError
 

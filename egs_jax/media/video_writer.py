@@ -14,22 +14,17 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from egs_jax.media.clock import FPS
 from egs_jax.media.content_credentials import Credentials, sign
 from egs_jax.media.film_format import FilmFormat, film_format
+from egs_jax.media.video_pixels import Picture, VideoPixels
 from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.files import NO_ROOM, make_beside, put_in_place
 
 PathLike = str | os.PathLike
-Picture = UInt8[np.ndarray, "H Wd C"]
-"""Red, green and blue, and opacity where a film has one."""
 Sound = Float[np.ndarray, " S"]
-_ALIGNED = 64
-"""Number of pixels of which a row in memory has a multiple."""
-_PACKED = {3: "rgb24", 4: "rgba"}
 _SAMPLES = {"aac": "fltp", "libopus": "flt"}
 # Every player and site takes 48 kHz AAC; lower rates are refused by some.
 OUTPUT_RATE = 48_000
@@ -74,10 +69,9 @@ class VideoWriter:
         self._form, self._comment = form or film_format(".mp4", width, height), comment
         self._signed_with = signed_with
         self._path, self._temporary = Path(os.path.abspath(path)), temporary
-        self._size, self._rate = (width, height), sample_rate
+        self._pixels, self._rate = VideoPixels(width, height, self._form), sample_rate
         self._fps = Fraction(fps).limit_denominator(1001)
         self._frames = self._samples = 0
-        self._reformatter = VideoReformatter()
 
     def __enter__(self) -> "VideoWriter":
         self._temporary = self._temporary or temporary_beside(self._path)
@@ -97,11 +91,7 @@ class VideoWriter:
             self._container.metadata["comment"] = self._comment
         video = self._container.add_stream(form.video, rate=self._fps, options=dict(form.options))
         video.thread_type = "AUTO"  # whole frames side by side, where slices are the default
-        video.width, video.height = (size + size % 2 for size in self._size)
-        video.pix_fmt = form.pixels
-        context = video.codec_context
-        context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
-        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        self._pixels.describe(video.codec_context)
         self._video, self._audio = video, None
         if self._rate is not None:
             self._audio = self._container.add_stream(form.sound, rate=OUTPUT_RATE, layout="mono")
@@ -111,23 +101,7 @@ class VideoWriter:
 
     def write_frame(self, frame: Picture) -> None:
         """Append one picture of the film's size, RGB or, of a transparent film, RGBA."""
-        width, height = self._size
-        check_frame(frame, width, height, self._form.channels)
-        # Rows of whole cache lines are converted faster. `from_ndarray` would copy them one by one
-        # under Python's lock (0.5 ms a picture of 450 rows).
-        even = height + height % 2, width + width % 2
-        rows = np.empty((even[0], -(-width // _ALIGNED) * _ALIGNED, self._form.channels), np.uint8)
-        rows[:height, :width] = frame
-        if width % 2:
-            rows[:height, width] = frame[:, -1]
-        if height % 2:
-            rows[height] = rows[height - 1]
-        picture = self._reformatter.reformat(
-            av.VideoFrame.from_numpy_buffer(rows, _PACKED[self._form.channels], even[1]),
-            format=self._form.pixels,
-            dst_colorspace=Colorspace.ITU709,
-            dst_color_range=ColorRange.MPEG,
-        )
+        picture = self._pixels.frame(frame)
         picture.pts, picture.time_base = self._frames, 1 / self._fps
         self._frames += 1
         with self._named_errors():
@@ -214,16 +188,3 @@ def temporary_beside(path: Path) -> str:
             f"{path}: cannot write there ({error.strerror or error}); "
             "choose a folder that exists and can be written"
         ) from error
-
-
-def check_frame(frame: np.ndarray, width: int, height: int, channels: int = 3) -> None:
-    """Refuse anything but a picture of this size.
-
-    Raises:
-      ValueError: if `frame` is not uint8 [height, width, channels].
-    """
-    if frame.shape != (height, width, channels) or frame.dtype != np.uint8:
-        raise ValueError(
-            f"frame: got {frame.dtype} {frame.shape}, expected uint8 {(height, width, channels)}; "
-            "convert it first"
-        )

@@ -15,7 +15,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32
 from scipy.spatial.transform import Rotation
 
 from egs_jax.model import rigid
@@ -58,7 +58,7 @@ class Limits(flax.struct.PyTreeNode):
         quats = (turns * mean.inv()).as_quat()  # x, y, z, w
         vectors = 2 * quats[:, :3] * np.where(quats[:, 3:] < 0, -1.0, 1.0)
         center, half = _range(np.concatenate([vectors, viewmats[:, :3, 3]], axis=1))
-        x, y, z = np.einsum("tji,tj->it", viewmats[:, :3, :3], -viewmats[:, :3, 3])
+        x, y, z = _cameras(viewmats)
         # Yaws about their mean direction: there is no frame at the other side.
         ahead = np.arctan2(x.mean(), -z.mean())
         yaws = ahead + _wrapped(np.arctan2(x, -z) - ahead)
@@ -111,6 +111,47 @@ class Limits(flax.struct.PyTreeNode):
         return rigid.whole(
             jax.tree.map(lambda own, other: jnp.where(inside, own, other), views, told)
         )
+
+    def looked_at(
+        self, heads: Float[np.ndarray, "B 4 4"], bodies: Float[np.ndarray, "B 4 4"],
+        angles: Float[np.ndarray, "B 2"],
+    ) -> tuple[Float32[np.ndarray, "B 4 4"], Float32[np.ndarray, "B 4 4"]]:  # fmt: skip
+        """Return poses as cameras see them that went around the head: twin of web/poses.js.
+
+        A camera goes as far as training went and `REACH` further, or stays as far out as it was.
+
+        Args:
+          heads: Head -> camera.
+          bodies: Body -> camera; they keep their place beside the head.
+          angles: Yaw to the right and pitch down by which each camera goes [radians].
+        """
+        heads = heads.astype(np.float64)
+        values = np.asarray(self.values, np.float64)
+        center, axes = values[None, 21:23], values[None, 23:25]
+        x, y, z = _cameras(heads)
+        seen = np.stack([np.arctan2(x, -z), np.arctan2(y, np.hypot(x, z))], axis=1)
+        off, wanted = seen - center, seen + angles - center  # [B, 2]
+        off[:, 0], wanted[:, 0] = _wrapped(off[:, 0]), _wrapped(wanted[:, 0])
+        radius, far = (np.linalg.norm(each / axes, axis=1) for each in (off, wanted))
+        share = np.minimum(1, np.maximum(1 + REACH, radius) / np.maximum(far, 1e-9))
+        before, after = _vectors(seen), _vectors(center + share[:, None] * wanted)
+        cosines = np.maximum(1 + (before * after).sum(axis=1), 1e-4)
+        quats = np.concatenate([np.cross(before, after), cosines[:, None]], axis=1)
+        moved = heads.copy()
+        moved[:, :3, :3] = heads[:, :3, :3] @ Rotation.from_quat(quats).inv().as_matrix()
+        return np.float32(moved), np.float32(moved @ np.linalg.inv(heads) @ bodies)
+
+
+def _cameras(viewmats: Float[np.ndarray, "T 4 4"]) -> Float[np.ndarray, "3 T"]:
+    """Return where cameras are in head space."""
+    return np.einsum("tji,tj->it", viewmats[:, :3, :3], -viewmats[:, :3, 3])
+
+
+def _vectors(angles: Float[np.ndarray, "B 2"]) -> Float[np.ndarray, "B 3"]:
+    """Return unit vectors of yaws and pitches, 0 in front of the face."""
+    yaw, pitch = angles.T
+    flat = np.cos(pitch)
+    return np.stack([flat * np.sin(yaw), np.sin(pitch), -flat * np.cos(yaw)], axis=1)
 
 
 def _range(numbers: Float[np.ndarray, "T K"]) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+from pathlib import Path
 from typing import Any, NoReturn
 
 from egs_jax.runtime.errors import InputError
@@ -23,6 +24,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and where the help is."""
         raise InputError(f"{message}; see `{self.prog} --help`")
+
+
+def add_data_dir(verb: Parser) -> None:
+    """Let a verb that loads avatars be told where a dataset was moved."""
+    verb.add_argument(
+        "--data-dir", type=Path, metavar="DATASET_DIR", help="where its dataset was moved"
+    )
 
 
 def side(text: str) -> int:

@@ -22,6 +22,7 @@ def add_serve(verb: Parser) -> None:
         "avatars", type=Path, metavar="AVATAR", nargs="+",
         help="runs that `train` made, or .egs files",
     )  # fmt: skip
+    kinds.add_data_dir(verb)
     verb.add_argument(
         "--poses", default="clip", metavar="clip|still|FILE", help="how heads move, as of `render`"
     )
@@ -61,8 +62,8 @@ def _serve(arguments: argparse.Namespace) -> None:
     keep_programs()
     blinks = USUAL_BLINKS if arguments.blinks is None else arguments.blinks
     serve(
-        arguments.avatars, Look(poses=arguments.poses, blinks=blinks), host=arguments.host,
-        port=arguments.port, sessions=arguments.sessions,
+        arguments.avatars, Look(poses=arguments.poses, blinks=blinks), data_dir=arguments.data_dir,
+        host=arguments.host, port=arguments.port, sessions=arguments.sessions,
     )  # fmt: skip
 
 

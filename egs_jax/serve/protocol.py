@@ -3,13 +3,14 @@
 A client's binary messages are its sound: mono PCM, 16 bits, little-endian, at the rate that its
 `hello` named. Its text messages are JSON objects with a "type": `hello` first, then `interrupt`,
 `finish`, `source` and `look`. A server's binary messages are frames, of `HEADER` and a body: a
-record of `avatar.motion`, or a JPEG. Its text messages are events, JSON objects with a "type" as
-well. The whole list is in this room's README.
+record of `avatar.motion`, a JPEG, or an access unit of H.264. Its text messages are events, JSON
+objects with a "type" as well. The whole list is in this room's README.
 
 Before: a socket; after: `speaker`.
 """
 
 import json
+import math
 import struct
 from typing import Any, NamedTuple
 
@@ -17,19 +18,23 @@ import numpy as np
 from jaxtyping import Float, Int16
 
 from egs_jax.avatar.motion import packed
+from egs_jax.avatar.poses import Viewpoint
 from egs_jax.avatar.shared_drawing import MotionFrame
 from egs_jax.media.sound_tracks import RATES
 from egs_jax.runtime.errors import InputError
 
 HEADER = struct.Struct("<BBeId")
-"""Kind (`CODES` or `JPEG`), 1 where somebody speaks, blink, number, time [s]; little-endian."""
-CODES, JPEG = 1, 2
-WANTS = {"codes": CODES, "jpeg": JPEG}
+"""Kind (one of `WANTS`), 1 where somebody speaks, blink, number, time [s]; little-endian."""
+CODES = 1
+"""Kind of a frame that its client draws."""
+WANTS = {"codes": CODES, "jpeg": 2, "h264": 3}
 """What a client may want, and the kind of the frames that it gets then."""
 MOST_BYTES = 1 << 18
 """Longest message of a client: 2.7 s of sound at 48 kHz."""
 MOST_ZOOM = 6.0
 """As the page's own."""
+MOST_TURN = 360.0
+"""Degrees by which one may ask to look from aside; every avatar lets itself be seen from less."""
 
 
 class Hello(NamedTuple):
@@ -63,6 +68,8 @@ class Command(NamedTuple):
     live: bool = False
     """Whether further sound comes at its own pace, as of a microphone: what is late is dropped."""
     framing: Framing = Framing()
+    view: Viewpoint = Viewpoint()
+    """From where one looks."""
 
 
 def hello(text: str) -> Hello:
@@ -97,7 +104,9 @@ def command(text: str) -> Command:
     if kind == "source" and isinstance(live := said.get("live"), bool):
         return Command("source", live=live)
     if kind == "look":
-        return Command("look", framing=_framing(said))
+        turns = (_between(said, name, 0.0, (-MOST_TURN, MOST_TURN)) for name in ("yaw", "pitch"))
+        view = Viewpoint(*map(math.radians, turns))
+        return Command("look", framing=_framing(said), view=view)
     raise InputError("type: expected interrupt, finish, look, or source with live true or false")
 
 
@@ -163,6 +172,6 @@ def coded(ranges: Float[np.ndarray, "2 K"], frame: MotionFrame) -> bytes:
     return head + record.tobytes()
 
 
-def pictured(number: int, time: float, jpeg: bytes, *, speaking: bool) -> bytes:
-    """Return a drawn frame as a message."""
-    return HEADER.pack(JPEG, speaking, 0.0, number, time) + jpeg
+def pictured(want: str, number: int, time: float, picture: bytes, *, speaking: bool) -> bytes:
+    """Return a drawn frame as a message of the kind that its client wants."""
+    return HEADER.pack(WANTS[want], speaking, 0.0, number, time) + picture

@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from aiohttp import WSMsgType, web
 
 from egs_jax.avatar.avatar import Avatar
@@ -33,12 +34,16 @@ _PARTING = 1.0  # seconds in which a client may still read why it is left
 _TRY_LATER, _REFUSED, _FAILED = 1013, 1008, 1011  # codes with which sockets are closed
 
 
-def serve(avatars: Sequence[Path], look: Look, *, host: str, port: int, sessions: int) -> None:
+def serve(
+    avatars: Sequence[Path], look: Look, *, data_dir: Path | None, host: str, port: int,
+    sessions: int,
+) -> None:  # fmt: skip
     """Serve avatars until the process is told to stop.
 
     Args:
       avatars: Run folders, or files that were exported.
       look: Their poses and blinks; the rest is as usual, and up to who looks at them.
+      data_dir: See `loaded`.
       host: Name or address to listen at: this machine's own, unless all may ask.
       port: Number to listen at; 0: any that is free.
       sessions: Most clients at once.
@@ -46,7 +51,7 @@ def serve(avatars: Sequence[Path], look: Look, *, host: str, port: int, sessions
     Raises:
       InputError: if an avatar cannot be loaded, or nobody can listen there.
     """
-    named = loaded(avatars, look)
+    named = loaded(avatars, look, data_dir)
     say_device("serving", after=f": {', '.join(named)}")
     with Sessions() as shared:
         for avatar in named.values():
@@ -57,15 +62,31 @@ def serve(avatars: Sequence[Path], look: Look, *, host: str, port: int, sessions
             host, port)  # fmt: skip
 
 
-def loaded(paths: Sequence[Path], look: Look) -> dict[str, Avatar]:
-    """Load avatars by their names: those of their files and folders, numbered where they repeat."""
+def loaded(
+    paths: Sequence[Path], look: Look, data_dir: Path | None = None
+) -> dict[str, Avatar]:  # fmt: skip
+    """Load avatars by their names: those of their files and folders, numbered where they repeat.
+
+    Args:
+      paths: Run folders, or files that were exported.
+      look: See `serve`.
+      data_dir: Where the dataset of the only one was moved.
+
+    Raises:
+      InputError: if one cannot be loaded, or `data_dir` is given for several.
+    """
+    if data_dir is not None and len(paths) > 1:
+        raise InputError(
+            f"--data-dir {data_dir}: is the dataset of one avatar, and {len(paths)} are named; "
+            "serve that one alone, or export it: an .egs file needs no dataset"
+        )
     found: dict[str, Avatar] = {}
     for path in paths:
         name, count = path.resolve().stem, 1
         while name in found:
             count += 1
             name = f"{path.resolve().stem}-{count}"
-        found[name] = dataclasses.replace(Avatar.load(path), look=look)
+        found[name] = dataclasses.replace(Avatar.load(path, data_dir), look=look)
     return found
 
 
@@ -79,7 +100,8 @@ def avatar_files(avatars: Mapping[str, Avatar]) -> dict[str, File]:
     listed, files = [], {}
     for number, (name, avatar) in enumerate(avatars.items()):
         scene = avatar.scene
-        words = {"name": name, "width": scene.width, "height": scene.height, "file": None}
+        words = {"name": name, "width": scene.width, "height": scene.height, "file": None,
+                 "axes": _axes(avatar)}  # fmt: skip
         if is_shown_by_page(avatar):
             words["file"] = f"avatar{number}.egs"
             shown = io.BytesIO()
@@ -88,6 +110,11 @@ def avatar_files(avatars: Mapping[str, Avatar]) -> dict[str, File]:
         listed.append(words)
     files["avatars.json"] = file_of("avatars.json", json.dumps(listed).encode())
     return files
+
+
+def _axes(avatar: Avatar) -> list[float]:
+    """Return how far yaw and pitch of seen directions reach [radians]: no way of a head alone."""
+    return [0.0, 0.0] if avatar.limits is None else np.asarray(avatar.limits.values)[23:].tolist()
 
 
 class Clients:
@@ -160,7 +187,7 @@ class Clients:
             raise InputError(f"avatar: there are {', '.join(self._avatars)}")
         avatar = self._avatars[name]
         if hello.want == "codes" and not is_shown_by_page(avatar):
-            raise InputError("want: this avatar is a head alone, whose frames come as jpeg only")
+            raise InputError("want: this avatar is a head alone, which comes as jpeg or h264 only")
         if hello.want != "codes":
             async with self._warming:
                 if name not in self._warm:

@@ -20,8 +20,8 @@ from egs_jax.avatar.session import Frame, Session
 from egs_jax.media.clock import FPS
 from egs_jax.runtime.errors import InputError
 from egs_jax.serve import protocol
-from egs_jax.serve.jpegs import jpeg
 from egs_jax.serve.pace import Pace
+from egs_jax.serve.pictures import encoder, seen
 
 MOST_WAITING = 30.0
 """Seconds of sound that may wait to be heard."""
@@ -54,9 +54,13 @@ class Speaker:
           avatar: Who speaks.
           hello: What the client said.
           open_session: `Sessions.open`.
+
+        Raises:
+          InputError: if it wants pictures that this machine cannot encode.
         """
         self._socket, self._avatar, self._hello = socket, avatar, hello
         self._loop, self._ready = asyncio.get_running_loop(), asyncio.Event()
+        self._encode = encoder(hello.want, avatar.scene.width, avatar.scene.height)
         self._session = open_session(
             avatar, sample_rate=hello.rate, pictures=hello.want != "codes",
             most_waiting=MOST_WAITING, most_ready=1.0, notify=self._notify,
@@ -138,7 +142,7 @@ class Speaker:
         elif command.kind == "source":
             self._pace.is_live = command.live
         else:
-            self._framing = command.framing
+            self._framing, self._session.view = command.framing, command.view
 
     # What the client gets.
 
@@ -165,10 +169,7 @@ class Speaker:
 
     async def _show(self, frame: Frame) -> None:
         if isinstance(frame, StreamFrame):
-            own = self._avatar.scene.own
-            plate = own.plate if isinstance(own, PersonScene) else None
-            picture = await asyncio.to_thread(jpeg, frame, plate, self._framing)
-            data = protocol.pictured(frame.number, frame.time, picture, speaking=frame.speaking)
+            data = await asyncio.to_thread(self._pictured, frame, self._framing)
         else:
             data = protocol.coded(np.asarray(self._avatar.baked.ranges), frame)
         now = self._loop.time()
@@ -188,6 +189,15 @@ class Speaker:
                 "state", delay=round(delay, 3), waiting=round(self._session.waiting, 3),
                 late=self._pace.late, dropped=round(self._pace.dropped, 3),
             )  # fmt: skip
+
+    def _pictured(self, frame: StreamFrame, framing: protocol.Framing) -> bytes:
+        """Return the message of a drawn frame; takes a while."""
+        own = self._avatar.scene.own
+        plate = own.plate if isinstance(own, PersonScene) else None
+        picture = self._encode(seen(frame, plate, framing))
+        return protocol.pictured(
+            self._hello.want, frame.number, frame.time, picture, speaking=frame.speaking
+        )
 
     async def _tell(self, kind: str, **words: Any) -> None:
         await self._send(self._socket.send_str, protocol.event(kind, **words))

@@ -193,6 +193,7 @@ class Live {
 
   turn(yaw, pitch) {
     this.player.turn(yaw, pitch);
+    this.ask();
   }
 
   zoom(factor, x = this.player.view.x, y = this.player.view.y) {
@@ -211,7 +212,12 @@ class Live {
     player.over(behind, color);
     this.canvas.classList.toggle("clear", behind === "nothing");
     element("zoom").value = player.view.zoom;
-    if (player.asks) this.session.say({ type: "look", ...player.asks });
+    this.ask();
+  }
+
+  /** Has the server draw what is to be seen, where it draws. */
+  ask() {
+    if (this.player.asks) this.session.say({ type: "look", ...this.player.asks });
   }
 
   // What the page says.

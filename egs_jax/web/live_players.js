@@ -6,6 +6,7 @@
 
 import { Motion } from "./motion.js";
 import { Player } from "./player.js";
+import { turnView } from "./poses.js";
 
 const KEPT = 250, FPS = 25; // frames that are remembered, and are sent a second
 
@@ -68,19 +69,25 @@ export class CodedPlayer extends Player {
 export class PicturePlayer {
   want = "jpeg";
 
-  /** @param {{width: number, height: number}} avatar its picture's size */
-  constructor(canvas, { width, height }) {
-    Object.assign(this, { canvas, width, height, context: canvas.getContext("2d") });
+  /**
+   * @param {{width: number, height: number, axes: number[]}} avatar its picture's size, and how far
+   *   yaw and pitch of seen directions reach, radians
+   */
+  constructor(canvas, { width, height, axes }) {
+    Object.assign(this, { canvas, width, height, axes, context: canvas.getContext("2d") });
     Object.assign(canvas, { width, height });
-    this.view = { zoom: 1, x: width / 2, y: height / 2 };
+    this.view = { yaw: 0, pitch: 0, zoom: 1, x: width / 2, y: height / 2 };
     this.background = "plate";
     this.clear();
   }
 
   /** What the server's drawing is asked for. */
   get asks() {
-    const { zoom, x, y } = this.view;
-    return { zoom, x: x / this.width, y: y / this.height, background: this.background };
+    const { yaw, pitch, zoom, x, y } = this.view, { width, height, background } = this;
+    const degrees = (angle) => (angle * 180) / Math.PI;
+    return {
+      yaw: degrees(yaw), pitch: degrees(pitch), zoom, x: x / width, y: y / height, background,
+    };
   }
 
   clear() {
@@ -107,8 +114,9 @@ export class PicturePlayer {
     this.background = behind === "color" ? color : "plate"; // a JPEG is never transparent
   }
 
-  /** It is not turned: the server draws it as it moves. */
-  turn() {}
+  turn(yaw, pitch) {
+    turnView(this.view, this.axes, yaw, pitch);
+  }
 
   zoom(factor, x, y) {
     const { view } = this;
@@ -117,7 +125,7 @@ export class PicturePlayer {
   }
 
   reset() {
-    Object.assign(this.view, { zoom: 1, x: this.width / 2, y: this.height / 2 });
+    Object.assign(this.view, { yaw: 0, pitch: 0, zoom: 1, x: this.width / 2, y: this.height / 2 });
   }
 
   window() {

@@ -3,7 +3,7 @@
 // Gaussians are sorted by a worker; while it is at work the last order is drawn, which differs by
 // what a head moves in a frame or two. Before: renderer.js, motion.js; after: talk.js.
 
-import { lookedAt, placed } from "./poses.js";
+import { lookedAt, placed, turnView } from "./poses.js";
 import { FORM } from "./avatar.js";
 import { Renderer } from "./renderer.js";
 
@@ -94,11 +94,8 @@ export class Player {
 
   /** Turns the view. @param {number} yaw by radians to the right @param {number} pitch down */
   turn(yaw, pitch) {
-    const { limits } = this.avatar, { view, isFree } = this;
-    const held = (value, axis) =>
-      isFree ? value : Math.min(Math.max(value, -2.5 * axis), 2.5 * axis);
-    view.yaw = held(view.yaw + yaw, limits[23]); // from one side of what was seen to the other
-    view.pitch = held(view.pitch + pitch, limits[24]);
+    const axes = this.isFree ? [Infinity, Infinity] : this.avatar.limits.slice(23);
+    turnView(this.view, axes, yaw, pitch);
   }
 
   /** Zooms by a factor about a place of the picture. */

@@ -103,6 +103,17 @@ export function lookedAt(limits, { head, body }, yaw, pitch, isFree = false) {
   return { head: moved, body: product(moved, product(inverse(head), body)) };
 }
 
+/**
+ * Turns a view by angles, from one side of what was seen to the other at most.
+ * @param {{yaw: number, pitch: number}} view radians, changed
+ * @param {number[]} axes how far yaw and pitch of seen directions reach
+ */
+export function turnView(view, axes, yaw, pitch) {
+  const held = (value, axis) => Math.min(Math.max(value, -2.5 * axis), 2.5 * axis);
+  view.yaw = held(view.yaw + yaw, axes[0]);
+  view.pitch = held(view.pitch + pitch, axes[1]);
+}
+
 /** Smallest turn of the world that has the camera look along a seen direction (`Limits.turns`). */
 function turns(limits, head) {
   const { center, axes } = ellipse(limits), seen = direction(head);

@@ -11,8 +11,9 @@ from helpers import frames_of, voice
 
 from egs_jax.avatar import drawing, sessions, shared_drawing
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.avatar.draw import Pictures, draw_codes, infer_step, motion_codes
+from egs_jax.avatar.draw import Pictures, draw, draw_codes, infer_step, motion_codes
 from egs_jax.avatar.look import Look
+from egs_jax.avatar.poses import Viewpoint
 from egs_jax.avatar.sessions import Limits, Sessions
 from egs_jax.avatar.speech_batches import composed, speech_batches
 from egs_jax.avatar.stream import Stream
@@ -267,6 +268,30 @@ def test_whoever_cannot_wait_is_told(avatar, shared):
         told.clear()
         frames += session.ready()
     assert [f.number for f in frames] == list(range(20)) and session.ready() == []
+
+
+@pytest.mark.parametrize("pictures", [True, False])
+def test_who_looks_from_aside_gets_frames_drawn_from_there(avatar, shared, many_at_once, pictures):
+    sound, angles = spoken(0.4), [0.01, -0.008]
+    batches = list(speech_batches(avatar, [sound]))
+    for opened in (shared, many_at_once):
+        session = opened.open(avatar, pictures=pictures)
+        session.view = Viewpoint(*angles)
+        frames = talk(session, sound, 999)
+        session.view = Viewpoint()
+        for batch in batches:
+            drive, at = batch.drive, batch.first
+            turns = np.tile(angles, (len(drive.eyes), 1))
+            heads, bodies = avatar.limits.looked_at(drive.viewmats, drive.bodies, turns)
+            assert np.abs(heads - drive.viewmats).max() > 0.005
+            want = draw(avatar, drive.replace(viewmats=heads, bodies=bodies)) if pictures else None
+            for k, number in enumerate(batch.frames, at):
+                if want is None:
+                    np.testing.assert_array_equal(frames[number].viewmat, heads[k])
+                    np.testing.assert_array_equal(frames[number].body, bodies[k])
+                else:
+                    gap = np.abs(frames[number].rgb.astype(int) - np.asarray(want.rgb[k]))
+                    assert gap.max() <= 1
 
 
 def test_closing_ends_what_waits(avatar):

@@ -180,3 +180,35 @@ def test_beyond_colors_are_those_of_the_edge_and_the_silhouette_is_the_true_one(
     inside = turned([15.0, -12.0], [2.0, 3.0])
     for one, other in zip(picture(inside, limits, sh), picture(inside, None, sh), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def directions(viewmats):
+    """Yaw and pitch of where cameras are in head space [degrees]."""
+    x, y, z = np.einsum("tji,tj->it", viewmats[:, :3, :3], -viewmats[:, :3, 3])
+    return np.degrees(np.stack([np.arctan2(x, -z), np.arctan2(y, np.hypot(x, z))], axis=1))
+
+
+def test_who_goes_around_a_head_sees_it_from_there(limits):
+    heads, bodies = turned([-5.0, 4.0], [2.0, 0.0]), turned([8.0, 1.0], distance=4.5)
+    angles = np.array([[12.0, 3.0], [-9.0, -4.0]])
+    seen, beside = limits.looked_at(heads, bodies, np.radians(angles))
+    np.testing.assert_allclose(directions(seen), directions(heads) + angles, atol=1e-3)
+    np.testing.assert_allclose(seen[:, :3, 3], heads[:, :3, 3], atol=1e-6)  # it stays in its place
+    place = np.linalg.inv(heads) @ bodies
+    np.testing.assert_allclose(np.linalg.inv(seen) @ beside, place, atol=1e-5)
+    # By the shortest way: the picture does not roll more than it has to.
+    turns = Rotation.from_matrix(heads[:, :3, :3]).inv() * Rotation.from_matrix(seen[:, :3, :3])
+    ways = np.linalg.inv(heads)[:, :3, 3], np.linalg.inv(seen)[:, :3, 3]
+    cosines = (ways[0] * ways[1]).sum(axis=1) / np.prod(np.linalg.norm(ways, axis=2), axis=0)
+    np.testing.assert_allclose(turns.magnitude(), np.arccos(cosines), atol=1e-3)
+
+
+def test_nobody_goes_further_than_training_and_a_little_more(limits):
+    far = 1 + REACH
+    heads, bodies = turned([0.0, 0.0, 3 * YAW]), turned([0.0] * 3)
+    angles = np.radians([[90.0, 0.0], [0.0, -80.0], [10.0, 0.0]])
+    found = directions(limits.looked_at(heads, bodies, angles)[0])
+    want = [[far * YAW, 0], [0, -far * PITCH], [3 * YAW, 0]]  # the last stays as far out as it was
+    np.testing.assert_allclose(found, want, atol=0.1)
+    back = limits.looked_at(heads[2:], bodies[2:], np.radians([[-50.0, 0.0]]))[0]
+    np.testing.assert_allclose(directions(back), [[3 * YAW - 50, 0]], atol=0.01)

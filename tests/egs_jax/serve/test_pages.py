@@ -235,6 +235,14 @@ def test_the_server_draws_for_who_cannot(opened, speech):
     tab.fill("#color", "#00ff00")
     green = lambda: np.abs(np.reshape(tab.evaluate(data), (-1, 4)) - (0, 255, 0, 255)).max(axis=1)
     until(lambda: green().min() < 9)
+    state(tab, "Idle")
+    before = np.array(tab.evaluate(data))
+    tab.focus("#picture")
+    for key in ("ArrowLeft", "ArrowLeft", "ArrowUp"):
+        tab.keyboard.press(key)
+    assert 0 < tab.evaluate("live.player.view.yaw") < 0.1  # no further than it was seen from
+    until(lambda: np.abs(np.array(tab.evaluate(data)) - before).max() > 20)
+    assert tab.inner_text("#trouble") == ""
 
 
 def test_look_and_keys(opened):

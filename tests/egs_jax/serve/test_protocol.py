@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from egs_jax.avatar.motion import record, steps_of
+from egs_jax.avatar.poses import Viewpoint
 from egs_jax.avatar.shared_drawing import MotionFrame
 from egs_jax.runtime.errors import InputError
 from egs_jax.serve import protocol
@@ -27,7 +28,7 @@ def test_a_hello_says_who_and_how():
     [
         "", "{", "3", "[]", "null", '"hello"', "[" * 100_000, "{}", text(type="hi"),
         text(type="hello", rate=10), text(type="hello", rate=1e9), text(type="hello", rate=True),
-        text(type="hello", rate="16000"), text(type="hello", want="h264"),
+        text(type="hello", rate="16000"), text(type="hello", want="vp9"),
         text(type="hello", want=["codes"]), text(type="hello", avatar=7),
     ],
 )  # fmt: skip
@@ -44,6 +45,8 @@ def test_commands():
     said = text(type="look", zoom=2, x=0.25, y=1, background="#0a80ff")
     framing = Framing(2.0, 0.25, 1.0, (10, 128, 255))
     assert protocol.command(said) == Command("look", framing=framing)
+    told = protocol.command(text(type="look", yaw=18, pitch=-9.0))
+    assert told == Command("look", view=Viewpoint(np.pi / 10, -np.pi / 20))
 
 
 @pytest.mark.parametrize(
@@ -51,6 +54,7 @@ def test_commands():
     [
         "no", text(type="hello"), text(type="source"), text(type="source", live=1),
         text(type="look", zoom=0.5), text(type="look", zoom=7), '{"type":"look","zoom":NaN}',
+        text(type="look", yaw=361), text(type="look", pitch="up"), '{"type":"look","yaw":NaN}',
         text(type="look", zoom="2"), text(type="look", x=-1), text(type="look", y=True),
         text(type="look", background="red"), text(type="look", background="#12345"),
         text(type="look", background="#1 2 3 4"), text(type="look", background=[1, 2, 3]),
@@ -97,7 +101,8 @@ def test_a_frame_of_codes_has_all_of_it():
     np.testing.assert_allclose(got, codes, atol=1e-4)
 
 
-def test_a_drawn_frame_ends_in_its_picture():
-    data = protocol.pictured(3, 0.12, b"jpeg", speaking=False)
-    assert HEADER.unpack_from(data) == (protocol.JPEG, 0, 0.0, 3, 0.12)
-    assert data[HEADER.size :] == b"jpeg"
+@pytest.mark.parametrize(("want", "kind"), [("jpeg", 2), ("h264", 3)])
+def test_a_drawn_frame_ends_in_its_picture(want, kind):
+    data = protocol.pictured(want, 3, 0.12, b"picture", speaking=False)
+    assert HEADER.unpack_from(data) == (kind, 0, 0.0, 3, 0.12)
+    assert data[HEADER.size :] == b"picture"

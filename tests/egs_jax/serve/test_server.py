@@ -10,9 +10,11 @@ import sys
 import threading
 import time
 import types
+import weakref
 from pathlib import Path
 
 import aiohttp
+import av
 import numpy as np
 import pytest
 from helpers import voice
@@ -21,10 +23,12 @@ from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.look import Look
 from egs_jax.avatar.motion import record
 from egs_jax.avatar.sessions import Sessions
+from egs_jax.media.live_video import LiveVideo
 from egs_jax.performer.voice import synthesize
 from egs_jax.runtime.errors import InputError
-from egs_jax.serve import protocol, server, speaker
+from egs_jax.serve import pictures, protocol, server, speaker
 from egs_jax.serve.arguments import HOST
+from egs_jax.serve.pictures import seen
 from egs_jax.serve.protocol import HEADER, Hello
 from egs_jax.serve.server import Clients, avatar_files, is_shown_by_page, loaded
 from egs_jax.serve.site import application, listening
@@ -173,11 +177,64 @@ def test_drawn_frames(avatar, shared):
         client = await connect(want="jpeg")
         await client.say(type="look", zoom=2, background="#00ff00")
         await client.until(lambda c: len(c.frames) >= 3)
-        assert all(head[0] == protocol.JPEG for head, _ in client.frames)
+        assert all(head[0] == protocol.WANTS["jpeg"] for head, _ in client.frames)
         ends = {(body[:2], body[-2:]) for _, body in client.frames}
         assert ends == {(b"\xff\xd8", b"\xff\xd9")}
 
     served(avatar, shared, work)
+
+
+def decoded(units):
+    """What a decoder makes of access units of H.264, one picture of each."""
+    decoder = av.CodecContext.create("h264", "r")
+    frames = [f for unit in units for f in decoder.decode(av.Packet(unit))] + decoder.decode(None)
+    return [f.reformat(format="rgb24", src_colorspace="itu709").to_ndarray() for f in frames]
+
+
+def test_frames_of_h264_are_the_drawn_ones(avatar, shared, monkeypatch):
+    drawn, encoders = {}, weakref.WeakSet()
+
+    def note(frame, plate, framing):
+        drawn[frame.number] = seen(frame, plate, framing)
+        return drawn[frame.number]
+
+    class Noted(LiveVideo):
+        def __init__(self, *size):
+            super().__init__(*size)
+            encoders.add(self)
+
+    monkeypatch.setattr(speaker, "seen", note)
+    monkeypatch.setattr(pictures, "LiveVideo", Noted)
+
+    async def work(connect, clients):
+        client = await connect(want="h264")
+        assert (await client.until_told("ready"))["want"] == "h264"
+        await client.hear(voice(3.0))
+        await client.until(lambda c: c.told("speaking_started") and len(c.frames) >= 25)
+        await client.say(type="look", zoom=2, background="#2040ff")
+        await client.say(type="interrupt")  # an encoder drops nothing
+        await client.until_told("interrupted")
+        await client.hear(voice(0.5))
+        await client.say(type="finish")
+        await client.until_told("finished")
+        heads, units = zip(*client.frames, strict=True)
+        assert {head[0] for head in heads} == {3} and len(units) >= 30
+        assert [head[3] for head in heads] == list(range(len(heads)))
+        found = decoded(units)
+        assert len(found) == len(units)
+        for number, picture in enumerate(found):
+            error = np.mean((drawn[number].astype(float) - picture) ** 2)
+            assert -10 * np.log10(error / 255**2) > 30
+        later = max(k for k, unit in enumerate(units) if unit[4] & 31 == 7)
+        assert later > 0
+        np.testing.assert_array_equal(decoded(units[later:]), found[later:])
+        assert len(encoders) == 1
+        client.socket._response.connection.transport.abort()
+        await so(lambda: clients.count == 0)
+
+    served(avatar, shared, work)
+    gc.collect()
+    assert not encoders
 
 
 @pytest.mark.parametrize(
@@ -186,7 +243,7 @@ def test_drawn_frames(avatar, shared):
         ({"type": "interrupt"}, "first"),
         ({"avatar": "nobody"}, "there are me, too"),
         ({"rate": 5}, "whole number of Hz"),
-        ({"want": "h264"}, "codes, jpeg"),
+        ({"want": "vp9"}, "codes, jpeg, h264"),
     ],
 )
 def test_who_says_no_hello_is_told_and_left(avatar, shared, hello, answer):
@@ -195,6 +252,18 @@ def test_who_says_no_hello_is_told_and_left(avatar, shared, hello, answer):
         assert answer in (await client.until_told("error"))["message"]
         assert await client.until_closed() == 1008
         await so(lambda: clients.count == 0)
+
+    served(avatar, shared, work)
+
+
+def test_where_nothing_encodes_h264_it_is_told(avatar, shared, monkeypatch):
+    monkeypatch.setattr(av, "codecs_available", set())
+
+    async def work(connect, _):
+        client = await connect(want="h264")
+        assert "libx264" in (await client.until_told("error"))["message"]
+        assert await client.until_closed() == 1008
+        assert not [session for session in shared._open if not session._is_closed]
 
     served(avatar, shared, work)
 
@@ -432,8 +501,20 @@ def test_avatars_have_names_and_no_voice(trained_run, avatar, capsys):
     files = avatar_files({"me": avatar})
     [words] = json.loads(files["avatars.json"].data)
     assert words["name"] == "me" and words["file"] in files and is_shown_by_page(avatar)
+    np.testing.assert_allclose(words["axes"], avatar.limits.values[23:])
     head = dataclasses.replace(avatar, is_exact=True)
     files = avatar_files({"head": head})
     assert not is_shown_by_page(head) and list(files) == ["avatars.json"]
     with pytest.raises(InputError):
         loaded([trained_run.folder / "nothing"], Look())
+
+
+def test_a_dataset_that_was_moved_is_that_of_one_avatar(trained_run, painted, tmp_path):
+    folder, moved = trained_run.folder, tmp_path / "moved"
+    with pytest.raises(InputError, match=r"^--data-dir \S+: is the dataset of one[^\n]+ 2 are"):
+        loaded([folder, folder], Look(), moved)
+    with pytest.raises(InputError, match="moved"):
+        loaded([folder], Look(), moved)
+    moved.symlink_to(painted)
+    [found] = loaded([folder], Look(), moved).values()
+    assert found.dataset.folder == moved

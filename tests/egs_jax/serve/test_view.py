@@ -47,6 +47,7 @@ def test_command_lines():
     told = parse("serve", "a", "b.egs", "--port", "0", "--sessions", "3", "--poses", "still")
     assert [str(path) for path in told.avatars] == ["a", "b.egs"]
     assert (told.host, told.port, told.sessions, told.poses) == ("127.0.0.1", 0, 3, "still")
+    assert str(parse("serve", "a", "--data-dir", "d").data_dir) == "d"
     told = parse("view", "a", "--audio", "b.wav", "--host", "0.0.0.0")
     assert (str(told.run_dir), str(told.audio), told.host) == ("a", "b.wav", "0.0.0.0")
     for wrong in (["serve"], ["serve", "a", "--sessions", "0"], ["view", "a", "b"]):

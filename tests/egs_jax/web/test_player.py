@@ -160,6 +160,22 @@ def test_pictures_are_those_of_the_rasterizer(tab, avatar, frames, frame):
     assert psnr(got[..., :3], want) > 50  # 40 is what users are promised
 
 
+def test_from_aside_it_is_what_a_server_draws(tab, avatar, frames):
+    codes, drive = frames
+    tab.evaluate("talk.player.turn(0.1, -0.06)")
+    view = tab.evaluate("talk.player.view")
+    for frame in (0, 7):
+        part = slice(frame, frame + 1)
+        heads, bodies = avatar.limits.looked_at(
+            drive.viewmats[part], drive.bodies[part], np.array([[view["yaw"], view["pitch"]]])
+        )
+        assert np.abs(heads - drive.viewmats[part]).max() > 0.01
+        one = jax.tree.map(lambda v, part=part: v[part], drive)
+        moved = one.replace(viewmats=heads, bodies=bodies)
+        want = np.clip(np.asarray(draw_codes(avatar, codes[part], moved).rgb[0]), 0, 1)
+        assert psnr(shown(tab, frame)[..., :3], want) > 50
+
+
 def test_over_nothing_it_is_transparent_and_over_a_color_that_shows(tab, avatar, frames):
     alpha = np.asarray(drawn(avatar, frames, 3).alpha[0])
     tab.evaluate("talk.player.renderer.showColor([1, 0, 0, 0])")

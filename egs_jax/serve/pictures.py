@@ -1,23 +1,47 @@
-"""A drawn frame -> a JPEG, as its client wants to see it: for pages that cannot draw themselves.
+"""A drawn frame -> what its client wants to see of it, as a JPEG or as the next one of an H.264.
 
-Before: `sessions`, `protocol`; after: `speaker`.
+For pages that cannot draw themselves, and for programs. Before: `sessions`, `protocol`; after:
+`speaker`.
 """
+
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
 from egs_jax.avatar.drawing import StreamFrame
+from egs_jax.media.live_video import LiveVideo
 from egs_jax.serve.protocol import Framing
 
 QUALITY = 85
 """Of the JPEGs."""
+Encode = Callable[[UInt8[np.ndarray, "H Wd 3"]], bytes]
+"""Takes one client's pictures, in their order."""
 
 
-def jpeg(
+def encoder(want: str, width: int, height: int) -> Encode:
+    """Return what encodes a client's pictures, if it gets any.
+
+    Raises:
+      InputError: if this machine has no such encoder.
+    """
+    return LiveVideo(width, height).encode if want == "h264" else jpeg
+
+
+def jpeg(picture: UInt8[np.ndarray, "H Wd 3"]) -> bytes:
+    """Return a picture as a JPEG."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
+    found, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
+    if not found:
+        raise RuntimeError("OpenCV could not encode a JPEG")
+    return data.tobytes()
+
+
+def seen(
     frame: StreamFrame, plate: UInt8[np.ndarray, "H Wd 3"] | None, framing: Framing
-) -> bytes:  # fmt: skip
-    """Return a frame as a JPEG.
+) -> UInt8[np.ndarray, "H Wd 3"]:  # fmt: skip
+    """Return a frame's picture as its client looks at it, of the same size.
 
     Args:
       frame: Over the plate.
@@ -27,12 +51,7 @@ def jpeg(
     picture = frame.rgb
     if framing.background is not None and plate is not None:
         picture = over(picture, frame.alpha, plate, framing.background)
-    picture = zoomed(picture, framing)
-    options = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
-    found, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
-    if not found:
-        raise RuntimeError("OpenCV could not encode a JPEG")
-    return data.tobytes()
+    return zoomed(picture, framing)
 
 
 def over(

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from egs_jax.avatar.drawing import StreamFrame
-from egs_jax.serve.jpegs import jpeg, over, zoomed
+from egs_jax.serve.pictures import jpeg, over, seen, zoomed
 from egs_jax.serve.protocol import Framing
 
 RNG = np.random.default_rng(0)
@@ -36,13 +36,17 @@ def test_zoom_keeps_its_middle_and_never_leaves_the_picture():
     np.testing.assert_array_equal(corner, zoomed(picture, Framing(2.0, 0.25, 0.25)))
 
 
-def test_it_is_a_jpeg_of_the_frame():
+def test_what_is_seen_is_zoomed_over_what_is_wanted():
+    alpha = RNG.integers(0, 256, (24, 32)).astype(np.uint8)
+    frame, framing = StreamFrame(0, 0.0, PERSON, alpha, False), Framing(2.0, 0.3, 0.6, (255, 0, 0))
+    assert seen(frame, PLATE, Framing()) is PERSON
+    want = zoomed(over(PERSON, alpha, PLATE, (255, 0, 0)), framing)
+    np.testing.assert_array_equal(seen(frame, PLATE, framing), want)
+    # A head over its clip keeps that.
+    np.testing.assert_array_equal(seen(frame, None, framing), zoomed(PERSON, framing))
+
+
+def test_it_is_a_jpeg_of_the_picture():
     smooth = cv2.GaussianBlur(PERSON, (9, 9), 3)
-    frame = StreamFrame(0, 0.0, smooth, np.zeros((24, 32), np.uint8), False)
-    back = cv2.imdecode(np.frombuffer(jpeg(frame, PLATE, Framing()), np.uint8), cv2.IMREAD_COLOR)
+    back = cv2.imdecode(np.frombuffer(jpeg(smooth), np.uint8), cv2.IMREAD_COLOR)
     assert np.abs(cv2.cvtColor(back, cv2.COLOR_BGR2RGB).astype(int) - smooth).mean() < 4
-    framing = Framing(background=(255, 0, 0))
-    shown = jpeg(frame._replace(rgb=PLATE), PLATE, framing)
-    back = cv2.imdecode(np.frombuffer(shown, np.uint8), cv2.IMREAD_COLOR)
-    assert np.abs(back.astype(int) - (0, 0, 255)).max() < 6
-    assert jpeg(frame, None, framing) == jpeg(frame, None, Framing())  # a head over its clip
