@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Array, Bool
 
-from egs_jax.avatar.avatar_file import SUFFIX, Written, read_avatar
+from egs_jax.avatar.avatar_file import SUFFIX, OlderFormat, Written, read_avatar
 from egs_jax.avatar.baked import Baked
 from egs_jax.avatar.baking import Trained, bake, weights_of
 from egs_jax.avatar.look import USUAL_LOOK, Look
@@ -215,11 +215,17 @@ def _clip(file: Path, written: Written, folder: str | Path) -> Dataset:
 
 
 def _kept(run_dir: Path, config: Config) -> Written | None:
-    """Return what a run's own file holds; None: there is none, or it is not of the last step."""
+    """Return what a run's own file holds.
+
+    None: there is none, or it is of an older format or not of the last step.
+    """
     path = run_dir / KEPT
     if not path.is_file():
         return None
-    written = read_avatar(path)
+    try:
+        written = read_avatar(path)
+    except OlderFormat:
+        return None
     is_last = written.step == newest_step(run_dir)
     return (
         written if is_last and written.config == dataclasses.replace(config, data_dir="") else None

@@ -60,6 +60,10 @@ _SHAPES = {
 _MAY_LACK = ("sample/static_mix",)  # with cross-attention
 
 
+class OlderFormat(InputError):
+    """A file is of a format that is not read any more."""
+
+
 class Written(NamedTuple):
     """What a file holds."""
 
@@ -76,6 +80,7 @@ def read_avatar(path: str | Path) -> Written:
     """Read an avatar.
 
     Raises:
+      OlderFormat: if it is of an earlier version, an `InputError` as well.
       InputError: if it is no such file, of a newer version, damaged, or holds what makes no sense.
     """
     path = Path(path)
@@ -109,8 +114,9 @@ def _description(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
     if not known:
         raise InputError(f"{path}: an archive of another program, no avatar")
     if version != VERSION:
-        remedy = "update egs-jax" if version > VERSION else "export it again"
-        raise InputError(f"{path}: format {version}, this version reads {VERSION}; {remedy}")
+        remedy = "update egs-jax" if version > VERSION else "export it again from its run"
+        kind = InputError if version > VERSION else OlderFormat
+        raise kind(f"{path}: format {version}, this version reads {VERSION}; {remedy}")
     return words
 
 

@@ -88,6 +88,8 @@ def test_a_run_keeps_its_own_file(trained_run, written, tmp_path, capsys):
     assert (tmp_path / "copy.egs").read_bytes() == (run / KEPT).read_bytes()
     _changed(written, run / KEPT, lambda told: told | {"step": told["step"] - 1})
     assert Avatar.load(run).file is None  # it was trained on since
+    _changed(written, run / KEPT, lambda told: told | {"version": told["version"] - 1})
+    assert Avatar.load(run).file is None  # of an older format: it is baked anew
 
 
 def test_gaussians_of_a_moment_are_a_cloud_that_viewers_open(written, tmp_path, capsys):
@@ -182,7 +184,7 @@ def test_descriptions_that_make_no_sense(written, tmp_path):
     path = tmp_path / "bad.egs"
     cases = {
         "format 4, this version reads 3; update egs-jax": lambda t: t | {"version": 4},
-        "format 2, this version reads 3; export it again": lambda t: t | {"version": 2},
+        "reads 3; export it again from its run": lambda t: t | {"version": 2},
         "an archive of another program": lambda t: t | {"format": "other"},
         "is damaged": lambda t: t | {"version": "new"},
         "tells of arrays that no avatar has": _entry("reader", shape=[2**20, 2**20]),
