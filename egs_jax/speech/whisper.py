@@ -62,20 +62,22 @@ NETWORKS = {
 
 @flax.struct.dataclass
 class WhisperLayer:
-    """Weights of all layers, stacked along a first axis L; matrices map rows: `x @ weight`."""
+    """Weights of a layer, or of several along a first axis; matrices map rows: `x @ weight`."""
 
-    norm1_scale: Array  # [L, D]
-    norm1_bias: Array  # [L, D]
-    qkv_weight: Array  # [L, D, 3 D], columns ordered query, key, value
-    qkv_bias: Array  # [L, 3 D]
-    out_weight: Array  # [L, D, D]
-    out_bias: Array  # [L, D]
-    norm2_scale: Array  # [L, D]
-    norm2_bias: Array  # [L, D]
-    up_weight: Array  # [L, D, 4 D]
-    up_bias: Array  # [L, 4 D]
-    down_weight: Array  # [L, 4 D, D]
-    down_bias: Array  # [L, D]
+    norm1_scale: Array  # [D]
+    norm1_bias: Array  # [D]
+    query_weight: Array  # [D, D]
+    query_bias: Array  # [D]
+    seen_weight: Array  # [D, 2 D], columns ordered key, value
+    seen_bias: Array  # [2 D]
+    out_weight: Array  # [D, D]
+    out_bias: Array  # [D]
+    norm2_scale: Array  # [D]
+    norm2_bias: Array  # [D]
+    up_weight: Array  # [D, 4 D]
+    up_bias: Array  # [4 D]
+    down_weight: Array  # [4 D, D]
+    down_bias: Array  # [D]
 
 
 @flax.struct.dataclass
@@ -87,7 +89,8 @@ class WhisperEncoder:
     conv2_weight: Array  # [3 * D, D]
     conv2_bias: Array  # [D]
     positions: Array  # [1500, D]
-    layers: WhisperLayer
+    layers: WhisperLayer  # all but the last: L - 1
+    last: WhisperLayer
     norm_scale: Array  # [D]
     norm_bias: Array  # [D]
 
@@ -226,8 +229,8 @@ def load_encoder(
             raise _bad_model(path, f"encoder/{key} is not a float array of shape {shape}")
         return np.stack(arrays).astype(np.float32) if "#" in key else arrays[0].astype(np.float32)
 
-    def matrix(key: str) -> Array:
-        return jax.device_put(np.swapaxes(get(key), -1, -2).copy())
+    def matrix(key: str) -> np.ndarray:
+        return np.swapaxes(get(key), -1, -2)
 
     def taps(key: str) -> Array:  # [out, in, 3] -> [3 * in, out]
         return jax.device_put(get(key).transpose(2, 1, 0).reshape(-1, size.width).copy())
@@ -235,27 +238,33 @@ def load_encoder(
     def vector(key: str) -> Array:
         return jax.device_put(get(key))
 
-    attention, feed_forward = "layer_#/self_attention/", "layer_#/ffn/"
+    attention, feed_forward, width = "layer_#/self_attention/", "layer_#/ffn/", size.width
+    joint, joint_bias = matrix(attention + "linear_0/weight"), get(attention + "linear_0/bias")
+    layers = WhisperLayer(
+        norm1_scale=get(attention + "layer_norm/gamma"),
+        norm1_bias=get(attention + "layer_norm/beta"),
+        query_weight=joint[..., :width],
+        query_bias=joint_bias[..., :width],
+        seen_weight=joint[..., width:],
+        seen_bias=joint_bias[..., width:],
+        out_weight=matrix(attention + "linear_1/weight"),
+        out_bias=get(attention + "linear_1/bias"),
+        norm2_scale=get(feed_forward + "layer_norm/gamma"),
+        norm2_bias=get(feed_forward + "layer_norm/beta"),
+        up_weight=matrix(feed_forward + "linear_0/weight"),
+        up_bias=get(feed_forward + "linear_0/bias"),
+        down_weight=matrix(feed_forward + "linear_1/weight"),
+        down_bias=get(feed_forward + "linear_1/bias"),
+    )
+    part = lambda chosen: jax.tree.map(lambda v: jax.device_put(v[chosen].copy()), layers)
     return WhisperEncoder(
         conv1_weight=taps("conv1/weight"),
         conv1_bias=vector("conv1/bias"),
         conv2_weight=taps("conv2/weight"),
         conv2_bias=vector("conv2/bias"),
         positions=vector("position_encodings/encodings"),
-        layers=WhisperLayer(
-            norm1_scale=vector(attention + "layer_norm/gamma"),
-            norm1_bias=vector(attention + "layer_norm/beta"),
-            qkv_weight=matrix(attention + "linear_0/weight"),
-            qkv_bias=vector(attention + "linear_0/bias"),
-            out_weight=matrix(attention + "linear_1/weight"),
-            out_bias=vector(attention + "linear_1/bias"),
-            norm2_scale=vector(feed_forward + "layer_norm/gamma"),
-            norm2_bias=vector(feed_forward + "layer_norm/beta"),
-            up_weight=matrix(feed_forward + "linear_0/weight"),
-            up_bias=vector(feed_forward + "linear_0/bias"),
-            down_weight=matrix(feed_forward + "linear_1/weight"),
-            down_bias=vector(feed_forward + "linear_1/bias"),
-        ),
+        layers=part(slice(-1)),
+        last=part(-1),
         norm_scale=vector("layer_norm/gamma"),
         norm_bias=vector("layer_norm/beta"),
     )
@@ -284,28 +293,42 @@ def _convolve(x: Array, weight: Array, bias: Array, stride: int) -> Array:
     return _affine(jnp.concatenate(taps, axis=1), weight, bias)
 
 
-def _attend(x: Array, layer: WhisperLayer) -> Array:
-    """Apply multi-head self-attention over all positions, without a mask."""
-    joint = _affine(x, layer.qkv_weight, layer.qkv_bias)
-    heads = joint.reshape(x.shape[0], 3, -1, HEAD_WIDTH)
-    queries, keys, values = heads[:, 0], heads[:, 1], heads[:, 2]  # [P, heads, 64]
+def _attend(x: Array, layer: WhisperLayer, kept: slice) -> Array:
+    """Apply multi-head self-attention of some positions to all, without a mask."""
+    queries = _affine(x[kept], layer.query_weight, layer.query_bias)
+    seen = _affine(x, layer.seen_weight, layer.seen_bias)
+    heads = seen.reshape(len(x), 2, -1, HEAD_WIDTH)
+    keys, values = heads[:, 0], heads[:, 1]  # [P, heads, 64]
     exact = jax.lax.Precision.HIGHEST
-    scores = jnp.einsum("phd,qhd->hpq", queries, keys, precision=exact) * keys.shape[-1] ** -0.5
+    own = queries.reshape(len(queries), -1, HEAD_WIDTH)
+    scores = jnp.einsum("phd,qhd->hpq", own, keys, precision=exact) * HEAD_WIDTH**-0.5
     mixed = jnp.einsum("hpq,qhd->phd", jax.nn.softmax(scores, axis=-1), values, precision=exact)
-    return _affine(mixed.reshape(x.shape), layer.out_weight, layer.out_bias)
+    return _affine(mixed.reshape(queries.shape), layer.out_weight, layer.out_bias)
+
+
+def _transformed(x: Array, layer: WhisperLayer, kept: slice = slice(None)) -> Array:
+    """Apply a pre-norm transformer layer, at some positions."""
+    attended = _attend(_layer_norm(x, layer.norm1_scale, layer.norm1_bias), layer, kept)
+    x = x[kept] + attended
+    normed = _layer_norm(x, layer.norm2_scale, layer.norm2_bias)
+    hidden = _gelu(_affine(normed, layer.up_weight, layer.up_bias))
+    return x + _affine(hidden, layer.down_weight, layer.down_bias)
 
 
 @typechecked
-def encode(encoder: WhisperEncoder, log_mel: Float[Array, "T 80"]) -> Float[Array, "P D"]:
+def encode(
+    encoder: WhisperEncoder, log_mel: Float[Array, "T 80"], kept: slice = slice(None)
+) -> Float[Array, "p D"]:
     """Run the encoder: two convolutions, L pre-norm transformer layers, a last norm.
 
     Args:
       encoder: The weights.
       log_mel: Whisper's log-mel frames at 100 Hz, `(max(log10(power), floor) + 4) / 4`; T is
         even, at most 3000.
+      kept: Which of the P = T // 2 positions are wanted: the last layer computes no other.
 
     Returns:
-      Features at 50 Hz, P = T // 2.
+      Their features, at 50 Hz.
 
     Raises:
       ValueError: if T is odd, zero or longer than 30 s.
@@ -319,14 +342,6 @@ def encode(encoder: WhisperEncoder, log_mel: Float[Array, "T 80"]) -> Float[Arra
     x = _gelu(_convolve(x, encoder.conv2_weight, encoder.conv2_bias, stride=2))
     x = x + encoder.positions[: x.shape[0]]
 
-    def step(x: Array, layer: WhisperLayer) -> tuple[Array, None]:
-        x = x + _attend(_layer_norm(x, layer.norm1_scale, layer.norm1_bias), layer)
-        hidden = _gelu(
-            _affine(
-                _layer_norm(x, layer.norm2_scale, layer.norm2_bias), layer.up_weight, layer.up_bias
-            )
-        )
-        return x + _affine(hidden, layer.down_weight, layer.down_bias), None
-
-    x, _ = jax.lax.scan(step, x, encoder.layers)
+    x, _ = jax.lax.scan(lambda x, layer: (_transformed(x, layer), None), x, encoder.layers)
+    x = _transformed(x, encoder.last, kept)
     return _layer_norm(x, encoder.norm_scale, encoder.norm_bias)

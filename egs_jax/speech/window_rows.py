@@ -72,7 +72,7 @@ def _whisper_rows(kept: tuple[int, int], encoder: WhisperEncoder, samples: Array
         # rounding.
         floor = jnp.maximum(log_power.max(), _WHISPER_REFERENCE) - 8.0
         log_mel = (jnp.maximum(log_power, floor) + 4.0) / 4.0
-        return encode(encoder, log_mel)[slice(*kept)]
+        return encode(encoder, log_mel, slice(*kept))
 
     return jax.vmap(rows)(samples)
 

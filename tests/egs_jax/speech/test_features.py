@@ -25,8 +25,9 @@ def encoder(kind):
         return None
     rng, width = np.random.default_rng(0), NETWORKS[kind].width
     shapes = {
-        "norm1_scale": (width,), "norm1_bias": (width,), "qkv_weight": (width, 3 * width),
-        "qkv_bias": (3 * width,), "out_weight": (width, width), "out_bias": (width,),
+        "norm1_scale": (width,), "norm1_bias": (width,), "query_weight": (width, width),
+        "query_bias": (width,), "seen_weight": (width, 2 * width), "seen_bias": (2 * width,),
+        "out_weight": (width, width), "out_bias": (width,),
         "norm2_scale": (width,), "norm2_bias": (width,), "up_weight": (width, 4 * width),
         "up_bias": (4 * width,), "down_weight": (4 * width, width), "down_bias": (width,),
     }  # fmt: skip
@@ -35,14 +36,13 @@ def encoder(kind):
         scale = shape[-2] ** -0.5 if len(shape) > 1 else 1.0
         return jnp.asarray((rng.standard_normal(shape) * scale).astype(np.float32))
 
-    layers = {
-        key: jnp.asarray(np.stack([draw(*shape) for _ in range(NETWORKS[kind].num_layers)]))
-        for key, shape in shapes.items()
-    }
+    def layers(*count):
+        return WhisperLayer(**{key: draw(*count, *shape) for key, shape in shapes.items()})
+
     return WhisperEncoder(
         conv1_weight=draw(240, width), conv1_bias=draw(width),
         conv2_weight=draw(3 * width, width), conv2_bias=draw(width),
-        positions=draw(1500, width), layers=WhisperLayer(**layers),
+        positions=draw(1500, width), layers=layers(NETWORKS[kind].num_layers - 1), last=layers(),
         norm_scale=draw(width), norm_bias=draw(width),
     )  # fmt: skip
 
