@@ -318,8 +318,9 @@ def test_the_end_of_a_server_is_told(chromium, avatar):
             tab.close()
 
 
-def test_what_a_researcher_sees(chromium, avatar, speech):
-    files = page_files("view.html") | speech_files(avatar, "me", speech)
+def test_what_a_researcher_sees(chromium, avatar, speech, trained_run):
+    networks = Avatar.load(trained_run.folder, exact=True)
+    files = page_files("view.html") | speech_files(avatar, "me", speech, networks)
     with serving(lambda: application("token", files, local=True)) as address:
         tab, said = chromium.new_page(), []
         tab.on("console", lambda message: said.append(message.text))
