@@ -82,6 +82,11 @@ vec3 heat(float share) {
     gl.uniform1i(covering.uniforms.isOpacity, this.isOpacity ? 1 : 0);
   }
 
+  /** Has nothing on the GPU any more. */
+  forget() {
+    this.texture = this.sent = null;
+  }
+
   /** Sends what is painted of each Gaussian, if it is another than before. */
   sendShares(gl, { count }) {
     const rows = Math.ceil(count / ROW);

@@ -40,7 +40,8 @@ class View extends Playing {
     const moment = this.motions.all.at(seconds);
     this.lens.others = this.moving(moment.codes, seconds);
     this.player.show(moment);
-    if (document.activeElement !== element("seek")) element("seek").value = seconds;
+    const seek = element("seek");
+    if (document.activeElement !== seek || !this.sound.paused) seek.value = seconds;
     element("time").textContent = `${seconds.toFixed(2)} s`;
   }
 
@@ -61,6 +62,10 @@ class View extends Playing {
       shape: element("shape").value, isOpacity: paint === "opacity",
       paint: paint === "depth" ? "depth" : isDelta ? "deltas" : shares ? "shares" : "picture",
     });
+    const wanted = { code: paint === "one", most: isDelta };
+    for (const id of ["code", "most", "near", "far"]) {
+      element(id).closest("label").hidden = !(wanted[id] ?? paint === "depth");
+    }
     element("legend").textContent = shares ? this.listened(shares) : "";
     for (const name of ["near", "far", "most"]) lens[name] = Number(element(name).value);
     if (paint === "picture" && lens.shape === "splats") {
