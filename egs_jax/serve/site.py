@@ -84,7 +84,8 @@ def application(
         return web.Response(body=file.data, content_type=file.type, headers=packed)
 
     async def complete(_: web.Request) -> web.Response:
-        raise web.HTTPFound(f"/{token}/")  # which the names in a page are relative to
+        # The names in a page are relative to it.
+        return web.Response(status=302, headers={"Location": f"/{token}/"})
 
     app = web.Application(middlewares=[gate(token, local=local)])
     if socket is not None:
