@@ -77,6 +77,7 @@ def main(argv: list[str] | None = None) -> Path:
     acting = measure(avatar, frames)
     means = np.asarray(avatar.prepared.canonical.means)
     regions = regions_of(means, np.asarray(data.arrays["mean_shape"]))
+    regions[~np.asarray(avatar.prepared.alive)] = -1  # those that only round their number up
     case = {
         "video": Path(data.meta["source"]["name"]).stem,
         "preset": avatar.config.preset,

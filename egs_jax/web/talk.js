@@ -86,6 +86,7 @@ function listen(talk) {
   const { canvas, sound } = talk, play = element("play"), seek = element("seek");
   const name = () => {
     play.textContent = sound.paused ? "Play" : "Pause";
+    talk.stale = true; // the last picture may be of a little earlier
   };
   for (const event of ["play", "pause", "ended"]) sound.addEventListener(event, name);
   sound.addEventListener("error", () => complain("its sound cannot be played here"));

@@ -91,7 +91,10 @@ function listen(view) {
   const { sound } = view, play = element("play"), seek = element("seek");
   const on = (id, event, work) => element(id).addEventListener(event, work);
   for (const event of ["play", "pause", "ended"]) {
-    sound.addEventListener(event, () => (play.textContent = sound.paused ? "Play" : "Pause"));
+    sound.addEventListener(event, () => {
+      play.textContent = sound.paused ? "Play" : "Pause";
+      view.stale = true; // the last picture may be of a little earlier
+    });
   }
   sound.addEventListener("seeked", () => (view.stale = true));
   on("play", "click", () => view.play());

@@ -324,15 +324,15 @@ def test_pictures_that_the_browser_loses_come_back(opened):
     at_rest(tab)
     tab.fill("#color", "#0000ff")
     before = pixels(tab, 3)
-    tab.evaluate("""async () => {
+    tab.evaluate("""() => {
         const { gl } = live.player.renderer, lost = gl.getExtension("WEBGL_lose_context");
-        const event = (kind) => new Promise((done) => live.canvas.addEventListener(kind, done));
-        const [gone, back] = [event("webglcontextlost"), event("webglcontextrestored")];
+        live.canvas.addEventListener("webglcontextlost", () => {
+            setTimeout(() => lost.restoreContext(), 50); // once all have heard that it is gone
+        });
+        live.canvas.addEventListener("webglcontextrestored", () => (window.isBack = true));
         lost.loseContext();
-        await gone;
-        setTimeout(() => lost.restoreContext(), 50); // once all have heard that it is gone
-        await back;
     }""")
+    until(lambda: tab.evaluate("window.isBack === true"))
     at_rest(tab)
     until(lambda: np.abs(pixels(tab, 3) - before).mean() < 3)
 
@@ -431,6 +431,11 @@ def test_what_a_researcher_sees(chromium, avatar, speech, trained_run):
         tab.focus("#seek")  # as whoever has just moved it
         until(lambda: float(tab.input_value("#seek")) > 1.6)
         tab.click("#play")
+        for _ in range(3):  # it ends between two pictures, now here, now there
+            tab.evaluate("view.seek(view.duration - 0.2)")
+            tab.click("#play")
+            until(lambda: tab.evaluate("view.sound.ended"))
+            until(lambda: tab.inner_text("#time") == "6.00 s")
         tab.evaluate("view.turn(3.0, 0)")  # from behind, where no training went
         assert tab.evaluate("view.player.view.yaw") == 3.0
         assert said == []
