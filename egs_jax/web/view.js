@@ -76,7 +76,8 @@ class View extends Playing {
 
   /** Has shares painted from the least to the greatest; what these colors mean. */
   listened(shares) {
-    const least = shares.reduce((a, b) => Math.min(a, b)), most = shares.reduce((a, b) => Math.max(a, b));
+    const least = shares.reduce((a, b) => Math.min(a, b));
+    const most = shares.reduce((a, b) => Math.max(a, b));
     this.lens.shares = shares.map((share) => (share - least) / (most - least || 1));
     const percent = (share) => `${(100 * share).toFixed(1)} %`;
     return `blue: ${percent(least)}, red: ${percent(most)} of their attention, mean of the speech`;
