@@ -19,7 +19,6 @@ seed) to `results/attention_map.json`: means per region of the face. The picture
 folder unless --figure names another place.
 """
 
-import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,13 +28,20 @@ import numpy as np
 
 from egs_jax.avatar import precomputed as prepared
 from egs_jax.avatar.avatar import Avatar
+from egs_jax.avatar.listening import (
+    in_float32,
+    listen,
+    mean_shares,
+    token_groups,
+    token_names,
+)
 from egs_jax.runtime.arguments import Parser
 from egs_jax.runtime.errors import InputError
 from egs_jax.types import Drive
 from experiments._regions import REGIONS, region_means, regions_of
 from experiments._runs import add_case, figure, parsed, rounded, run_main
 from kernels import rasterize
-from kernels.deform import deform, token_shares
+from kernels.deform import deform
 
 NAME = "attention_map"
 MEASURES = ("share", "norm", "moves")
@@ -71,6 +77,7 @@ def main(argv: list[str] | None = None) -> Path:
     acting = measure(avatar, frames)
     means = np.asarray(avatar.prepared.canonical.means)
     regions = regions_of(means, np.asarray(data.arrays["mean_shape"]))
+    regions[~np.asarray(avatar.prepared.alive)] = -1  # those that only round their number up
     case = {
         "video": Path(data.meta["source"]["name"]).stem,
         "preset": avatar.config.preset,
@@ -86,45 +93,22 @@ def main(argv: list[str] | None = None) -> Path:
     return path
 
 
-def in_float32(avatar: Avatar) -> Avatar:
-    """Return the avatar without Triton, whose bfloat16 would hide what a weak token moves."""
-    return dataclasses.replace(avatar, config=dataclasses.replace(avatar.config, rasterizer="xla"))
-
-
-def token_names(avatar: Avatar) -> list[str]:
-    """Name the tokens in their order; sound by its offset to the frame [video frames]."""
-    model = avatar.config.model
-    sound = [f"sound {k:+d}" for k in avatar.dataset.layout.offsets(model.window_frames)]
-    if model.resolved.ppe == "token":
-        sound = ["sound"]
-    lips = [] if model.architecture == "parity" else ["lips"]
-    return [*sound, "eyes", "pose", "null", *lips]
-
-
-def token_groups(names: list[str]) -> dict[str, list[int]]:
-    """Return the places of each kind of tokens; the null token never changes, moves nothing."""
-    kinds: dict[str, list[int]] = {}
-    for place, name in enumerate(names):
-        kinds.setdefault(name.split()[0], []).append(place)
-    del kinds["null"]
-    return kinds
+def moving_groups(names: list[str]) -> dict[str, list[int]]:
+    """Return the places of each kind of tokens but the null token, which never changes."""
+    return {kind: places for kind, places in token_groups(names).items() if kind != "null"}
 
 
 def measure(avatar: Avatar, frames: np.ndarray) -> Acting:
     """Measure share, norm and moves over the clip's own `frames` (int [B])."""
     config, kept = avatar.config, avatar.prepared
-    listen = jax.jit(prepared.listen, static_argnums=0)
     parts = [
         listen(config, kept, _drive(avatar, frames[at : at + AT_ONCE]))
         for at in range(0, len(frames), AT_ONCE)
     ]
     tokens, mixes = (jnp.concatenate(part) for part in zip(*parts, strict=True))
-    static = None if kept.static_mix is None else kept.static_mix.astype(jnp.float32)
-    listened = ((t, token_shares(static, g[None])[0]) for t, g in zip(tokens, mixes, strict=True))
-    share, norm = (sum(part) / len(frames) for part in zip(*(
-        (one, one * jnp.linalg.norm(token, axis=-1)[None]) for token, one in listened
-    ), strict=True))  # fmt: skip
-    groups = token_groups(token_names(avatar)).values()
+    lengths = jnp.linalg.norm(tokens, axis=-1)
+    share, norm = (mean_shares(kept, each) for each in (mixes, mixes * lengths[:, None]))
+    groups = moving_groups(token_names(avatar)).values()
     moves = np.stack([_moves(avatar, tokens, mixes, group) for group in groups], axis=1)
     return Acting(np.asarray(share), np.asarray(norm), moves)
 
@@ -155,7 +139,7 @@ def _moves(avatar: Avatar, tokens: jax.Array, mixes: jax.Array, group: list[int]
 def _by_region(avatar: Avatar, acting: Acting, regions: np.ndarray) -> dict[str, Any]:
     """Means of the three measures: {measure: {token: {region: value}}}."""
     names = token_names(avatar)
-    labels = {"share": names, "norm": names, "moves": list(token_groups(names))}
+    labels = {"share": names, "norm": names, "moves": list(moving_groups(names))}
     return {
         measure: {
             label: region_means(values[:, k], regions) for k, label in enumerate(labels[measure])
@@ -172,7 +156,7 @@ def draw(avatar: Avatar, acting: Acting, frame: int, path: Path) -> None:
     rows = [
         ("share", names, acting.share, 1.0),
         ("norm", names, acting.norm, float(acting.norm.max())),
-        ("moves", list(token_groups(names)), acting.moves, float(acting.moves.max())),
+        ("moves", list(moving_groups(names)), acting.moves, float(acting.moves.max())),
     ]
     images = _painted(avatar, np.concatenate([values for _, _, values, _ in rows], axis=1), frame)
     with figure(path, 3, len(names), (1.5 * len(names), 5.2)) as axes:

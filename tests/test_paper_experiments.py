@@ -13,6 +13,7 @@ from helpers import fill_shapes, voice
 
 from egs_jax.avatar import precomputed as prepared
 from egs_jax.avatar.avatar import Avatar
+from egs_jax.avatar.listening import in_float32, token_names
 from egs_jax.config_text import options, override, to_json
 from egs_jax.data.dataset import Dataset
 from egs_jax.data.statistics import calmest
@@ -116,8 +117,8 @@ def test_only_tokens_that_change_move_anything(trained_run):
     networks = fill_shapes(avatar.params["networks"])  # far from their start, where nothing moves
     networks["tokens"]["lips_reader"] = avatar.params["networks"]["tokens"]["lips_reader"]
     avatar = dataclasses.replace(avatar, params={**avatar.params, "networks": networks})
-    avatar = attention_map.in_float32(avatar)
-    groups = attention_map.token_groups(attention_map.token_names(avatar))
+    avatar = in_float32(avatar)
+    groups = attention_map.moving_groups(token_names(avatar))
     acting = attention_map.measure(avatar, np.array([1, 5]))
     moves = dict(zip(groups, acting.moves.max(axis=0), strict=True))
     assert moves["sound"] > 1e-4 and moves["lips"] > 1e-6

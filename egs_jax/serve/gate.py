@@ -67,7 +67,8 @@ def is_from_here(request: web.Request, *, local: bool) -> bool:
 
 def refusal(status: int) -> web.Response:
     """Return an answer that says no, and nothing of what there is."""
-    return web.Response(status=status, body=b"no", content_type="text/plain")
+    words = b"no: open the whole address that the server printed when it started"
+    return web.Response(status=status, body=words, content_type="text/plain")
 
 
 def gate(token: str, *, local: bool) -> Middleware:

@@ -83,9 +83,14 @@ def application(
         packed = {"Content-Encoding": "gzip"} if file.is_packed else {}
         return web.Response(body=file.data, content_type=file.type, headers=packed)
 
+    async def complete(_: web.Request) -> web.Response:
+        # The names in a page are relative to it.
+        return web.Response(status=302, headers={"Location": f"/{token}/"})
+
     app = web.Application(middlewares=[gate(token, local=local)])
     if socket is not None:
         app.router.add_get(f"/{token}/socket", socket)
+    app.router.add_get(f"/{token}", complete)
     app.router.add_get(f"/{token}/{{name:.*}}", send)
     return app
 

@@ -1,7 +1,9 @@
 """`egs-jax view`: one speech of an avatar on a page for whoever wants to look into it.
 
-Codes are computed three times, as they are, without sound and without blinks: what these differ by
-is what sound and blinks move. Before: `site`; after: `__main__`.
+Codes are computed four times, as they are, without sound, without blinks, and with a pose that
+stays: what these differ by is what sound, blinks and the pose that tokens hear move. Of a run
+folder, whose networks know all Gaussians, it is also told how much each listens to each kind of
+tokens. Before: `site`; after: `__main__`.
 """
 
 import io
@@ -15,6 +17,7 @@ from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.avatar_writer import write_shown
 from egs_jax.avatar.draw import motion_codes
 from egs_jax.avatar.drive import compose
+from egs_jax.avatar.listening import speech_shares
 from egs_jax.avatar.motion import packed
 from egs_jax.avatar.speech_batches import speech_batches
 from egs_jax.media.audio_file import stream_audio
@@ -33,7 +36,7 @@ def view(
     """Serve a page until the process is told to stop.
 
     Args:
-      run_or_file: A whole person's run folder or file.
+      run_or_file: A whole person's run folder, which needs its dataset, or file.
       audio: Speech; None: silence.
       data_dir: See `Avatar.load`.
       host: Name or address to listen at.
@@ -44,13 +47,23 @@ def view(
         listen there.
     """
     avatar = Avatar.load(run_or_file, data_dir)
+    networks = Avatar.load(run_or_file, data_dir, exact=True) if run_or_file.is_dir() else None
     say_device("viewing")
-    files = page_files("view.html") | speech_files(avatar, run_or_file.resolve().stem, audio)
+    name = run_or_file.resolve().stem
+    files = page_files("view.html") | speech_files(avatar, name, audio, networks)
     run(lambda token, local: application(token, files, local=local), host, port)
 
 
-def speech_files(avatar: Avatar, name: str, audio: Path | None) -> dict[str, File]:
-    """Return what a page looks into: an avatar, a speech, and its motion.
+def speech_files(
+    avatar: Avatar, name: str, audio: Path | None, networks: Avatar | None
+) -> dict[str, File]:
+    """Return what a page looks into: an avatar, a speech, its motion, and who listens to what.
+
+    Args:
+      avatar: Drawn by codes.
+      name: Of it.
+      audio: Speech; None: silence.
+      networks: The same avatar, exact; None: nobody knows what its Gaussians listen to.
 
     Raises:
       InputError: if the avatar is a head alone, or the sound is bad.
@@ -59,10 +72,13 @@ def speech_files(avatar: Avatar, name: str, audio: Path | None) -> dict[str, Fil
     write_shown(shown, avatar.baked, avatar.scene)
     silence = np.zeros(round(SILENT * SAMPLE_RATE), np.float32)
     chunks = [silence] if audio is None else list(stream_audio(audio))
-    words = {"name": name, "fps": FPS, "sound": "speech.m4a", "type": SOUND_TYPE}
+    shares = {} if networks is None else speech_shares(networks, chunks)
+    words = {"name": name, "fps": FPS, "sound": "speech.m4a", "type": SOUND_TYPE,
+             "tokens": list(shares)}  # fmt: skip
     files = {
         "avatar.egs": shown.getvalue(),
         "speech.json": json.dumps(words).encode(),
+        "shares.bin": b"".join(each.tobytes() for each in shares.values()),
         **{f"{kind}.bin": records for kind, records in motions(avatar, chunks).items()},
     }
     found = {each: file_of(each, data) for each, data in files.items()}
@@ -70,9 +86,12 @@ def speech_files(avatar: Avatar, name: str, audio: Path | None) -> dict[str, Fil
 
 
 def motions(avatar: Avatar, chunks: Iterable[np.ndarray]) -> dict[str, bytes]:
-    """Return records of all frames of a speech: `all`, `silent` and `open` (without blinks)."""
+    """Return records of all frames of a speech: `all`, `silent`, `open` (without blinks), `still`.
+
+    In the last one tokens hear the pose of the clip's still frame; in all of them the head moves.
+    """
     ranges, scene, config = np.asarray(avatar.baked.ranges), avatar.scene, avatar.config
-    made = {"all": b"", "silent": b"", "open": b""}
+    made = {"all": b"", "silent": b"", "open": b"", "still": b""}
     for batch in speech_batches(avatar, chunks):
         drive, counted = batch.drive, slice(batch.first, batch.first + len(batch.frames))
         frames = np.arange(len(drive.eyes))
@@ -82,6 +101,9 @@ def motions(avatar: Avatar, chunks: Iterable[np.ndarray]) -> dict[str, bytes]:
             "all": drive,
             "silent": drive.replace(audio_windows=unheard.audio_windows),
             "open": drive.replace(eyes=np.zeros_like(drive.eyes)),
+            "still": drive.replace(
+                viewmats=np.broadcast_to(scene.still_viewmat, drive.viewmats.shape)
+            ),
         }
         for kind, each in drives.items():
             codes = np.asarray(motion_codes(avatar, each))[counted]

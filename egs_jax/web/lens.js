@@ -1,8 +1,14 @@
 // What a researcher wants to see of an avatar beside its picture: how its Gaussians lie, how far
-// away they are, how much of each pixel they cover, what moves them. Additions to the programs of
-// shaders.js, for view.html alone. Before: renderer.js, which takes one; after: view.js.
+// away they are, how much of each pixel they cover, what moves them, what they listen to. Additions
+// to the programs of shaders.js, for view.html alone. Before: renderer.js, which takes one; after:
+// view.js.
 
-const SHAPES = ["splats", "points", "ellipsoids"], PAINTS = ["picture", "depth", "deltas"];
+import { texture } from "./gl.js";
+import { ROW } from "./shaders.js";
+
+const SHAPES = ["splats", "points", "ellipsoids"];
+const PAINTS = ["picture", "depth", "deltas", "shares"];
+const SHARE_UNIT = 7; // after those of the textures that move Gaussians
 
 export class Lens {
   constructor() {
@@ -10,6 +16,8 @@ export class Lens {
     /** Depths [head units] that are white and black, and the shift that is red. */
     Object.assign(this, { near: 3, far: 5, most: 0.02 });
     this.others = null;
+    /** What is painted of each Gaussian, from 0, blue, to 1, red. @type {Float32Array?} */
+    this.shares = this.sent = null;
   }
 
   /** @param {number} codes K */
@@ -18,6 +26,7 @@ export class Lens {
 uniform int shape, paint;
 uniform vec3 range;                 // near, far, most
 uniform vec4 others[${codes}];      // codes whose shifts are painted, times steps
+uniform sampler2D shares;
 vec3 heat(float share) {
   float at = clamp(share, 0.0, 1.0);
   return clamp(vec3(3.0 * at - 1.0, 1.5 - abs(3.0 * at - 1.5), 1.0 - 3.0 * at), 0.0, 1.0);
@@ -35,7 +44,8 @@ vec3 heat(float share) {
       shift += others[k].xyz * vec3(texelFetch(form, ivec3(at, 4 * k), 0).xyz);
     }
     color.rgb = heat(length(shift) / range.z);
-  }`;
+  }
+  if (paint == 3) color.rgb = heat(texelFetch(shares, at, 0).r);`;
 
   splatDeclarations = "uniform bool isSolid;";
 
@@ -64,9 +74,29 @@ vec3 heat(float share) {
       weights[i] = this.others[i >> 2] * steps[14 * (i >> 2) + (i & 3)];
     }
     gl.uniform4fv(moving.uniforms["others[0]"], weights);
+    gl.uniform1i(moving.uniforms.shares, SHARE_UNIT);
+    this.sendShares(gl, avatar);
     gl.useProgram(splatting.made);
     gl.uniform1i(splatting.uniforms.isSolid, this.shape === "splats" ? 0 : 1);
     gl.useProgram(covering.made);
     gl.uniform1i(covering.uniforms.isOpacity, this.isOpacity ? 1 : 0);
+  }
+
+  /** Has nothing on the GPU any more. */
+  forget() {
+    this.texture = this.sent = null;
+  }
+
+  /** Sends what is painted of each Gaussian, if it is another than before. */
+  sendShares(gl, { count }) {
+    const rows = Math.ceil(count / ROW);
+    this.texture ??= texture(gl, gl.R32F, ROW, rows);
+    gl.activeTexture(gl.TEXTURE0 + SHARE_UNIT);
+    gl.bindTexture(gl.TEXTURE_2D, this.texture);
+    if (this.shares === this.sent) return;
+    const padded = new Float32Array(ROW * rows);
+    padded.set(this.shares);
+    gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, ROW, rows, gl.RED, gl.FLOAT, padded);
+    this.sent = this.shares;
   }
 }

@@ -12,6 +12,7 @@ import { Voice, pcm } from "./voice.js";
 
 const AHEAD = 2.5, PIECE = 0.1; // seconds of a file that are sent before they are due, and at once
 const LOUD = 0.04, LONG = 10; // root mean square, pieces of 20 ms: from there on somebody interrupts
+const NEED_SERVER = ["microphone", "speak", "interrupt"]; // buttons
 const element = (id) => document.getElementById(id);
 
 class Live {
@@ -26,26 +27,28 @@ class Live {
 
   /** Shows another avatar, in a session of its own. */
   async open(number) {
-    const words = this.avatars[number];
-    this.session?.close();
+    const words = this.avatars[number], canvas = anew(this.canvas);
+    element("connect").hidden = true;
+    complain("");
+    this.end();
     this.player?.close();
-    this.player = null; // nothing is drawn meanwhile
-    this.canvas = anew(this.canvas);
-    listenToKeys(this.canvas, viewKeys(this));
+    Object.assign(this, { player: null, canvas }); // nothing is drawn meanwhile
+    const player = await this.playerOf(words, canvas);
+    if (canvas !== this.canvas) return player.close(); // another one was asked for since
+    Object.assign(this, { player, words });
+    listenToKeys(canvas, viewKeys(this));
     point(this);
-    this.player = await this.playerOf(words);
-    this.words = words;
     this.connect();
   }
 
   /** What shows an avatar in this browser. */
-  async playerOf(words) {
+  async playerOf(words, canvas) {
     const isAsked = new URL(location).searchParams.get("want") === "jpeg";
-    if (isAsked || !words.file || !hasWebGL()) return new PicturePlayer(this.canvas, words);
+    if (isAsked || !words.file || !hasWebGL()) return new PicturePlayer(canvas, words);
     const answer = await fetch(words.file);
     if (!answer.ok) throw new Error(`the server does not give ${words.file}`);
     const avatar = await openAvatar(new Uint8Array(await answer.arrayBuffer()));
-    return new CodedPlayer(this.canvas, avatar, "sorter.js");
+    return new CodedPlayer(canvas, avatar, "sorter.js");
   }
 
   connect() {
@@ -64,13 +67,18 @@ class Live {
     complain("");
   }
 
-  closed() {
+  /** Ends the session. */
+  end() {
+    this.session?.close();
+    Object.assign(this, { session: null, ready: null, file: null, speaking: false });
+    for (const id of NEED_SERVER) element(id).disabled = true;
     this.stop();
+  }
+
+  closed() {
     element("connect").hidden = false;
-    for (const id of ["microphone", "speak", "interrupt"]) element(id).disabled = true;
-    this.ready = null;
+    this.end();
     if (!element("trouble").textContent) complain("The connection has ended.");
-    this.tell();
   }
 
   /** Takes what the server says. */
@@ -78,7 +86,7 @@ class Live {
     if (event.type === "ready") {
       this.ready = event;
       this.look();
-      for (const id of ["microphone", "speak", "interrupt"]) element(id).disabled = false;
+      for (const id of NEED_SERVER) element(id).disabled = false;
     } else if (event.type === "sound") this.voice.begin(event.sample, event.time);
     else if (event.type === "state") this.told = event;
     else if (["error", "full"].includes(event.type)) complain(event.message);
@@ -111,8 +119,10 @@ class Live {
 
   /** Says a file. @param {Blob} file */
   async speak(file) {
+    complain("");
     await this.playout.start();
     const decoded = await this.playout.context.decodeAudioData(await file.arrayBuffer());
+    if (!this.session) return;
     this.interrupt();
     const samples = new Float32Array(decoded.length);
     for (let c = 0; c < decoded.numberOfChannels; c++) {
@@ -143,12 +153,28 @@ class Live {
   /** Falls silent. */
   interrupt() {
     this.file = null;
-    this.voice.hush();
-    this.session.say({ type: "interrupt" });
+    this.voice?.hush();
+    this.session?.say({ type: "interrupt" });
   }
 
+  /** Opens or closes the microphone; once at a time, since somebody may have to be asked. */
   async toggle() {
     if (this.microphone) return this.stop();
+    complain("");
+    const { session } = this;
+    element("microphone").disabled = true;
+    try {
+      const microphone = await this.opened();
+      if (session === this.session) this.microphone = microphone;
+      else release(microphone);
+    } finally {
+      element("microphone").disabled = !this.ready;
+      this.tell();
+    }
+  }
+
+  /** A microphone that is heard. */
+  async opened() {
     await this.playout.start();
     const { context } = this.playout;
     const wanted = { echoCancellation: true, noiseSuppression: true, channelCount: 1 };
@@ -157,19 +183,13 @@ class Live {
     const source = context.createMediaStreamSource(stream);
     const worklet = new AudioWorkletNode(context, "microphone", { numberOfOutputs: 0 });
     source.connect(worklet);
-    worklet.port.onmessage = ({ data }) => this.listen(data);
-    this.microphone = { stream, source, worklet };
-    this.tell();
+    worklet.port.onmessage = ({ data }) => this.microphone && this.listen(data);
+    return { stream, source, worklet };
   }
 
   /** Closes the microphone. */
   stop() {
-    if (this.microphone) {
-      const { stream, source, worklet } = this.microphone;
-      source.disconnect();
-      worklet.port.onmessage = null;
-      stream.getTracks().forEach((track) => track.stop());
-    }
+    if (this.microphone) release(this.microphone);
     Object.assign(this, { microphone: null, loud: 0 });
     this.tell();
   }
@@ -209,6 +229,7 @@ class Live {
   /** Has what the controls say seen. */
   look() {
     const { player } = this, behind = element("behind").value, color = element("color").value;
+    if (!player) return; // it is looked at again when there is one
     player.over(behind, color);
     this.canvas.classList.toggle("clear", behind === "nothing");
     element("zoom").value = player.view.zoom;
@@ -217,13 +238,13 @@ class Live {
 
   /** Has the server draw what is to be seen, where it draws. */
   ask() {
-    if (this.player.asks) this.session.say({ type: "look", ...this.player.asks });
+    if (this.player.asks) this.session?.say({ type: "look", ...this.player.asks });
   }
 
   // What the page says.
 
   tell() {
-    const state = !this.ready ? (this.session ? "Not connected" : "Loading")
+    const state = !this.ready ? (element("connect").hidden ? "Loading" : "Not connected")
       : this.speaking ? "Speaking" : this.microphone ? "Listening" : "Idle";
     if (element("state").textContent !== state) element("state").textContent = state;
     element("microphone").setAttribute("aria-pressed", this.microphone ? "true" : "false");
@@ -247,6 +268,13 @@ function anew(canvas) {
   return made;
 }
 
+/** Closes a microphone. */
+function release({ stream, source, worklet }) {
+  source.disconnect();
+  worklet.port.onmessage = null;
+  stream.getTracks().forEach((track) => track.stop());
+}
+
 /** Whether this browser can draw an avatar; tried on a canvas of its own. */
 function hasWebGL() {
   const gl = document.createElement("canvas").getContext("webgl2");
@@ -261,23 +289,28 @@ function complain(words) {
 
 /** Buttons, files, keys and pointers. */
 function listen(live) {
+  const known = {
+    NotAllowedError: "This browser does not let the page hear the microphone.",
+    NotFoundError: "This browser finds no microphone.",
+    EncodingError: "This browser cannot read that file as sound.",
+  };
   const act = (work) => Promise.resolve(work()).catch((error) => complain(
-    error.name === "NotAllowedError" ? "This browser does not let the page hear the microphone."
-      : `This cannot be done: ${error.message}`));
+    known[error.name] ?? `This cannot be done: ${error.message}`));
   const on = (id, event, work) => element(id).addEventListener(event, () => act(work));
   const file = element("file");
   on("microphone", "click", () => live.toggle());
   on("speak", "click", () => file.click());
   on("interrupt", "click", () => live.interrupt());
   on("connect", "click", () => live.connect());
-  on("reset", "click", () => live.reset());
+  on("reset", "click", () => live.player && live.reset());
   on("avatar", "change", () => live.open(Number(element("avatar").value)));
   on("behind", "change", () => live.look());
   on("color", "input", () => {
     element("behind").value = "color";
     live.look();
   });
-  on("zoom", "input", () => live.zoom(Number(element("zoom").value) / live.player.view.zoom));
+  on("zoom", "input", () => live.player &&
+    live.zoom(Number(element("zoom").value) / live.player.view.zoom));
   on("file", "change", async () => {
     const [chosen] = file.files;
     file.value = "";

@@ -23,6 +23,9 @@ export class Player {
   constructor(canvas, avatar, sorter, lens = null) {
     Object.assign(this, { canvas, avatar, renderer: new Renderer(canvas, avatar, lens) });
     this.isFree = lens !== null;
+    this.moment = null; // what was shown last
+    canvas.addEventListener("webglcontextlost", (event) => event.preventDefault());
+    canvas.addEventListener("webglcontextrestored", () => this.restore());
     /** From where it is looked at: turned by radians, and what part of the picture is seen. */
     this.view = { yaw: 0, pitch: 0, zoom: 1, x: avatar.width / 2, y: avatar.height / 2 };
     /** How many pixels are drawn where the screen has one, and what tells it. */
@@ -42,13 +45,20 @@ export class Player {
    * Draws a moment, in the last order that is known.
    * @param {import("./motion.js").Moment} moment
    */
-  show({ codes, head, body }) {
-    const { limits } = this.avatar, { yaw, pitch } = this.view;
+  show(moment) {
+    const { limits } = this.avatar, { yaw, pitch } = this.view, { codes, head, body } = moment;
+    this.moment = moment;
     const seen = lookedAt(limits, { head, body }, yaw, pitch, this.isFree);
     this.seen = seen; // its poses, as they were looked at
     this.renderer.move(codes, placed(limits, seen.head, seen.body));
     this.sort(codes, seen);
     this.draw();
+  }
+
+  /** Goes on once the browser, which had lost what lay on the GPU, gives it back. */
+  restore() {
+    this.renderer.restore();
+    if (this.moment) this.show(this.moment);
   }
 
   /** Draws a moment in its own order, once that is known. */

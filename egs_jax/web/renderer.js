@@ -28,10 +28,18 @@ export class Renderer {
   constructor(canvas, avatar, lens = null) {
     const gl = canvas.getContext("webgl2", { alpha: true, antialias: false, depth: false });
     if (!gl) throw new Error("this browser has no WebGL2");
-    if (!gl.getExtension("EXT_color_buffer_float")) {
+    Object.assign(this, { gl, canvas, avatar, lens });
+    this.begin();
+    this.behind = { color: [0, 0, 0, 0], picture: null, image: null };
+    this.showPicture(avatar.plate, avatar.width, avatar.height);
+  }
+
+  /** Makes all that lies on the GPU, but what is behind the person. */
+  begin() {
+    const { gl, avatar, lens } = this;
+    if (!gl.getExtension("EXT_color_buffer_float") && !gl.isContextLost()) {
       throw new Error("this browser's WebGL2 cannot draw to float textures");
     }
-    Object.assign(this, { gl, canvas, avatar, lens });
     this.rows = Math.ceil(avatar.count / ROW);
     this.groups = Math.ceil((avatar.harmonics - 1) / 4);
     const most = gl.getParameter(gl.MAX_ARRAY_TEXTURE_LAYERS);
@@ -47,8 +55,16 @@ export class Renderer {
     this.places = new Uint32Array(ROW * this.rows);
     this.ordered = 0; // how many Gaussians have an order
     this.quads = quads(gl, avatar.count);
-    this.behind = { color: [0, 0, 0, 0], picture: null };
-    this.showPicture(avatar.plate, avatar.width, avatar.height);
+    this.person = null; // where it is blended, once its size is known
+  }
+
+  /** Makes it anew where the browser has lost it. */
+  restore() {
+    const { color, image } = this.behind;
+    this.lens?.forget();
+    this.begin();
+    this.behind = { color, picture: null, image: null };
+    if (image) this.showPicture(...image);
   }
 
   /** Sends what no frame changes. */
@@ -209,7 +225,8 @@ export class Renderer {
   /** Puts a color behind the person. @param {number[]} color r, g, b, opacity in [0, 1] */
   showColor([r, g, b, opacity]) {
     this.forgetPicture();
-    this.behind = { color: [r * opacity, g * opacity, b * opacity, opacity], picture: null };
+    const color = [r * opacity, g * opacity, b * opacity, opacity];
+    this.behind = { color, picture: null, image: null };
   }
 
   /**
@@ -222,7 +239,7 @@ export class Renderer {
     const picture = texture(gl, gl.RGB8, width, height, gl.LINEAR);
     gl.pixelStorei(gl.UNPACK_ALIGNMENT, 1);
     gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, width, height, gl.RGB, gl.UNSIGNED_BYTE, pixels);
-    this.behind = { color: [0, 0, 0, 0], picture };
+    this.behind = { color: [0, 0, 0, 0], picture, image: [pixels, width, height] };
   }
 
   forgetPicture() {

@@ -25,16 +25,8 @@ class Talk extends Playing {
     /** `isApart`: whether something else is drawn for once. */
     Object.assign(this, { avatar, motion, clock: new SoundClock(sound), isApart: false });
     this.canvas = element("picture");
-    this.worker = address(element("sorter").textContent, "text/javascript");
-    this.start();
-    this.canvas.addEventListener("webglcontextlost", (event) => event.preventDefault());
-    this.canvas.addEventListener("webglcontextrestored", () => this.start());
-  }
-
-  start() {
-    this.player?.sorter.terminate();
-    this.player = new Player(this.canvas, this.avatar, this.worker);
-    this.stale = true;
+    const sorter = address(element("sorter").textContent, "text/javascript");
+    this.player = new Player(this.canvas, avatar, sorter);
   }
 
   /** The moment of the speech that is heard at a time of this machine's clock. */
@@ -94,6 +86,7 @@ function listen(talk) {
   const { canvas, sound } = talk, play = element("play"), seek = element("seek");
   const name = () => {
     play.textContent = sound.paused ? "Play" : "Pause";
+    talk.stale = true; // the last picture may be of a little earlier
   };
   for (const event of ["play", "pause", "ended"]) sound.addEventListener(event, name);
   sound.addEventListener("error", () => complain("its sound cannot be played here"));

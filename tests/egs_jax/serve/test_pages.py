@@ -267,6 +267,84 @@ def test_look_and_keys(opened):
     at_rest(tab)
 
 
+def test_what_was_wrong_is_no_longer_told_once_it_works(opened, speech):
+    tab = opened()
+    tab.set_input_files("#file", {"name": "a.wav", "mimeType": "audio/wav", "buffer": b"nothing"})
+    tab.get_by_role("alert").filter(has_text="cannot read that file as sound").wait_for()
+    tab.set_input_files("#file", speech)
+    state(tab, "Speaking")
+    assert tab.inner_text("#trouble") == ""
+
+
+def test_of_avatars_chosen_in_haste_the_last_is_shown(opened, server):
+    tab = opened()
+    tab.evaluate("() => { live.open(1); live.open(1); live.open(0); }")
+    assert tab.inner_text("#state") == "Loading" and not tab.is_visible("#connect")
+    tab.select_option("#behind", "nothing")  # of nobody yet
+    tab.keyboard.press("Escape")
+    until(lambda: tab.evaluate("live.words.name === 'me' && live.ready !== null"))
+    at_rest(tab)
+    assert server[1].count == 1 and tab.inner_text("#trouble") == ""
+    assert pixels(tab).reshape(-1, 4)[:, 3].min() < 10
+
+
+def test_a_microphone_is_opened_once(opened):
+    tab = opened()
+    tab.evaluate("""() => {
+        const devices = navigator.mediaDevices, ask = devices.getUserMedia.bind(devices);
+        window.streams = [];
+        devices.getUserMedia = async (wanted) => {
+            streams.push(await ask(wanted));
+            return streams.at(-1);
+        };
+        for (let i = 0; i < 3; i++) document.getElementById("microphone").click();
+    }""")
+    tab.get_by_role("button", name="Microphone", pressed=True).wait_for()
+    assert tab.evaluate("streams.length") == 1
+    tab.evaluate("live.open(0)")  # nobody is heard there until asked
+    until(lambda: tab.evaluate("live.ready !== null"))
+    assert tab.evaluate("streams[0].getTracks().every((track) => track.readyState === 'ended')")
+    tab.get_by_role("button", name="Microphone", pressed=False).wait_for()
+
+
+def test_two_fingers_zoom(opened):
+    tab = opened()
+    tab.evaluate("""() => {
+        const { left, top, width, height } = live.canvas.getBoundingClientRect();
+        live.canvas.setPointerCapture = () => {}; // of fingers that are not there
+        const finger = (kind, pointerId, x, y) => live.canvas.dispatchEvent(new PointerEvent(kind, {
+            pointerId, pointerType: "touch", clientX: left + x * width, clientY: top + y * height,
+        }));
+        finger("pointerdown", 1, 0.4, 0.5);
+        finger("pointerdown", 2, 0.6, 0.5);
+        finger("pointermove", 2, 0.8, 0.5);
+        finger("pointermove", 1, 0.2, 0.5);
+        finger("pointerup", 2, 0.8, 0.5);
+    }""")
+    view = tab.evaluate("({ ...live.player.view })")
+    assert view["zoom"] == pytest.approx(3) and view["yaw"] == view["pitch"] == 0
+    width = tab.evaluate("live.player.avatar.width")
+    assert abs(view["x"] / width - 0.5) < 0.1
+
+
+def test_pictures_that_the_browser_loses_come_back(opened):
+    tab = opened()
+    at_rest(tab)
+    tab.fill("#color", "#0000ff")
+    before = pixels(tab, 3)
+    tab.evaluate("""() => {
+        const { gl } = live.player.renderer, lost = gl.getExtension("WEBGL_lose_context");
+        live.canvas.addEventListener("webglcontextlost", () => {
+            setTimeout(() => lost.restoreContext(), 50); // once all have heard that it is gone
+        });
+        live.canvas.addEventListener("webglcontextrestored", () => (window.isBack = true));
+        lost.loseContext();
+    }""")
+    until(lambda: tab.evaluate("window.isBack === true"))
+    at_rest(tab)
+    until(lambda: np.abs(pixels(tab, 3) - before).mean() < 3)
+
+
 def test_tabs_reloads_and_full_houses(opened, server):
     first = opened()
     until(lambda: server[1].count == 1)
@@ -326,8 +404,9 @@ def test_the_end_of_a_server_is_told(chromium, avatar):
             tab.close()
 
 
-def test_what_a_researcher_sees(chromium, avatar, speech):
-    files = page_files("view.html") | speech_files(avatar, "me", speech)
+def test_what_a_researcher_sees(chromium, avatar, speech, trained_run):
+    networks = Avatar.load(trained_run.folder, exact=True)
+    files = page_files("view.html") | speech_files(avatar, "me", speech, networks)
     with serving(lambda: application("token", files, local=True)) as address:
         tab, said = chromium.new_page(), []
         tab.on("console", lambda message: said.append(message.text))
@@ -340,6 +419,7 @@ def test_what_a_researcher_sees(chromium, avatar, speech):
         for shape, paint in [
             ("splats", "picture"), ("points", "picture"), ("ellipsoids", "picture"),
             ("splats", "depth"), ("splats", "opacity"), ("splats", "all"),
+            ("splats", "token lips"),
         ]:  # fmt: skip
             tab.select_option("#shape", shape)
             tab.select_option("#paint", paint)
@@ -353,6 +433,17 @@ def test_what_a_researcher_sees(chromium, avatar, speech):
             assert all(np.abs(one - other).max() > 20 for other in seen[:k])
         assert np.ptp(seen[3][:, :3], axis=1).max() <= 1  # depth and opacity are gray
         assert np.ptp(seen[4][:, :3], axis=1).max() <= 1
+        assert not tab.is_visible("#most") and "of their attention" in tab.inner_text("#legend")
+        tab.click("#play")
+        until(lambda: float(tab.input_value("#seek")) > 1.2)
+        tab.focus("#seek")  # as whoever has just moved it
+        until(lambda: float(tab.input_value("#seek")) > 1.6)
+        tab.click("#play")
+        for _ in range(3):  # it ends between two pictures, now here, now there
+            tab.evaluate("view.seek(view.duration - 0.2)")
+            tab.click("#play")
+            until(lambda: tab.evaluate("view.sound.ended"))
+            until(lambda: tab.inner_text("#time") == "6.00 s")
         tab.evaluate("view.turn(3.0, 0)")  # from behind, where no training went
         assert tab.evaluate("view.player.view.yaw") == 3.0
         assert said == []

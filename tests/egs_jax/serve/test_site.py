@@ -49,6 +49,11 @@ def test_files_are_given_to_whoever_has_the_token():
     assert script[2] == text and json.loads(words[2]) == []
 
 
+def test_an_address_whose_end_was_lost_is_completed():
+    [(status, _, page)] = asked((f"/{TOKEN}", {}))
+    assert status == 200 and page == asked((f"/{TOKEN}/", {}))[0][2]
+
+
 def test_nobody_else_gets_anything():
     paths = ["/", "/player.js", f"/{TOKEN[:-1]}/", f"/{TOKEN}x/", f"//{TOKEN}/", "/favicon.ico",
              f"/x/{TOKEN}/", "/%00/", "/%C3%A4/", "/%FF/"]  # fmt: skip
