@@ -14,11 +14,12 @@ avatar also the training's own forward pass in the same run, which is what all t
 far exact pictures are from those that XLA makes in float32 throughout. Copies and kernels of other
 cases are measured in a tenth of the calls.
 
-    python -m experiments.bench_inference [--run RUN] [--calls 1000] [--plot-only] [--tiny]
+    python -m experiments.bench_inference [--run RUN] [--calls 1000] [--main] [--plot-only] [--tiny]
     python -m experiments.bench_inference --bodies [--calls 1000]
     python -m experiments.bench_inference --lips [--calls 1000]
 
-writes `results/bench_inference.json` and draws `figures/inference.png`; the second, the same
+adds to `results/bench_inference.json` (`--main`: of 50,000 Gaussians at 512 px alone, at batch 1
+and 16) and draws `figures/inference.png`; the second, the same
 Gaussians as a head's and as a person's, `results/bench_bodies.json` (claim: a person takes at most
 1.25 times as long); the third, the same person with learned and with fitted lips,
 `results/bench_lips.json` (claim: fitted lips cost no time). `--tiny` runs a small case on any
@@ -52,9 +53,8 @@ from egs_jax.runtime.environment import keep_programs
 from egs_jax.runtime.errors import InputError
 from egs_jax.types import Drive, Params
 from experiments import _plots
-from experiments._common import record
 from experiments._drawn_scenes import SYNTHETIC, Scene, synthetic, trained
-from experiments._runs import parsed, run_main, to_draw
+from experiments._runs import add_case, parsed, run_main, to_draw
 from kernels import compile_kernels
 
 NAME, FIGURE, BODIES, LIPS = "bench_inference", "inference", "bench_bodies", "bench_lips"
@@ -260,6 +260,7 @@ def main(argv: list[str] | None = None) -> Path:
     parser.add_argument("--run", type=Path)
     parser.add_argument("--calls", type=int, default=1000)
     parser.add_argument("--plot-only", action="store_true")
+    parser.add_argument("--main", action="store_true", help="one case of the synthetic ones")
     parser.add_argument("--bodies", action="store_true")
     parser.add_argument("--lips", action="store_true")
     arguments = parsed(parser, argv)
@@ -275,7 +276,9 @@ def main(argv: list[str] | None = None) -> Path:
     if arguments.tiny and not arguments.plot_only:
         measure_all(NAME, [synthetic(500, 48, "paper", hash_levels=1)], (2,), 3, arguments.out)
     elif not arguments.plot_only:
-        measure_all(NAME, all_scenes(arguments.run), (1, 4, 16), arguments.calls, arguments.out)
+        scenes = [synthetic(50_000, 512, "paper")] if arguments.main else all_scenes(arguments.run)
+        batches = (1, 16) if arguments.main else (1, 4, 16)
+        measure_all(NAME, scenes, batches, arguments.calls, arguments.out)
     path = arguments.figures / f"{FIGURE}.png"
     _plots.inference(to_draw(NAME, arguments.out), path)
     return path
@@ -297,15 +300,16 @@ def measure_all(
     pairs = list(itertools.product(scenes, batches))
     print(f"compiled in {compile_all(pairs):.1f} s", flush=True)
     fewer = [calls if is_main(scene) else max(3, calls // 10) for scene, _ in pairs]
+    key = lambda case: tuple(case[each] for each in ("name", "gaussians", "size", "batch"))
     found = []
     for (scene, batch), few in zip(pairs, fewer, strict=True):
         found.append(measured(scene, batch, calls, few))
-        record(name, found, folder)  # whatever comes
+        add_case(name, found[-1], key, folder)  # whatever comes
     for case, (scene, batch), few in zip(found, pairs, fewer, strict=True):
         case.update(kernels(scene, scene.kept, batch, few))
         case["baked"].update(kernels(scene, scene.baked, batch, few))
-        path = record(name, found, folder)
-    return path
+        add_case(name, case, key, folder)
+    return folder / f"{name}.json"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ of all cores.
                                         [--drawn N] [--codes N] [--only drawn|codes]
                                         [--processes N] [--late 40] [--tiny]
 
-writes `results/bench_streams.json`. Without avatars it makes some, of random networks and motions:
+adds to `results/bench_streams.json`. Without avatars it makes some, of random networks and motions:
 25,000 and 50,000 Gaussians at 512 px on a GPU, 6,500 at 160 and 25,000 at 256 px on a CPU. --drawn
 and --codes are the counts that the search begins with: every trial takes ten seconds. Python's lock
 bounds what one process holds; several share the device if --processes says so. `--tiny` holds two
@@ -44,6 +44,7 @@ from egs_jax.media.clock import FPS
 from egs_jax.media.film_format import best_encoder
 from egs_jax.media.video_writer import VideoWriter
 from egs_jax.performer.voice import synthesize
+from egs_jax.runtime import provenance
 from egs_jax.runtime.arguments import Parser
 from egs_jax.runtime.environment import keep_programs, take_memory_as_needed, usable_cores
 from egs_jax.speech.features import silence_features
@@ -51,9 +52,8 @@ from egs_jax.speech.layout import DEFAULT
 from egs_jax.speech.level import SPEECH_LOUDNESS
 from experiments import _drawn_scenes as drawn
 from experiments._baked_scene import random_baked
-from experiments._common import record
 from experiments._live_load import Outcome, under_load
-from experiments._runs import parsed, run_main
+from experiments._runs import add_case, parsed, run_main
 
 NAME = "bench_streams"
 LATE_MS = 40.0
@@ -326,13 +326,22 @@ def main(argv: list[str] | None = None) -> Path:
     cases = functools.partial(cases_of, arguments.avatar, shapes, counts_of(arguments))
     sounds = [read_audio(path) for path in arguments.speech] or [synthesize(20.0, 0).samples]
     speech = np.concatenate(sounds)
-    found: list[dict] = []
+    sizes = set()
     with Holders(arguments.processes, cases) as holders:
         for number in range(holders.of_all(_number_of_cases)[0]):
-            found.append(measured(holders, number, speech, arguments))
-            record(NAME, found, arguments.out)  # whatever comes
-    sizes = sorted({case["size"] for case in found})
-    return record(NAME, found + encoding(sizes), arguments.out)
+            case = measured(holders, number, speech, arguments)
+            sizes.add(case["size"])
+            add(case, arguments.out)
+    for case in encoding(sorted(sizes)):
+        add(case, arguments.out)
+    return arguments.out / f"{NAME}.json"
+
+
+def add(case: dict, folder: Path) -> None:
+    """Record a case beside those of other devices."""
+    names = ("device", "name", "size", "frames", "processes")
+    key = lambda other: tuple(other.get(name) for name in names)
+    add_case(NAME, {"device": provenance.device(), **case}, key, folder)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,14 @@
 Claim: two CPU cores serve twenty live speakers by codes; a frame reaches its client at most 150 ms
 after the sound was there that it has to hear first; after an hour that is still so, and the server
 holds no more memory. The server is a process of its own. Every client sends a speech that repeats,
-from another place on, in pieces of 20 ms as a microphone does, and reads its frames. Measured: from
-the moment at which a piece was sent until the frame of its time arrived (`delay`), less the stated
-latency (`beyond_latency`); how long after its turn a frame came, its turn being every 40 ms since
-the last frame that moved the clock (`lateness`); events of the server (`late`, `dropped`); the
-server's memory every minute and its share of the cores.
+from another place on, in pieces of 20 ms as a microphone does, and reads its frames. In a
+conversation nobody speaks all the time: after each repetition are `--pause` seconds of silence.
+Measured: from the moment at which a piece was sent until the frame of its time arrived (`delay`),
+less the stated latency (`beyond_latency`); how long after its turn a frame came, its turn being
+every 40 ms since the last frame that moved the clock (`lateness`); events of the server (`late`,
+`dropped`); the server's memory every minute and its share of the cores.
 
-    python -m experiments.serve_hour AVATAR SPEECH.wav [--clients 20] [--seconds 3600]
+    python -m experiments.serve_hour AVATAR SPEECH.wav [--clients 20] [--seconds 3600] [--pause 0]
 
 adds a row to `results/serve_hour.json`.
 """
@@ -184,12 +185,15 @@ def main(argv: list[str] | None = None) -> Path:
     parser.add_argument("speech", type=Path)
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=3600.0)
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds of silence in between")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER")
     arguments = parser.parse_args(argv)
-    speech = read_audio(arguments.speech)
+    spoken = read_audio(arguments.speech)
+    speech = np.pad(spoken, (0, round(arguments.pause * SAMPLE_RATE)))
     case = run(arguments.avatar, speech, arguments.clients, arguments.seconds)
+    case["speech_share"] = round(len(spoken) / len(speech), 3)
     print(case, flush=True)
-    key = ("device", "size", "gaussians", "clients", "seconds")
+    key = ("device", "size", "gaussians", "clients", "seconds", "speech_share")
     add_case(NAME, case, lambda c: tuple(c[name] for name in key), arguments.out)
     return arguments.out / f"{NAME}.json"
 
