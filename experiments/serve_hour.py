@@ -194,7 +194,7 @@ def main(argv: list[str] | None = None) -> Path:
     case["speech_share"] = round(len(spoken) / len(speech), 3)
     print(case, flush=True)
     key = ("device", "size", "gaussians", "clients", "seconds", "speech_share")
-    add_case(NAME, case, lambda c: tuple(c[name] for name in key), arguments.out)
+    add_case(NAME, case, lambda c: tuple(c.get(name) for name in key), arguments.out)
     return arguments.out / f"{NAME}.json"
 
 
