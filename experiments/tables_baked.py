@@ -94,6 +94,10 @@ def pictures_on_cpu(cases: list[dict]) -> str:
     columns: dict[str, Callable[[dict], str]] = {
         "scene": lambda case: f"{case['name']}, {case['gaussians']:,}, {case['size']} px",
         "moving, ms of a core": lambda case: number(case.get("moving_ms")),
+        "of random networks: decoder, codes (share)": lambda case: (
+            f"{case['decoder_ms']:.0f}, {case['codes_ms']:.1f} ({case['codes_share']:.3f})"
+            if "decoder_ms" in case else "-"
+        ),
         "projection": cell("projection_ms"),
         "lists": cell("lists_ms"),
         "blending": cell("blend_ms"),
@@ -126,6 +130,31 @@ def streams(cases: list[dict]) -> str:
     return markdown(columns, held) + f"\n\nH.264, apart: {encoding}."
 
 
+def served(cases: list[dict]) -> str:
+    """Lay out what clients of a server get, and what it costs."""
+    columns: dict[str, Callable[[dict], str]] = {
+        "avatar": lambda case: f"{case['gaussians']:,}, {case['size']} px",
+        "device": lambda case: f"{case['device']}, {case['cores']} cores",
+        "clients, speaking": lambda case: f"{case['clients']}, {case['speech_share']:.0%}",
+        "minutes": lambda case: number(case["seconds"] / 60, 1),
+        "sound to frame beyond the stated latency, p50 / p95 / p99 ms": lambda case: " / ".join(
+            number(case[f"beyond_latency_p{q}_ms"], 0) for q in (50, 95, 99)
+        ),
+        "frames late": lambda case: f"{case['late'] / case['frames']:.2%}",
+        "sound dropped": lambda case: (
+            f"{case['dropped_s'] / case['clients'] / case['seconds']:.2%}"
+        ),
+        "drift, ms": lambda case: number(case["drift_ms"], 1),
+        "cores of the server": lambda case: number(case["server_cores"]),
+        "its memory, MiB: first, most, last": lambda case: ", ".join(
+            number(each(case["resident_mb"]), 0)
+            for each in (lambda rows: rows[0], max, lambda rows: rows[-1])
+        ),
+        "commit": lambda case: case["commit"][:7],
+    }
+    return markdown(columns, cases)
+
+
 def interruption(cases: list[dict]) -> str:
     """Lay out what mouths do that are interrupted."""
     steps = lambda name: (
@@ -151,6 +180,7 @@ def interruption(cases: list[dict]) -> str:
 
 TABLES = {
     "streams": ("bench_streams", streams),
+    "served": ("serve_hour", served),
     "interruption": ("interruption", interruption),
     "baking": ("baking", baking),
     "start": ("bench_start", start),
