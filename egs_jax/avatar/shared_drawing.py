@@ -1,27 +1,35 @@
 """Batches of several speeches -> pictures or motion codes, many in one call of a device.
 
-Before: `speech_batches`; after: `sessions`. What goes to the device are rows of sound, poses and
-eyes: audio windows, which overlap, are cut there, and the room's plate is there already.
+Before: `speech_batches`; after: `sessions`. What goes to the device, in one copy, are rows of
+sound, poses and eyes: audio windows, which overlap, are cut there, and the room's plate is there
+already.
 """
 
+import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import flax.struct
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
+import kernels
 from egs_jax.avatar.avatar import Avatar
-from egs_jax.avatar.draw import motion_codes
+from egs_jax.avatar.baked import Baked, codes_of
+from egs_jax.avatar.draw import Pictures
 from egs_jax.avatar.drawing import StreamFrame
 from egs_jax.avatar.drive import eyes_of, poses_at
 from egs_jax.avatar.label import labeled
 from egs_jax.avatar.look import Look
 from egs_jax.avatar.poses import looked_at
+from egs_jax.avatar.precomputed import Drawable
 from egs_jax.avatar.speech_batches import SpokenBatch
-from egs_jax.avatar.to_host import compile_locked, draw_locked, shared_plate
+from egs_jax.avatar.to_host import Told, packed, shared_plate, to_locked, unpacked
+from egs_jax.config import Config
 from egs_jax.media.clock import FPS, places
-from egs_jax.speech.layout import ENTRY_ROWS, FRAME_ROWS
+from egs_jax.speech.layout import ENTRY_ROWS, FRAME_ROWS, Layout
 from egs_jax.types import Drive
 
 GROWTH = 4
@@ -46,13 +54,32 @@ class MotionFrame(NamedTuple):
     """Whether somebody speaks at that time, as the gate of `speech.level` hears it."""
 
 
+Backgrounds = UInt8[Array | np.ndarray, "#MB H Wd 3"]
+"""One for each place, or one of all."""
+
+
+class Driving(flax.struct.PyTreeNode):
+    """What drives M batches of B places each."""
+
+    rows: Float[Array, "M R F"]
+    """All sound that any of a batch's places hears."""
+    first: Int[Array, "M B"]
+    """Each place's own row among them."""
+    share: Float[Array, "M B"] | None
+    """How far it is from that row to the next; None: not at all."""
+    eyes: Float[Array, "M B"]
+    viewmats: Float[Array, "M B 4 4"]
+    Ks: Float[Array, "M B 3 3"]
+    bodies: Float[Array, "M B 4 4"] | None
+
+
 class Shared(NamedTuple):
     """Batches of several speeches that the device is at work on."""
 
     batches: Sequence[SpokenBatch]
     made: Sequence[Array]
     """Pictures and opacities in page-locked memory, or codes, of all places of all batches."""
-    drive: Drive
+    driving: Driving
     """Poses and eyes, at the host."""
     look: Look
 
@@ -70,7 +97,9 @@ def compile_shared(avatar: Avatar, batch: SpokenBatch, most: int, *, pictures: b
     size = 1
     while size <= most:
         if pictures:
-            compile_locked(avatar, shared_drive(avatar, [batch] * size, backgrounds=True))
+            kernels.compile_kernels(
+                *_drawing(avatar, *gathered(avatar, [batch] * size, pictures=True))
+            )
         jax.block_until_ready(dispatch_shared(avatar, [batch] * size, pictures=pictures).made)
         size *= GROWTH
 
@@ -84,51 +113,86 @@ def dispatch_shared(avatar: Avatar, batches: Sequence[SpokenBatch], *, pictures:
       pictures: Whether pictures are drawn; otherwise codes are made.
     """
     extra = padded_count(len(batches)) - len(batches)
-    drive = shared_drive(avatar, [*batches, *[batches[-1]] * extra], backgrounds=pictures)
+    driving, behind = gathered(avatar, [*batches, *[batches[-1]] * extra], pictures=pictures)
     if pictures:
-        drawn = draw_locked(avatar, drive)
-        made = [drawn.rgb, drawn.alpha]
+        program, *arguments = _drawing(avatar, driving, behind)
+        made = jax.tree.leaves(program(*arguments))
     else:
-        made = [motion_codes(avatar, drive)]
+        told, rows = packed(driving)
+        made = [_coded(avatar.config.drawing, avatar.scene.layout, told, avatar.baked, rows)]
         made[0].copy_to_host_async()
-    drive = drive.replace(audio_windows=None, backgrounds=None)
-    return Shared(batches, made, drive, avatar.look)
+    return Shared(batches, made, driving, avatar.look)
 
 
-def shared_drive(avatar: Avatar, batches: Sequence[SpokenBatch], *, backgrounds: bool) -> Drive:
-    """Compose what drives all places of batches; what is large is on the device.
-
-    The same values as `speech_batches.composed` gives of each; a plate that is always the same is
-    there once.
-    """
-    scene, config, look = avatar.scene, avatar.config, avatar.look
+def gathered(
+    avatar: Avatar, batches: Sequence[SpokenBatch], *, pictures: bool
+) -> tuple[Driving, Backgrounds | None]:
+    """Gather what drives batches, and for pictures what is behind."""
+    scene, config, look, count = avatar.scene, avatar.config, avatar.look, len(batches)
     shown = np.concatenate([batch.shown for batch in batches])
-    rows, share = places(np.stack([batch.shown for batch in batches]), look.fps, FRAME_ROWS * FPS)
-    rows = rows - np.array([[batch.first_row] for batch in batches])
-    offsets = scene.layout.offsets(config.model.window_frames)
-    entries = FRAME_ROWS * offsets[:, None] + np.arange(ENTRY_ROWS) - ENTRY_ROWS // 2
+    first, share = places(np.stack([batch.shown for batch in batches]), look.fps, FRAME_ROWS * FPS)
     poses = poses_at(avatar.path, look, shown)
     views = [batch.view for batch in batches for _ in batch.shown]
     heads, bodies = looked_at(avatar.limits, poses.viewmats, poses.bodies, views)
-    behind = shared_plate(scene.backgrounds(shown, poses.frames)) if backgrounds else None
+    of_batches = lambda values: values.reshape(count, -1, *values.shape[1:])
+    behind = shared_plate(scene.backgrounds(shown, poses.frames)) if pictures else None
+    driving = Driving(
+        rows=np.stack([batch.rows for batch in batches]),
+        first=first - np.array([[batch.first_row] for batch in batches]),
+        share=share if share.any() else None,
+        eyes=of_batches(eyes_of(look, config.seed, shown)),
+        viewmats=of_batches(heads),
+        Ks=np.broadcast_to(scene.intrinsics, (*first.shape, 3, 3)),
+        bodies=None if bodies is None else of_batches(bodies),
+    )
+    return driving, behind
+
+
+def _drawing(avatar: Avatar, driving: Driving, behind: Backgrounds | None) -> tuple[Any, ...]:
+    """Return the program that draws, and its arguments."""
+    told, rows = packed(driving)
+    return _drawn, avatar.config.drawing, avatar.scene.layout, told, avatar.kept, rows, behind
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _drawn(
+    config: Config, layout: Layout, told: Told, kept: Drawable, rows: Array, behind: Array
+) -> Pictures:
+    return to_locked(config, kept, drive_of(config, layout, unpacked(told, rows), behind))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _coded(config: Config, layout: Layout, told: Told, baked: Baked, rows: Array) -> Array:
+    return codes_of(config, baked, drive_of(config, layout, unpacked(told, rows), None))
+
+
+def drive_of(config: Config, layout: Layout, driving: Driving, behind: Backgrounds | None) -> Drive:
+    """Return what drives all places of batches, one after another.
+
+    The same values as `speech_batches.composed` gives of each.
+
+    Args:
+      config: Of the avatar.
+      layout: Of its sound features.
+      driving: What was gathered.
+      behind: As well; None: nothing is drawn.
+    """
+    offsets = layout.offsets(config.model.window_frames)
+    entries = FRAME_ROWS * offsets[:, None] + np.arange(ENTRY_ROWS) - ENTRY_ROWS // 2
+    flat = lambda values: values.reshape(-1, *values.shape[2:])
+    first = jnp.asarray(driving.first).astype(jnp.int32)
     return Drive(
-        audio_windows=_windows(
-            np.stack([batch.rows for batch in batches]),
-            rows,
-            entries,
-            share if share.any() else None,
-        ),
-        eyes=eyes_of(look, config.seed, shown),
-        viewmats=heads,
-        Ks=np.broadcast_to(scene.intrinsics, (len(shown), 3, 3)),
+        audio_windows=_windows(jnp.asarray(driving.rows), first, entries, driving.share),
+        eyes=flat(driving.eyes),
+        viewmats=flat(driving.viewmats),
+        Ks=flat(driving.Ks),
         backgrounds=behind,
-        bodies=bodies,
+        bodies=None if driving.bodies is None else flat(driving.bodies),
     )
 
 
-@jax.jit
 def _windows(
-    rows: Float[Array, "M R F"], first: Int[Array, "M B"], entries: Int[Array, "W 16"],
+    rows: Float[Array, "M R F"], first: Int[Array, "M B"], entries: Int[np.ndarray, "W 16"],
     share: Float[Array, "M B"] | None,
 ) -> Float[Array, "MB W 16 F"]:  # fmt: skip
     """Cut the audio windows of frames whose own rows are `first` of those of their batch.
@@ -146,19 +210,17 @@ def _windows(
 def fetch_shared(shared: Shared) -> list[list[StreamFrame] | list[MotionFrame]]:
     """Wait for the device; return the frames of each batch that count."""
     made = [np.asarray(array) for array in shared.made]
-    drive, found, at = shared.drive, [], 0
-    for batch in shared.batches:
-        frames = []
+    driving, found = shared.driving, []
+    for k, batch in enumerate(shared.batches):
+        frames, first = [], k * len(batch.shown)
         speaking = batch.speaking.tolist()
         for place, number in enumerate(batch.frames.tolist(), batch.first):
-            k, head = at + place, (number, number / batch.fps)
+            head, own = (number, number / batch.fps), [array[first + place] for array in made]
             if len(made) == 2:
-                picture = labeled(shared.look, made[0][k], made[1][k])
-                frames.append(StreamFrame(*head, *picture, speaking[place]))
+                frames.append(StreamFrame(*head, *labeled(shared.look, *own), speaking[place]))
             else:
-                body = None if drive.bodies is None else drive.bodies[k]
-                motion = made[0][k], drive.viewmats[k], body, float(drive.eyes[k])
+                body = None if driving.bodies is None else driving.bodies[k, place]
+                motion = *own, driving.viewmats[k, place], body, float(driving.eyes[k, place])
                 frames.append(MotionFrame(*head, *motion, speaking[place]))
-        at += len(batch.shown)
         found.append(frames)
     return found

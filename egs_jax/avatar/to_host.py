@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-import kernels
 from egs_jax.avatar import precomputed as prepared
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import Pictures, draw
@@ -23,6 +22,9 @@ from egs_jax.types import Drive
 
 MOST_PLATES = 32
 """Backgrounds that stay on the device."""
+
+Told = tuple[Any, tuple]
+"""How a tree's arrays lie in rows: its structure, and shapes of a row of each."""
 
 
 def draw_to_host(avatar: Avatar, drive: Drive) -> Pictures:
@@ -48,44 +50,46 @@ def draw_towards_host(avatar: Avatar, drive: Drive) -> Pictures:
 
 def by_locked_memory(config: Config, kept: Drawable, drive: Drive) -> Pictures:
     """Do the same with one copy each way, of an avatar's parts and whatever the device."""
-    backgrounds = shared_plate(drive.backgrounds)
-    leaves, tree = jax.tree.flatten(drive.replace(backgrounds=None))
-    shapes = tuple(leaf.shape[1:] for leaf in leaves)
-    rows = np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], 1, dtype=np.float32)
-    return _drawn(config, (tree, shapes), kept, rows, backgrounds)
+    told, rows = packed(drive.replace(backgrounds=None))
+    return _drawn(config, told, kept, rows, shared_plate(drive.backgrounds))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _drawn(
-    config: Config, told: tuple[Any, tuple], kept: Drawable, rows: Float[Array, "B M"],
+    config: Config, told: Told, kept: Drawable, rows: Float[Array, "B M"],
     backgrounds: UInt8[Array, "#B H Wd 3"],
 ) -> Pictures:  # fmt: skip
     """Draw to page-locked memory by a drive whose numbers lie in rows, one a frame."""
-    tree, shapes = told
-    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
-    parts = jnp.split(rows, ends[:-1], axis=1)
-    leaves = [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
-    drive = jax.tree.unflatten(tree, leaves).replace(backgrounds=backgrounds)
-    return _shown(config, kept, drive)
+    return to_locked(config, kept, unpacked(told, rows).replace(backgrounds=backgrounds))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _shown(config: Config, kept: Drawable, drive: Drive) -> Pictures:
-    """Draw to page-locked memory."""
+def to_locked(config: Config, kept: Drawable, drive: Drive) -> Pictures:
+    """Draw to page-locked memory; for programs, which are jitted."""
     return jax.device_put(Pictures(*prepared.show(config, kept, drive)), jax.memory.Space.Host)
 
 
-def compile_locked(avatar: Avatar, drive: Drive) -> None:
-    """Have the Triton kernels of `draw_locked` compiled, faster than its first call would."""
-    kernels.compile_kernels(_shown, avatar.config.drawing, avatar.kept, drive)
+def packed(tree: Any) -> tuple[Told, Float[np.ndarray, "B M"]]:
+    """Lay arrays of B rows each side by side, so that all go to the device in one copy.
 
+    Args:
+      tree: Of numbers that float32 can hold.
 
-def draw_locked(avatar: Avatar, drive: Drive) -> Pictures:
-    """Do the same as `draw_towards_host`, of what drives it on the device already.
-
-    Its backgrounds are one picture for all frames, or one for each; they are not used up.
+    Returns:
+      What `unpacked` has to know, which is static, and the rows.
     """
-    return _shown(avatar.config.drawing, avatar.kept, drive)
+    leaves, structure = jax.tree.flatten(tree)
+    shapes = tuple(leaf.shape[1:] for leaf in leaves)
+    columns = [leaf.reshape(len(leaf), -1) for leaf in leaves]
+    return (structure, shapes), np.concatenate(columns, 1, dtype=np.float32)
+
+
+def unpacked(told: Told, rows: Float[Array, "B M"]) -> Any:
+    """Return the arrays of `packed`, of float32."""
+    structure, shapes = told
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+    parts = jnp.split(rows, ends[:-1], axis=1)
+    leaves = [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
+    return jax.tree.unflatten(structure, leaves)
 
 
 def shared_plate(

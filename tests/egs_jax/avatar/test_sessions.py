@@ -163,7 +163,8 @@ def test_codes_alone_draw_the_pictures_elsewhere(avatar, shared):
 def test_a_shared_call_gives_what_each_batch_alone_does(avatar, pictures):
     """As on a GPU: windows cut and plates spread there, several speeches in one call."""
     batches = [b for seed in (0, 1) for b in _spoken_batches(avatar, spoken(0.7, seed))][:3]
-    drive = shared_drawing.shared_drive(avatar, batches, backgrounds=True)
+    driving, behind = shared_drawing.gathered(avatar, batches, pictures=True)
+    drive = shared_drawing.drive_of(avatar.config, avatar.scene.layout, driving, behind)
     for k, batch in enumerate(batches):
         want = composed(avatar, batch).drive
         part = slice(k * len(batch.shown), (k + 1) * len(batch.shown))
