@@ -97,9 +97,8 @@ def compile_shared(avatar: Avatar, batch: SpokenBatch, most: int, *, pictures: b
     size = 1
     while size <= most:
         if pictures:
-            kernels.compile_kernels(
-                *_drawing(avatar, *gathered(avatar, [batch] * size, pictures=True))
-            )
+            arguments = gathered(avatar, [batch] * size, pictures=True)
+            kernels.compile_kernels(*_drawing(avatar, *arguments))
         jax.block_until_ready(dispatch_shared(avatar, [batch] * size, pictures=pictures).made)
         size *= GROWTH
 
@@ -215,12 +214,14 @@ def fetch_shared(shared: Shared) -> list[list[StreamFrame] | list[MotionFrame]]:
         frames, first = [], k * len(batch.shown)
         speaking = batch.speaking.tolist()
         for place, number in enumerate(batch.frames.tolist(), batch.first):
-            head, own = (number, number / batch.fps), [array[first + place] for array in made]
+            head, at = (number, number / batch.fps), first + place
             if len(made) == 2:
-                frames.append(StreamFrame(*head, *labeled(shared.look, *own), speaking[place]))
+                picture = labeled(shared.look, made[0][at], made[1][at])
+                frames.append(StreamFrame(*head, *picture, speaking[place]))
             else:
                 body = None if driving.bodies is None else driving.bodies[k, place]
-                motion = *own, driving.viewmats[k, place], body, float(driving.eyes[k, place])
-                frames.append(MotionFrame(*head, *motion, speaking[place]))
+                poses = driving.viewmats[k, place], body
+                eye = float(driving.eyes[k, place])
+                frames.append(MotionFrame(*head, made[0][at], *poses, eye, speaking[place]))
         found.append(frames)
     return found
