@@ -18,8 +18,8 @@ cases are measured in a tenth of the calls.
     python -m experiments.bench_inference --bodies [--calls 1000]
     python -m experiments.bench_inference --lips [--calls 1000]
 
-adds to `results/bench_inference.json` (`--main`: of 50,000 Gaussians at 512 px alone, at batch 1
-and 16) and draws `figures/inference.png`; the second, the same
+adds to `results/bench_inference.json` (`--main`: of 50,000 Gaussians at 512 and 1024 px alone, at
+batch 1 and 16) and draws `figures/inference.png`; the second, the same
 Gaussians as a head's and as a person's, `results/bench_bodies.json` (claim: a person takes at most
 1.25 times as long); the third, the same person with learned and with fitted lips,
 `results/bench_lips.json` (claim: fitted lips cost no time). `--tiny` runs a small case on any
@@ -276,7 +276,8 @@ def main(argv: list[str] | None = None) -> Path:
     if arguments.tiny and not arguments.plot_only:
         measure_all(NAME, [synthetic(500, 48, "paper", hash_levels=1)], (2,), 3, arguments.out)
     elif not arguments.plot_only:
-        scenes = [synthetic(50_000, 512, "paper")] if arguments.main else all_scenes(arguments.run)
+        main_scenes = (synthetic(50_000, size, "paper") for size in (512, 1024))
+        scenes = list(main_scenes) if arguments.main else all_scenes(arguments.run)
         batches = (1, 16) if arguments.main else (1, 4, 16)
         measure_all(NAME, scenes, batches, arguments.calls, arguments.out)
     path = arguments.figures / f"{FIGURE}.png"

@@ -96,7 +96,8 @@ def pictures_on_cpu(cases: list[dict]) -> str:
         "moving, ms of a core": lambda case: number(case.get("moving_ms")),
         "of random networks: decoder, codes (share)": lambda case: (
             f"{case['decoder_ms']:.0f}, {case['codes_ms']:.1f} ({case['codes_share']:.3f})"
-            if "decoder_ms" in case else "-"
+            if "decoder_ms" in case
+            else "-"
         ),
         "projection": cell("projection_ms"),
         "lists": cell("lists_ms"),
