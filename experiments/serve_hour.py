@@ -3,12 +3,12 @@
 Claim: two CPU cores serve twenty live speakers by codes; a frame reaches its client at most 150 ms
 after the sound was there that it has to hear first; after an hour that is still so, and the server
 holds no more memory. The server is a process of its own. Every client sends a speech that repeats,
-from another place on, in pieces of 20 ms as a microphone does, and reads its frames. In a
-conversation nobody speaks all the time: after each repetition are `--pause` seconds of silence.
-Measured: from the moment at which a piece was sent until the frame of its time arrived (`delay`),
-less the stated latency (`beyond_latency`); how long after its turn a frame came, its turn being
-every 40 ms since the last frame that moved the clock (`lateness`); events of the server (`late`,
-`dropped`); the server's memory every minute and its share of the cores.
+from another place on, in pieces of 20 ms as a microphone does, and reads its frames; they come one
+after another. In a conversation nobody speaks all the time: after each repetition are `--pause`
+seconds of silence. Measured: from the moment at which a piece was sent until the frame of its time
+arrived (`delay`), less the stated latency (`beyond_latency`); how long after its turn a frame came,
+its turn being every 40 ms since the last frame that moved the clock (`lateness`); events of the
+server (`late`, `dropped`); the server's memory every minute and its share of the cores.
 
     python -m experiments.serve_hour AVATAR SPEECH.wav [--clients 20] [--seconds 3600] [--pause 0]
 
@@ -43,6 +43,8 @@ from experiments._runs import add_case, run_main
 NAME = "serve_hour"
 PIECE = SAMPLE_RATE // 50
 MINUTE = 60.0
+APART = 0.5
+"""Seconds between two who come."""
 WARM = 5.0
 """Seconds at the start that are not counted."""
 
@@ -52,6 +54,7 @@ class Client:
 
     def __init__(self, speech: np.ndarray, number: int):
         """Begin at a place of its own."""
+        self.number = number
         self.pcm = np.roll(np.int16(32767 * speech), -number * SAMPLE_RATE * 2)
         self.sent: list[float] = []  # when each piece was sent
         self.runs: list[tuple[int, float]] = []
@@ -60,7 +63,8 @@ class Client:
         self.latency = 0.0
 
     async def talk(self, address: str, seconds: float) -> None:
-        """Talk for so long."""
+        """Talk for so long, after those who came before."""
+        await asyncio.sleep(APART * self.number)
         async with aiohttp.ClientSession() as browser, browser.ws_connect(address) as socket:
             await socket.send_json({"type": "hello", "rate": SAMPLE_RATE})
             await socket.send_json({"type": "source", "live": True})

@@ -1,15 +1,16 @@
 """Many live speakers in one process: their sound is heard, and their frames are drawn, together.
 
-Before: `speech_batches`, `drawing` and `shared_drawing`; after: a server. Work goes through three
-threads, of which each takes what is due of several sessions at once, those first who are
-due first:
+Before: `speech_batches`, `drawing` and `shared_drawing`; after: a server. Work goes through threads
+of three kinds, of which each takes what is due of several sessions at once, those first who are due
+first:
 
 * hearing: windows of sound -> features -> batches of frames that can be drawn;
 * drawing: batches of one avatar -> a call of the device, which is not waited for;
 * delivering: what the device has made -> frames that wait for their reader.
 
 There is one thread of each kind: more would only wait for Python's lock, and find less to do at
-once. All queues are bounded, so that a reader who does not read stops his own session and no other.
+once. (On a CPU two hear: each waits for its encoder most of the time.) All queues are bounded, so
+that a reader who does not read stops his own session and no other.
 """
 
 import contextlib
@@ -51,13 +52,15 @@ class Limits(NamedTuple):
     """Batches of frames that are drawn at once."""
     codes: int
     """Batches of frames whose codes are made at once."""
+    hearing: int = 1
+    """Threads that hear."""
     is_single: bool = False
     """Whether pictures are drawn one by one, a core each."""
     run: Run | None = None
     """What finds out where somebody speaks (`voice_activity.judge`)."""
 
 
-LIMITS = {"cpu": Limits(1, 1, 1, is_single=True)}
+LIMITS = {"cpu": Limits(1, 1, 1, hearing=2, is_single=True)}
 """By JAX's platform."""
 OTHER_LIMITS = Limits(windows=32, pictures=4, codes=64, run=run_on_device)
 """Of all others."""
@@ -97,7 +100,7 @@ class Sessions:
         self._at_work: queue.Queue[Task | None] = queue.Queue(most)
         self._threads = [
             threading.Thread(target=work, name=work.__name__.strip("_"), daemon=True)
-            for work in (self._hear, self._draw, self._deliver)
+            for work in (*[self._hear] * self._limits.hearing, self._draw, self._deliver)
         ]
         for thread in self._threads:
             thread.start()
