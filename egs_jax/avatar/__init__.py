@@ -14,6 +14,7 @@ label           the words that a picture is synthetic
 avatar          a trained avatar, loaded from its run folder or from a file
 export          an avatar -> such a file, or a point cloud
 point_cloud     the Gaussians of one moment in the form that viewers open
+listening       how much each Gaussian listens to each token
 drive           speech -> what drives every frame: audio windows, blinks, a path of poses
 draw            an avatar and what drives it -> pictures, a batch in one jitted call
 to_host         the same with pictures at the host, by one copy each way
