@@ -17,6 +17,7 @@ from egs_jax.runtime.device import say_device
 from egs_jax.runtime.errors import InputError
 from egs_jax.runtime.files import atomically
 from egs_jax.training.run_clip import clip_of
+from egs_jax.training.run_folder import load_config
 
 
 def export_avatar(
@@ -60,9 +61,13 @@ def export_avatar(
 def keep(run_dir: str | Path) -> None:
     """Write the file of a trained run into its folder, if it is a whole person and none is there.
 
+    A run that was to have a static stage alone speaks nothing, and gets none.
+
     Raises:
       InputError: if the run cannot be read.
     """
+    if not load_config(Path(run_dir)).schedule.deform_steps:
+        return
     avatar, path = Avatar.load(run_dir), Path(run_dir) / KEPT
     if avatar.is_exact or avatar.file is not None:
         return
