@@ -26,9 +26,10 @@ from egs_jax.avatar.look import Look
 from egs_jax.avatar.poses import looked_at
 from egs_jax.avatar.precomputed import Drawable
 from egs_jax.avatar.speech_batches import SpokenBatch
-from egs_jax.avatar.to_host import Told, packed, shared_plate, to_locked, unpacked
+from egs_jax.avatar.to_host import shared_plate, to_locked
 from egs_jax.config import Config
 from egs_jax.media.clock import FPS, places
+from egs_jax.runtime.one_copy import Told, packed, told_of, unpacked
 from egs_jax.speech.layout import ENTRY_ROWS, FRAME_ROWS, Layout
 from egs_jax.types import Drive
 
@@ -117,8 +118,8 @@ def dispatch_shared(avatar: Avatar, batches: Sequence[SpokenBatch], *, pictures:
         program, *arguments = _drawing(avatar, driving, behind)
         made = jax.tree.leaves(program(*arguments))
     else:
-        told, rows = packed(driving)
-        made = [_coded(avatar.config.drawing, avatar.scene.layout, told, avatar.baked, rows)]
+        told = avatar.config.drawing, avatar.scene.layout, told_of(driving)
+        made = [_coded(*told, avatar.baked, packed(driving))]
         made[0].copy_to_host_async()
     return Shared(batches, made, driving, avatar.look)
 
@@ -149,8 +150,8 @@ def gathered(
 
 def _drawing(avatar: Avatar, driving: Driving, behind: Backgrounds | None) -> tuple[Any, ...]:
     """Return the program that draws, and its arguments."""
-    told, rows = packed(driving)
-    return _drawn, avatar.config.drawing, avatar.scene.layout, told, avatar.kept, rows, behind
+    told = avatar.config.drawing, avatar.scene.layout, told_of(driving)
+    return _drawn, *told, avatar.kept, packed(driving), behind
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -6,10 +6,8 @@ get new memory takes longer than to draw into it.
 """
 
 import functools
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
@@ -18,13 +16,11 @@ from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import Pictures, draw
 from egs_jax.avatar.precomputed import Drawable
 from egs_jax.config import Config
+from egs_jax.runtime.one_copy import Told, packed, told_of, unpacked
 from egs_jax.types import Drive
 
 MOST_PLATES = 32
 """Backgrounds that stay on the device."""
-
-Told = tuple[Any, tuple]
-"""How a tree's arrays lie in rows: its structure, and shapes of a row of each."""
 
 
 def draw_to_host(avatar: Avatar, drive: Drive) -> Pictures:
@@ -50,8 +46,8 @@ def draw_towards_host(avatar: Avatar, drive: Drive) -> Pictures:
 
 def by_locked_memory(config: Config, kept: Drawable, drive: Drive) -> Pictures:
     """Do the same with one copy each way, of an avatar's parts and whatever the device."""
-    told, rows = packed(drive.replace(backgrounds=None))
-    return _drawn(config, told, kept, rows, shared_plate(drive.backgrounds))
+    rest = drive.replace(backgrounds=None)
+    return _drawn(config, told_of(rest), kept, packed(rest), shared_plate(drive.backgrounds))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -66,30 +62,6 @@ def _drawn(
 def to_locked(config: Config, kept: Drawable, drive: Drive) -> Pictures:
     """Draw to page-locked memory; for programs, which are jitted."""
     return jax.device_put(Pictures(*prepared.show(config, kept, drive)), jax.memory.Space.Host)
-
-
-def packed(tree: Any) -> tuple[Told, Float[np.ndarray, "B M"]]:
-    """Lay arrays of B rows each side by side, so that all go to the device in one copy.
-
-    Args:
-      tree: Of numbers that float32 can hold.
-
-    Returns:
-      What `unpacked` has to know, which is static, and the rows.
-    """
-    leaves, structure = jax.tree.flatten(tree)
-    shapes = tuple(leaf.shape[1:] for leaf in leaves)
-    columns = [leaf.reshape(len(leaf), -1) for leaf in leaves]
-    return (structure, shapes), np.concatenate(columns, 1, dtype=np.float32)
-
-
-def unpacked(told: Told, rows: Float[Array, "B M"]) -> Any:
-    """Return the arrays of `packed`, of float32."""
-    structure, shapes = told
-    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
-    parts = jnp.split(rows, ends[:-1], axis=1)
-    leaves = [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
-    return jax.tree.unflatten(structure, leaves)
 
 
 def shared_plate(

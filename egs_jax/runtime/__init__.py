@@ -9,6 +9,7 @@ array_pickle  pickles that hold nothing but arrays
 cache         where those and compiled programs are kept
 compiled_files  machine code of this processor, bounded, none of it damaged
 programs      functions that a second start neither traces nor compiles
+one_copy      arrays side by side in one, for a single copy to a device or from it
 environment   settings that a process gives its libraries; its cores
 device        what a verb computes on, and who has its memory
 provenance    where a result comes from: commit, versions, device

@@ -6,14 +6,14 @@ probabilities are those of NumPy up to rounding.
 """
 
 import functools
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from egs_jax.media.voice_activity import CHUNK, Judged, Memory, judged, network
+from egs_jax.media.voice_activity import Judged, Memory, judged, network
+from egs_jax.runtime.one_copy import Told, packed, told_of, unpacked
 
 CHUNKS = 7
 """Programs take so many chunks of each sound or a multiple: those of 0.2 s are 6 or 7."""
@@ -24,23 +24,12 @@ SOUNDS = 32
 def run_on_device(memory: Memory, chunks: np.ndarray, counts: np.ndarray) -> Judged:
     """Judge chunks of several sounds, as `voice_activity.Run` says."""
     steps, sounds = chunks.shape[:2]
-    shapes = tuple(part.shape[1:] for part in memory)
-    columns = [*memory, counts, chunks.swapaxes(0, 1)]
-    rows = np.concatenate([part.reshape(sounds, -1) for part in columns], 1, dtype=np.float32)
-    padded = np.pad(rows, ((0, -sounds % SOUNDS), (0, -steps % CHUNKS * CHUNK)))
-    found = np.asarray(_run(shapes, _on_device(), padded))[:sounds]
-    after, rest = _split(found, shapes)
-    return rest[:, :steps].T, Memory(*after)
-
-
-def _split(rows: Float[Array, "S n"], shapes: Sequence[tuple]) -> tuple[list[Array], Array]:
-    """Return arrays of these shapes that lie in rows, and the rest of the rows."""
-    parts, at = [], 0
-    for shape in shapes:
-        size = int(np.prod(shape))
-        parts.append(rows[:, at : at + size].reshape(-1, *shape))
-        at += size
-    return parts, rows[:, at:]
+    own = np.pad(chunks.swapaxes(0, 1), ((0, 0), (0, -steps % CHUNKS), (0, 0)))
+    given = memory, counts, own
+    rows = np.pad(packed(given), ((0, -sounds % SOUNDS), (0, 0)))
+    found = np.asarray(_run(told_of(given), _on_device(), rows))[:sounds]
+    after, speaks = unpacked(told_of((memory, own[..., 0])), found)
+    return speaks[:, :steps].T, after
 
 
 @functools.cache
@@ -50,11 +39,10 @@ def _on_device() -> dict[str, Array]:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _run(
-    shapes: tuple[tuple, ...], network: dict[str, Array], rows: Float[Array, "S n"]
-) -> Float[Array, "S m"]:
-    """Judge; rows of memory, a count and chunks -> rows of memory and probabilities."""
-    (*before, counts), chunks = _split(rows, (*shapes, ()))
-    chunks = chunks.reshape(len(rows), -1, CHUNK).swapaxes(0, 1)
+    told: Told, network: dict[str, Array], rows: Float[Array, "S n"]
+) -> Float[Array, "S m"]:  # fmt: skip
+    """Judge; rows of memory, counts and chunks -> rows of memory and probabilities."""
+    before, counts, chunks = unpacked(told, rows)
 
     def step(memory: Memory, now: tuple[Array, Array]) -> tuple[Memory, Array]:
         chunk, number = now
@@ -65,6 +53,6 @@ def _run(
         return jax.tree.map(chosen, after, memory), speaks
 
     with jax.default_matmul_precision("highest"):
-        numbers = jnp.arange(len(chunks), dtype=jnp.float32)
-        memory, found = jax.lax.scan(step, Memory(*before), (chunks, numbers))
-    return jnp.concatenate([*(part.reshape(len(rows), -1) for part in memory), found.T], axis=1)
+        numbers = jnp.arange(chunks.shape[1], dtype=jnp.float32)
+        after, found = jax.lax.scan(step, before, (chunks.swapaxes(0, 1), numbers))
+    return packed((after, found.T), jnp)

@@ -19,7 +19,6 @@ from egs_jax.avatar.look import Look
 from egs_jax.avatar.sessions import Sessions
 from egs_jax.media.audio_file import write_wav
 from egs_jax.performer.voice import synthesize
-from egs_jax.runtime.errors import InputError
 from egs_jax.serve.arguments import HOST
 from egs_jax.serve.server import Clients, avatar_files
 from egs_jax.serve.site import application, listening, page_files
@@ -69,14 +68,11 @@ def speech(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def chromium(speech):
-    try:
-        with browser(
-            "--autoplay-policy=no-user-gesture-required", "--use-fake-device-for-media-stream",
-            f"--use-file-for-fake-audio-capture={speech}",
-        ) as found:  # fmt: skip
-            yield found
-    except InputError as error:
-        pytest.fail(str(error))
+    with browser(
+        "--autoplay-policy=no-user-gesture-required", "--use-fake-device-for-media-stream",
+        f"--use-file-for-fake-audio-capture={speech}",
+    ) as found:  # fmt: skip
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,43 @@
+"""Arrays side by side in one, so that all go to a device, or come back, in one copy.
+
+Every copy of a call takes its host as long as the copying itself, unless arrays are large.
+"""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+Told = tuple[Any, tuple[tuple[int, ...], ...]]
+"""How a tree's arrays lie in rows: its structure, and the shape of a row of each. Static."""
+
+
+def told_of(tree: Any) -> Told:
+    """Return what `unpacked` has to know of a tree of arrays, each of as many rows."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple(leaf.shape[1:] for leaf in leaves)
+
+
+def packed(tree: Any, xp: Any = np) -> Float[Any, "B M"]:
+    """Lay arrays of B rows each side by side.
+
+    Args:
+      tree: Of numbers that float32 can hold.
+      xp: `numpy`, or `jax.numpy` on a device.
+    """
+    leaves = jax.tree.leaves(tree)
+    columns = [leaf.reshape(len(leaf), math.prod(leaf.shape[1:])) for leaf in leaves]
+    return xp.concatenate(columns, axis=1, dtype=np.float32)
+
+
+def unpacked(told: Told, rows: Float[Array | np.ndarray, "B M"]) -> Any:
+    """Return the arrays of `packed`, of float32, where they are."""
+    structure, shapes = told
+    leaves, at = [], 0
+    for shape in shapes:
+        size = math.prod(shape)
+        leaves.append(rows[:, at : at + size].reshape(len(rows), *shape))
+        at += size
+    return jax.tree.unflatten(structure, leaves)
