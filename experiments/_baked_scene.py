@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from egs_jax.avatar.baked import Baked, said
+from egs_jax.avatar.baked import Baked, nothing, said
 from egs_jax.avatar.baking import CODES, SHINE_CODES, sample_of
 from egs_jax.avatar.precomputed import Spatial, assemble
 from egs_jax.config import Config
@@ -35,8 +35,8 @@ def random_baked(
     """
     rng = np.random.default_rng(0)
     cloud, (count, n_harmonics, _) = spatial.canonical, spatial.canonical.sh.shape
-    nothing = spatial._replace(canonical=jax.tree.map(jnp.zeros_like, cloud), skins=None)
-    some = nothing.at(sample_of(count))
+    chosen = sample_of(count)
+    some = spatial.at(chosen)._replace(canonical=nothing(len(chosen), 1), skins=None)
     sample = assemble(config, networks, some, config.model.sh_degree, limits)
     told = jax.eval_shape(partial(said, config.drawing), sample, drive).shape[1] * FORM
 

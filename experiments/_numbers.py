@@ -20,6 +20,8 @@ from experiments.tables_speed import call_ms, original_of, paired_with_before
 MAIN = "synthetic head, paper"
 """The benchmark's avatar on which the original's code was measured as well."""
 PARITY = "synthetic head, parity"
+FITTED = f"{MAIN}, fitted lips"
+"""The default since then; drawn by codes as well."""
 
 
 Made = dict[str, Callable[[], str]]
@@ -74,8 +76,11 @@ def _drawing_numbers() -> Made:
             f"original_ms.{batch}": lambda c=case: number(original_of(c()), 2),
             f"parity.streaming_ms.{batch}": lambda c=parity: number(c()["streaming_ms_a_frame"], 3),
             f"call_ratio.{batch}": lambda c=case: f"{original_of(c()) / call_ms(c()):.1f}x",
+            f"baked.device_ms.{batch}": partial(_baked_ms, "device_p50_ms", batch),
         }
     return made | {
+        "baked.call_ms.1": partial(_baked_ms, "call_p50_ms", 1),
+        "baked.host_ms.1": partial(_baked_ms, "host_call_p50_ms", 1),
         "parity.psnr_to_float32": lambda: number(_drawn(1, PARITY)["psnr_to_float32_db"], 0),
         "before.kernels.paper": partial(_since_before, "device_p50_ms", parity=False),
         "before.kernels.parity": partial(_since_before, "device_p50_ms", parity=True),
@@ -93,6 +98,8 @@ def _speaking_numbers() -> Made:
         for case in cases_of("bench_cpu") if "live_fps" in case
     }  # fmt: skip
     made: Made = {name: partial(number, fps, 0) for name, fps in lives.items()}
+    for frames, gaussians in (("drawn", 25_000), ("drawn", 50_000), ("codes", 50_000)):
+        made[f"held.{frames}.{gaussians}"] = partial(_held, frames, gaussians)
     return made | {
         "baked.codes": lambda: str(CODES),
         "baked.file_mb": lambda: _baked("file_mb"),
@@ -101,6 +108,16 @@ def _speaking_numbers() -> Made:
             min(row["wall_s"] for row in cases_of("bench_start")[-1]["render"][1:]), 1
         ),
     }
+
+
+def _held(frames: str, gaussians: int) -> str:
+    """The most live sessions that an H200 holds, by however many processes."""
+    counts = [
+        case["sessions"] for case in cases_of("bench_streams")
+        if (case.get("frames"), case.get("gaussians")) == (frames, gaussians)
+        and "H200" in case["device"]
+    ]  # fmt: skip
+    return str(max(counts))
 
 
 def _baked(name: str) -> str:
@@ -210,6 +227,11 @@ def _drawn(batch: int, name: str = MAIN) -> dict:
         == (name, 50_000, 512, batch)
     ]
     return case
+
+
+def _baked_ms(key: str, batch: int) -> str:
+    """A time of a frame that is drawn by codes, 50,000 Gaussians at 512 px."""
+    return number(_drawn(batch, FITTED)["baked"][key] / batch, 3)
 
 
 def _static_stage_gain(part: str) -> str:

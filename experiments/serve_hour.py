@@ -7,9 +7,10 @@ from another place on, in pieces of 20 ms as a microphone does, and reads its fr
 after another. In a conversation nobody speaks all the time: after each repetition are `--pause`
 seconds of silence. Measured: from the moment at which a piece was sent until the frame of its time
 arrived (`delay`), less the stated latency (`beyond_latency`); how long after its turn a frame came,
-its turn being every 40 ms since the last frame that moved the clock (`lateness`); how much later frames came in the
-last minute than in the third (`drift`; of the first, beyond latency, `first_minute`); events of the
-server (`late`, `dropped`); the server's memory every minute and its share of the cores.
+its turn being every 40 ms since the last frame that moved the clock (`lateness`); how much later
+frames came in the last minute than in the third (`drift`; of the first minute, beyond latency,
+`first_minute`); events of the server (`late`, `dropped`); the server's memory every minute and its
+share of the cores.
 
     python -m experiments.serve_hour AVATAR SPEECH.wav [--clients 20] [--seconds 3600] [--pause 0]
 

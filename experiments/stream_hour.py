@@ -8,7 +8,7 @@ ready, the time until all of them were there (that is the processing latency, be
 one of the sound that must be heard first); resident memory every minute, once everything is
 compiled; frames and their times at the end.
 
-    python -m experiments.stream_hour RUN SPEECH.wav [--seconds 3600] [--out FOLDER]
+    python -m experiments.stream_hour AVATAR SPEECH.wav [--seconds 3600] [--out FOLDER]
 
 adds a row to `results/stream_hour.json`. A CPU takes longer than the hour: give it --seconds.
 """
@@ -93,8 +93,8 @@ def run(avatar: Avatar, speech: np.ndarray, seconds: float) -> dict:
     percentiles = {f"ready_p{q}_ms": round(float(np.percentile(waits, q)) * 1e3, 2)
                    for q in (50, 95, 99)}  # fmt: skip
     return dict(
-        source=avatar.dataset.meta["source"]["name"], gaussians=avatar.num_gaussians,
-        size=avatar.dataset.width, seconds=seconds, frames=count, wall_s=round(wall, 1),
+        source=film.name if (film := avatar.scene.film) else None, gaussians=avatar.num_gaussians,
+        size=avatar.scene.width, seconds=seconds, frames=count, wall_s=round(wall, 1),
         times_real_time=round(seconds / wall, 2), latency_s=round(live.latency, 3), **percentiles,
         frames_with_the_bits_of_a_file=same, resident_mb=memory,
         growth_mb=round(memory[-1] - memory[1], 1), last_frame_s=(count - 1) / FPS,
@@ -113,12 +113,12 @@ def _checked(frames: list, count: int) -> int:
 def main(argv: list[str] | None = None) -> Path:
     """Run the measurement; returns the file written."""
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path)
+    parser.add_argument("avatar", type=Path, metavar="AVATAR")
     parser.add_argument("speech", type=Path)
     parser.add_argument("--seconds", type=float, default=3600.0)
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER")
     arguments = parser.parse_args(argv)
-    case = run(Avatar.load(arguments.run), read_audio(arguments.speech), arguments.seconds)
+    case = run(Avatar.load(arguments.avatar), read_audio(arguments.speech), arguments.seconds)
     print(case, flush=True)
     key = ("device", "source", "size", "gaussians", "seconds")
     add_case(NAME, case, lambda c: tuple(c[name] for name in key), arguments.out)

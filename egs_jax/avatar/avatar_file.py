@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from egs_jax.avatar.baked import Baked, rounded_up
+from egs_jax.avatar.baked import Baked, nothing, rounded_up
 from egs_jax.avatar.precomputed import Spatial, assemble
 from egs_jax.avatar.scene import PersonScene, Scene, SourceFilm
 from egs_jax.config import Config
@@ -177,10 +177,9 @@ def _put_together(path: Path, words: Mapping[str, Any], arrays: dict[str, np.nda
     device = lambda tree: jax.tree.map(jnp.asarray, tree)
     cloud = DeformInputs(**{n: jnp.asarray(v, jnp.float32) for n, v in parts["cloud"].items()})
     rows = parts["sample"]
-    zeros = DeformInputs(*(jnp.zeros((len(rows["features"]), *value.shape[1:])) for value in cloud))
     known = [device(rows.get(name)) for name in ("features", "agents", "static_mix")]
     exists = jnp.ones(len(rows["features"]), bool)
-    spatial = Spatial(zeros, *known, skins=None, alive=exists)
+    spatial = Spatial(nothing(len(exists), 1), *known, skins=None, alive=exists)
     sh_degree = int(words["sh_degree"])
     sample = assemble(config, parts["networks"], spatial, sh_degree, scene.own.limits)
     everyone = len(cloud.means)

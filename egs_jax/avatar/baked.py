@@ -21,7 +21,7 @@ from egs_jax.config import Config
 from egs_jax.model import forward as model
 from egs_jax.model.limits import Limits, soft
 from egs_jax.types import Drive
-from kernels.codes import FORM, Patterns, move_by_codes
+from kernels.codes import Patterns, move_by_codes
 from kernels.deform import Deformed, DeformInputs, deform
 
 
@@ -35,7 +35,7 @@ class Baked(flax.struct.PyTreeNode):
     follows: Float[Array, "K k"]
     """Codes of form -> codes of shine."""
     sample: Prepared
-    """The exact decoder of S; what it adds to is 0."""
+    """The exact decoder of S, which are `nothing` with one harmonic: it tells their form alone."""
     sample_mean: Float[Array, "S 14"]
     """What it says of their form at codes 0."""
     weights: Float[Array, "S 14"]
@@ -83,10 +83,16 @@ def rounded_up(baked: Baked) -> Baked:
     )
 
 
+def nothing(count: int, harmonics: int) -> DeformInputs:
+    """Return Gaussians that are 0 before activation: what is added to them is what is said."""
+    shapes = (3,), (3,), (4,), (), (harmonics, 3)
+    return DeformInputs(*(jnp.zeros((count, *shape)) for shape in shapes))
+
+
 def said(config: Config, kept: Prepared, drive: Drive) -> Float[Array, "B n D"]:
     """Return what the exact decoder adds to Gaussians before activation, in every frame.
 
-    `kept` has zeros for what is added to, so that the activations are all there is to be undone.
+    `kept` has `nothing` to be added to, so that the activations are all there is to be undone.
     """
     tokens, mix = listen(config, kept, drive)
     moved = deform(
@@ -101,7 +107,7 @@ def said(config: Config, kept: Prepared, drive: Drive) -> Float[Array, "B n D"]:
 
 def codes_of(config: Config, baked: Baked, drive: Drive) -> Float[Array, "B K"]:
     """Return the codes of every frame of `drive`."""
-    form = said(config, baked.sample, drive)[..., :FORM]
+    form = said(config, baked.sample, drive)
     flat = ((form - baked.sample_mean[None]) * baked.weights[None]).reshape(len(form), -1)
     codes = jnp.matmul(flat, baked.reader, precision=jax.lax.Precision.HIGHEST)
     return limited(codes, baked.ranges)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float16, Int
 
-from egs_jax.avatar.baked import Baked, rounded_up, said
+from egs_jax.avatar.baked import Baked, nothing, rounded_up, said
 from egs_jax.avatar.precomputed import Prepared, Spatial, assemble
 from egs_jax.config import Config
 from egs_jax.data.dataset import Dataset
@@ -124,13 +124,13 @@ def bake_motions(
     weighed = np.asarray(_halved(jnp.asarray(weights[chosen, :FORM] / weights[:, :FORM].mean())))
     seen = (form[:, chosen] * weighed).reshape(len(form), -1)
     reader = np.linalg.pinv(seen.T.astype(np.float64)).T
-    sample = trained.prepared(_added_to_nothing(live.at(chosen))._replace(skins=None))
+    some = live.at(chosen)._replace(canonical=nothing(len(chosen), 1), skins=None)
     baked = Baked(
         cloud=_moved(live.canonical, mean),
         form=counted(form, codes.std(axis=0), weights[:, :FORM]),
         shine=counted(shine, follows.std(axis=0), weights[:, FORM:]),
         follows=jnp.asarray(np.linalg.lstsq(codes, follows, rcond=RIDGE)[0]),
-        sample=sample,
+        sample=trained.prepared(some),
         sample_mean=jnp.asarray(mean[chosen, :FORM]),
         weights=jnp.asarray(weighed),
         reader=_halved(jnp.asarray(reader, jnp.float32)),
@@ -221,8 +221,9 @@ def counted(
 
 def motions_of(trained: Trained, dataset: Dataset) -> Float16[np.ndarray, "F N D"]:
     """Return what the decoder says of the live Gaussians in F frames of the clip; some silent."""
-    config, whole = trained.config, trained.prepared(_added_to_nothing(trained.live))
-    window = config.model.window_frames
+    config, live = trained.config, trained.live
+    window, harmonics = config.model.window_frames, live.canonical.sh.shape[1]
+    whole = trained.prepared(live._replace(canonical=nothing(len(live.features), harmonics)))
     frames = frames_to_look_at(dataset)
     hush = dataset.drive(frames[:: max(1, len(frames) // SILENT)][:SILENT], window)
     hush = hush.replace(audio_windows=dataset.silence(len(hush.eyes), window))
@@ -240,11 +241,6 @@ def frames_to_look_at(dataset: Dataset) -> Int[np.ndarray, " F"]:
     even = np.linspace(0, len(frames) - 1, FRAMES).astype(int)
     shut = np.argsort(-np.asarray(dataset.arrays["blink"])[frames], kind="stable")[:SHUT]
     return frames[np.union1d(even, shut)]
-
-
-def _added_to_nothing(spatial: Spatial) -> Spatial:
-    """Return Gaussians that are 0 before anything is said of them."""
-    return spatial._replace(canonical=jax.tree.map(jnp.zeros_like, spatial.canonical))
 
 
 def _part(drive: Drive, start: int) -> Drive:

@@ -5,6 +5,8 @@ so a video of any length can be made piece by piece. Sound, poses and blinks are
 times a second; what a frame between these times has is interpolated, and the frame itself drawn.
 """
 
+import functools
+
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
@@ -25,20 +27,26 @@ def blinks(
 ) -> Float32[np.ndarray, " B"]:
     """Draw the blink in [0,1] of each frame, 25 a second: one at a random place of every block.
 
-    A block is as long as blinks are apart on average.
+    A block is as long as blinks are apart on average, and has all of its own.
     """
     values = np.zeros(len(frames), np.float32)
     if per_minute == 0:
         return values
     length = 60 * FPS / per_minute
-    for block in np.unique(np.floor(frames / length)):
-        rng = np.random.default_rng([seed, 2, int(block)])
-        first = int(np.ceil(block * length))
-        first += int(rng.integers(0, int(length) - len(BLINK_SHAPE)))
-        place = frames - first
-        inside = (place >= 0) & (place < len(BLINK_SHAPE))
-        values[inside] = BLINK_SHAPE[place[inside]]
+    blocks = np.floor(frames / length).astype(int).tolist()
+    firsts = [_first_of_blink(seed, block, length) for block in blocks]
+    place = frames - np.array(firsts, int)
+    inside = (place >= 0) & (place < len(BLINK_SHAPE))
+    values[inside] = BLINK_SHAPE[place[inside]]
     return values
+
+
+@functools.lru_cache(maxsize=4096)
+def _first_of_blink(seed: int, block: int, length: float) -> int:
+    """Return the first frame of the blink in a block; a generator takes long to make."""
+    rng = np.random.default_rng([seed, 2, block])
+    within = int(rng.integers(0, int(length) - len(BLINK_SHAPE)))
+    return int(np.ceil(block * length)) + within
 
 
 def eyes_of(look: Look, seed: int, frames: Int[np.ndarray, " B"]) -> Float32[np.ndarray, " B"]:

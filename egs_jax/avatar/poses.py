@@ -70,10 +70,9 @@ def looked_at(
     bodies: Float32[np.ndarray, "B 4 4"] | None, views: Sequence[Viewpoint],
 ) -> tuple[Float32[np.ndarray, "B 4 4"], Float32[np.ndarray, "B 4 4"] | None]:  # fmt: skip
     """Return poses of head and body as each is looked at; of a head alone they stay as they are."""
-    angles = np.array(views, np.float64)
-    if limits is None or bodies is None or not angles.any():
+    if limits is None or bodies is None or not any(any(view) for view in views):
         return heads, bodies
-    return limits.looked_at(heads, bodies, angles)
+    return limits.looked_at(heads, bodies, np.array(views, np.float64))
 
 
 def pose_path(scene: Scene, poses: str | Path = "clip") -> PosePath:

@@ -127,7 +127,10 @@ def assemble(
     config: Config, networks: Mapping[str, Any], spatial: Spatial, sh_degree: int,
     limits: Limits | None = None,
 ) -> Prepared:  # fmt: skip
-    """Bring what is known of Gaussians and the networks' parameters to the form that is drawn."""
+    """Bring what is known of Gaussians and the networks' parameters to the form that is drawn.
+
+    Of colors as many harmonics are told as these Gaussians have.
+    """
     needed = {name: networks[name] for name in ("tokens", "attention", "deform")}
     return _assemble(config.drawing, needed, spatial, np.int32(sh_degree)).replace(limits=limits)
 
@@ -166,9 +169,9 @@ def _assemble(
     config: Config, networks: Mapping[str, Any], spatial: Spatial, sh_degree: Array
 ) -> Prepared:
     model_config = config.model
-    nets = model.networks(model_config)
-    active = active_harmonics(model.harmonics(model_config), sh_degree)
-    weights = model.deform_weights(nets, networks, model.harmonics(model_config))
+    nets, harmonics = model.networks(model_config), spatial.canonical.sh.shape[1]
+    active = active_harmonics(harmonics, sh_degree)
+    weights = model.deform_weights(nets, networks, harmonics)
     weights = replace(weights, heads=weights.heads.with_harmonics(active))
     dtype = operand_dtype(weights, implementation(config))
     weights = weights.astype(dtype)

@@ -134,6 +134,7 @@ def encode_windows(
     for first in range(0, len(windows), size):
         batch = np.zeros((size, len(windows[0].samples)), np.float32)
         some = windows[first : first + size]
-        batch[: len(some)] = [window.samples for window in some]
+        for place, window in zip(batch, some, strict=False):
+            place[:] = window.samples
         found += list(program(batch)[: len(some)])
     return found

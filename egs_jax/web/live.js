@@ -12,7 +12,11 @@ import { Voice, pcm } from "./voice.js";
 
 const AHEAD = 2.5, PIECE = 0.1; // seconds of a file that are sent before they are due, and at once
 const LOUD = 0.04, LONG = 10; // root mean square, pieces of 20 ms: from there on somebody interrupts
-const NEED_SERVER = ["microphone", "speak", "interrupt"]; // buttons
+const EARS = ["microphone", "computer"]; // buttons
+const NEED_SERVER = [...EARS, "speak", "interrupt"];
+const MICROPHONE = { echoCancellation: true, noiseSuppression: true, channelCount: 1 };
+// Another tab's voice is heard from here, in time with the lips, if the browser makes it silent there.
+const COMPUTER = { suppressLocalAudioPlayback: true, restrictOwnAudio: true };
 const element = (id) => document.getElementById(id);
 
 class Live {
@@ -20,7 +24,7 @@ class Live {
     Object.assign(this, { avatars, canvas: element("picture"), playout: new Playout() });
     /** Of the last second: what the server says, and how many pictures were drawn. */
     Object.assign(this, { told: {}, drawn: 0, fps: 0 });
-    Object.assign(this, { speaking: false, isHearing: false, microphone: null, loud: 0 });
+    Object.assign(this, { speaking: false, isHearing: false, ear: null, loud: 0 });
     this.file = null; // what is being sent, and how much of it was
     setInterval(() => this.second(), 1000);
   }
@@ -157,49 +161,62 @@ class Live {
     this.session?.say({ type: "interrupt" });
   }
 
-  /** Opens or closes the microphone; once at a time, since somebody may have to be asked. */
-  async toggle() {
-    if (this.microphone) return this.stop();
+  /** Opens an ear or closes it; one at a time, since somebody may have to be asked. */
+  async toggle(id) {
+    const was = this.ear?.id, { session } = this;
+    this.stop();
+    if (was === id) return;
     complain("");
-    const { session } = this;
-    element("microphone").disabled = true;
+    for (const each of EARS) element(each).disabled = true;
     try {
-      const microphone = await this.opened();
-      if (session === this.session) this.microphone = microphone;
-      else release(microphone);
+      const ear = await this.opened(id);
+      if (session === this.session) this.ear = ear;
+      else release(ear);
     } finally {
-      element("microphone").disabled = !this.ready;
+      for (const each of EARS) element(each).disabled = !this.ready;
       this.tell();
     }
   }
 
-  /** A microphone that is heard. */
-  async opened() {
+  /** A microphone that is heard, or what this computer plays. */
+  async opened(id) {
     await this.playout.start();
-    const { context } = this.playout;
-    const wanted = { echoCancellation: true, noiseSuppression: true, channelCount: 1 };
-    const stream = await navigator.mediaDevices.getUserMedia({ audio: wanted });
+    const { context } = this.playout, { mediaDevices } = navigator;
+    const stream = await (id === "microphone" ? mediaDevices.getUserMedia({ audio: MICROPHONE })
+      : mediaDevices.getDisplayMedia({ audio: COMPUTER, video: true, systemAudio: "include" }));
+    const [track] = stream.getAudioTracks();
+    if (!track) {
+      stream.getTracks().forEach((each) => each.stop());
+      throw new Error("no sound was shared; choose a tab or a screen, and its sound with it");
+    }
     await context.audioWorklet.addModule("microphone.js");
     const source = context.createMediaStreamSource(stream);
-    const worklet = new AudioWorkletNode(context, "microphone", { numberOfOutputs: 0 });
+    const worklet = new AudioWorkletNode(context, "microphone", {
+      numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit",
+    });
     source.connect(worklet);
-    worklet.port.onmessage = ({ data }) => this.microphone && this.listen(data);
-    return { stream, source, worklet };
+    const ear = { id, stream, source, worklet };
+    ear.isSilent = track.getSettings().suppressLocalAudioPlayback === true;
+    worklet.port.onmessage = ({ data }) => ear === this.ear && this.listen(data);
+    track.onended = () => ear === this.ear && this.stop(); // it is shared no more
+    return ear;
   }
 
-  /** Closes the microphone. */
+  /** Closes the ear. */
   stop() {
-    if (this.microphone) release(this.microphone);
-    Object.assign(this, { microphone: null, loud: 0 });
+    if (this.ear) release(this.ear);
+    Object.assign(this, { ear: null, loud: 0 });
     this.tell();
   }
 
-  /** Takes 20 ms of the microphone: to be said, or to interrupt. */
+  /** Takes 20 ms of sound: to be said, or to interrupt. */
   listen(samples) {
-    if (element("voice").value === "said" && !this.file) {
+    const isSaid = this.ear.id === "computer" || element("voice").value === "said";
+    if (isSaid && !this.file) {
       if (!this.isHearing) this.session.say({ type: "source", live: true });
       this.isHearing = true;
-      this.voice.skip(samples.length); // one hears oneself already
+      if (this.ear.isSilent) this.voice.send(samples);
+      else this.voice.skip(samples.length); // it is heard already
       this.session.say(pcm(samples));
       return;
     }
@@ -245,9 +262,9 @@ class Live {
 
   tell() {
     const state = !this.ready ? (element("connect").hidden ? "Loading" : "Not connected")
-      : this.speaking ? "Speaking" : this.microphone ? "Listening" : "Idle";
+      : this.speaking ? "Speaking" : this.ear ? "Listening" : "Idle";
     if (element("state").textContent !== state) element("state").textContent = state;
-    element("microphone").setAttribute("aria-pressed", this.microphone ? "true" : "false");
+    for (const id of EARS) element(id).setAttribute("aria-pressed", String(this.ear?.id === id));
   }
 
   second() {
@@ -268,7 +285,7 @@ function anew(canvas) {
   return made;
 }
 
-/** Closes a microphone. */
+/** Closes an ear. */
 function release({ stream, source, worklet }) {
   source.disconnect();
   worklet.port.onmessage = null;
@@ -290,7 +307,7 @@ function complain(words) {
 /** Buttons, files, keys and pointers. */
 function listen(live) {
   const known = {
-    NotAllowedError: "This browser does not let the page hear the microphone.",
+    NotAllowedError: "This browser does not let the page hear that.",
     NotFoundError: "This browser finds no microphone.",
     EncodingError: "This browser cannot read that file as sound.",
   };
@@ -298,7 +315,8 @@ function listen(live) {
     known[error.name] ?? `This cannot be done: ${error.message}`));
   const on = (id, event, work) => element(id).addEventListener(event, () => act(work));
   const file = element("file");
-  on("microphone", "click", () => live.toggle());
+  for (const id of EARS) on(id, "click", () => live.toggle(id));
+  element("computer").hidden = !navigator.mediaDevices?.getDisplayMedia; // as on phones
   on("speak", "click", () => file.click());
   on("interrupt", "click", () => live.interrupt());
   on("connect", "click", () => live.connect());

@@ -1,5 +1,5 @@
-// An audio worklet: what a microphone hears, in pieces of 20 ms. A script of its own, without
-// imports; what it posts are Float32Arrays.
+// An audio worklet: what a microphone hears, or this computer plays, in pieces of 20 ms. A script of
+// its own, without imports; what it posts are Float32Arrays.
 
 class Microphone extends AudioWorkletProcessor {
   constructor() {

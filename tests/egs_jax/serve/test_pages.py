@@ -196,15 +196,59 @@ def test_it_says_what_the_microphone_hears(opened):
     state(tab, "Idle")
 
 
+def test_it_says_what_the_computer_plays(opened, speech):
+    tab = opened()
+    share = """async ([sound, isSilent]) => {
+        const context = live.playout.context, shared = context.createMediaStreamDestination();
+        const bytes = Uint8Array.from(sound), playing = context.createBufferSource();
+        playing.buffer = await context.decodeAudioData(bytes.buffer);
+        playing.loop = true;
+        playing.connect(shared);
+        playing.start();
+        const settings = shared.stream.getAudioTracks()[0];
+        settings.getSettings = () => ({ suppressLocalAudioPlayback: isSilent });
+        const canvas = document.createElement("canvas");
+        canvas.getContext("2d");
+        shared.stream.addTrack(canvas.captureStream().getVideoTracks()[0]);
+        navigator.mediaDevices.getDisplayMedia = async () => (window.shared = shared.stream);
+    }"""
+    for is_silent in (False, True):
+        tab.evaluate(share, [list(speech.read_bytes()), is_silent])
+        tab.select_option("#voice", "interrupts")  # which is what the microphone hears
+        tab.click("#computer")
+        state(tab, "Speaking")
+        tab.get_by_role("button", name="This computer's sound", pressed=True).wait_for()
+        # What is heard already is not played again.
+        assert tab.evaluate("live.voice.pieces.length > 0") == is_silent
+        tab.evaluate("shared.getAudioTracks()[0].dispatchEvent(new Event('ended'))")
+        state(tab, "Idle")
+        assert tab.evaluate("shared.getTracks().every((track) => track.readyState === 'ended')")
+
+
+def test_a_computer_that_shares_no_sound_is_told(opened):
+    tab = opened()
+    tab.evaluate("""() => {
+        const canvas = document.createElement("canvas");
+        canvas.getContext("2d");
+        const stream = canvas.captureStream();
+        navigator.mediaDevices.getDisplayMedia = async () => stream;
+    }""")
+    tab.click("#computer")
+    tab.get_by_role("alert").filter(has_text="no sound was shared").wait_for()
+    tab.get_by_role("button", name="This computer's sound", pressed=False).wait_for()
+
+
 def test_a_voice_interrupts(opened, speech):
     tab = opened()
     tab.select_option("#voice", "interrupts")
-    tab.evaluate("live.microphone = {}")  # none that is heard: what it hears is said here
+    tab.evaluate(
+        "live.ear = { id: 'microphone' }"
+    )  # none that is heard: what it hears is said here
     tab.set_input_files("#file", speech)
     state(tab, "Speaking")
     tab.evaluate("for (let i = 0; i < 12; i++) live.listen(new Float32Array(960).fill(0.2))")
     assert tab.evaluate("live.file === null && live.voice.pieces.length === 0")
-    tab.evaluate("live.microphone = null")
+    tab.evaluate("live.ear = null")
     state(tab, "Idle")
 
 
