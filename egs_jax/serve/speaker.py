@@ -135,6 +135,7 @@ class Speaker:
     async def _obey(self, command: protocol.Command) -> None:
         if command.kind == "interrupt":
             self._pace.interrupted(self._session.interrupt())
+            self._ready.set()  # before the first frame all that it was to hear is gone: silence too
             self._ends = None
             await self._tell("interrupted", time=self._pace.number / FPS)
         elif command.kind == "finish":

@@ -22,6 +22,7 @@ from helpers import voice
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.look import Look
 from egs_jax.avatar.motion import record
+from egs_jax.avatar.session import Session
 from egs_jax.avatar.sessions import Sessions
 from egs_jax.media.live_video import LiveVideo
 from egs_jax.performer.voice import synthesize
@@ -168,6 +169,24 @@ def test_an_interruption_is_answered_and_speech_goes_on(avatar, shared):
         numbers = [head[3] for head, _ in client.frames]
         assert numbers == list(range(len(numbers)))
         assert client.told("sound")[-1]["sample"] == 64_000
+
+    served(avatar, shared, work)
+
+
+def test_an_interruption_before_the_first_frame_stops_nobody(avatar, shared, monkeypatch):
+    ready, interrupt, interrupted = Session.ready, Session.interrupt, []
+    held = lambda session, most=None: ready(session, most) if interrupted else []
+    noted = lambda session: interrupted.append(session) or interrupt(session)
+    monkeypatch.setattr(Session, "ready", held)
+    monkeypatch.setattr(Session, "interrupt", noted)
+
+    async def work(connect, _):
+        client = await connect()
+        await client.until_told("ready")
+        await asyncio.sleep(0.3)  # it waits for its first frame
+        await client.say(type="interrupt")
+        await client.until(lambda c: len(c.frames) >= 3)
+        assert [head[3] for head, _ in client.frames] == list(range(len(client.frames)))
 
     served(avatar, shared, work)
 
