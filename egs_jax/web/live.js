@@ -180,10 +180,10 @@ class Live {
 
   /** A microphone that is heard, or what this computer plays. */
   async opened(id) {
-    await this.playout.start();
     const { context } = this.playout, { mediaDevices } = navigator;
-    const stream = await (id === "microphone" ? mediaDevices.getUserMedia({ audio: MICROPHONE })
-      : mediaDevices.getDisplayMedia({ audio: COMPUTER, video: true, systemAudio: "include" }));
+    const asked = id === "microphone" ? mediaDevices.getUserMedia({ audio: MICROPHONE })
+      : mediaDevices.getDisplayMedia({ audio: COMPUTER, video: true, systemAudio: "include" });
+    const [stream] = await Promise.all([asked, this.playout.start()]); // both within the click
     const [track] = stream.getAudioTracks();
     if (!track) {
       stream.getTracks().forEach((each) => each.stop());
