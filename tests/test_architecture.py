@@ -21,7 +21,6 @@ ABOVE_ALL = ("__init__", "__main__")
 # Files that neither have a test file nor are imported by one, and the test files that cover them.
 COVERED_BY = {
     "avatar.token_kernels.frame_tokens_kernels": "egs_jax/avatar/test_token_kernels.py",
-    "avatar.session": "egs_jax/avatar/test_sessions.py",
     "data.batches": "egs_jax/data/test_dataset.py",
     "preprocess.bundle_adjustment": "egs_jax/preprocess/test_tracking.py",
     "adnerf.imported_pictures": "egs_jax/adnerf/test_imported.py",

@@ -167,7 +167,7 @@ def test_the_weighting_is_the_librarys():
     assert tuple(found) == WEIGHTING
     rng = np.random.default_rng(0)
     sound, fresh = rng.normal(size=9_000), np.zeros((2, 2))
-    others = [rng.normal(size=size) for size in (3200, 0, 5, 9_000)]
+    others = [rng.normal(size=size) for size in (32, 0, 5, 90)]
     for b, a in WEIGHTING:
         [whole], _ = filtered(b, a, [sound], [fresh])
         np.testing.assert_allclose(whole, lfilter(b, a, sound), atol=1e-12)
