@@ -196,9 +196,9 @@ def _add_render(verb: Parser) -> None:
         "audio", type=Path, metavar="AUDIO", nargs="+", help="any sounds that ffmpeg reads"
     )
     verb.add_argument(
-        "--out", required=True, type=Path, metavar="OUT.mp4|.mov|.webm|FOLDER",
-        help="film to write, one that is there is replaced once the new one is whole; or a folder: "
-        "of one speech's frames as PNGs, or of several speeches' films",
+        "--out", required=True, type=Path, metavar="OUT.mp4|.mov|.webm|.html|FOLDER",
+        help="film or page to write, one that is there is replaced once the new one is whole; or a "
+        "folder: of one speech's frames as PNGs, or of several speeches' films",
     )  # fmt: skip
     _add_look(verb)
     verb.add_argument(

@@ -23,11 +23,12 @@ _PICTURE = """async ([seconds, width, height]) => {
 
 
 @contextlib.contextmanager
-def browser(*options: str) -> Iterator[Any]:
+def browser(*options: str, is_mute: bool = True) -> Iterator[Any]:
     """Give a browser of Playwright's, which is closed at the end.
 
     Args:
       options: More of Chromium's command line.
+      is_mute: Whether its tabs are mute; otherwise they can hear each other, and you them.
 
     Raises:
       InputError: if Playwright or the browser is not installed.
@@ -40,7 +41,10 @@ def browser(*options: str) -> Iterator[Any]:
     if program is None:
         raise InputError("the page needs the system's Chromium: run `make browser`")
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=program, args=[*_OPTIONS, *options])
+        found = playwright.chromium.launch(
+            executable_path=program, args=[*_OPTIONS, *options],
+            ignore_default_args=[] if is_mute else ["--mute-audio"],
+        )  # fmt: skip
         try:
             yield found
         finally:

@@ -93,7 +93,7 @@ def read_avatar(path: str | Path) -> Written:
     except PermissionError:
         raise InputError(f"{path}: {MAY_NOT_READ}") from None
     except (zipfile.BadZipFile, OSError, zlib.error, EOFError, NotImplementedError) as error:
-        raise InputError(f"{path}: {_what_it_is(path)} ({error}); export it again") from None
+        raise InputError(f"{path}: {_what_it_is(path, error)}") from None
     try:
         return _put_together(path, words, arrays)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -155,16 +155,17 @@ def _member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
         return file.read(most + 1)
 
 
-def _what_it_is(path: Path) -> str:
-    """Say what a file is that is no archive, or a damaged one."""
+def _what_it_is(path: Path, error: Exception) -> str:
+    """Say what a file is that is no archive, or a damaged one, and what to do."""
     try:
         with path.open("rb") as file:
             start = file.read(4)
     except OSError:
-        return "cannot be read"
+        return f"cannot be read ({error})"
     if start == b"ply\n":
-        return "a point cloud (ply), which has no voice: name a run folder or an .egs file"
-    return "damaged or cut short" if start[:2] == b"PK" else "no avatar"
+        return f"a point cloud (ply), which has no voice: name a run folder or an {SUFFIX} file"
+    found = "damaged or cut short" if start[:2] == b"PK" else "no avatar"
+    return f"{found} ({error}); export it again"
 
 
 def _put_together(path: Path, words: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Written:

@@ -68,6 +68,7 @@ class Speaker:
         self._pace = Pace(self._session.latency, hello.rate)
         self._framing = protocol.Framing()
         self._received = 0  # samples of the client
+        self._has_heard = False  # any of them since it was interrupted last
         self._ends: float | None = None  # when all that it said before `finish` is shown
         self._was_speaking, self._told = False, 0.0
 
@@ -123,6 +124,7 @@ class Speaker:
         taken = self._pace.take(self._loop.time(), len(samples), is_quiet=is_quiet)
         self._hush(taken.silence)
         if taken.is_heard:
+            self._has_heard = True
             self._session.push(samples)
         if taken.run is not None:
             await self._tell("sound", sample=first, time=taken.run)
@@ -134,9 +136,10 @@ class Speaker:
 
     async def _obey(self, command: protocol.Command) -> None:
         if command.kind == "interrupt":
-            self._pace.interrupted(self._session.interrupt())
-            self._ready.set()  # before the first frame all that it was to hear is gone: silence too
-            self._ends = None
+            if self._has_heard:  # else there is nothing to drop, and what is being made goes on
+                self._pace.interrupted(self._session.interrupt())
+                self._ready.set()  # before the first frame the silence it was given is gone as well
+            self._has_heard, self._ends = False, None
             await self._tell("interrupted", time=self._pace.number / FPS)
         elif command.kind == "finish":
             self._ends = self._pace.heard

@@ -49,45 +49,35 @@ def loudness(samples: Float[np.ndarray, " S"]) -> float:
 
 
 def filtered(
-    b: Sequence[float], a: Sequence[float], sounds: Sequence[Float[np.ndarray, " S"]],
-    before: Sequence[Float[np.ndarray, "2 2"]],
-) -> tuple[list[Float[np.ndarray, " S"]], list[Float[np.ndarray, "2 2"]]]:  # fmt: skip
-    """Filter the next samples of several sounds by three coefficients of each kind; `a[0]` is 1.
+    b: Sequence[float], a: Sequence[float], samples: Float[np.ndarray, " S"],
+    before: Float[np.ndarray, "2 2"],
+) -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, "2 2"]]:  # fmt: skip
+    """Filter the next samples of a sound by three coefficients of each kind; `a` begins with 1.
 
     What `scipy.signal.lfilter` does, as the banded triangular system that it solves: to import that
-    takes as long as to read an avatar. The sounds lie one behind the other in one system, in which
-    none is computed from another; the same bits come out alone, and in pieces of any sizes.
+    takes as long as to read an avatar. The same bits come out in pieces of any sizes.
 
     Args:
       b: Numerator.
       a: Denominator.
-      sounds: What to filter.
-      before: Of each the last two samples before these, and what became of them.
+      samples: What to filter.
+      before: The last two samples before these, and what became of them.
 
     Returns:
       What becomes of the samples, and their own last two for the next call.
     """
-    sizes = [len(sound) for sound in sounds]
-    heard = np.zeros((len(sounds), 2 + max(sizes)))
-    driven = np.empty_like(heard)
-    for k, (sound, old) in enumerate(zip(sounds, before, strict=True)):
-        heard[k, :2], driven[k, :2] = old
-        heard[k, 2 : 2 + len(sound)] = sound
-    driven[:, 2:] = b[0] * heard[:, 2:] + b[1] * heard[:, 1:-1] + b[2] * heard[:, :-2]
-    bands = _bands(tuple(a), heard.shape[1], 1 << (len(sounds) - 1).bit_length())
-    found = dtbsv(2, bands[:, : heard.size], driven.ravel(), lower=1, diag=1, overwrite_x=1)
-    found = found.reshape(heard.shape)
-    after = [np.stack([heard[k, n : n + 2], found[k, n : n + 2]]) for k, n in enumerate(sizes)]
-    return [found[k, 2 : 2 + n] for k, n in enumerate(sizes)], after
+    heard = np.concatenate([before[0], samples])
+    driven = b[0] * heard[2:] + b[1] * heard[1:-1] + b[2] * heard[:-2]
+    found = np.concatenate([before[1], driven])
+    found = dtbsv(2, _bands(tuple(a), len(heard)), found, lower=1, diag=1, overwrite_x=1)
+    return found[2:], np.stack([heard[-2:], found[-2:]])
 
 
-@functools.lru_cache(maxsize=32)
-def _bands(a: tuple[float, ...], size: int, count: int) -> Float[np.ndarray, "3 n"]:
-    """Return the system of so many sounds of a size, the two samples before them included."""
-    bands = np.repeat(np.array(a)[:, None], count * size, axis=1)
-    # Of what became of the samples before none is computed from the other, nor from another sound.
-    bands[1, ::size] = bands[1, size - 1 :: size] = 0
-    bands[2, size - 1 :: size] = bands[2, size - 2 :: size] = 0
+@functools.lru_cache(maxsize=16)
+def _bands(a: tuple[float, ...], size: int) -> Float[np.ndarray, "3 n"]:
+    """Return the system of so many samples, the two before them included."""
+    bands = np.repeat(np.array(a)[:, None], size, axis=1)
+    bands[1, 0] = 0  # of what became of the samples before none is computed from the other
     return np.asfortranarray(bands)
 
 
@@ -119,10 +109,13 @@ class SpeechLevel:
         """
         push_all([self], [samples])
 
-    def _heard(self, weighted: np.ndarray, speaks: Bool[np.ndarray, " C"]) -> None:
-        """Take in the next samples, weighted, and which of the chunks they complete are speech."""
+    def _heard(self, samples: np.ndarray, speaks: Bool[np.ndarray, " C"]) -> None:
+        """Take in the next samples, and in which of the chunks that they complete speech is."""
         self._speaks.extend(speaks.tolist())
         self._num_chunks += len(speaks)
+        weighted = samples.astype(np.float64)
+        for k, (b, a) in enumerate(WEIGHTING):
+            weighted, self._before[k] = filtered(b, a, weighted, self._before[k])
         weighted = np.concatenate([self._rest, weighted])
         count = len(weighted) // _STEP
         self._rest = weighted[count * _STEP :]
@@ -169,10 +162,5 @@ def push_all(
 ) -> None:  # fmt: skip
     """Let several listeners hear their next samples; `run` as of `voice_activity.judge`."""
     found = judge([level._activity for level in levels], sounds, run)
-    weighted = [sound.astype(np.float64) for sound in sounds]
-    for k, (b, a) in enumerate(WEIGHTING):
-        weighted, after = filtered(b, a, weighted, [level._before[k] for level in levels])
-        for level, own in zip(levels, after, strict=True):
-            level._before[k] = own
-    for level, own, probabilities in zip(levels, weighted, found, strict=True):
-        level._heard(own, probabilities >= SPOKEN)
+    for level, sound, probabilities in zip(levels, sounds, found, strict=True):
+        level._heard(sound, probabilities >= SPOKEN)

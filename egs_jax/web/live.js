@@ -15,8 +15,14 @@ const LOUD = 0.04, LONG = 10; // root mean square, pieces of 20 ms: from there o
 const EARS = ["microphone", "computer"]; // buttons
 const NEED_SERVER = [...EARS, "speak", "interrupt"];
 const MICROPHONE = { echoCancellation: true, noiseSuppression: true, channelCount: 1 };
-// Another tab's voice is heard from here, in time with the lips, if the browser makes it silent there.
-const COMPUTER = { suppressLocalAudioPlayback: true, restrictOwnAudio: true };
+// Another tab's voice is heard from here, in time with the lips, if the browser makes it silent there;
+// it is no voice in a room, whose noise and echo are to be taken away.
+const COMPUTER = {
+  suppressLocalAudioPlayback: true, restrictOwnAudio: true,
+  echoCancellation: false, noiseSuppression: false, autoGainControl: false,
+};
+const NO_SOUND = "no sound was shared; choose a tab or a screen and its sound with it, or take " +
+  "another browser: not all can share sound";
 const element = (id) => document.getElementById(id);
 
 class Live {
@@ -24,7 +30,7 @@ class Live {
     Object.assign(this, { avatars, canvas: element("picture"), playout: new Playout() });
     /** Of the last second: what the server says, and how many pictures were drawn. */
     Object.assign(this, { told: {}, drawn: 0, fps: 0 });
-    Object.assign(this, { speaking: false, isHearing: false, ear: null, loud: 0 });
+    Object.assign(this, { speaking: false, isHearing: false, ear: null, asked: 0, loud: 0 });
     this.file = null; // what is being sent, and how much of it was
     setInterval(() => this.second(), 1000);
   }
@@ -75,7 +81,8 @@ class Live {
   end() {
     this.session?.close();
     Object.assign(this, { session: null, ready: null, file: null, speaking: false });
-    for (const id of NEED_SERVER) element(id).disabled = true;
+    this.asked++; // nobody is heard who was asked before
+    this.offer();
     this.stop();
   }
 
@@ -90,7 +97,7 @@ class Live {
     if (event.type === "ready") {
       this.ready = event;
       this.look();
-      for (const id of NEED_SERVER) element(id).disabled = false;
+      this.offer();
     } else if (event.type === "sound") this.voice.begin(event.sample, event.time);
     else if (event.type === "state") this.told = event;
     else if (["error", "full"].includes(event.type)) complain(event.message);
@@ -163,56 +170,64 @@ class Live {
 
   /** Opens an ear or closes it; one at a time, since somebody may have to be asked. */
   async toggle(id) {
-    const was = this.ear?.id, { session } = this;
+    const was = this.ear?.id;
     this.stop();
     if (was === id) return;
     complain("");
+    const asked = ++this.asked; // of several questions the last one counts
     for (const each of EARS) element(each).disabled = true;
     try {
       const ear = await this.opened(id);
-      if (session === this.session) this.ear = ear;
+      if (asked === this.asked) this.ear = ear;
       else release(ear);
     } finally {
-      for (const each of EARS) element(each).disabled = !this.ready;
+      if (asked === this.asked) this.offer();
       this.tell();
     }
   }
 
+  /** Lets what needs a server be used, or not. */
+  offer() {
+    for (const id of NEED_SERVER) element(id).disabled = !this.ready;
+  }
+
   /** A microphone that is heard, or what this computer plays. */
   async opened(id) {
-    const { context } = this.playout, { mediaDevices } = navigator;
-    const asked = id === "microphone" ? mediaDevices.getUserMedia({ audio: MICROPHONE })
-      : mediaDevices.getDisplayMedia({ audio: COMPUTER, video: true, systemAudio: "include" });
-    const [stream] = await Promise.all([asked, this.playout.start()]); // both within the click
-    const [track] = stream.getAudioTracks();
-    if (!track) {
-      stream.getTracks().forEach((each) => each.stop());
-      throw new Error("no sound was shared; choose a tab or a screen, and its sound with it");
+    const { playout } = this, { context } = playout, { mediaDevices } = navigator;
+    const started = playout.start(); // browsers want it and the question within the click
+    const stream = await (id === "microphone" ? mediaDevices.getUserMedia({ audio: MICROPHONE })
+      : mediaDevices.getDisplayMedia({ audio: COMPUTER, video: true, systemAudio: "include" }));
+    const [track] = stream.getAudioTracks(), ear = { id, stream };
+    try {
+      if (!track) throw new Error(NO_SOUND);
+      track.onended = () => ear === this.ear && this.stop(); // it is shared no more
+      stream.getVideoTracks().forEach((picture) => picture.stop()); // nobody looks at it
+      await Promise.all([started, context.audioWorklet.addModule("microphone.js")]);
+      const options = { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" };
+      ear.worklet = new AudioWorkletNode(context, "microphone", options);
+      ear.source = context.createMediaStreamSource(stream);
+      ear.source.connect(ear.worklet);
+      if (track.readyState === "ended") throw new Error("its sound has ended");
+    } catch (error) {
+      release(ear);
+      throw error;
     }
-    await context.audioWorklet.addModule("microphone.js");
-    const source = context.createMediaStreamSource(stream);
-    const worklet = new AudioWorkletNode(context, "microphone", {
-      numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit",
-    });
-    source.connect(worklet);
-    const ear = { id, stream, source, worklet };
     ear.isSilent = track.getSettings().suppressLocalAudioPlayback === true;
-    worklet.port.onmessage = ({ data }) => ear === this.ear && this.listen(data);
-    track.onended = () => ear === this.ear && this.stop(); // it is shared no more
+    ear.worklet.port.onmessage = ({ data }) => ear === this.ear && this.listen(data);
     return ear;
   }
 
   /** Closes the ear. */
   stop() {
     if (this.ear) release(this.ear);
-    Object.assign(this, { ear: null, loud: 0 });
+    Object.assign(this, { ear: null, isHearing: false, loud: 0 });
     this.tell();
   }
 
   /** Takes 20 ms of sound: to be said, or to interrupt. */
   listen(samples) {
     const isSaid = this.ear.id === "computer" || element("voice").value === "said";
-    if (isSaid && !this.file) {
+    if (isSaid && this.session && !this.file) {
       if (!this.isHearing) this.session.say({ type: "source", live: true });
       this.isHearing = true;
       if (this.ear.isSilent) this.voice.send(samples);
@@ -221,9 +236,12 @@ class Live {
       return;
     }
     this.isHearing = false;
+    if (!this.session || this.ear.id === "computer") return;
     const power = samples.reduce((sum, value) => sum + value * value, 0) / samples.length;
     this.loud = Math.sqrt(power) > LOUD ? this.loud + 1 : 0;
-    if (this.loud === LONG && this.speaking) this.interrupt();
+    if (this.loud < LONG || !this.speaking) return;
+    this.loud = 0;
+    this.interrupt();
   }
 
   // How it looks.
@@ -285,10 +303,10 @@ function anew(canvas) {
   return made;
 }
 
-/** Closes an ear. */
+/** Closes an ear, or what there is of it. */
 function release({ stream, source, worklet }) {
-  source.disconnect();
-  worklet.port.onmessage = null;
+  source?.disconnect();
+  if (worklet) worklet.port.onmessage = null;
   stream.getTracks().forEach((track) => track.stop());
 }
 
@@ -307,8 +325,8 @@ function complain(words) {
 /** Buttons, files, keys and pointers. */
 function listen(live) {
   const known = {
-    NotAllowedError: "This browser does not let the page hear that.",
-    NotFoundError: "This browser finds no microphone.",
+    NotAllowedError: "The page may not hear that: you or the browser said no.",
+    NotFoundError: "This browser finds nothing to hear.",
     EncodingError: "This browser cannot read that file as sound.",
   };
   const act = (work) => Promise.resolve(work()).catch((error) => complain(
@@ -334,7 +352,7 @@ function listen(live) {
     file.value = "";
     if (chosen) await live.speak(chosen);
   });
-  listenToKeys(document, { Escape: () => live.interrupt() });
+  listenToKeys(document, { Escape: (event) => event.repeat || live.interrupt() });
 }
 
 async function main() {

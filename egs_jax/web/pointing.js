@@ -22,13 +22,13 @@ export function viewKeys(seen) {
   };
 }
 
-/** Has keys do what they do. @param {Object<string, () => void>} keys */
+/** Has keys do what they do. @param {Object<string, (event: KeyboardEvent) => void>} keys */
 export function listenToKeys(element, keys) {
   element.addEventListener("keydown", (event) => {
     const act = event.ctrlKey || event.metaKey || event.altKey ? null : keys[event.key];
     if (!act) return;
     event.preventDefault();
-    act();
+    act(event);
   });
 }
 

@@ -184,9 +184,32 @@ def test_an_interruption_before_the_first_frame_stops_nobody(avatar, shared, mon
         client = await connect()
         await client.until_told("ready")
         await asyncio.sleep(0.3)  # it waits for its first frame
+        await client.hear(voice(0.1))
         await client.say(type="interrupt")
         await client.until(lambda c: len(c.frames) >= 3)
         assert [head[3] for head, _ in client.frames] == list(range(len(client.frames)))
+
+    served(avatar, shared, work)
+
+
+def test_interruptions_of_nothing_drop_nothing(avatar, shared, monkeypatch):
+    """Whoever holds the key down would otherwise get no frame: each is thrown away half made."""
+    interrupt, interrupted = Session.interrupt, []
+    noted = lambda session: interrupted.append(session) or interrupt(session)
+    monkeypatch.setattr(Session, "interrupt", noted)
+
+    async def work(connect, _):
+        client = await connect()
+        await client.until(lambda c: len(c.frames) >= 2)
+        for dropped in (0, 1):
+            client.events.clear()
+            for _ in range(20):
+                await client.say(type="interrupt")
+            await client.until(lambda c: len(c.told("interrupted")) == 20)
+            assert len(interrupted) == dropped
+            await client.hear(voice(0.1))
+        numbers = [head[3] for head, _ in client.frames]
+        assert numbers == list(range(len(numbers)))
 
     served(avatar, shared, work)
 
