@@ -227,7 +227,7 @@ class Live {
   /** Takes 20 ms of sound: to be said, or to interrupt. */
   listen(samples) {
     const isSaid = this.ear.id === "computer" || element("voice").value === "said";
-    if (isSaid && this.session && !this.file) {
+    if (isSaid && !this.file) {
       if (!this.isHearing) this.session.say({ type: "source", live: true });
       this.isHearing = true;
       if (this.ear.isSilent) this.voice.send(samples);
@@ -236,7 +236,7 @@ class Live {
       return;
     }
     this.isHearing = false;
-    if (!this.session || this.ear.id === "computer") return;
+    if (this.ear.id === "computer") return;
     const power = samples.reduce((sum, value) => sum + value * value, 0) / samples.length;
     this.loud = Math.sqrt(power) > LOUD ? this.loud + 1 : 0;
     if (this.loud < LONG || !this.speaking) return;
