@@ -14,7 +14,8 @@ of all cores.
 adds to `results/bench_streams.json`. Without avatars it makes some, of random networks and motions:
 25,000 and 50,000 Gaussians at 512 px on a GPU, 6,500 at 160 and 25,000 at 256 px on a CPU. --drawn
 and --codes are the counts that the search begins with: every trial takes ten seconds. Python's lock
-bounds what one process holds; several share the device if --processes says so. `--tiny` holds two
+bounds what one process holds; several share the device if --processes says so: by turns, or at
+once where NVIDIA's multi-process service runs (`nvidia-cuda-mps-control -d`). `--tiny` holds two
 sessions of a small head (tests).
 """
 
@@ -22,6 +23,7 @@ import collections
 import dataclasses
 import functools
 import multiprocessing
+import os
 import tempfile
 import time
 from argparse import Namespace
@@ -156,6 +158,12 @@ class Holders:
         calls = [self._pool.submit(_alone, function, k, *arguments) for k in range(self._count)]
         return [call.result() for call in calls]
 
+    def of_one(self, function: Callable, *arguments: Any) -> Any:
+        """Let any of them call a function."""
+        if self._pool is None:
+            return function(0, *arguments)
+        return self._pool.submit(function, 0, *arguments).result()
+
     def hold(self, case: int, count: int, speech: np.ndarray, seconds: float) -> Outcome:
         """Hold so many sessions of a case in all."""
         shares = [len(part) for part in np.array_split(np.arange(count), self._count)]
@@ -216,7 +224,8 @@ def measured(holders: Holders, number: int, speech: np.ndarray, arguments: Names
     """Search the largest count of a case; a tiny one is taken to be two."""
     seconds = 1.0 if arguments.tiny else arguments.seconds
     case = holders.of_all(_told, number)[0]
-    compiled = max(holders.of_all(_warm_up, number))
+    compiled = holders.of_one(_warm_up, number)
+    holders.of_all(_warm_up, number)  # who find the programs of the first one
     found: dict[int, Outcome] = {}
 
     def held(count: int) -> bool:
@@ -231,11 +240,17 @@ def measured(holders: Holders, number: int, speech: np.ndarray, arguments: Names
     start = case.pop("start")
     most = search(held, start)
     return case | {
-        "processes": arguments.processes, "sessions": most, "late_limit_ms": arguments.late,
-        "host_cores": usable_cores(), "warm_up_s": round(compiled, 1),
-        "seconds": seconds,
+        "processes": arguments.processes, "at_once": runs_mps(), "sessions": most,
+        "late_limit_ms": arguments.late, "host_cores": usable_cores(),
+        "warm_up_s": round(compiled, 1), "seconds": seconds,
         "tried": {str(count): _figures(outcome) for count, outcome in sorted(found.items())},
     }  # fmt: skip
+
+
+def runs_mps() -> bool:
+    """Say if NVIDIA's multi-process service lets processes share the device at once."""
+    pipes = os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps")
+    return Path(pipes, "control").exists()
 
 
 def _told(_: int, number: int) -> dict:
@@ -339,7 +354,7 @@ def main(argv: list[str] | None = None) -> Path:
 
 def add(case: dict, folder: Path) -> None:
     """Record a case beside those of other devices."""
-    names = ("device", "name", "size", "frames", "processes")
+    names = ("device", "name", "size", "frames", "processes", "at_once")
     key = lambda other: tuple(other.get(name) for name in names)
     add_case(NAME, {"device": provenance.device(), **case}, key, folder)
 

@@ -9,7 +9,8 @@ first:
 * delivering: what the device has made -> frames that wait for their reader.
 
 There is one thread of each kind: more would only wait for Python's lock, and find less to do at
-once. (On a CPU two hear: each waits for its encoder most of the time.) All queues are bounded, so
+once. For that reason those of a GPU rest between their calls. (On a CPU two hear: each waits for
+its encoder most of the time.) All queues are bounded, so
 that a reader who does not read stops his own session and no other.
 """
 
@@ -30,14 +31,14 @@ from egs_jax.avatar.drawing import IN_FLIGHT, Drawing, dispatch, fetch, warm_up
 from egs_jax.avatar.session import Frame, Session, Speech
 from egs_jax.avatar.shared_drawing import Shared, compile_shared, dispatch_shared, fetch_shared
 from egs_jax.avatar.speech_batches import SpeechBatches, SpokenBatch, composed
-from egs_jax.avatar.turns import Turns
+from egs_jax.avatar.turns import Pace, Turns
 from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.media.voice_activity import Run, VoiceActivity, judge
 from egs_jax.runtime.environment import usable_cores
 from egs_jax.runtime.errors import InputError
 from egs_jax.speech.features import listen
 from egs_jax.speech.voice_on_device import run_on_device
-from egs_jax.speech.window_rows import encode_windows
+from egs_jax.speech.window_rows import encode_windows, sizes
 
 
 class Limits(NamedTuple):
@@ -56,13 +57,15 @@ class Limits(NamedTuple):
     """Threads that hear."""
     is_single: bool = False
     """Whether pictures are drawn one by one, a core each."""
+    rest: float = 0.0
+    """How long threads that hear or make codes rest (`Pace`)."""
     run: Run | None = None
     """What finds out where somebody speaks (`voice_activity.judge`)."""
 
 
 LIMITS = {"cpu": Limits(1, 1, 1, hearing=2, is_single=True)}
 """By JAX's platform."""
-OTHER_LIMITS = Limits(windows=32, pictures=4, codes=64, run=run_on_device)
+OTHER_LIMITS = Limits(windows=64, pictures=4, codes=64, rest=1.0, run=run_on_device)
 """Of all others."""
 
 
@@ -142,10 +145,12 @@ class Sessions:
         """Compile what hears and draws an avatar, for which first frames would wait otherwise."""
         batches = SpeechBatches(avatar)
         features, layout = batches.features, batches.features.layout
-        for size in {1, self._limits.windows}:
+        for size in sizes(self._limits.windows):
             features.program(np.zeros((size, layout.window_samples), np.float32))
         for samples in (layout.window_samples + layout.window_offset, layout.hop_samples):
-            judge([VoiceActivity()], [np.zeros(samples, np.float32)], self._limits.run)
+            for count in {1, self._limits.windows}:
+                listeners = [VoiceActivity() for _ in range(count)]
+                judge(listeners, [np.zeros(samples, np.float32)] * count, self._limits.run)
         if pictures and self._limits.is_single:
             return warm_up(avatar)
         most = self._limits.pictures if pictures else self._limits.codes
@@ -190,16 +195,16 @@ class Sessions:
     # The threads.
 
     def _hear(self) -> None:
-        while True:
+        pace = Pace(self._limits.rest)
+        while self._waits(self._to_hear, self._heard):
+            pace.rest()
             with self._lock:
-                while not (self._to_hear or self._is_closed):
-                    self._heard.wait()
-                if self._is_closed:
-                    return
+                if not self._to_hear:  # another thread was first
+                    continue
                 taken = self._to_hear.take(self._to_hear.first(), self._limits.windows)
                 speeches = [speech for speech in taken if not speech.is_over]
                 sounds = [speech.take_sound() for speech in speeches]
-            with self._failing(speeches):
+            with self._failing(speeches), pace.working():
                 found = _heard_together(speeches, sounds, self._limits)
                 with self._lock:
                     for speech, batches in zip(speeches, found, strict=True):
@@ -209,6 +214,13 @@ class Sessions:
                     if speech.is_done:
                         speech.session.tell()
 
+    def _waits(self, turns: Turns[Speech], arrived: threading.Condition) -> bool:
+        """Wait until somebody waits for a turn; False: all is closed."""
+        with self._lock:
+            while not (turns or self._is_closed):
+                arrived.wait()
+            return not self._is_closed
+
     def _parts(self, session: Session, batches: list[SpokenBatch]) -> list[SpokenBatch]:
         """Return what takes a turn each: batches, or frames where these are drawn one by one."""
         if not (session.pictures and self._limits.is_single):
@@ -216,12 +228,10 @@ class Sessions:
         return [frame for batch in batches for frame in batch.single()]
 
     def _draw(self) -> None:
-        while True:
+        pace = Pace(self._limits.rest)
+        while self._waits(self._to_draw, self._drawn):
+            pace.rest()
             with self._lock:
-                while not (self._to_draw or self._is_closed):
-                    self._drawn.wait()
-                if self._is_closed:
-                    break
                 group = self._to_draw.first()
                 _, pictures = group
                 most = self._limits.pictures if pictures else self._limits.codes
@@ -233,7 +243,8 @@ class Sessions:
             if not speeches:
                 continue
             with self._failing(speeches):
-                work = self._dispatched(speeches[0].session, batches)
+                with contextlib.nullcontext() if pictures else pace.working():
+                    work = self._dispatched(speeches[0].session, batches)
                 self._at_work.put(Task(speeches, batches, work))
         self._at_work.put(None)
 

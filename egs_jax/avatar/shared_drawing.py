@@ -29,7 +29,7 @@ from egs_jax.avatar.speech_batches import SpokenBatch
 from egs_jax.avatar.to_host import shared_plate, to_locked
 from egs_jax.config import Config
 from egs_jax.media.clock import FPS, places
-from egs_jax.runtime.one_copy import Told, packed, told_of, unpacked
+from egs_jax.runtime.one_copy import Told, locked, packed, told_of, unpacked
 from egs_jax.speech.layout import ENTRY_ROWS, FRAME_ROWS, Layout
 from egs_jax.types import Drive
 
@@ -120,7 +120,6 @@ def dispatch_shared(avatar: Avatar, batches: Sequence[SpokenBatch], *, pictures:
     else:
         told = avatar.config.drawing, avatar.scene.layout, told_of(driving)
         made = [_coded(*told, avatar.baked, packed(driving))]
-        made[0].copy_to_host_async()
     return Shared(batches, made, driving, avatar.look)
 
 
@@ -163,7 +162,7 @@ def _drawn(
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _coded(config: Config, layout: Layout, told: Told, baked: Baked, rows: Array) -> Array:
-    return codes_of(config, baked, drive_of(config, layout, unpacked(told, rows), None))
+    return locked(codes_of(config, baked, drive_of(config, layout, unpacked(told, rows), None)))
 
 
 def drive_of(config: Config, layout: Layout, driving: Driving, behind: Backgrounds | None) -> Drive:
@@ -210,6 +209,8 @@ def _windows(
 def fetch_shared(shared: Shared) -> list[list[StreamFrame] | list[MotionFrame]]:
     """Wait for the device; return the frames of each batch that count."""
     made = [np.asarray(array) for array in shared.made]
+    if len(made) == 1:  # codes, which may be kept for longer than page-locked memory should be
+        made = [made[0].copy()]
     driving, found = shared.driving, []
     for k, batch in enumerate(shared.batches):
         frames, first = [], k * len(batch.shown)

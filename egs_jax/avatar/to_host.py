@@ -16,7 +16,7 @@ from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import Pictures, draw
 from egs_jax.avatar.precomputed import Drawable
 from egs_jax.config import Config
-from egs_jax.runtime.one_copy import Told, packed, told_of, unpacked
+from egs_jax.runtime.one_copy import Told, locked, packed, told_of, unpacked
 from egs_jax.types import Drive
 
 MOST_PLATES = 32
@@ -61,7 +61,7 @@ def _drawn(
 
 def to_locked(config: Config, kept: Drawable, drive: Drive) -> Pictures:
     """Draw to page-locked memory; for programs, which are jitted."""
-    return jax.device_put(Pictures(*prepared.show(config, kept, drive)), jax.memory.Space.Host)
+    return locked(Pictures(*prepared.show(config, kept, drive)))
 
 
 def shared_plate(

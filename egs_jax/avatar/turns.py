@@ -1,8 +1,10 @@
-"""Who is served next: those who are due first, with those beside them who can be served at once."""
+"""Who is served next, and when: those who are due first, with those who can be served beside."""
 
+import contextlib
 import heapq
 import itertools
-from collections.abc import Hashable
+import time
+from collections.abc import Hashable, Iterator
 from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -53,3 +55,31 @@ class Clock:
         found = max(now, self._next)
         self._next = found + seconds
         return found
+
+
+class Pace:
+    """Lets a thread rest for some time after its work.
+
+    A call of the device takes its host a millisecond, however many are served by it. Those who come
+    meanwhile are served together: the more there are, the less each of them costs.
+    """
+
+    def __init__(self, rest: float):
+        """Begin rested.
+
+        Args:
+          rest: How long a rest is, in units of the work before it.
+        """
+        self._rest, self._until = rest, 0.0
+
+    def rest(self) -> None:
+        """Wait until work may go on."""
+        time.sleep(max(self._until - time.monotonic(), 0.0))
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Note how long work takes."""
+        began = time.monotonic()
+        yield
+        now = time.monotonic()
+        self._until = now + self._rest * (now - began)

@@ -8,6 +8,7 @@ speech is speech as well.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ _FFT, _BINS = 256, 129
 _FRAMES = 128 * np.arange(4)[:, None] + np.arange(_FFT)[None]  # [4, 256]
 _STRIDES = (1, 2, 2, 1)
 _WIDTH = 128  # of the LSTM
+_AT_ONCE = 32  # chunks (a second)
 _LEVEL = 0.1  # root mean square to which the recent peak is brought
 _FALL = 0.5 ** (CHUNK / (3.0 * SAMPLE_RATE))  # a chunk: half in 3 s
 _FAINTEST = 1e-5  # -100 dB of full scale: nothing fainter is raised
@@ -99,7 +101,7 @@ class Memory(NamedTuple):
 Judged = tuple[Float[np.ndarray, "T S"], Memory]
 """Probabilities of T chunks of S sounds, and what is remembered after them."""
 Run = Callable[[Memory, Float[np.ndarray, "T S 512"], Int[np.ndarray, " S"]], Judged]
-"""What judges chunks of sounds, of each as many as the last argument says, most first."""
+"""What judges chunks of sounds, of each as many as the last argument says."""
 
 
 def judge(
@@ -117,64 +119,74 @@ def judge(
     """
     cut = [listener.cut(sound) for listener, sound in zip(listeners, sounds, strict=True)]
     counts = np.array([len(own) for own in cut])
-    order = np.argsort(-counts, kind="stable")
-    memory = Memory(*map(np.stack, zip(*(listeners[k]._heard for k in order), strict=True)))
+    memory = Memory(*map(np.stack, zip(*(one._heard for one in listeners), strict=True)))
     chunks = np.zeros((counts.max(), len(cut), CHUNK), np.float32)
-    for place, k in enumerate(order):
-        chunks[: counts[k], place] = cut[k]
-    found, memory = (run or _run)(memory, chunks, counts[order])
-    probabilities = [np.zeros(0, np.float32)] * len(cut)
-    for place, k in enumerate(order):
-        listeners[k]._heard = Memory(*(whole[place].copy() for whole in memory))
-        probabilities[k] = found[: counts[k], place]
-    return probabilities
+    for k, own in enumerate(cut):
+        chunks[: len(own), k] = own
+    found, memory = (run or _run)(memory, chunks, counts)
+    for k, listener in enumerate(listeners):
+        listener._heard = Memory(*(whole[k].copy() for whole in memory))
+    return [found[:count, k] for k, count in enumerate(counts)]
 
 
 def _run(memory: Memory, chunks: np.ndarray, counts: np.ndarray) -> Judged:
-    """Judge chunk by chunk those sounds that have one."""
-    found = np.zeros(chunks.shape[:2], np.float32)
-    for t, own in enumerate(chunks):
-        going = int((counts > t).sum())
-        part = Memory(*(whole[:going] for whole in memory))
-        found[t, :going], after = judged(np, network(), part, own[:going])
-        for whole, new in zip(memory, after, strict=True):
-            whole[:going] = new
-    return found, memory
+    """Judge some chunks after the other, so that those of a long sound need no more memory."""
+    found = [np.zeros((0, len(counts)), np.float32)]
+    for first in range(0, len(chunks), _AT_ONCE):
+        some = chunks[first : first + _AT_ONCE]
+        own = np.clip(counts - first, 0, len(some))
+        speaks, memory = judged(np, network(), memory, some, own)
+        found.append(speaks)
+    return np.concatenate(found), memory
 
 
 def judged(
-    xp: Any, network: Mapping[str, Any], memory: Memory, chunks: Float[Any, "S 512"]
-) -> tuple[Float[Any, " S"], Memory]:
-    """Judge one chunk of each sound.
+    xp: Any, network: Mapping[str, Any], memory: Memory, chunks: Float[Any, "T S 512"],
+    counts: Int[Any, " S"],
+) -> Judged:  # fmt: skip
+    """Judge some chunks of each sound, of some sounds less than of others.
 
-    Every sound is multiplied by itself, so that in NumPy its bits do not depend on the others.
+    Every sound is multiplied by itself, so that in NumPy its bits do not depend on the others. Only
+    the LSTM waits for the chunk before.
 
     Args:
       xp: `numpy`, or `jax.numpy`.
       network: That of `network`, there.
       memory: Of the sounds.
       chunks: Their next ones.
+      counts: How many each has; what is judged of others means nothing.
 
     Returns:
-      The probabilities, and what is remembered then.
+      The probabilities, and what is remembered after each sound's own chunks.
     """
-    loudness = xp.sqrt(xp.square(chunks).mean(axis=1))
-    peak = xp.maximum(xp.maximum(loudness, memory.peak * np.float32(_FALL)), np.float32(_FAINTEST))
-    level = np.float32(_LEVEL) / peak
-    sound = xp.concatenate([memory.before, chunks], axis=1) * level[:, None]
-    sound = xp.concatenate([sound, sound[:, -2 : -2 - _CONTEXT : -1]], axis=1)
-    spectra = sound[:, _FRAMES] @ network["basis"]  # [S, 4, 258]
-    x = xp.hypot(spectra[..., :_BINS], spectra[..., _BINS:]).reshape(len(sound), 1, -1)
+    loudness = xp.sqrt(xp.square(chunks).mean(axis=2))
+    louder = lambda peak, own: xp.maximum(
+        xp.maximum(own, peak * np.float32(_FALL)), np.float32(_FAINTEST)
+    )
+    peaks = xp.stack([*itertools.accumulate(loudness, louder, initial=memory.peak)])
+    before = xp.concatenate([memory.before[None], chunks[..., -_CONTEXT:]])
+    sound = xp.concatenate([before[:-1], chunks], axis=2)
+    sound = sound * (np.float32(_LEVEL) / peaks[1:])[..., None]
+    sound = xp.concatenate([sound, sound[..., -2 : -2 - _CONTEXT : -1]], axis=2)
+    spectra = sound[..., _FRAMES] @ network["basis"]  # [T, S, 4, 258]
+    x = xp.hypot(spectra[..., :_BINS], spectra[..., _BINS:]).reshape(*chunks.shape[:2], 1, -1)
     for k in range(1, len(_STRIDES) + 1):
-        x = xp.maximum(x @ network[f"matrix{k}"] + network[f"bias{k}"][None, None], 0)
-    gates = xp.concatenate([x, memory.hidden[:, None]], axis=2) @ network["gates"]
-    gates = (gates + network["gate_bias"][None, None]).reshape(-1, 4, _WIDTH)
-    enters, stays, new, shown = gates.swapaxes(0, 1)
-    cell = _sigmoid(xp, stays) * memory.cell + _sigmoid(xp, enters) * xp.tanh(new)
-    hidden = _sigmoid(xp, shown) * xp.tanh(cell)
-    logits = xp.maximum(hidden, 0)[:, None] @ network["logit"][:, None]
-    speaks = _sigmoid(xp, logits[:, 0, 0] + network["logit_bias"])
-    return speaks, Memory(chunks[:, -_CONTEXT:], hidden, cell, peak)
+        x = xp.maximum(x @ network[f"matrix{k}"] + network[f"bias{k}"][None, None, None], 0)
+
+    def step(before: tuple[Any, Any], x: Any) -> tuple[Any, Any]:
+        hidden, cell = before
+        gates = xp.concatenate([x, hidden[:, None]], axis=2) @ network["gates"]
+        gates = (gates + network["gate_bias"][None, None]).reshape(-1, 4, _WIDTH)
+        enters, stays, new, shown = gates.swapaxes(0, 1)
+        cell = _sigmoid(xp, stays) * cell + _sigmoid(xp, enters) * xp.tanh(new)
+        return _sigmoid(xp, shown) * xp.tanh(cell), cell
+
+    states = itertools.accumulate(x, step, initial=(memory.hidden, memory.cell))
+    hidden, cell = (xp.stack(parts) for parts in zip(*states, strict=True))
+    logits = xp.maximum(hidden[1:], 0)[:, :, None] @ network["logit"][:, None]
+    speaks = _sigmoid(xp, logits[..., 0, 0] + network["logit_bias"][None])
+    last = counts, xp.arange(len(counts))
+    return speaks, Memory(before[last], hidden[last], cell[last], peaks[last])
 
 
 def _sigmoid(xp: Any, x: Any) -> Any:

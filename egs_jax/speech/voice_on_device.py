@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from egs_jax.media.voice_activity import Judged, Memory, judged, network
-from egs_jax.runtime.one_copy import Told, packed, told_of, unpacked
+from egs_jax.runtime.one_copy import Told, locked, packed, told_of, unpacked
 
 CHUNKS = 7
 """Programs take so many chunks of each sound or a multiple: those of 0.2 s are 6 or 7."""
@@ -43,16 +43,8 @@ def _run(
 ) -> Float[Array, "S m"]:  # fmt: skip
     """Judge; rows of memory, counts and chunks -> rows of memory and probabilities."""
     before, counts, chunks = unpacked(told, rows)
-
-    def step(memory: Memory, now: tuple[Array, Array]) -> tuple[Memory, Array]:
-        chunk, number = now
-        peak = jnp.maximum(memory.peak, 1e-5)  # of those that only fill their number
-        speaks, after = judged(jnp, network, memory._replace(peak=peak), chunk)
-        goes = number < counts
-        chosen = lambda new, old: jnp.where(goes.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-        return jax.tree.map(chosen, after, memory), speaks
-
     with jax.default_matmul_precision("highest"):
-        numbers = jnp.arange(chunks.shape[1], dtype=jnp.float32)
-        after, found = jax.lax.scan(step, before, (chunks.swapaxes(0, 1), numbers))
-    return packed((after, found.T), jnp)
+        found, after = judged(
+            jnp, network, before, chunks.swapaxes(0, 1), counts.astype(jnp.int32)
+        )  # fmt: skip
+    return locked(packed((after, found.T), jnp))

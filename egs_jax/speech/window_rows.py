@@ -6,6 +6,7 @@ GPU, up to rounding.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from egs_jax.media.clock import SAMPLE_RATE
+from egs_jax.runtime.one_copy import locked
 from egs_jax.runtime.programs import Kept
 from egs_jax.speech.layout import ROW_SAMPLES, Layout
 from egs_jax.speech.whisper import NETWORKS, NUM_MELS, WhisperEncoder, encode, load_encoder
@@ -26,6 +28,8 @@ _MEL_FFT = 640  # 40 ms: Hann windows every 20 ms then weigh every sample alike
 _WHISPER_REFERENCE = 1.5  # log10 power of the loudest band of ordinary speech
 _MEL_FLOOR = 1e-6  # about 80 dB under loud speech
 
+GROWTH = 4
+"""Programs take so many times as many windows as the next smaller one."""
 WindowProgram = Callable[[np.ndarray], np.ndarray]
 """Windows of samples [B, S] -> the rows that are kept of each, [B, R, F]."""
 
@@ -62,7 +66,10 @@ def _mel_power(samples: Array, filters: Array, hop: int) -> Array:
 
 
 def _whisper_rows(kept: tuple[int, int], encoder: WhisperEncoder, samples: Array) -> Array:
-    """Encode windows [B, 25840]; return the rows that are `kept` of each, [B, 20, D]."""
+    """Encode windows [B, 25840]; return the rows that are `kept` of each, [B, 20, D].
+
+    One alone is exact; several are live ones, among which a GPU has no time for that.
+    """
     filters = _mel_filters(_WHISPER_FFT)
 
     def rows(window: Array) -> Array:
@@ -72,9 +79,9 @@ def _whisper_rows(kept: tuple[int, int], encoder: WhisperEncoder, samples: Array
         # rounding.
         floor = jnp.maximum(log_power.max(), _WHISPER_REFERENCE) - 8.0
         log_mel = (jnp.maximum(log_power, floor) + 4.0) / 4.0
-        return encode(encoder, log_mel, slice(*kept))
+        return encode(encoder, log_mel, slice(*kept), is_exact=len(samples) == 1)
 
-    return jax.vmap(rows)(samples)
+    return locked(jax.vmap(rows)(samples))
 
 
 def _mel_rows(kept: tuple[int, int], samples: Array) -> Array:
@@ -85,7 +92,7 @@ def _mel_rows(kept: tuple[int, int], samples: Array) -> Array:
         power = _mel_power(window, filters, ROW_SAMPLES)[slice(*kept)]
         return (jnp.log10(jnp.maximum(power, _MEL_FLOOR)) + 2.0) / 4.0
 
-    return jax.vmap(rows)(samples)
+    return locked(jax.vmap(rows)(samples))
 
 
 # The filters are constants of the programs: where these are kept nobody waits for librosa.
@@ -130,11 +137,17 @@ def encode_windows(
     Returns:
       The rows of each window.
     """
-    size, found = at_once if len(windows) > 1 else 1, []
-    for first in range(0, len(windows), size):
-        batch = np.zeros((size, len(windows[0].samples)), np.float32)
-        some = windows[first : first + size]
-        for place, window in zip(batch, some, strict=False):
+    found: list[np.ndarray] = []
+    while left := windows[len(found) : len(found) + at_once]:
+        size = next(size for size in sizes(at_once) if size >= len(left))
+        batch = np.zeros((size, len(left[0].samples)), np.float32)
+        for place, window in zip(batch, left, strict=False):
             place[:] = window.samples
-        found += list(program(batch)[: len(some)])
+        found += [rows.copy() for rows in program(batch)[: len(left)]]
     return found
+
+
+def sizes(most: int) -> list[int]:
+    """Return how many windows go through a program at once: 1, 4, 16 ... and the most."""
+    smaller = (GROWTH**k for k in itertools.count())
+    return [*itertools.takewhile(lambda size: size < most, smaller), most]

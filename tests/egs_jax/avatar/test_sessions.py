@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import frames_of, voice
 
-from egs_jax.avatar import drawing, sessions, shared_drawing
+from egs_jax.avatar import drawing, sessions, shared_drawing, turns
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import Pictures, draw, draw_codes, infer_step, motion_codes
 from egs_jax.avatar.look import Look
@@ -17,7 +17,7 @@ from egs_jax.avatar.poses import Viewpoint
 from egs_jax.avatar.sessions import Limits, Sessions
 from egs_jax.avatar.speech_batches import composed, speech_batches
 from egs_jax.avatar.stream import Stream
-from egs_jax.avatar.turns import Clock, Turns
+from egs_jax.avatar.turns import Clock, Pace, Turns
 from egs_jax.performer.voice import synthesize
 from egs_jax.runtime.errors import InputError
 from egs_jax.speech.voice_on_device import run_on_device
@@ -47,7 +47,7 @@ def shared():
 @pytest.fixture
 def many_at_once(monkeypatch):
     """Sessions as on a GPU: calls of several batches."""
-    monkeypatch.setitem(sessions.LIMITS, "cpu", Limits(2, 4, 4, run=run_on_device))
+    monkeypatch.setitem(sessions.LIMITS, "cpu", Limits(6, 4, 4, rest=1.0, run=run_on_device))
     with Sessions() as found:
         yield found
 
@@ -322,13 +322,13 @@ def test_limits_that_are_none_are_refused(avatar, shared, wrong):
 
 
 def test_turns_go_to_those_who_are_due_first():
-    turns = Turns()
+    waiting = Turns()
     for group, due, item in ((1, 0.1, "a"), (2, 0.2, "b"), (1, 0.5, "c"), (3, 9.0, "d"),
                              (1, 0.5, "e"), (1, 0.4, "f")):  # fmt: skip
-        turns.add(group, due, item)
-    assert turns.first() == 1 and turns.take(1, 2) == ["a", "f"]
-    assert turns.first() == 2 and turns.take(2, 1) == ["b"]
-    assert turns.take(1, 5) == ["c", "e"] and turns.take(3, 1) == ["d"] and not turns
+        waiting.add(group, due, item)
+    assert waiting.first() == 1 and waiting.take(1, 2) == ["a", "f"]
+    assert waiting.first() == 2 and waiting.take(2, 1) == ["b"]
+    assert waiting.take(1, 5) == ["c", "e"] and waiting.take(3, 1) == ["d"] and not waiting
 
 
 def test_whoever_brings_much_at_once_takes_nobody_s_turn():
@@ -336,6 +336,26 @@ def test_whoever_brings_much_at_once_takes_nobody_s_turn():
     assert [clock.due(5.0, 0.2) for _ in range(3)] == pytest.approx([5.0, 5.2, 5.4])
     assert clock.due(5.3, 0.2) == pytest.approx(5.6)
     assert clock.due(9.0, 0.2) == 9.0 and clock.due(9.1, 0.2) == pytest.approx(9.2)
+
+
+def test_a_thread_rests_after_its_work_and_no_longer(monkeypatch):
+    now, slept = [100.0], []
+    monkeypatch.setattr(turns.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(turns.time, "sleep", slept.append)
+    pace = Pace(rest=0.5)
+    pace.rest()
+    with pace.working():
+        now[0] += 4.0
+    pace.rest()
+    now[0] += 1.5
+    pace.rest()
+    now[0] += 60.0
+    pace.rest()
+    assert slept == pytest.approx([0.0, 2.0, 0.5, 0.0])
+    with pytest.raises(ZeroDivisionError), pace.working():
+        now[0] += 1 / 0
+    pace.rest()
+    assert slept[-1] == 0.0
 
 
 def test_a_live_session_does_not_wait_for_one_that_brings_all_at_once(avatar, shared, monkeypatch):
