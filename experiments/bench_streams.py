@@ -240,14 +240,14 @@ def measured(holders: Holders, number: int, speech: np.ndarray, arguments: Names
     start = case.pop("start")
     most = search(held, start)
     return case | {
-        "processes": arguments.processes, "at_once": runs_mps(), "sessions": most,
+        "processes": arguments.processes, "at_once": has_mps(), "sessions": most,
         "late_limit_ms": arguments.late, "host_cores": usable_cores(),
         "warm_up_s": round(compiled, 1), "seconds": seconds,
         "tried": {str(count): _figures(outcome) for count, outcome in sorted(found.items())},
     }  # fmt: skip
 
 
-def runs_mps() -> bool:
+def has_mps() -> bool:
     """Say if NVIDIA's multi-process service lets processes share the device at once."""
     pipes = os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps")
     return Path(pipes, "control").exists()
@@ -354,8 +354,8 @@ def main(argv: list[str] | None = None) -> Path:
 
 def add(case: dict, folder: Path) -> None:
     """Record a case beside those of other devices."""
-    names = ("device", "name", "size", "frames", "processes", "at_once")
-    key = lambda other: tuple(other.get(name) for name in names)
+    names = ("device", "name", "size", "frames", "processes")
+    key = lambda other: (*map(other.get, names), other.get("at_once", False))
     add_case(NAME, {"device": provenance.device(), **case}, key, folder)
 
 

@@ -112,11 +112,14 @@ def streams(cases: list[dict]) -> str:
     """Lay out how many live sessions a device holds; encoding below."""
     held = [case for case in cases if "sessions" in case]
     at = lambda case: case["tried"].get(str(max(case["sessions"], 1)), {})  # of none held, of one
+    turns = lambda case: ", at once" if case.get("at_once") else ", by turns"
     columns: dict[str, Callable[[dict], str]] = {
         "avatars": lambda case: f"{case['name']}, {case['size']} px",
         "frames": lambda case: case["frames"],
         "device": lambda case: f"{case['device']}, {case['host_cores']} cores",
-        "processes": lambda case: number(case["processes"], 0),
+        "processes, on the device": lambda case: (
+            number(case["processes"], 0) + (turns(case) if case["processes"] > 1 else "")
+        ),
         "sessions held": lambda case: f"**{case['sessions']}**",
         "late then (of one where none is held), p50 / p99 ms": lambda case: " / ".join(
             number(at(case).get(f"late_p{q}_ms"), 1) for q in (50, 99)
