@@ -326,7 +326,7 @@ def encode(
         even, at most 3000.
       kept: Which of the P = T // 2 positions are wanted: the last layer computes no other.
       is_exact: Whether products have factors of full float32. A GPU rounds them to 10 bits (TF32)
-        otherwise, which is three times as fast and changes features by 4e-4 of their deviation.
+        otherwise, for its quicker units; features change by 4e-4 of their deviation.
 
     Returns:
       Their features, at 50 Hz.
