@@ -166,11 +166,13 @@ def test_the_weighting_is_the_librarys():
     found = [(tuple(f.b), tuple(f.a)) for f in pyloudnorm.Meter(SAMPLE_RATE)._filters.values()]
     assert tuple(found) == WEIGHTING
     sound = np.random.default_rng(0).normal(size=9_000)
-    for b, a in WEIGHTING:
-        whole, _ = filtered(b, a, sound, np.zeros((2, 2)))
+    both = [np.convolve(*parts) for parts in zip(*WEIGHTING, strict=True)]
+    for b, a in (*WEIGHTING, both):
+        order = len(b) - 1
+        whole, _ = filtered(b, a, sound, np.zeros((2, order)))
         np.testing.assert_allclose(whole, lfilter(b, a, sound), atol=1e-12)
         for sizes in ([1], [2, 3], [1600], [7, 640, 0, 3201]):
-            before, parts, at = np.zeros((2, 2)), [], 0
+            before, parts, at = np.zeros((2, order)), [], 0
             for size in itertools.cycle(sizes):
                 part, before = filtered(b, a, sound[at : at + size], before)
                 parts.append(part)
