@@ -184,6 +184,20 @@ MUTATIONS = [
     edit("who brings all at once takes the others' turns", "egs_jax/avatar/turns.py",
          "found = max(now, self._next)", "found = now",
          "tests/egs_jax/avatar/test_sessions.py::test_whoever_brings_much_at_once_takes_nobody_s_turn"),
+    edit("a thread never rests", "egs_jax/avatar/turns.py",
+         "self._until = now + self._rest * (now - began)", "self._until = now",
+         "tests/egs_jax/avatar/test_sessions.py::test_a_thread_rests_after_its_work_and_no_longer"),
+    edit("every window goes through the largest program", "egs_jax/speech/window_rows.py",
+         "next(size for size in sizes(at_once) if size >= len(left))", "at_once",
+         "tests/egs_jax/speech/test_window_rows.py::"
+         "test_windows_fill_the_smallest_program_that_takes_them"),
+    edit("what is remembered of a voice counts others' chunks", "egs_jax/media/voice_activity.py",
+         "last = counts, xp.arange(len(counts))", "last = counts * 0 + counts.max(), "
+         "xp.arange(len(counts))",
+         "tests/egs_jax/speech/test_voice_on_device.py::test_several_sounds_are_judged_as_each_alone"),
+    edit("a filter's memory is computed from itself", "egs_jax/speech/level.py",
+         "bands[k, : order - k] = 0", "pass",
+         "tests/egs_jax/speech/test_level.py::test_the_weighting_is_the_librarys"),
 
     # Preprocessing.
     edit("late sound is moved the other way", "egs_jax/preprocess/material.py",
