@@ -142,7 +142,7 @@ MUTATIONS = [
          f"{STREAM}::test_quiet_speech_moves_the_mouth_as_loud_speech_does"),
     edit("music moves the mouth", "egs_jax/speech/features.py",
          "rows * openness + self._hush * (1 - openness)", "rows",
-         "tests/egs_jax/speech/test_level.py::test_where_nobody_speaks_the_mouth_hears_silence"),
+         "tests/egs_jax/speech/test_level.py::test_where_nobody_speaks_nothing_is_encoded"),
     edit("the first word of a speech is heard from its second window on", "egs_jax/speech/features.py",
          "if len(encoded) == 2:", "if False:",
          "tests/egs_jax/speech/test_level.py::test_where_nobody_speaks_nothing_is_encoded"),
