@@ -36,9 +36,10 @@ from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.media.voice_activity import Run, VoiceActivity, judge
 from egs_jax.runtime.environment import usable_cores
 from egs_jax.runtime.errors import InputError
+from egs_jax.runtime.programs import padded_counts
 from egs_jax.speech.features import listen
 from egs_jax.speech.voice_on_device import run_on_device
-from egs_jax.speech.window_rows import encode_windows, sizes
+from egs_jax.speech.window_rows import encode_windows
 
 
 class Limits(NamedTuple):
@@ -145,7 +146,7 @@ class Sessions:
         """Compile what hears and draws an avatar, for which first frames would wait otherwise."""
         batches = SpeechBatches(avatar)
         features, layout = batches.features, batches.features.layout
-        for size in sizes(self._limits.windows):
+        for size in padded_counts(self._limits.windows):
             features.program(np.zeros((size, layout.window_samples), np.float32))
         for samples in (layout.window_samples + layout.window_offset, layout.hop_samples):
             for count in {1, self._limits.windows}:

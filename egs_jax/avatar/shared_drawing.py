@@ -30,11 +30,9 @@ from egs_jax.avatar.to_host import shared_plate, to_locked
 from egs_jax.config import Config
 from egs_jax.media.clock import FPS, places
 from egs_jax.runtime.one_copy import Told, locked, packed, told_of, unpacked
+from egs_jax.runtime.programs import padded_count, padded_counts
 from egs_jax.speech.layout import ENTRY_ROWS, FRAME_ROWS, Layout
 from egs_jax.types import Drive
-
-GROWTH = 4
-"""Programs are compiled for 1, 4, 16 ... batches at once: so many more at a time."""
 
 
 class MotionFrame(NamedTuple):
@@ -85,23 +83,13 @@ class Shared(NamedTuple):
     look: Look
 
 
-def padded_count(count: int) -> int:
-    """Return how many batches the program for `count` of them takes."""
-    size = 1
-    while size < count:
-        size *= GROWTH
-    return size
-
-
 def compile_shared(avatar: Avatar, batch: SpokenBatch, most: int, *, pictures: bool) -> None:
     """Have all programs compiled for up to `most` batches at once, of an avatar and no sound."""
-    size = 1
-    while size <= most:
+    for size in padded_counts(most):
         if pictures:
             arguments = gathered(avatar, [batch] * size, pictures=True)
             kernels.compile_kernels(*_drawing(avatar, *arguments))
         jax.block_until_ready(dispatch_shared(avatar, [batch] * size, pictures=pictures).made)
-        size *= GROWTH
 
 
 def dispatch_shared(avatar: Avatar, batches: Sequence[SpokenBatch], *, pictures: bool) -> Shared:

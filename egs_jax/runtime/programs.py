@@ -21,11 +21,26 @@ from jax import export
 from egs_jax.runtime.files import atomically
 
 LOGGER = logging.getLogger("egs_jax")
+GROWTH = 4
+"""Where many things go through a program at once there is one for 1, 4, 16 ... of them."""
 SUFFIX = "-program"
 """End of the names of these files, which lie beside JAX's own."""
 _DIGEST = hashlib.sha256().digest_size
 _kept: dict[str, Path] = {}
 """Where the programs lie: the folder, or nothing where none are kept."""
+
+
+def padded_count(count: int) -> int:
+    """Return how many things the program for `count` of them takes."""
+    size = 1
+    while size < count:
+        size *= GROWTH
+    return size
+
+
+def padded_counts(most: int) -> list[int]:
+    """Return how many things the programs for up to `most` of them take."""
+    return sorted({padded_count(count) for count in range(1, most + 1)})
 
 
 def keep_in(folder: Path) -> None:

@@ -6,7 +6,6 @@ GPU, up to rounding.
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ from jaxtyping import Array, Float
 
 from egs_jax.media.clock import SAMPLE_RATE
 from egs_jax.runtime.one_copy import locked
-from egs_jax.runtime.programs import Kept
+from egs_jax.runtime.programs import Kept, padded_count
 from egs_jax.speech.layout import ROW_SAMPLES, Layout
 from egs_jax.speech.whisper import NETWORKS, NUM_MELS, WhisperEncoder, encode, load_encoder
 from kernels.checks import require
@@ -28,8 +27,6 @@ _MEL_FFT = 640  # 40 ms: Hann windows every 20 ms then weigh every sample alike
 _WHISPER_REFERENCE = 1.5  # log10 power of the loudest band of ordinary speech
 _MEL_FLOOR = 1e-6  # about 80 dB under loud speech
 
-GROWTH = 4
-"""Programs take so many times as many windows as the next smaller one."""
 WindowProgram = Callable[[np.ndarray], np.ndarray]
 """Windows of samples [B, S] -> the rows that are kept of each, [B, R, F]."""
 
@@ -132,22 +129,16 @@ def encode_windows(
     Args:
       program: Of the streams' features.
       windows: Those to encode, possibly none.
-      at_once: Windows that go through the program at once, where they are more than one.
+      at_once: Most windows that go through the program at once, some of them zeros.
 
     Returns:
       The rows of each window.
     """
     found: list[np.ndarray] = []
     while left := windows[len(found) : len(found) + at_once]:
-        size = next(size for size in sizes(at_once) if size >= len(left))
-        batch = np.zeros((size, len(left[0].samples)), np.float32)
+        size = padded_count(len(left)), len(left[0].samples)
+        batch = np.zeros(size, np.float32)
         for place, window in zip(batch, left, strict=False):
             place[:] = window.samples
         found += [rows.copy() for rows in program(batch)[: len(left)]]
     return found
-
-
-def sizes(most: int) -> list[int]:
-    """Return how many windows go through a program at once: 1, 4, 16 ... and the most."""
-    smaller = (GROWTH**k for k in itertools.count())
-    return [*itertools.takewhile(lambda size: size < most, smaller), most]
