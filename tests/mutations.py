@@ -185,7 +185,7 @@ MUTATIONS = [
          "found = max(now, self._next)", "found = now",
          "tests/egs_jax/avatar/test_sessions.py::test_whoever_brings_much_at_once_takes_nobody_s_turn"),
     edit("a thread never rests", "egs_jax/avatar/turns.py",
-         "self._until = now + self._rest * (now - began)", "self._until = now",
+         "self._until = now + self._share * (now - began)", "self._until = now",
          "tests/egs_jax/avatar/test_sessions.py::test_a_thread_rests_after_its_work_and_no_longer"),
     edit("every window goes through the largest program", "egs_jax/speech/window_rows.py",
          "size = padded_count(len(left)), ", "size = 16, ",

@@ -57,22 +57,22 @@ class Clock:
         return found
 
 
-class Pace:
-    """Lets a thread rest for some time after its work.
+class Rest:
+    """What a thread takes after its work.
 
     A call of the device takes its host a millisecond, however many are served by it. Those who come
     meanwhile are served together: the more there are, the less each of them costs.
     """
 
-    def __init__(self, rest: float):
+    def __init__(self, share: float):
         """Begin rested.
 
         Args:
-          rest: How long a rest is, in units of the work before it.
+          share: How long it is, in units of the work before it.
         """
-        self._rest, self._until = rest, 0.0
+        self._share, self._until = share, 0.0
 
-    def rest(self) -> None:
+    def take(self) -> None:
         """Wait until work may go on."""
         time.sleep(max(self._until - time.monotonic(), 0.0))
 
@@ -82,4 +82,4 @@ class Pace:
         began = time.monotonic()
         yield
         now = time.monotonic()
-        self._until = now + self._rest * (now - began)
+        self._until = now + self._share * (now - began)

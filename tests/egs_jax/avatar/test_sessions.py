@@ -17,7 +17,7 @@ from egs_jax.avatar.poses import Viewpoint
 from egs_jax.avatar.sessions import Limits, Sessions
 from egs_jax.avatar.speech_batches import composed, speech_batches
 from egs_jax.avatar.stream import Stream
-from egs_jax.avatar.turns import Clock, Pace, Turns
+from egs_jax.avatar.turns import Clock, Rest, Turns
 from egs_jax.performer.voice import synthesize
 from egs_jax.runtime.errors import InputError
 from egs_jax.speech.voice_on_device import run_on_device
@@ -342,19 +342,19 @@ def test_a_thread_rests_after_its_work_and_no_longer(monkeypatch):
     now, slept = [100.0], []
     monkeypatch.setattr(turns.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(turns.time, "sleep", slept.append)
-    pace = Pace(rest=0.5)
-    pace.rest()
-    with pace.working():
+    rest = Rest(share=0.5)
+    rest.take()
+    with rest.working():
         now[0] += 4.0
-    pace.rest()
+    rest.take()
     now[0] += 1.5
-    pace.rest()
+    rest.take()
     now[0] += 60.0
-    pace.rest()
+    rest.take()
     assert slept == pytest.approx([0.0, 2.0, 0.5, 0.0])
-    with pytest.raises(ZeroDivisionError), pace.working():
+    with pytest.raises(ZeroDivisionError), rest.working():
         now[0] += 1 / 0
-    pace.rest()
+    rest.take()
     assert slept[-1] == 0.0
 
 
