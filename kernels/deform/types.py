@@ -207,3 +207,4 @@ class Tile(NamedTuple):
     warps: int
     stages: int  # what is loaded step by step lies in shared memory for so many steps
     registers: int | None = None  # most of a thread; None: as many as it wants
+    parts: int = 1  # programs that share the heads of such a block: one, or one a head

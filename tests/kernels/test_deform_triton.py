@@ -23,11 +23,11 @@ OPTIONS = {"xla_backend_optimization_level": 0, "xla_allow_excess_precision": Fa
 in_jax = jax.jit(deform_xla, compiler_options=OPTIONS)
 
 
-def run(case, rows=32, units=32, dtype=jnp.bfloat16):
+def run(case, rows=32, units=32, dtype=jnp.bfloat16, parts=1):
     """The kernel on small tiles: several programs with little to interpret."""
     from kernels.deform.triton.deform import Tile, deform_tiles
 
-    tile = Tile(rows=rows, units=units, warps=4, stages=2, registers=255)
+    tile = Tile(rows=rows, units=units, warps=4, stages=2, registers=255, parts=parts)
     return jax.device_get(deform_tiles(tile, *case.arrays, pack(case, dtype)))
 
 
@@ -69,6 +69,12 @@ def test_api_runs_the_kernel_with_weights_of_either_type():
     arrays = (canonical, features, jnp.asarray(static, jnp.bfloat16), *others)
     again = deform(*arrays, pack(case, jnp.bfloat16), implementation="triton")
     chex.assert_trees_all_equal(got, again)
+
+
+@pytest.mark.parametrize("network", ["taylor", "mlp"])
+def test_programs_that_share_the_heads_make_the_same_bits(network):
+    case = make_case(network, n=40, d=32, units=32, ffn=32, k=4, frames=2, agents=20, tokens=5)
+    chex.assert_trees_all_equal(run(case), run(case, parts=5))
 
 
 @pytest.mark.parametrize("network", ["taylor", "mlp"])

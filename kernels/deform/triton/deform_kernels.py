@@ -15,7 +15,10 @@ GEOMETRY = tl.constexpr(GEOMETRY_COLUMNS)
 
 
 @triton.jit
-def _rows(N: tl.constexpr, FRAMES: tl.constexpr, ROWS: tl.constexpr, ASM: tl.constexpr):
+def _rows(
+    N: tl.constexpr, FRAMES: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr,
+    ASM: tl.constexpr,
+):  # fmt: skip
     """The frame, the Gaussians and which of them exist; every call computes them anew.
 
     Otherwise all that depends on them is computed first and takes registers in every loop.
@@ -25,6 +28,7 @@ def _rows(N: tl.constexpr, FRAMES: tl.constexpr, ROWS: tl.constexpr, ASM: tl.con
         program = tl.inline_asm_elementwise(
             "mov.b32 $0, $1;", "=r,r", (program,), tl.int32, False, 1
         )
+    program = program // PARTS
     row = program // FRAMES * ROWS + tl.arange(0, ROWS)
     return program % FRAMES, row, row < N
 
@@ -104,10 +108,10 @@ def deform_kernel(
     D: tl.constexpr, FFN: tl.constexpr, WIDTH: tl.constexpr, COLORS: tl.constexpr,
     COLOR_BLOCK: tl.constexpr, TAYLOR: tl.constexpr, GAIN: tl.constexpr,
     EPSILON: tl.constexpr,
-    ROWS: tl.constexpr, UNITS: tl.constexpr, AGENT_BLOCK: tl.constexpr,
+    PARTS: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr, AGENT_BLOCK: tl.constexpr,
     TOKEN_BLOCK: tl.constexpr, STAGES: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """Deform ROWS Gaussians in one frame.
+    """Deform ROWS Gaussians in one frame; of PARTS programs each has a head, or one has all.
 
     Programs of the same Gaussians are neighbors: what all frames share comes from the cache.
 
@@ -123,7 +127,7 @@ def deform_kernel(
       color, color_bias: [C, WIDTH, COLOR_BLOCK] bfloat16, [COLOR_BLOCK].
       out_means, out_quats, out_scales, out_opacities, out_sh: [FRAMES, N, 3 | 4 | 3 | 1 | COLORS].
     """
-    frame, row, exists = _rows(N, FRAMES, ROWS, ASM)
+    frame, row, exists = _rows(N, FRAMES, PARTS, ROWS, ASM)
     feature = tl.arange(0, D)
     x = _attend(
         static_mix, dynamic_mix, tokens, row, exists, frame, feature,
@@ -135,29 +139,40 @@ def deform_kernel(
     sums = x + tl.load(ffn_out_bias + feature)[None, :]
     x = two_layers(
         (operand(x, ASM),), sums, ffn_in, ffn_in_bias, ffn_out, feature, feature,
-        0, FFN, FFN, UNITS, False, STAGES, ASM,
+        0, FFN, FFN, FFN, UNITS, False, STAGES, ASM,
     )  # fmt: skip
     x = normalize(x, tl.load(norm2_scale + feature), tl.load(norm2_bias + feature), EPSILON)
     columns = expand(x, TAYLOR, ASM)
 
-    # These sums begin with what is added to them, for want of registers at the end.
-    column = tl.arange(0, COLOR_BLOCK)
-    colors = _load_some(sh, row, exists, column, 0, COLORS) + tl.load(color_bias + column)[None, :]
-    colors = two_layers(
-        columns, colors, hidden, hidden_bias, color, feature, column,
-        4 * WIDTH, WIDTH, 5 * WIDTH, UNITS, TAYLOR, STAGES, ASM,
-    )  # fmt: skip
-    frame, row, exists = _rows(N, FRAMES, ROWS, ASM)
-    _store_some(out_sh, colors, frame * N + row, exists, column, 0, COLORS)
+    head = tl.program_id(0) % PARTS if PARTS > 1 else 0
+    if head == PARTS - 1:
+        # These sums begin with what is added to them, for want of registers at the end.
+        column = tl.arange(0, COLOR_BLOCK)
+        colors = _load_some(sh, row, exists, column, 0, COLORS)
+        colors += tl.load(color_bias + column)[None, :]
+        colors = two_layers(
+            columns, colors, hidden, hidden_bias, color, feature, column,
+            4 * WIDTH, WIDTH, WIDTH, 5 * WIDTH, UNITS, TAYLOR, STAGES, ASM,
+        )  # fmt: skip
+        frame, row, exists = _rows(N, FRAMES, PARTS, ROWS, ASM)
+        _store_some(out_sh, colors, frame * N + row, exists, column, 0, COLORS)
 
-    part = tl.arange(0, GEOMETRY)
-    total = tl.zeros([ROWS, GEOMETRY], tl.float32) + tl.load(geometry_bias + part)[None, :]
-    total = two_layers(
-        columns, total, hidden, hidden_bias, geometry, feature, part,
-        0, 4 * WIDTH, 5 * WIDTH, UNITS, TAYLOR, STAGES, ASM,
-    )  # fmt: skip
-    frame, row, exists = _rows(N, FRAMES, ROWS, ASM)
-    total += _load_geometry(means, log_scales, quats, logit_opacities, row, exists, part)
-    _store_geometry(
-        total, out_means, out_quats, out_scales, out_opacities, frame * N + row, exists, part
-    )
+    if head < 4:
+        HEADS: tl.constexpr = 4 if PARTS == 1 else 1
+        column = tl.arange(0, GEOMETRY)
+        first = head * WIDTH
+        total = tl.zeros([ROWS, GEOMETRY], tl.float32) + tl.load(geometry_bias + column)[None, :]
+        total = two_layers(
+            columns, total, hidden + first, hidden_bias + first, geometry + first * GEOMETRY,
+            feature, column,
+            0, HEADS * WIDTH, 4 * WIDTH, 5 * WIDTH, UNITS, TAYLOR, STAGES, ASM,
+        )  # fmt: skip
+        frame, row, exists = _rows(N, FRAMES, PARTS, ROWS, ASM)
+        if PARTS > 1:  # no array has the columns of others
+            own = (column >= 3).to(tl.int32) + (column >= 6).to(tl.int32)
+            own += (column >= 10).to(tl.int32)
+            column = tl.where(own == head, column, GEOMETRY)
+        total += _load_geometry(means, log_scales, quats, logit_opacities, row, exists, column)
+        _store_geometry(
+            total, out_means, out_quats, out_scales, out_opacities, frame * N + row, exists, column
+        )  # fmt: skip

@@ -59,14 +59,14 @@ def heads_kernel(
     total = tl.zeros([ROWS, GEOMETRY], tl.float32) + tl.load(geometry_bias + part)[None, :]
     total = two_layers(
         columns, total, hidden, hidden_bias, geometry, feature, part,
-        0, 4 * WIDTH, 5 * WIDTH, UNITS, TAYLOR, STAGES, ASM,
+        0, 4 * WIDTH, 4 * WIDTH, 5 * WIDTH, UNITS, TAYLOR, STAGES, ASM,
     )  # fmt: skip
     _store_rows(out_geometry, total, row, part, TOTAL)
     column = tl.arange(0, COLOR_BLOCK)
     colors = tl.zeros([ROWS, COLOR_BLOCK], tl.float32) + tl.load(color_bias + column)[None, :]
     colors = two_layers(
         columns, colors, hidden, hidden_bias, color, feature, column,
-        4 * WIDTH, WIDTH, 5 * WIDTH, UNITS, TAYLOR, STAGES, ASM,
+        4 * WIDTH, WIDTH, WIDTH, 5 * WIDTH, UNITS, TAYLOR, STAGES, ASM,
     )  # fmt: skip
     _store_rows(out_color, colors, row, column, TOTAL)
 

@@ -88,12 +88,12 @@ def apply(
 @triton.jit
 def two_layers(
     columns, total, inner, inner_bias, outer, feature, column,
-    FIRST: tl.constexpr, COUNT: tl.constexpr, STRIDE: tl.constexpr, UNITS: tl.constexpr,
-    TAYLOR: tl.constexpr, STAGES: tl.constexpr, ASM: tl.constexpr,
+    FIRST: tl.constexpr, COUNT: tl.constexpr, ALL: tl.constexpr, STRIDE: tl.constexpr,
+    UNITS: tl.constexpr, TAYLOR: tl.constexpr, STAGES: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Add what two layers make of `columns`, by way of the COUNT hidden units from FIRST on.
 
-    The kernels are [C, in, STRIDE] and [C, COUNT, out].
+    The kernels are [C, in, STRIDE] and [C, ALL, out], of which these units are the first.
     """
     fan_in: tl.constexpr = feature.shape[0]
     fan_out: tl.constexpr = column.shape[0]
@@ -103,7 +103,7 @@ def two_layers(
         x = apply(columns, inner, feature, unit + FIRST, x, fan_in, STRIDE, ASM)
         x = x + tl.load(inner_bias + unit + FIRST)[None, :]
         more = expand(x, TAYLOR, ASM)
-        total = apply(more, outer, unit, column, total, COUNT, fan_out, ASM)
+        total = apply(more, outer, unit, column, total, ALL, fan_out, ASM)
     return total
 
 
