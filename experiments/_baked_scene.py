@@ -44,7 +44,7 @@ def random_baked(
         counts = rng.integers(-127, 128, (many, numbers, count), np.int8)
         return Patterns(jnp.asarray(counts), jnp.full((many, numbers), STEP))
 
-    reader = rng.normal(0, told**-0.5, (told, CODES))
+    reader = rng.normal(0, told**-0.5, (CODES, told))
     return Baked(
         cloud=cloud,
         form=patterns(CODES, FORM),

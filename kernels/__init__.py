@@ -7,6 +7,7 @@ anywhere, slowly, in Triton's interpreter):
   * `deform`: attention, normalized layers and heads that move every Gaussian in every frame;
     "triton" goes forward only;
   * `move_by_codes`: fixed patterns times a few numbers a frame, which move every Gaussian likewise;
+  * `read_codes` of `kernels.codes`: those numbers of a frame, by how a few Gaussians moved;
   * `decode_heads` of `kernels.deform`: the last part of it, for training;
   * `mean_ssim`: how alike images are, as a loss;
   * `sample_planes`: bilinear reads of dense or hashed planes; with "triton" the gradient of the

@@ -15,7 +15,10 @@ import jax
 from kernels import launch, machine
 from kernels.checks import require
 
-KERNELS = ("decode_heads", "deform", "mean_ssim", "move_by_codes", "rasterize", "sample_planes")
+KERNELS = (
+    "decode_heads", "deform", "mean_ssim", "move_by_codes", "rasterize", "read_codes",
+    "sample_planes",
+)  # fmt: skip
 """Public functions that have more than one implementation."""
 GPU_PLATFORMS = ("gpu", "cuda", "rocm")
 LEAST_CAPABILITY = (7, 0)

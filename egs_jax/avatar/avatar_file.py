@@ -192,7 +192,7 @@ def _put_together(path: Path, words: Mapping[str, Any], arrays: dict[str, np.nda
         follows=full("follows"),
         sample_mean=full("sample_mean"),
         weights=full("weights"),
-        reader=full("reader"),
+        reader=jnp.asarray(parts["reader"].T, jnp.float32),
         ranges=full("ranges"),
         alive=jnp.ones(everyone, bool),
         offsets=jnp.zeros((everyone, 2)),

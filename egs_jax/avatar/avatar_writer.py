@@ -99,7 +99,7 @@ def _arrays(
             "features": spatial.features, "agents": spatial.agents,
             "static_mix": spatial.static_mix,
         },
-        "sample_mean": baked.sample_mean, "weights": baked.weights, "reader": baked.reader,
+        "sample_mean": baked.sample_mean, "weights": baked.weights, "reader": baked.reader.T,
         "networks": {name: networks[name] for name in ("tokens", "attention", "deform")},
         "scene": {
             "viewmats": scene.viewmats, "still_viewmat": scene.still_viewmat,

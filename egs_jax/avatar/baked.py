@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from egs_jax.avatar.precomputed import Prepared, implementation, listen, rounded
+from egs_jax.avatar.precomputed import Prepared, rounded
 from egs_jax.config import Config
 from egs_jax.model import forward as model
-from egs_jax.model.limits import Limits, soft
+from egs_jax.model.limits import Limits
 from egs_jax.types import Drive
-from kernels.codes import Patterns, move_by_codes
-from kernels.deform import Deformed, DeformInputs, deform
+from kernels.codes import Patterns, before_activation, move_by_codes, read_codes
+from kernels.deform import Deformed, DeformInputs
 
 
 class Baked(flax.struct.PyTreeNode):
@@ -40,8 +40,8 @@ class Baked(flax.struct.PyTreeNode):
     """What it says of their form at codes 0."""
     weights: Float[Array, "S 14"]
     """How much each of these numbers counts where codes are read."""
-    reader: Float[Array, "L K"]
-    """What it says beyond that, L = 14 S numbers -> codes."""
+    reader: Float[Array, "K L"]
+    """What it says beyond that, L = 14 S numbers -> codes; turned: those of a code lie together."""
     ranges: Float[Array, "2 K"]
     """Least and greatest codes of the training frames."""
     alive: Bool[Array, " N"]
@@ -94,31 +94,15 @@ def said(config: Config, kept: Prepared, drive: Drive) -> Float[Array, "B n D"]:
 
     `kept` has `nothing` to be added to, so that the activations are all there is to be undone.
     """
-    tokens, mix = listen(config, kept, drive)
-    moved = deform(
-        kept.canonical, kept.features, kept.static_mix, mix, tokens, kept.weights,
-        implementation=implementation(config),
-    )  # fmt: skip
-    harmonics = moved.sh.reshape(*moved.sh.shape[:2], -1)
-    opacities = jax.scipy.special.logit(moved.opacities)[..., None]
-    parts = [moved.means, jnp.log(moved.scales), moved.quats, opacities, harmonics]
-    return jnp.concatenate(parts, axis=-1)
+    return before_activation(kept.moved(config, drive))
 
 
 def codes_of(config: Config, baked: Baked, drive: Drive) -> Float[Array, "B K"]:
     """Return the codes of every frame of `drive`."""
-    form = said(config, baked.sample, drive)
-    flat = ((form - baked.sample_mean[None]) * baked.weights[None]).reshape(len(form), -1)
-    codes = jnp.matmul(flat, baked.reader, precision=jax.lax.Precision.HIGHEST)
-    return limited(codes, baked.ranges)
-
-
-def limited(codes: Float[Array, "B K"], ranges: Float[Array, "2 K"]) -> Float[Array, "B K"]:
-    """Bring codes beyond the range seen softly back to near it; inside nothing changes."""
-    middle, half = (ranges[0] + ranges[1]) / 2, (ranges[1] - ranges[0]) / 2
-    beyond = (codes - middle[None]) / half[None]
-    held = jnp.sign(beyond) * soft(jnp.abs(beyond)) * half[None] + middle[None]
-    return jnp.where(jnp.abs(beyond) <= 1, codes, held)
+    return read_codes(
+        baked.sample.moved(config, drive), baked.sample_mean, baked.weights, baked.reader,
+        baked.ranges, implementation=model.kernel_choice(config),
+    )  # fmt: skip
 
 
 def moved_by(config: Config, baked: Baked, codes: Float[Array, "B K"]) -> Deformed:

@@ -123,7 +123,7 @@ def bake_motions(
     # As a file keeps them.
     weighed = np.asarray(_halved(jnp.asarray(weights[chosen, :FORM] / weights[:, :FORM].mean())))
     seen = (form[:, chosen] * weighed).reshape(len(form), -1)
-    reader = np.linalg.pinv(seen.T.astype(np.float64)).T
+    reader = np.linalg.pinv(seen.T.astype(np.float64))
     some = live.at(chosen)._replace(canonical=nothing(len(chosen), 1), skins=None)
     baked = Baked(
         cloud=_moved(live.canonical, mean),

@@ -2,8 +2,8 @@
 
 A frame is a record: head and body pose, each a quaternion (w, x, y, z) and a shift [head units] to
 the camera, and the codes as counts of 16 bits. Count 0 of a code is the middle of its range in
-training, +-32767 are 1.25 half ranges off, beyond which `baked.limited` lets none go. A record says
-all of its frame, so a stream can start anywhere. The page's twin: web/motion.js.
+training, +-32767 are 1.25 half ranges off, beyond which `kernels.codes.limited` lets none go. A
+record says all of its frame, so a stream can start anywhere. The page's twin: web/motion.js.
 
 Before: `draw.motion_codes`; after: `page`.
 """
@@ -11,7 +11,7 @@ Before: `draw.motion_codes`; after: `page`.
 import numpy as np
 from jaxtyping import Float, Int16
 
-from egs_jax.model.limits import REACH
+from kernels.codes import REACH
 
 MOST_COUNT = 32767
 """Count of a code that is 1 + REACH half ranges from the middle of its range."""

@@ -21,18 +21,12 @@ from scipy.spatial.transform import Rotation
 from egs_jax.model import rigid
 from egs_jax.model.rigid import Quaternion, Rigid, Vector
 from kernels.checks import typechecked
+from kernels.codes import REACH, soft
 
-REACH = 0.25
-"""Most that a limited number goes beyond the seen range, as a share of half of it."""
 LEAST = np.pi / 180
 """Least half range: one degree, and as far as that moves what is one world unit away."""
 SLACK = 1.001
 """Seen ranges are wider by this, that rounding leaves every training frame inside."""
-
-
-def soft(value: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Limit a number >= 0 to 1 + REACH: the identity up to 1, with one slope on both sides."""
-    return jnp.where(value <= 1, value, 1 + REACH * jnp.tanh((value - 1) / REACH))
 
 
 class Limits(flax.struct.PyTreeNode):

@@ -2,6 +2,9 @@
 
 With codes c and the patterns' counts n and steps s, attributes = activate(canonical + sum_k c_k s_k
 n_k). Place in the pipeline: instead of `deform`, before `rasterize`.
+
+`read_codes` tells the codes by a few Gaussians that `deform` moved: a weighted sum of their numbers
+before activation each, limited to about where codes have been. Its place is before that.
 """
 
 from functools import partial
@@ -14,10 +17,11 @@ from kernels import dispatch
 from kernels.checks import require, typechecked
 from kernels.codes.types import FORM, Patterns
 from kernels.codes.xla.codes import move_by_codes_xla
+from kernels.codes.xla.reading import read_codes_xla
 from kernels.deform.types import Deformed, DeformInputs
 
 MAX_NUMBERS = 2**31
-"""The kernel's indices have 32 bits."""
+"""The kernels' indices have 32 bits."""
 
 
 @partial(jax.jit, static_argnames="implementation")
@@ -61,6 +65,51 @@ def move_by_codes(
     return run(cloud, form, shine, codes, shine_codes)
 
 
+@partial(jax.jit, static_argnames="implementation")
+@typechecked
+def read_codes(
+    moved: Deformed,
+    mean: Float[Array, "S 14"],
+    weights: Float[Array, "S 14"],
+    reader: Float[Array, "K L"],
+    ranges: Float[Array, "2 K"],
+    *,
+    implementation: str | None = None,
+) -> Float[Array, "B K"]:
+    """Read the codes of every frame off a few Gaussians that were moved.
+
+    Already jitted. Sums are in float32 and have a fixed order; frames are independent.
+
+    Args:
+      moved: S Gaussians in every frame, activated, with one harmonic. What they were added to is
+        in `mean`.
+      mean: Their form before activation at codes 0.
+      weights: How much each of these numbers counts.
+      reader: Codes of what they say beyond that, times its weights: L = 14 S numbers a code, of one
+        Gaussian after another.
+      ranges: Least and greatest codes. What lies beyond is brought back softly, to at most `REACH`
+        of half a range beyond it; inside nothing changes.
+      implementation: "xla": plain JAX, differentiable. "triton": of up to 8 frames one kernel, of
+        more the same as "xla", which reads the reader once for all of them; no gradient, no `vmap`
+        (frames are its batch). None picks "triton" on an NVIDIA GPU where it can do the work, else
+        "xla".
+
+    Returns:
+      The codes, float32.
+
+    Raises:
+      NotImplementedError: if the implementation asked for cannot run; the message says why.
+      ValueError: if a shape or a name makes no sense.
+    """
+    _check_reading(moved, mean, reader)
+    arrays = moved, mean, weights, reader, ranges
+    if dispatch.uses_triton("read_codes", implementation, _why_not_reading(*arrays)):
+        from kernels.codes.triton.reading import read_codes_triton as run
+    else:
+        run = read_codes_xla
+    return run(*arrays)
+
+
 def _check(
     cloud: DeformInputs, form: Patterns, shine: Patterns, codes: Array, shine_codes: Array
 ) -> None:
@@ -94,4 +143,34 @@ def _why_not(cloud: DeformInputs, codes: Array, shine_codes: Array) -> str | Non
     numbers = len(codes) * max(4 * len(cloud.quats), cloud.sh.size)
     if numbers >= MAX_NUMBERS:
         return f"it can count {MAX_NUMBERS - 1} numbers of an attribute, got {numbers}"
+    return None
+
+
+def _check_reading(moved: Deformed, mean: Array, reader: Array) -> None:
+    """Check what shape annotations do not."""
+    n_frames, count, n_codes = len(moved.means), len(mean), len(reader)
+    require(
+        min(count, n_frames, n_codes) > 0,
+        f"moved: expected at least one Gaussian, frame and code, got {count}, {n_frames} and "
+        f"{n_codes}; do not call it for none",
+    )
+    shape = lambda *own: (n_frames, count, *own)
+    wanted = Deformed(shape(3), shape(4), shape(3), shape(), shape(1, 3))
+    got = Deformed(*(value.shape for value in moved))
+    require(got == wanted, f"moved: expected shapes {wanted}, got {got}")
+    require(
+        reader.shape[1] == FORM * count,
+        f"reader: expected {FORM * count} numbers a code, {FORM} a Gaussian, got {reader.shape[1]}",
+    )
+
+
+def _why_not_reading(moved: Deformed, *others: Array) -> str | None:
+    """Say in one line why the kernel does not take this work; None if it does."""
+    if reason := dispatch.device_lacks():
+        return reason
+    if any(value.dtype != jnp.float32 for value in (*moved, *others)):
+        return "it takes float32"
+    numbers = max(value.size for value in (*moved, *others))
+    if numbers >= MAX_NUMBERS:
+        return f"it can count {MAX_NUMBERS - 1} numbers of an array, got {numbers}"
     return None

@@ -1,10 +1,13 @@
-"""The definition of `move_by_codes`, by frame and Gaussian; what both implementations must do."""
+"""The definitions of `move_by_codes`, by frame and Gaussian, and `read_codes`, by frame and code.
+
+What both implementations must do.
+"""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels.codes.types import FORM, Patterns
+from kernels.codes.types import FORM, REACH, Patterns
 from kernels.deform.types import Deformed, DeformInputs
 
 
@@ -33,3 +36,23 @@ def move_by_codes_reference(
     return jax.vmap(frame, in_axes=(None, None, None, 0, 0))(
         cloud, form.counts, shine.counts, codes, shine_codes
     )
+
+
+def read_codes_reference(
+    moved: Deformed, mean: Float[Array, "S 14"], weights: Float[Array, "S 14"],
+    reader: Float[Array, "K L"], ranges: Float[Array, "2 K"],
+) -> Float[Array, "B K"]:  # fmt: skip
+    """Read the codes; arguments and results as `read_codes`."""
+
+    def one(moved: Deformed, shares: Array, limits: Array) -> Array:
+        logits = jnp.log(moved.opacities) - jnp.log(1 - moved.opacities)
+        parts = moved.means, jnp.log(moved.scales), moved.quats, logits[:, None], moved.sh[:, 0]
+        form = jnp.concatenate(parts, axis=1)  # [S, 14]
+        code = jnp.sum((form - mean) * weights * shares.reshape(form.shape))
+        middle, half = (limits[0] + limits[1]) / 2, (limits[1] - limits[0]) / 2
+        end = middle + jnp.sign(code - middle) * half
+        held = end + REACH * half * jnp.tanh((code - end) / (REACH * half))
+        return jnp.where((limits[0] <= code) & (code <= limits[1]), code, held)
+
+    frame = jax.vmap(one, in_axes=(None, 0, 1))
+    return jax.vmap(frame, in_axes=(0, None, None))(moved, reader, ranges)

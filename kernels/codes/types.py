@@ -12,6 +12,8 @@ from jaxtyping import Array, Float, Int8
 
 FORM = 14
 """Numbers of a Gaussian's form."""
+REACH = 0.25
+"""Most that a limited number goes beyond the seen range, as a share of half of it."""
 
 
 class Patterns(NamedTuple):

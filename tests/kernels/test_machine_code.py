@@ -78,9 +78,16 @@ def test_decode_heads(pytestconfig):
         assert cost["spilt"] <= (100 if name.startswith("taylor weights") else 0), name
 
 
-def test_move_by_codes(pytestconfig):
-    """Counts come side by side and are made numbers without the slow instruction."""
-    for frames, cost in costs_of("codes", pytestconfig.rootpath).items():
+def test_codes(pytestconfig):
+    """Counts come side by side and are made numbers without the slow instruction.
+
+    Codes are read without exchanging numbers between threads, and by short code that runs once.
+    """
+    costs = costs_of("codes", pytestconfig.rootpath)
+    read = costs.pop("read")
+    assert read["spilt"] == 0 and read["barriers"] == 1 and read["registers"] <= 64
+    assert read["instructions"] <= 350 and read["loads"] <= 34
+    for frames, cost in costs.items():
         assert cost["spilt"] == cost["conversions"] == 0, frames
         assert cost["wide_loads"] > 0 == cost["narrow_loads"], frames
 

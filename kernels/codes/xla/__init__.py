@@ -1,1 +1,1 @@
-"""Plain JAX: `move_by_codes` for any machine."""
+"""Plain JAX: `move_by_codes` and, in `reading`, `read_codes` for any machine."""

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from egs_jax.avatar.baked import limited
 from egs_jax.avatar.motion import counted, packed, record, steps_of
+from kernels.codes import limited
 
 
 def ranges_of(rng, count):

@@ -15,16 +15,14 @@ from scipy.spatial.transform import Rotation, Slerp
 
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.avatar_writer import write_shown
-from egs_jax.avatar.baked import limited
 from egs_jax.avatar.draw import draw_codes
 from egs_jax.avatar.motion import packed
 from egs_jax.avatar.page import page
 from egs_jax.media.sound_encoder import encoded_sound
 from egs_jax.model import rigid
-from egs_jax.model.limits import REACH
 from egs_jax.types import Drive
 from experiments._browser import browser, picture
-from kernels.codes import Patterns
+from kernels.codes import REACH, Patterns, limited
 from kernels.deform import DeformInputs
 
 pytestmark = pytest.mark.slow
