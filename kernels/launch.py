@@ -41,6 +41,7 @@ def triton_call(
     num_warps: int = 1,
     max_registers: int | None = None,
     zeroed: tuple[int, ...] = (),
+    in_place: int | None = None,
     **constants: int | float | bool,
 ) -> tuple[Array, ...]:
     """Launch `kernel(*arrays, *outputs, **constants)` with `grid` programs on axis 0.
@@ -55,13 +56,15 @@ def triton_call(
       num_warps: Warps per program.
       max_registers: Most registers a thread may have, so that more programs run at once.
       zeroed: Places of the outputs that start out as zeros instead.
+      in_place: Place of an array that the kernel changes, by the array's pointer. It is the last
+        output as well, whose own pointer nobody may use.
       **constants: Compile-time numbers, by name.
 
     Returns:
       The outputs.
     """
     if is_interpreting():
-        run = partial(_interpret, kernel, outputs, grid, zeroed, constants)
+        run = partial(_interpret, kernel, outputs, grid, zeroed, in_place, constants)
         results = jax.pure_callback(run, outputs, *arrays)
     else:
         call, output_name = jax_triton()
@@ -69,9 +72,15 @@ def triton_call(
         # jax-triton 0.3.1 cannot pass it on: the same numbers by fewer programs at once.
         if max_registers is not None and "backend_options" in inspect.signature(call).parameters:
             options["backend_options"] = {"maxnreg": max_registers}
+        if in_place is not None:
+            # jax-triton 0.4 has no pointer for it. As it hands the others out in order, it is last.
+            options["input_output_aliases"] = {in_place: len(outputs) - 1}
+            if output_name == "out_type":
+                options[kernel.arg_names[len(arrays) + len(outputs) - 1]] = 0
         with warnings.catch_warnings():
-            # jax-triton 0.4 would have zeros passed by reference, which 0.3.1 cannot do.
-            warnings.filterwarnings("ignore", "zeroed_outputs", DeprecationWarning)
+            # jax-triton 0.4 would have both passed by reference, which 0.3.1 cannot do.
+            for name in ("zeroed_outputs", "input_output_aliases"):
+                warnings.filterwarnings("ignore", name, DeprecationWarning)
             results = call(
                 *arrays, kernel=kernel, grid=(grid, 1, 1), zeroed_outputs=zeroed, **options,
                 **constants,
@@ -100,13 +109,17 @@ def jax_triton() -> tuple[Any, str]:
 
 
 def _interpret(
-    kernel: Any, outputs: tuple, grid: int, zeroed: tuple, constants: dict, *arrays: Array
-) -> tuple[np.ndarray, ...]:
+    kernel: Any, outputs: tuple, grid: int, zeroed: tuple, in_place: int | None, constants: dict,
+    *arrays: Array,
+) -> tuple[np.ndarray, ...]:  # fmt: skip
     inputs = [np.ascontiguousarray(value) for value in arrays]
     results = tuple(map(_uninitialized, outputs))
     for place in zeroed:
         results[place][...] = 0
-    pointers = map(_pointer_to, (*inputs, *results))
+    pointers = [_pointer_to(array) for array in (*inputs, *results)]
+    if in_place is not None:
+        results[-1][...] = inputs[in_place]
+        pointers[in_place], pointers[-1] = pointers[-1], 0
     # Triton's interpreter patches its own module while it runs; XLA calls from several threads.
     with INTERPRETER, np.errstate(all="ignore"):
         kernel[(grid,)](*pointers, **constants)

@@ -90,24 +90,24 @@ def build_quarter_lists(
     )
     n_chunks, int32 = sums.shape[1], jnp.int32
     per_gaussian = ShapeDtypeStruct((n_frames, n_gaussians), int32)
+    per_tile = ShapeDtypeStruct((n_frames, n_tiles), int32)
     asm = not launch.is_interpreting()
     chunks = dict(CHUNKS=n_chunks, CHUNK=CHUNK)
-    bases, cuts, totals = launch.triton_call(
+    bases, cuts, totals, zeros = launch.triton_call(
         binning_kernels.scan_kernel, sums, keys, tiles,
         outputs=(
             ShapeDtypeStruct((n_frames, n_chunks), int32), ShapeDtypeStruct((n_frames, 3), int32),
-            ShapeDtypeStruct((n_frames,), int32),
+            ShapeDtypeStruct((n_frames,), int32), per_tile,
         ),
         grid=n_frames, num_warps=SCAN_WARPS, N=n_gaussians, BITS=n_gaussians.bit_length(),
-        CAPACITY=capacity, BLOCK=SCAN_BLOCK, **chunks,
+        TILES=n_tiles, CAPACITY=capacity, BLOCK=SCAN_BLOCK, **chunks,
     )  # fmt: skip
-    tile_counts, instances, *gradient_rows = launch.triton_call(
-        binning_kernels.emit_kernel, ellipses, keys, tiles, bases, cuts,
+    instances, *gradient_rows, tile_counts = launch.triton_call(
+        binning_kernels.emit_kernel, ellipses, keys, tiles, bases, cuts, zeros,
         outputs=(
-            ShapeDtypeStruct((n_frames, n_tiles), int32),
-            ShapeDtypeStruct((n_frames, capacity, 4), int32), per_gaussian, per_gaussian,
+            ShapeDtypeStruct((n_frames, capacity, 4), int32), per_gaussian, per_gaussian, per_tile,
         ),
-        zeroed=(0,), grid=n_frames * n_chunks, N=n_gaussians, WIDTH=width, HEIGHT=height,
+        in_place=5, grid=n_frames * n_chunks, N=n_gaussians, WIDTH=width, HEIGHT=height,
         COLUMNS=tile_grid(width, height)[0], TILES=n_tiles, CAPACITY=capacity, ASM=asm, **chunks,
     )  # fmt: skip
     n_runs = capacity // SORT_RUN + n_tiles  # at most, if tiles are cut into runs

@@ -20,7 +20,8 @@ TILE = tl.constexpr(binning.TILE)
 QUARTER = tl.constexpr(8)  # a tile has four quarters, numbered row by row
 ELLIPSE = tl.constexpr(8)
 INSTANCE = tl.constexpr(4)
-AT_ONCE = tl.constexpr(4)  # tiles of a Gaussian for which places are asked together
+PAIRS = tl.constexpr(32)  # of a Gaussian and a row of its tiles, that a program has at once
+AT_ONCE = tl.constexpr(4)  # tiles of a pair for which places are asked together
 LIMIT = tl.constexpr(binning.COUNT_LIMIT)
 SLACK = tl.constexpr(binning.SLACK_PIXELS)
 
@@ -159,9 +160,9 @@ def _find_cut(
 
 @triton.jit
 def scan_kernel(
-    sums, keys, tiles, bases, cuts, totals,
+    sums, keys, tiles, bases, cuts, totals, zeros,
     N: tl.constexpr, BITS: tl.constexpr, CHUNKS: tl.constexpr, CHUNK: tl.constexpr,
-    CAPACITY: tl.constexpr, BLOCK: tl.constexpr,
+    TILES: tl.constexpr, CAPACITY: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Slots before each chunk of Gaussians, and where the capacity cuts them off.
 
@@ -174,8 +175,12 @@ def scan_kernel(
       bases: [B, CHUNKS] int32 out.
       cuts: [B, 3] int32 out: key, index and instances of the Gaussian at the cut.
       totals: [B] int32 out: instances wanted; what exceeds 2^30 is called 2^30.
+      zeros: [B, TILES] int32 out, for `emit_kernel` to count in.
     """
     frame = tl.program_id(0)
+    for start in range(0, TILES, BLOCK):
+        tile = start + tl.arange(0, BLOCK)
+        tl.store(zeros + frame * TILES + tile, tile * 0, mask=tile < TILES)
     sums += frame * CHUNKS
     bases += frame * CHUNKS
     keys += frame * N
@@ -221,11 +226,57 @@ def _quarter_bits(left, upper, upper_end, lower, lower_end):
 
 
 @triton.jit
+def _count_quarters(n, left, first, last):
+    """Quarters in columns first to last of n neighboring tiles that begin in column `left`."""
+    return tl.maximum(tl.minimum(last, left + 2 * n - 1) - tl.maximum(first, left) + 1, 0)
+
+
+@triton.jit
+def _find_owners(past, pair):
+    """Gaussian of each pair in a chunk of 32: the first that ends after it; the last if none does.
+
+    Args:
+      past: The pair after the last of each Gaussian.
+      pair: Numbers of pairs.
+    """
+    owner = pair * 0
+    for i in tl.static_range(5):
+        is_before = tl.gather(past, owner + ((16 >> i) - 1), axis=0) <= pair
+        owner += tl.where(is_before, 16 >> i, 0)
+    return owner
+
+
+@triton.jit
+def _sum_before(sums, place):
+    """Sum of the numbers before a place, from running sums of the numbers."""
+    return tl.where(place > 0, tl.gather(sums, tl.maximum(place - 1, 0), axis=0), 0)
+
+
+@triton.jit
+def _append(free, numbers, owner, first, past):
+    """Hand out neighboring numbers to the pairs of each Gaussian, in their order.
+
+    Args:
+      free: First number of each Gaussian that is free.
+      numbers: How many each pair gets.
+      owner: Gaussian of each pair.
+      first: First pair of each Gaussian.
+      past: The pair after its last.
+
+    Returns:
+      First number of each pair, and the first of each Gaussian that is free then.
+    """
+    sums = tl.cumsum(numbers, axis=0)
+    free -= _sum_before(sums, first)
+    return tl.gather(free, owner, axis=0) + sums - numbers, free + _sum_before(sums, past)
+
+
+@triton.jit
 def _emit_tiles(
     tile_counts, instances, slot, gradient_row,
     n, tile, owner, left, upper, upper_end, lower, lower_end, ASM: tl.constexpr,
 ):  # fmt: skip
-    """Write n neighboring tiles of each Gaussian to slots; the next slot and gradient row.
+    """Write the n neighboring tiles of each pair to slots.
 
     AT_ONCE at a time: it takes long until a place comes back.
     """
@@ -243,31 +294,32 @@ def _emit_tiles(
             ptx.store4(
                 at + u * INSTANCE, tile + u, places[u], owner + bits, gradient_row, fits, ASM
             )  # fmt: skip
-            gradient_row += tl.where(fits, count_bits(bits), 0)
-        slot += tl.minimum(tl.maximum(n - j, 0), AT_ONCE)
+            gradient_row += count_bits(bits)
+        slot += AT_ONCE
         tile += AT_ONCE
         left += 2 * AT_ONCE
         j += AT_ONCE
-    return slot, gradient_row
 
 
 @triton.jit
 def emit_kernel(
-    ellipses, keys, tiles, bases, cuts,
-    tile_counts, instances, row_heads, row_counts,
+    ellipses, keys, tiles, bases, cuts, tile_counts, instances, row_heads, row_counts, same_counts,
     N: tl.constexpr, CHUNKS: tl.constexpr, WIDTH: tl.constexpr, HEIGHT: tl.constexpr,
     COLUMNS: tl.constexpr, TILES: tl.constexpr, CAPACITY: tl.constexpr, CHUNK: tl.constexpr,
     ASM: tl.constexpr,
 ):  # fmt: skip
     """Write every instance to its slot: a program per chunk of Gaussians.
 
-    The gradient rows of a Gaussian begin at four times its first slot and have no gaps.
+    In a turn each lane has a pair, a Gaussian and a row of tiles that it meets: few turns do them
+    all, where the tallest Gaussian's rows one after the other would take many. The gradient rows of
+    a Gaussian begin at four times its first slot and have no gaps.
 
     Args (pointers):
       ellipses, keys, tiles, bases, cuts: as above.
-      tile_counts: [B, TILES] int32 out, zero before: instances of each tile.
+      tile_counts: [B, TILES] int32, zero before, changed in place: instances of each tile.
       instances: [B, CAPACITY, INSTANCE] int32 out, by slot.
       row_heads, row_counts: [B, N] int32 out: first gradient row of each Gaussian, and how many.
+      same_counts: the same as an output, not used: see `launch`.
     """
     chunk = tl.program_id(0) % CHUNKS
     frame = tl.program_id(0) // CHUNKS
@@ -280,37 +332,49 @@ def emit_kernel(
     cut_index = tl.load(cuts + 3 * frame + 1)
     count = _kept(count, key, index, cut_key, cut_index, tl.load(cuts + 3 * frame + 2))
     slot = tl.load(bases + frame * CHUNKS + chunk) + tl.cumsum(count, axis=0) - count
-    end = frame * CAPACITY + slot + count
     row_head = 4 * slot
     gradient_row = row_head
     slot += frame * CAPACITY
+    end = slot + count
 
     own = frame * N + tl.minimum(index, N - 1)
     x, y, xx, xy, yy, det, level = load_row(ellipses, own, 7, ELLIPSE, ASM)
     row, n_rows = _tile_rows(x, y, xx, xy, yy, det, level, WIDTH, HEIGHT)
     n_rows = tl.where(count > 0, n_rows, 0)
-    tallest = tl.max(n_rows, axis=0)
-    i = 0
-    while i < tallest:
+    past = tl.cumsum(n_rows, axis=0)
+    first = past - n_rows
+    top = row - first
+    n_pairs = tl.max(past, axis=0)
+    for start in range(0, n_pairs, PAIRS):
+        pair = start + tl.arange(0, PAIRS)
+        owner = _find_owners(past, pair)
+        index = tl.minimum(chunk * CHUNK + owner, N - 1)
+        x, y, xx, xy, yy, det, level = load_row(ellipses, frame * N + index, 7, ELLIPSE, ASM)
+        row = tl.gather(top, owner, axis=0) + pair
         column, n = _tile_columns(row, x, y, xx, xy, yy, det, level, WIDTH, COLUMNS)
-        n = tl.where(i < n_rows, n, 0)
         upper, upper_end = _quarter_columns(
             2 * row, x, y, xx, xy, yy, det, level, WIDTH, HEIGHT
         )  # fmt: skip
         lower, lower_end = _quarter_columns(
             2 * row + 1, x, y, xx, xy, yy, det, level, WIDTH, HEIGHT
         )  # fmt: skip
-        slot, gradient_row = _emit_tiles(
-            tile_counts + frame * TILES, instances, slot, gradient_row,
-            tl.minimum(n, end - slot), row * COLUMNS + column, index * 16, 2 * column,
-            upper, upper_end, lower, lower_end, ASM,
+        first_here = tl.minimum(tl.maximum(first - start, 0), PAIRS)
+        past_here = tl.minimum(tl.maximum(past - start, 0), PAIRS)
+        n = tl.where(pair < n_pairs, n, 0)
+        slots, slot = _append(slot, n, owner, first_here, past_here)
+        n = tl.minimum(n, tl.maximum(tl.gather(end, owner, axis=0) - slots, 0))
+        left = 2 * column
+        quarters = _count_quarters(n, left, upper, upper_end)
+        quarters += _count_quarters(n, left, lower, lower_end)
+        rows, gradient_row = _append(gradient_row, quarters, owner, first_here, past_here)
+        _emit_tiles(
+            tile_counts + frame * TILES, instances, slots, rows, n, row * COLUMNS + column,
+            index * 16, left, upper, upper_end, lower, lower_end, ASM,
         )  # fmt: skip
-        row += 1
-        i += 1
     # Were fewer found than were counted, say because of rounding, nobody may take the slots left.
     while tl.max(end - slot, axis=0) > 0:
         at = instances + slot.to(tl.int64) * INSTANCE
-        tl.store(at, index * 0 - 1, mask=slot < end)
+        tl.store(at, slot * 0 - 1, mask=slot < end)
         slot += 1
     tl.store(row_heads + flat, row_head, mask=mask)
     tl.store(row_counts + flat, gradient_row - row_head, mask=mask)

@@ -61,9 +61,9 @@ KERNELS = {
     ),
 }
 INTEGERS = (
-    "tiles", "bases", "cuts", "totals", "tile_counts", "instances", "entries", "runs",
-    "run_counts", "orders", "heads", "counts", "row_heads", "row_counts", "bounds", "ids", "rows",
-    "lengths", "stops", "turns", "radii",
+    "tiles", "bases", "cuts", "totals", "zeros", "tile_counts", "same_counts", "instances",
+    "entries", "runs", "run_counts", "orders", "heads", "counts", "row_heads", "row_counts",
+    "bounds", "ids", "rows", "lengths", "stops", "turns", "radii",
 )  # fmt: skip
 POINTERS = dict.fromkeys(INTEGERS, "*i32") | dict(keys="*u32", alive="*i1")
 
