@@ -25,6 +25,8 @@ from kernels.deform.types import Deformed, DeformInputs, DeformWeights, Tile
 TILE = Tile(rows=64, units=32, warps=4, stages=2, registers=160)  # three programs at once
 FEW = Tile(rows=32, units=64, warps=4, stages=2)
 """For so few rows that a program has a multiprocessor to itself: for 512, 20 us instead of 24."""
+FEWER = FEW._replace(parts=5)
+"""For so few that a multiprocessor has at most two programs even so."""
 PROGRAMS = 132
 """Multiprocessors of an H100 or H200."""
 AGENT_BLOCK = 64
@@ -47,10 +49,10 @@ def deform_triton(
       NotImplementedError: if it is differentiated.
       ValueError: if an array has more numbers than 32 bits can count.
     """
-    few = -(-len(features) // FEW.rows) * len(tokens) <= PROGRAMS
-    return deform_tiles(
-        FEW if few else TILE, canonical, features, static_mix, dynamic_mix, tokens, weights
-    )
+    programs = -(-len(features) // FEW.rows) * len(tokens)
+    tile = FEW if programs <= PROGRAMS else TILE
+    tile = FEWER if programs * FEWER.parts <= 2 * PROGRAMS else tile
+    return deform_tiles(tile, canonical, features, static_mix, dynamic_mix, tokens, weights)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
