@@ -343,6 +343,8 @@ def encode(
         x = _gelu(_convolve(log_mel, encoder.conv1_weight, encoder.conv1_bias, stride=1))
         x = _gelu(_convolve(x, encoder.conv2_weight, encoder.conv2_bias, stride=2))
         x = x + encoder.positions[: x.shape[0]]
-        x, _ = jax.lax.scan(lambda x, layer: (_transformed(x, layer), None), x, encoder.layers)
+        # Written out, a GPU need not copy every layer's weights, and begins all of it at once.
+        layer = lambda x, layer: (_transformed(x, layer), None)
+        x, _ = jax.lax.scan(layer, x, encoder.layers, unroll=1 if is_exact else True)
         x = _transformed(x, encoder.last, kept)
     return _layer_norm(x, encoder.norm_scale, encoder.norm_bias)
