@@ -91,7 +91,8 @@ def deform_tiles(
         FFN=ffn_width, WIDTH=width, COLORS=3 * n_harmonics, COLOR_BLOCK=heads.color.bias.size,
         TAYLOR=int(heads.network == "taylor"),
         GAIN=float(w.gain), EPSILON=float(w.epsilon),
-        PARTS=tile.parts, ROWS=tile.rows, UNITS=min(tile.units, width, ffn_width), AGENT_BLOCK=AGENT_BLOCK,
+        PARTS=tile.parts, ROWS=tile.rows, UNITS=min(tile.units, width, ffn_width),
+        AGENT_BLOCK=AGENT_BLOCK,
         TOKEN_BLOCK=max(16, 1 << (n_tokens - 1).bit_length()), STAGES=tile.stages,
         ASM=not launch.is_interpreting(),
     )  # fmt: skip
