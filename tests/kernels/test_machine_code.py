@@ -39,6 +39,7 @@ def test_rasterize(pytestconfig):
     # Where it is not 64, with which 32 programs fit on a multiprocessor.
     registers = dict(sort=128, project_back=128, project_8=128, project_back_8=255)
     registers |= dict(project_back_antialias=128, forward_median=80, backward_median=80)
+    registers["forward_alone"] = 96
     for name, cost in costs.items():
         assert cost["spilt"] <= (8 if name == "project_antialias" else 0), name
         assert cost["barriers_in_loop"] == 0, name

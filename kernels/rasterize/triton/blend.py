@@ -70,15 +70,19 @@ def blend_forward(
     image = (splats.shape[0], spec.height, spec.width)
     kind, unused = (jnp.uint8, (1,)) if as_bytes else (jnp.float32, image)
     entries = (*image, 2) if spec.median and not as_bytes else unused
-    rgb, depth, left, stops = launch.triton_call(
+    # A caller gives bytes behind away to have the picture in their place: else XLA would copy it.
+    in_place = as_bytes and background is not None and background.ndim == 4
+    in_place = in_place and background.dtype == kind
+    depth, left, stops, rgb = launch.triton_call(
         blend_kernels.forward_kernel, _turns(spec), splats,
         splats if background is None else background, lists.bounds, lists.lengths, lists.ids,
         outputs=(
-            ShapeDtypeStruct((*image, n_colors), kind), ShapeDtypeStruct(unused, jnp.float32),
-            ShapeDtypeStruct(image, kind), ShapeDtypeStruct(entries, jnp.int32),
+            ShapeDtypeStruct(unused, jnp.float32), ShapeDtypeStruct(image, kind),
+            ShapeDtypeStruct(entries, jnp.int32), ShapeDtypeStruct((*image, n_colors), kind),
         ),
-        grid=lists.lengths.size, STOP=max(spec.transmittance_min * STOP_SLACK, LEAST_LIGHT),
-        BYTES=int(as_bytes), **constants,
+        in_place=2 if in_place else None, grid=lists.lengths.size,
+        STOP=max(spec.transmittance_min * STOP_SLACK, LEAST_LIGHT), BYTES=int(as_bytes),
+        IN_PLACE=int(in_place), AHEAD=int(splats.shape[0] == 1), **constants,
     )  # fmt: skip
     return (rgb, left) if as_bytes else (rgb, depth, left, stops)
 

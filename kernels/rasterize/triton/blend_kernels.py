@@ -63,6 +63,35 @@ def _load_group(splats, some, STRIDE: tl.constexpr, ASM: tl.constexpr):
 
 
 @triton.jit
+def _load_first(splats, ids, some, n, N: tl.constexpr, STRIDE: tl.constexpr, ASM: tl.constexpr):
+    """The first group of a list of n, for AHEAD, and as `_load_next`; of none that does not exist.
+
+    What lies past a list are no splats: its last group is loaded again instead.
+    """
+    some = (
+        tl.where(n > 0, some[0], N), tl.where(n > 0, some[1], N),
+        tl.where(n > 0, some[2], N), tl.where(n > 0, some[3], N),
+    )  # fmt: skip
+    group = _load_group(splats, some, STRIDE, ASM)
+    ids += tl.where(n > GROUP, GROUP, 0)
+    return group, ids, ptx.load4(ids, ASM)
+
+
+@triton.jit
+def _load_next(
+    splats, ids, some, ahead, k, n, STRIDE: tl.constexpr, AHEAD: tl.constexpr, ASM: tl.constexpr
+):  # fmt: skip
+    """The group of entry k; with AHEAD the one after it; where ids of the next lie, and these."""
+    group = _load_group(splats, some, STRIDE, ASM)
+    if AHEAD:
+        group, ahead = ahead, group
+        ids += tl.where(n > k + 2 * GROUP, GROUP, 0)
+    else:
+        ids += GROUP
+    return group, ahead, ids, ptx.load4(ids, ASM)
+
+
+@triton.jit
 def log_alphas(splat, pixel_x, pixel_y):
     """Linear forms of a splat's power, minus the first and of both pixels, and log2 of alpha."""
     along = splat[0] - pixel_x  # this sign spares a negation of s
@@ -193,28 +222,32 @@ def _store_pixel(
 
 @triton.jit
 def forward_kernel(
-    turns, splats, background, bounds, lengths, ids, rgb, depth, left, stops,
+    turns, splats, background, bounds, lengths, ids, depth, left, stops, rgb,
     FRAMES: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr, HEIGHT: tl.constexpr,
     COLUMNS: tl.constexpr, TILES: tl.constexpr, CAPACITY: tl.constexpr, COLORS: tl.constexpr,
     STRIDE: tl.constexpr, BACKGROUND: tl.constexpr, LOG_MIN: tl.constexpr, ALPHA_MAX: tl.constexpr,
-    STOP: tl.constexpr, BYTES: tl.constexpr, MEDIAN: tl.constexpr, ASM: tl.constexpr,
+    STOP: tl.constexpr, BYTES: tl.constexpr, IN_PLACE: tl.constexpr, AHEAD: tl.constexpr,
+    MEDIAN: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Composite one quarter, front to back.
 
     Pixels rarely stop, so a group of entries is composited as if none did, and once more with care
-    if one turns out to. A pixel that has stopped has its alpha capped to zero.
+    if one turns out to. A pixel that has stopped has its alpha capped to zero. AHEAD loads a group
+    while the one before is composited: more registers, so fewer programs at once.
 
     Args (pointers):
       turns: [TILES] int32: in which order the tiles' programs start.
       splats: [B, N + 1, STRIDE] float32.
       background: [B, H, W, D] if BACKGROUND is 2, [B, D] if 1, not read if 0; float32, or bytes.
       bounds, lengths, ids: of `QuarterLists`.
-      rgb: [B, H, W, D] out, float32 or, with BYTES, bytes.
       depth: [B, H, W] out, but not with BYTES: summed, or with MEDIAN that of one splat.
       left: [B, H, W] out: the transmittance; with BYTES the opacity, in bytes.
       stops: [B, H, W] int32 out, but not with BYTES: list entries before the stop; all of them if
         there is none. With MEDIAN [B, H, W, 2]: and the entry whose depth it is, -1 if none.
+      rgb: [B, H, W, D] out, float32 or, with BYTES, bytes; with IN_PLACE instead of the background.
     """
+    if IN_PLACE:  # a pixel's background is read and its color written by the same lane
+        rgb = background
     frame, start, n, _, column, row = place_program(
         turns, bounds, lengths, FRAMES, TILES, COLUMNS, CAPACITY, ASM
     )
@@ -241,10 +274,11 @@ def forward_kernel(
     n_left = n  # none once every pixel has stopped
     # Which splats come next is loaded a step ahead: past every list lie at least four entries.
     some = ptx.load4(ids, ASM)
+    ahead = ()
+    if AHEAD:
+        ahead, ids, some = _load_first(splats, ids, some, n, N, STRIDE, ASM)
     while k < n_left:
-        group = _load_group(splats, some, STRIDE, ASM)
-        ids += GROUP
-        some = ptx.load4(ids, ASM)
+        group, ahead, ids, some = _load_next(splats, ids, some, ahead, k, n, STRIDE, AHEAD, ASM)
         alphas, weights, after = _weigh_group(
             group, light, cap, pixel_x, pixel_y, LOG_MIN, ALPHA_MAX, ASM
         )

@@ -25,7 +25,7 @@ CHUNKS = dict(CHUNKS=1563, CHUNK=32)
 BLEND = SIZES | LISTS | dict(
     FRAMES=8, COLORS=3, STRIDE=12, BACKGROUND=2, LOG_MIN=-7.994, ALPHA_MAX=0.99, MEDIAN=0, ASM=True
 )  # fmt: skip
-FORWARD = BLEND | dict(STOP=1e-4, BYTES=0)
+FORWARD = BLEND | dict(STOP=1e-4, BYTES=0, IN_PLACE=0, AHEAD=0)
 BACKWARD = BLEND | dict(LOG_MAX=-0.0145, LEFT_GRADIENT=0)
 PROJECT = SIZES | dict(
     MEANS=0, QUATS=0, SCALES=0, OPACITIES=0, COLORS=0, OFFSETS=0, ALIVE=0, CHUNKS=1563, FRAMES=1,
@@ -51,6 +51,10 @@ KERNELS = {
     "deal": (list_kernels.deal_kernel, SIZES | LISTS | RUNS),
     "forward": (blend_kernels.forward_kernel, FORWARD),
     "forward_bytes": (blend_kernels.forward_kernel, FORWARD | dict(BYTES=1)),
+    "forward_alone": (
+        blend_kernels.forward_kernel,
+        FORWARD | dict(BYTES=1, IN_PLACE=1, AHEAD=1, FRAMES=1),
+    ),
     "forward_median": (blend_kernels.forward_kernel, FORWARD | dict(MEDIAN=1)),
     "backward": (blend_adjoint_kernels.backward_kernel, BACKWARD | dict(DEPTH_GRADIENT=0)),
     "backward_depth": (blend_adjoint_kernels.backward_kernel, BACKWARD | dict(DEPTH_GRADIENT=1)),
@@ -75,7 +79,7 @@ def compile_kernel(name):
     constants = {n: value for n, value in constants.items() if n in names}
     counted = name in ("project", "project_8", "project_antialias", "scan")
     integers = POINTERS | (dict(sums="*i32") if counted else {})
-    if name == "forward_bytes":
+    if name in ("forward_bytes", "forward_alone"):
         integers |= dict.fromkeys(("background", "rgb", "left"), "*u8")
     pointers = {n: integers.get(n, "*fp32") for n in names if n not in constants}
     return assemble(kernel, pointers, constants, dict(scan=8, bounds=8, deal=4).get(name, 1))[:2]
