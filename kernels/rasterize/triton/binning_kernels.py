@@ -232,6 +232,22 @@ def _count_quarters(n, left, first, last):
 
 
 @triton.jit
+def _number_pairs(
+    ellipses, own, exists, WIDTH: tl.constexpr, HEIGHT: tl.constexpr, ASM: tl.constexpr
+):  # fmt: skip
+    """Number the pairs of Gaussians with a tile row, in order.
+
+    Returns:
+      What is to be added to a pair for its tile row, the first pair and the one after the last.
+    """
+    x, y, xx, xy, yy, det, level = load_row(ellipses, own, 7, ELLIPSE, ASM)
+    row, n_rows = _tile_rows(x, y, xx, xy, yy, det, level, WIDTH, HEIGHT)
+    n_rows = tl.where(exists, n_rows, 0)
+    past = tl.cumsum(n_rows, axis=0)
+    return row - (past - n_rows), past - n_rows, past
+
+
+@triton.jit
 def _find_owners(past, pair):
     """Gaussian of each pair in a chunk of 32: the first that ends after it; the last if none does.
 
@@ -338,18 +354,13 @@ def emit_kernel(
     end = slot + count
 
     own = frame * N + tl.minimum(index, N - 1)
-    x, y, xx, xy, yy, det, level = load_row(ellipses, own, 7, ELLIPSE, ASM)
-    row, n_rows = _tile_rows(x, y, xx, xy, yy, det, level, WIDTH, HEIGHT)
-    n_rows = tl.where(count > 0, n_rows, 0)
-    past = tl.cumsum(n_rows, axis=0)
-    first = past - n_rows
-    top = row - first
+    top, first, past = _number_pairs(ellipses, own, count > 0, WIDTH, HEIGHT, ASM)
     n_pairs = tl.max(past, axis=0)
     for start in range(0, n_pairs, PAIRS):
         pair = start + tl.arange(0, PAIRS)
         owner = _find_owners(past, pair)
-        index = tl.minimum(chunk * CHUNK + owner, N - 1)
-        x, y, xx, xy, yy, det, level = load_row(ellipses, frame * N + index, 7, ELLIPSE, ASM)
+        gaussian = tl.minimum(chunk * CHUNK + owner, N - 1)
+        x, y, xx, xy, yy, det, level = load_row(ellipses, frame * N + gaussian, 7, ELLIPSE, ASM)
         row = tl.gather(top, owner, axis=0) + pair
         column, n = _tile_columns(row, x, y, xx, xy, yy, det, level, WIDTH, COLUMNS)
         upper, upper_end = _quarter_columns(
@@ -369,7 +380,7 @@ def emit_kernel(
         rows, gradient_row = _append(gradient_row, quarters, owner, first_here, past_here)
         _emit_tiles(
             tile_counts + frame * TILES, instances, slots, rows, n, row * COLUMNS + column,
-            index * 16, left, upper, upper_end, lower, lower_end, ASM,
+            gaussian * 16, left, upper, upper_end, lower, lower_end, ASM,
         )  # fmt: skip
     # Were fewer found than were counted, say because of rounding, nobody may take the slots left.
     while tl.max(end - slot, axis=0) > 0:
