@@ -107,8 +107,7 @@ def codes_of(config: Config, baked: Baked, drive: Drive) -> Float[Array, "B K"]:
 
 def moved_by(config: Config, baked: Baked, codes: Float[Array, "B K"]) -> Deformed:
     """Return the Gaussians in head space by the codes of every frame, activated."""
-    follows = jnp.matmul(codes, baked.follows, precision=jax.lax.Precision.HIGHEST)
     return move_by_codes(
-        baked.cloud, baked.form, baked.shine, codes, follows,
+        baked.cloud, baked.form, baked.shine, baked.follows, codes,
         implementation=model.kernel_choice(config),
     )  # fmt: skip

@@ -1,7 +1,8 @@
 """`move_by_codes`: fixed patterns times the codes of every frame, added to Gaussians and activated.
 
 With codes c and the patterns' counts n and steps s, attributes = activate(canonical + sum_k c_k s_k
-n_k). Place in the pipeline: instead of `deform`, before `rasterize`.
+n_k); the patterns of the shine have codes of their own, c times a matrix. Place in the pipeline:
+instead of `deform`, before `rasterize`.
 
 `read_codes` tells the codes by a few Gaussians that `deform` moved: a weighted sum of their numbers
 before activation each, limited to about where codes have been. Its place is before that.
@@ -30,22 +31,22 @@ def move_by_codes(
     cloud: DeformInputs,
     form: Patterns,
     shine: Patterns,
+    follows: Float[Array, "_ k"],
     codes: Float[Array, "B K"],
-    shine_codes: Float[Array, "B k"],
     *,
     implementation: str | None = None,
 ) -> Deformed:
     """Move canonical Gaussians by the codes of every frame.
 
     Already jitted. Sums have a fixed order. Rows are independent: a Gaussian with non-finite
-    numbers harms no other.
+    numbers harms no other, nor does a frame.
 
     Args:
       cloud: What patterns are added to, H harmonics a color.
       form: K patterns of the first 14 numbers of a Gaussian.
       shine: k patterns of the other 3 H - 3, or none.
+      follows: [K, k], how codes of the shine follow: they are codes @ follows.
       codes: Of the form, of each frame.
-      shine_codes: Of the shine.
       implementation: "xla": plain JAX, differentiable. "triton": one kernel that reads every
         pattern once for all frames, float32 throughout, no gradient, no `vmap` (frames are its
         batch). None picks "triton" on an NVIDIA GPU where it can do the work, else "xla".
@@ -57,12 +58,12 @@ def move_by_codes(
       NotImplementedError: if the implementation asked for cannot run; the message says why.
       ValueError: if a shape or a name makes no sense.
     """
-    _check(cloud, form, shine, codes, shine_codes)
-    if dispatch.uses_triton("move_by_codes", implementation, _why_not(cloud, codes, shine_codes)):
+    _check(cloud, form, shine, follows, codes)
+    if dispatch.uses_triton("move_by_codes", implementation, _why_not(cloud, follows, codes)):
         from kernels.codes.triton.codes import move_by_codes_triton as run
     else:
         run = move_by_codes_xla
-    return run(cloud, form, shine, codes, shine_codes)
+    return run(cloud, form, shine, follows, codes)
 
 
 @partial(jax.jit, static_argnames="implementation")
@@ -111,10 +112,11 @@ def read_codes(
 
 
 def _check(
-    cloud: DeformInputs, form: Patterns, shine: Patterns, codes: Array, shine_codes: Array
+    cloud: DeformInputs, form: Patterns, shine: Patterns, follows: Array, codes: Array
 ) -> None:
     """Check what shape annotations do not."""
     (n_frames, n_codes), (count, n_harmonics, _) = codes.shape, cloud.sh.shape
+    n_shine = len(shine.counts)
     require(
         min(count, n_frames, n_codes) > 0,
         f"codes: expected at least one Gaussian, frame and code, got {count}, {n_frames} and "
@@ -125,20 +127,25 @@ def _check(
     require(got == wanted, f"cloud: expected shapes {wanted}, got {got}")
     for name, patterns, shape in (
         ("form", form, (n_codes, FORM, count)),
-        ("shine", shine, (shine_codes.shape[1], 11 + 3 * n_harmonics - FORM, count)),
+        ("shine", shine, (n_shine, 11 + 3 * n_harmonics - FORM, count)),
     ):
         require(
             patterns.counts.shape == shape and patterns.steps.shape == shape[:2],
             f"{name}: expected counts {shape} and a step of each pattern and number, got "
             f"{patterns.counts.shape} and {patterns.steps.shape}",
         )
+    require(
+        follows.shape == (n_codes, n_shine),
+        f"follows: expected shape {(n_codes, n_shine)}, a row a code and a column a pattern of the "
+        f"shine, got {follows.shape}",
+    )
 
 
-def _why_not(cloud: DeformInputs, codes: Array, shine_codes: Array) -> str | None:
+def _why_not(cloud: DeformInputs, follows: Array, codes: Array) -> str | None:
     """Say in one line why the kernel does not take this work; None if it does."""
     if reason := dispatch.device_lacks():
         return reason
-    if any(value.dtype != jnp.float32 for value in (*cloud, codes, shine_codes)):
+    if any(value.dtype != jnp.float32 for value in (*cloud, follows, codes)):
         return "it takes float32"
     numbers = len(codes) * max(4 * len(cloud.quats), cloud.sh.size)
     if numbers >= MAX_NUMBERS:

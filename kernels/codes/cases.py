@@ -17,8 +17,8 @@ class Case(NamedTuple):
     cloud: DeformInputs
     form: Patterns
     shine: Patterns
+    follows: Float[Array, "K k"]
     codes: Float[Array, "B K"]
-    shine_codes: Float[Array, "B k"]
 
 
 def make_case(
@@ -43,8 +43,8 @@ def make_case(
         return Patterns(jnp.asarray(counts), 1e-2 * draw(count, numbers))
 
     others = 11 + 3 * harmonics - FORM
-    return Case(cloud, patterns(codes, FORM), patterns(shine, others), draw(frames, codes),
-                draw(frames, shine))  # fmt: skip
+    return Case(cloud, patterns(codes, FORM), patterns(shine, others),
+                draw(codes, shine), draw(frames, codes))  # fmt: skip
 
 
 class Reading(NamedTuple):

@@ -12,15 +12,13 @@ from kernels.deform.types import Deformed, DeformInputs
 
 
 def move_by_codes_reference(
-    cloud: DeformInputs, form: Patterns, shine: Patterns, codes: Float[Array, "B K"],
-    shine_codes: Float[Array, "B k"],
+    cloud: DeformInputs, form: Patterns, shine: Patterns,
+    follows: Float[Array, "K k"], codes: Float[Array, "B K"],
 ) -> Deformed:  # fmt: skip
     """Move canonical Gaussians; arguments and results as `move_by_codes`."""
 
-    def one(
-        cloud: DeformInputs, form_counts: Array, shine_counts: Array, codes: Array,
-        shine_codes: Array,
-    ) -> Deformed:  # fmt: skip
+    def one(cloud: DeformInputs, form_counts: Array, shine_counts: Array, codes: Array) -> Deformed:
+        shine_codes = jnp.sum(codes[:, None] * follows, axis=0)
         by_form = jnp.sum(codes[:, None] * form.steps * form_counts, axis=0)
         by_shine = jnp.sum(shine_codes[:, None] * shine.steps * shine_counts, axis=0)
         colors = jnp.concatenate([by_form[11:FORM], by_shine])
@@ -32,10 +30,8 @@ def move_by_codes_reference(
             sh=cloud.sh + colors.reshape(cloud.sh.shape),
         )
 
-    frame = jax.vmap(one, in_axes=(0, 2, 2, None, None))
-    return jax.vmap(frame, in_axes=(None, None, None, 0, 0))(
-        cloud, form.counts, shine.counts, codes, shine_codes
-    )
+    frame = jax.vmap(one, in_axes=(0, 2, 2, None))
+    return jax.vmap(frame, in_axes=(None, None, None, 0))(cloud, form.counts, shine.counts, codes)
 
 
 def read_codes_reference(

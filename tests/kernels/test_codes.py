@@ -27,8 +27,8 @@ def test_jax_equals_the_definition(sizes):
 
 
 def test_codes_of_zero_leave_the_cloud_as_it_is():
-    cloud, form, shine, codes, others = make_case()
-    still = move_by_codes(cloud, form, shine, 0 * codes, 0 * others, implementation="xla")
+    cloud, form, shine, follows, codes = make_case()
+    still = move_by_codes(cloud, form, shine, follows, 0 * codes, implementation="xla")
     for value, wanted in zip(still, (cloud.means, cloud.quats, jnp.exp(cloud.log_scales),
                                      jax.nn.sigmoid(cloud.logit_opacities), cloud.sh),
                              strict=True):  # fmt: skip
@@ -36,24 +36,27 @@ def test_codes_of_zero_leave_the_cloud_as_it_is():
 
 
 def test_one_code_moves_by_its_own_pattern_alone():
-    cloud, form, shine, codes, others = make_case(codes=3, shine=2, frames=1)
+    cloud, form, shine, follows, codes = make_case(codes=3, shine=2, frames=1)
     last = jnp.zeros_like(codes).at[0, 2].set(2.0)
-    moved = move_by_codes(cloud, form, shine, last, 0 * others, implementation="xla")
+    moved = move_by_codes(cloud, form, shine, 0 * follows, last, implementation="xla")
     by = 2 * np.asarray(form.steps)[2, :3] * np.asarray(form.counts)[2, :3].T
     np.testing.assert_allclose(moved.means[0], cloud.means + by, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(moved.sh[0, :, 1:], cloud.sh[:, 1:])
 
 
 def test_what_does_not_fit_is_said():
-    cloud, form, shine, codes, others = make_case()
+    cloud, form, shine, follows, codes = make_case()
     with pytest.raises(ValueError, match=r"form: expected counts \(3, 14, 5\)"):
-        move_by_codes(cloud, Patterns(form.counts[:, 1:], form.steps), shine, codes, others)
-    with pytest.raises(ValueError, match=r"shine: expected counts \(1, 9, 5\)"):
-        move_by_codes(cloud, form, shine, codes, others[:, :1])
+        move_by_codes(cloud, Patterns(form.counts[:, 1:], form.steps), shine, follows, codes)
+    with pytest.raises(ValueError, match=r"shine: expected counts \(2, 9, 5\)"):
+        move_by_codes(cloud, form, Patterns(shine.counts[:, 1:], shine.steps), follows, codes)
+    for wrong in (follows[:, :1], follows[1:], follows.T):
+        with pytest.raises(ValueError, match=r"follows: expected shape \(3, 2\)"):
+            move_by_codes(cloud, form, shine, wrong, codes)
     with pytest.raises(ValueError, match="cloud: expected shapes"):
-        move_by_codes(cloud._replace(means=cloud.means[1:]), form, shine, codes, others)
+        move_by_codes(cloud._replace(means=cloud.means[1:]), form, shine, follows, codes)
     with pytest.raises(ValueError, match="at least one Gaussian, frame and code"):
-        move_by_codes(cloud, form, shine, codes[:0], others[:0])
+        move_by_codes(cloud, form, shine, follows, codes[:0])
 
 
 @pytest.mark.parametrize("sizes", [dict(), dict(n=256, frames=4, codes=32), dict(n=33, codes=1)])
@@ -67,9 +70,9 @@ def test_codes_are_read_as_defined(sizes):
 
 def test_the_codes_that_moved_gaussians_are_read():
     """From every number of Gaussians that patterns moved, by the patterns' inverse."""
-    cloud, form, shine, codes, _ = make_case(n=40, frames=3, codes=4, shine=0, harmonics=1)
-    moved = move_by_codes(cloud, form, shine, codes, codes[:, :0], implementation="xla")
-    still = move_by_codes(cloud, form, shine, 0 * codes, codes[:, :0], implementation="xla")
+    cloud, form, shine, follows, codes = make_case(n=40, frames=3, codes=4, shine=0, harmonics=1)
+    moved = move_by_codes(cloud, form, shine, follows, codes, implementation="xla")
+    still = move_by_codes(cloud, form, shine, follows, 0 * codes, implementation="xla")
     weights = np.float32(np.random.default_rng(1).uniform(0.5, 2, (40, 14)))
     patterns = np.asarray(form.counts * form.steps[..., None]).transpose(0, 2, 1) * weights
     reader = jnp.asarray(np.linalg.pinv(patterns.reshape(4, -1).T), jnp.float32)

@@ -63,20 +63,29 @@ def test_a_gaussian_that_is_not_finite_harms_no_other():
         np.testing.assert_array_equal(value[:, others], want[:, others])
 
 
+def test_codes_that_are_not_finite_harm_no_other_frame():
+    case = make_case(n=9, frames=3)
+    got = run(case._replace(codes=case.codes.at[1, 2].set(jnp.nan)), frames=3)
+    for value, want in zip(got, run(case, frames=3), strict=True):
+        assert not np.isfinite(value[1]).all()
+        np.testing.assert_array_equal(value[0::2], want[0::2])
+
+
 def test_what_the_kernel_cannot_do_is_said():
     case = make_case()
-    move = lambda codes: move_by_codes(*case[:3], codes, case[4], implementation="triton")
+    move = lambda codes: move_by_codes(*case[:4], codes, implementation="triton")
     loss = lambda codes: move(codes).means.sum()
     with pytest.raises(NotImplementedError, match="no derivative; pass implementation='xla'"):
         jax.grad(loss)(case.codes)
-    narrow = case._replace(codes=case.codes.astype(jnp.bfloat16))
-    with pytest.raises(NotImplementedError, match="it takes float32"):
-        move_by_codes(*narrow, implementation="triton")
+    for name in ("codes", "follows"):
+        narrow = case._replace(**{name: getattr(case, name).astype(jnp.bfloat16)})
+        with pytest.raises(NotImplementedError, match="it takes float32"):
+            move_by_codes(*narrow, implementation="triton")
     many = lambda v, *shape: jax.ShapeDtypeStruct(shape, v.dtype)
     count = 2**27
     cloud = jax.tree.map(lambda v: many(v, count, *v.shape[1:]), case.cloud)
     wide = lambda p: p._replace(counts=many(p.counts, *p.counts.shape[:2], count))
-    arguments = cloud, wide(case.form), wide(case.shine), case.codes, case.shine_codes
+    arguments = cloud, wide(case.form), wide(case.shine), case.follows, case.codes
     with pytest.raises(NotImplementedError, match="can count 2147483647 numbers"):
         jax.eval_shape(lambda *a: move_by_codes(*a, implementation="triton"), *arguments)
 

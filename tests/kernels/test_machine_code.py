@@ -82,6 +82,7 @@ def test_decode_heads(pytestconfig):
 def test_codes(pytestconfig):
     """Counts come side by side and are made numbers without the slow instruction.
 
+    The sums of the shine's codes leave room for as many programs at once as there were without.
     Codes are read without exchanging numbers between threads, and by short code that runs once.
     """
     costs = costs_of("codes", pytestconfig.rootpath)
@@ -91,6 +92,7 @@ def test_codes(pytestconfig):
     for frames, cost in costs.items():
         assert cost["spilt"] == cost["conversions"] == 0, frames
         assert cost["wide_loads"] > 0 == cost["narrow_loads"], frames
+    assert costs["1"]["registers"] <= 72 and costs["16"]["registers"] <= 128
 
 
 def test_sample_planes(pytestconfig):

@@ -4,6 +4,8 @@ A program has either the geometry of a block of Gaussians or COLUMNS numbers of 
 some frames. Counts come with a Gaussian a column, as they lie in memory, attributes go with a
 Gaussian a row; between the two a block is turned. Colors are most of what is written: no mask may
 split their columns, or they would be written number by number.
+
+Every program of colors computes the codes of the shine again, which is less work than a launch is.
 """
 
 import triton
@@ -142,12 +144,19 @@ def _first_columns(x):
 
 
 @triton.jit
+def _load_by_code(values, STRIDE: tl.constexpr, CODES: tl.constexpr, WIDTH: tl.constexpr):
+    """A number for every code of the form; 0 where there is none."""
+    code = tl.arange(0, WIDTH)
+    return tl.load(values + code * STRIDE, mask=code < CODES, other=0.0)
+
+
+@triton.jit
 def _color(
-    sh, form_counts, form_steps, counts, steps, codes, shine_codes, out_sh, row, exists,
+    sh, form_counts, form_steps, counts, steps, follows, codes, out_sh, row, exists,
     column, first,
-    N: tl.constexpr, FRAMES: tl.constexpr, CODES: tl.constexpr, SHINE: tl.constexpr,
-    COLORS: tl.constexpr, BLOCKS: tl.constexpr, IS_FIRST: tl.constexpr, AT_ONCE: tl.constexpr,
-    UNROLL: tl.constexpr, ASM: tl.constexpr,
+    N: tl.constexpr, FRAMES: tl.constexpr, CODES: tl.constexpr, WIDTH: tl.constexpr,
+    SHINE: tl.constexpr, COLORS: tl.constexpr, BLOCKS: tl.constexpr, IS_FIRST: tl.constexpr,
+    AT_ONCE: tl.constexpr, UNROLL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Move COLUMNS numbers of the colors; the first three are of the form, the others shine."""
     is_own = exists[:, None]
@@ -166,11 +175,17 @@ def _color(
             form_counts, form_steps, codes, constant, row, exists, first,
             N, FRAMES, CODES, AT_ONCE, UNROLL, ASM,
         )  # fmt: skip
+    # Asked for after the counts: earlier they would take the room of a program at once.
+    follows_of = ()
+    for k in tl.static_range(SHINE):
+        follows_of = follows_of + (_load_by_code(follows + k, SHINE, CODES, WIDTH),)
     for i in tl.static_range(AT_ONCE):
         frame = _frame(first, i, FRAMES)
+        own = _load_by_code(codes + frame * CODES, 1, CODES, WIDTH)
         change = tl.zeros([COLUMNS, row.shape[0]], tl.float32)
         for k in tl.static_range(SHINE):
-            share = tl.load(shine_codes + frame * SHINE + k) * steps_of[k]
+            # A sum of this frame alone, in the same order in every program.
+            share = tl.sum(own * follows_of[k]) * steps_of[k]
             change += share[:, None] * parts[k]
         x = canonical + tl.trans(change)
         if IS_FIRST:
@@ -181,10 +196,10 @@ def _color(
 @triton.jit
 def codes_kernel(
     means, log_scales, quats, logit_opacities, sh, form_counts, form_steps, shine_counts,
-    shine_steps, codes, shine_codes, out_means, out_quats, out_scales, out_opacities, out_sh,
-    N: tl.constexpr, FRAMES: tl.constexpr, CODES: tl.constexpr, SHINE: tl.constexpr,
-    COLORS: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr, AT_ONCE: tl.constexpr,
-    UNROLL: tl.constexpr, ASM: tl.constexpr,
+    shine_steps, follows, codes, out_means, out_quats, out_scales, out_opacities, out_sh,
+    N: tl.constexpr, FRAMES: tl.constexpr, CODES: tl.constexpr, WIDTH: tl.constexpr,
+    SHINE: tl.constexpr, COLORS: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr,
+    AT_ONCE: tl.constexpr, UNROLL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Move ROWS Gaussians in AT_ONCE frames: of 1 + BLOCKS programs one has their geometry.
 
@@ -194,8 +209,10 @@ def codes_kernel(
       means, log_scales, quats, logit_opacities, sh: [N, 3 | 3 | 4 | 1 | COLORS], canonical.
       form_counts, form_steps: [CODES, 14, N] int8, [CODES, 14].
       shine_counts, shine_steps: [SHINE, COLORS - 3, N] int8, [SHINE, COLORS - 3].
-      codes, shine_codes: [FRAMES, CODES], [FRAMES, SHINE].
+      follows, codes: [CODES, SHINE], [FRAMES, CODES].
       out_means, out_quats, out_scales, out_opacities, out_sh: [FRAMES, N, 3 | 4 | 3 | 1 | COLORS].
+
+    WIDTH is CODES, rounded up to a power of two.
     """
     TURNS: tl.constexpr = (FRAMES + AT_ONCE - 1) // AT_ONCE
     first = tl.program_id(0) % TURNS * AT_ONCE
@@ -210,15 +227,15 @@ def codes_kernel(
         )  # fmt: skip
     elif block == 1:
         _color(
-            sh, form_counts, form_steps, shine_counts, shine_steps, codes, shine_codes, out_sh,
+            sh, form_counts, form_steps, shine_counts, shine_steps, follows, codes, out_sh,
             row, exists,
             tl.arange(0, COLUMNS), first,
-            N, FRAMES, CODES, SHINE, COLORS, BLOCKS, True, AT_ONCE, UNROLL, ASM,
+            N, FRAMES, CODES, WIDTH, SHINE, COLORS, BLOCKS, True, AT_ONCE, UNROLL, ASM,
         )  # fmt: skip
     else:
         _color(
-            sh, form_counts, form_steps, shine_counts, shine_steps, codes, shine_codes, out_sh,
+            sh, form_counts, form_steps, shine_counts, shine_steps, follows, codes, out_sh,
             row, exists,
             (block - 1) * COLUMNS + tl.arange(0, COLUMNS), first,
-            N, FRAMES, CODES, SHINE, COLORS, BLOCKS, False, AT_ONCE, UNROLL, ASM,
+            N, FRAMES, CODES, WIDTH, SHINE, COLORS, BLOCKS, False, AT_ONCE, UNROLL, ASM,
         )  # fmt: skip
