@@ -82,7 +82,7 @@ def test_decode_heads(pytestconfig):
 def test_codes(pytestconfig):
     """Counts come side by side and are made numbers without the slow instruction.
 
-    The sums of the shine's codes leave room for as many programs at once as there were without.
+    Registers are few enough for five programs of a frame alone at once, and four of 16 frames.
     Codes are read without exchanging numbers between threads, and by short code that runs once.
     """
     costs = costs_of("codes", pytestconfig.rootpath)
@@ -92,7 +92,7 @@ def test_codes(pytestconfig):
     for frames, cost in costs.items():
         assert cost["spilt"] == cost["conversions"] == 0, frames
         assert cost["wide_loads"] > 0 == cost["narrow_loads"], frames
-    assert costs["1"]["registers"] <= 72 and costs["16"]["registers"] <= 128
+    assert costs["1"]["registers"] <= 96 and costs["16"]["registers"] <= 128
 
 
 def test_sample_planes(pytestconfig):

