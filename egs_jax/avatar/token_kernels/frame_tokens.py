@@ -28,7 +28,7 @@ WIDTH = 64
 """Size of a token, and of what lies between a token's layers."""
 SHARED_MEMORY = 64
 """Shared memory of a program [KiB]."""
-WARPS, BLOCK = 8, 64
+WARPS, BLOCK = 4, 64
 """Warps of a program that makes a token, and rows of the first weights at a time."""
 MIX_WARPS, MIX_BLOCK = 4, 32
 """Warps and agents of a program that weighs tokens."""
