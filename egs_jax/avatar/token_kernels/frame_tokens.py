@@ -29,7 +29,8 @@ WIDTH = 64
 SHARED_MEMORY = 64
 """Shared memory of a program [KiB]."""
 WARPS, BLOCK = 4, 64
-"""Warps of a program that makes a token, and rows of the first weights at a time."""
+"""Warps of a program that makes a token, and rows of the first weights at a time. By eight warps
+tokens of a frame alone take 15.9 us, by four 12.9, by two 16.0; of 16 frames 25.2 and 17.6."""
 MIX_WARPS, MIX_BLOCK = 4, 32
 """Warps and agents of a program that weighs tokens."""
 

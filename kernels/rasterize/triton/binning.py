@@ -90,7 +90,7 @@ def build_quarter_lists(
     )
     n_chunks, int32 = sums.shape[1], jnp.int32
     per_gaussian = ShapeDtypeStruct((n_frames, n_gaussians), int32)
-    per_tile = ShapeDtypeStruct((n_frames, n_tiles), int32)
+    per_tile = ShapeDtypeStruct((n_frames, n_tiles, binning_kernels.APART.value), int32)
     asm = not launch.is_interpreting()
     chunks = dict(CHUNKS=n_chunks, CHUNK=CHUNK)
     bases, cuts, totals, zeros = launch.triton_call(

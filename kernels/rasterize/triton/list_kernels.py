@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from kernels.rasterize.triton import ptx
-from kernels.rasterize.triton.binning_kernels import INSTANCE, count_bits
+from kernels.rasterize.triton.binning_kernels import APART, INSTANCE, count_bits
 
 
 @triton.jit
@@ -21,7 +21,7 @@ def bounds_kernel(
     """First instance of each tile of a frame, their number, and the runs: a program per frame.
 
     Args (pointers):
-      tile_counts: [B, TILES] int32.
+      tile_counts: [B, TILES, APART] int32, the first of each.
       bounds: [B, TILES + 1] int32 out.
       runs: [B, RUNS, 2] int32 out: tile of each run, and its place among those of the tile. Every
         tile has at least one, so that somebody says how long its lists are.
@@ -34,7 +34,7 @@ def bounds_kernel(
     total_runs = tl.full([], 0, tl.int32)
     for start in range(0, TILES, BLOCK):
         tile = start + tl.arange(0, BLOCK)
-        count = tl.load(tile_counts + frame * TILES + tile, mask=tile < TILES, other=0)
+        count = tl.load(tile_counts + (frame * TILES + tile) * APART, mask=tile < TILES, other=0)
         tl.store(bounds + tile, total + tl.cumsum(count, axis=0) - count, mask=tile < TILES)
         total += tl.sum(count, axis=0)
         n_runs = tl.where(tile < TILES, tl.maximum((count + SIZE - 1) // SIZE, 1), 0)
