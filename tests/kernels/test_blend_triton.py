@@ -80,7 +80,7 @@ def make_lists(shapes, capacity, rng):
         used[names] += 1
     fields = dict(
         bounds=bounds, lengths=[len(names) for names in entries], ids=ids, rows=rows,
-        row_heads=heads, row_counts=counts,
+        row_heads=heads, row_counts=counts, turns=rng.permutation(TILES),
     )  # fmt: skip
     return {name: np.asarray(value, np.int32) for name, value in fields.items()}
 

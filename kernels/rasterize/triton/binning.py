@@ -27,6 +27,7 @@ from kernels.rasterize.xla.binning import tile_grid
 
 QUARTERS = 4  # of a tile
 MAX_INSTANCES = 2**27  # per frame, and Gaussians: a number and four bits share 31
+MAX_TILES = 2**list_kernels.BITS.value
 CHUNK = 32  # Gaussians per program, as in `projection`
 SCAN_BLOCK, SCAN_WARPS = 2048, 8
 GATHER_BLOCK = 128
@@ -49,6 +50,7 @@ class QuarterLists(NamedTuple):
     rows: Int[Array, "B L"]  # where the gradient of each entry goes
     row_heads: Int[Array, "B N"]  # first gradient row of each Gaussian
     row_counts: Int[Array, "B N"]  # its gradient rows, which have no gaps
+    turns: Int[Array, "B T"]  # tiles in the order in which they are blended
     n_instances: Int[Array, " B"]  # (Gaussian, 16-px tile) pairs wanted, before the capacity
 
 
@@ -88,6 +90,11 @@ def build_quarter_lists(
         f"under {MAX_INSTANCES}, got {n_frames} * {n_entries}, {capacity} and {n_gaussians}; pass "
         "a smaller capacity or fewer frames at once",
     )
+    require(
+        n_tiles < MAX_TILES,
+        f"width, height: expected fewer than {MAX_TILES} tiles of 16 x 16 pixels, got {n_tiles}; "
+        "draw a smaller image",
+    )
     n_chunks, int32 = sums.shape[1], jnp.int32
     per_gaussian = ShapeDtypeStruct((n_frames, n_gaussians), int32)
     per_tile = ShapeDtypeStruct((n_frames, n_tiles, binning_kernels.APART.value), int32)
@@ -112,11 +119,12 @@ def build_quarter_lists(
     )  # fmt: skip
     n_runs = capacity // SORT_RUN + n_tiles  # at most, if tiles are cut into runs
     runs = dict(TILES=n_tiles, RUNS=n_runs, SIZE=SORT_RUN)
-    bounds, run_places, run_counts = launch.triton_call(
+    bounds, run_places, run_counts, turns = launch.triton_call(
         list_kernels.bounds_kernel, tile_counts,
         outputs=(
             ShapeDtypeStruct((n_frames, n_tiles + 1), int32),
             ShapeDtypeStruct((n_frames, n_runs, 2), int32), ShapeDtypeStruct((n_frames,), int32),
+            ShapeDtypeStruct((n_frames, n_tiles), int32),
         ),
         grid=n_frames, num_warps=SCAN_WARPS, BLOCK=SCAN_BLOCK, **runs,
     )  # fmt: skip
@@ -141,5 +149,4 @@ def build_quarter_lists(
         ),
         grid=n_frames * n_runs, num_warps=DEAL_WARPS, N=n_gaussians, CAPACITY=capacity, **runs,
     )  # fmt: skip
-    more = (*gradient_rows, totals)
-    return QuarterLists(bounds, lengths, ids, rows, *more)
+    return QuarterLists(bounds, lengths, ids, rows, *gradient_rows, turns, totals)

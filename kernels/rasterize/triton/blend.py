@@ -74,7 +74,7 @@ def blend_forward(
     in_place = as_bytes and background is not None and background.ndim == 4
     in_place = in_place and background.dtype == kind
     depth, left, stops, rgb = launch.triton_call(
-        blend_kernels.forward_kernel, _turns(spec), splats,
+        blend_kernels.forward_kernel, lists.turns, splats,
         splats if background is None else background, lists.bounds, lists.lengths, lists.ids,
         outputs=(
             ShapeDtypeStruct(unused, jnp.float32), ShapeDtypeStruct(image, kind),
@@ -123,7 +123,7 @@ def blend_backward(
     n_frames, n_gaussians = splats.shape[0], splats.shape[1] - 1
     capacity, n_row = constants["CAPACITY"], N_SHAPE + n_colors + (grad_depth is not None)
     rows = launch.triton_call(
-        blend_adjoint_kernels.backward_kernel, _turns(spec), splats,
+        blend_adjoint_kernels.backward_kernel, lists.turns, splats,
         splats if background is None else background, lists.bounds, lists.lengths, lists.ids,
         lists.rows, left, stops, grad_rgb,
         left if grad_depth is None else grad_depth, left if grad_left is None else grad_left,
@@ -138,18 +138,6 @@ def blend_backward(
         grid=-(-n_frames * n_gaussians // REDUCE_BLOCK), TOTAL=n_frames * n_gaussians,
         N=n_gaussians, CAPACITY=capacity, ROW=n_row, AT_ONCE=32 // n_row, BLOCK=REDUCE_BLOCK,
     )[0]  # fmt: skip
-
-
-def _turns(spec: BlendSpec) -> Int[Array, " T"]:
-    """Tiles from the middle of the image outwards, where lists are short.
-
-    A long list that starts last would keep the GPU waiting for one warp.
-    """
-    columns, rows = tile_grid(spec.width, spec.height)
-    row, column = np.divmod(np.arange(rows * columns), columns)
-    off_x = (2 * column + 1) / columns - 1
-    off_y = (2 * row + 1) / rows - 1
-    return jnp.asarray(np.argsort(off_x**2 + off_y**2, kind="stable"), jnp.int32)
 
 
 def _constants(

@@ -30,7 +30,7 @@ def place_program(
     program = tl.program_id(0)
     quarter = program % 4
     frame = program // 4 % FRAMES
-    tile = tl.load(turns + program // (4 * FRAMES))
+    tile = tl.load(turns + frame * TILES + program // (4 * FRAMES))
     bounds += frame * (TILES + 1) + tile
     first = tl.load(bounds)
     region = (tl.load(bounds + 1) - first + GROUP - 1) // GROUP * GROUP
@@ -236,7 +236,7 @@ def forward_kernel(
     while the one before is composited: more registers, so fewer programs at once.
 
     Args (pointers):
-      turns: [TILES] int32: in which order the tiles' programs start.
+      turns: [B, TILES] int32: in which order the tiles' programs start.
       splats: [B, N + 1, STRIDE] float32.
       background: [B, H, W, D] if BACKGROUND is 2, [B, D] if 1, not read if 0; float32, or bytes.
       bounds, lengths, ids: of `QuarterLists`.

@@ -12,13 +12,64 @@ import triton.language as tl
 from kernels.rasterize.triton import ptx
 from kernels.rasterize.triton.binning_kernels import APART, INSTANCE, count_bits
 
+BITS = tl.constexpr(21)  # of each of three counters of tiles in one number of 64
+MASK = tl.constexpr(2**21 - 1)
+
+
+@triton.jit
+def _load_counts(tile_counts, tile, TILES: tl.constexpr):
+    return tl.load(tile_counts + tile * APART, mask=tile < TILES, other=0)
+
+
+@triton.jit
+def _class(tile, count, most, TILES: tl.constexpr):
+    """0 for the longest tiles of a frame, 3 for those of less than a quarter of the longest.
+
+    And its counter's unit: none of class 3.
+    """
+    own = 3 - tl.minimum(4 * count // (most + 1), 3)
+    unit = tl.where((own < 3) & (tile < TILES), tl.full([], 1, tl.int64) << (own * BITS), 0)
+    return own, unit
+
+
+@triton.jit
+def _nth(counters, i):
+    return (counters >> (i * BITS) & MASK).to(tl.int32)
+
+
+@triton.jit
+def _store_turns(
+    turns, tile_counts, most, TILES: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """The tiles of a frame by how long they are, in four classes."""
+    total = tl.zeros([BLOCK], tl.int64)
+    for start in range(0, TILES, BLOCK):
+        tile = start + tl.arange(0, BLOCK)
+        total += _class(tile, _load_counts(tile_counts, tile, TILES), most, TILES)[1]
+    total = tl.sum(total, axis=0)
+    first, second, third = _nth(total, 0), _nth(total, 1), _nth(total, 2)
+    placed = tl.full([], 0, tl.int64)
+    for start in range(0, TILES, BLOCK):
+        tile = start + tl.arange(0, BLOCK)
+        own, unit = _class(tile, _load_counts(tile_counts, tile, TILES), most, TILES)
+        before = placed + tl.cumsum(unit, axis=0) - unit
+        others = _nth(before, 0) + _nth(before, 1) + _nth(before, 2)
+        place = tl.where(own < 3, _nth(before, own), tile - others)
+        place += tl.where(own > 0, first, 0) + tl.where(own > 1, second, 0)
+        place += tl.where(own > 2, third, 0)
+        tl.store(turns + place, tile, mask=tile < TILES)
+        placed += tl.sum(unit, axis=0)
+
 
 @triton.jit
 def bounds_kernel(
-    tile_counts, bounds, runs, run_counts,
+    tile_counts, bounds, runs, run_counts, turns,
     TILES: tl.constexpr, RUNS: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """First instance of each tile of a frame, their number, and the runs: a program per frame.
+
+    And in which order to blend the tiles: of two processors one would wait for the other if each
+    had as many lists, but of any length.
 
     Args (pointers):
       tile_counts: [B, TILES, APART] int32, the first of each.
@@ -26,17 +77,21 @@ def bounds_kernel(
       runs: [B, RUNS, 2] int32 out: tile of each run, and its place among those of the tile. Every
         tile has at least one, so that somebody says how long its lists are.
       run_counts: [B] int32 out.
+      turns: [B, TILES] int32 out: tiles, the longest first.
     """
     frame = tl.program_id(0)
+    tile_counts += frame * TILES * APART
     bounds += frame * (TILES + 1)
     runs += frame * RUNS * 2
     total = tl.full([], 0, tl.int32)
     total_runs = tl.full([], 0, tl.int32)
+    most = tl.full([], 0, tl.int32)
     for start in range(0, TILES, BLOCK):
         tile = start + tl.arange(0, BLOCK)
-        count = tl.load(tile_counts + (frame * TILES + tile) * APART, mask=tile < TILES, other=0)
+        count = _load_counts(tile_counts, tile, TILES)
         tl.store(bounds + tile, total + tl.cumsum(count, axis=0) - count, mask=tile < TILES)
         total += tl.sum(count, axis=0)
+        most = tl.maximum(most, tl.max(count, axis=0))
         n_runs = tl.where(tile < TILES, tl.maximum((count + SIZE - 1) // SIZE, 1), 0)
         run = total_runs + tl.cumsum(n_runs, axis=0) - n_runs
         for place in range(0, tl.max(n_runs, axis=0)):
@@ -44,6 +99,7 @@ def bounds_kernel(
         total_runs += tl.sum(n_runs, axis=0)
     tl.store(bounds + TILES, total)
     tl.store(run_counts + frame, total_runs)
+    _store_turns(turns + frame * TILES, tile_counts, most, TILES, BLOCK)
 
 
 @triton.jit
