@@ -18,7 +18,6 @@ from jaxtyping import Array, Float, Int, UInt8
 import kernels
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.baked import Baked, codes_of
-from egs_jax.avatar.draw import Pictures
 from egs_jax.avatar.drawing import StreamFrame
 from egs_jax.avatar.drive import eyes_of, poses_at
 from egs_jax.avatar.label import labeled
@@ -26,7 +25,7 @@ from egs_jax.avatar.look import Look
 from egs_jax.avatar.poses import looked_at
 from egs_jax.avatar.precomputed import Drawable
 from egs_jax.avatar.speech_batches import SpokenBatch
-from egs_jax.avatar.to_host import shared_plate, to_locked
+from egs_jax.avatar.to_host import shared_plate, to_locked, told_of_pictures
 from egs_jax.config import Config
 from egs_jax.media.clock import FPS, places
 from egs_jax.runtime.one_copy import Told, locked, packed, told_of, unpacked
@@ -76,8 +75,10 @@ class Shared(NamedTuple):
     """Batches of several speeches that the device is at work on."""
 
     batches: Sequence[SpokenBatch]
-    made: Sequence[Array]
-    """Pictures and opacities in page-locked memory, or codes, of all places of all batches."""
+    made: Array
+    """Of all places of all batches, in page-locked memory: rows of pictures, or codes."""
+    told: Told | None
+    """How pictures lie in rows; None: these are codes."""
     driving: Driving
     """Poses and eyes, at the host."""
     look: Look
@@ -102,13 +103,13 @@ def dispatch_shared(avatar: Avatar, batches: Sequence[SpokenBatch], *, pictures:
     """
     extra = padded_count(len(batches)) - len(batches)
     driving, behind = gathered(avatar, [*batches, *[batches[-1]] * extra], pictures=pictures)
-    if pictures:
+    if behind is not None:
         program, *arguments = _drawing(avatar, driving, behind)
-        made = jax.tree.leaves(program(*arguments))
+        made, of_pictures = program(*arguments), told_of_pictures(*behind.shape[1:3])
     else:
         told = avatar.config.drawing, avatar.scene.layout, told_of(driving)
-        made = [_coded(*told, avatar.baked, packed(driving))]
-    return Shared(batches, made, driving, avatar.look)
+        made, of_pictures = _coded(*told, avatar.baked, packed(driving)), None
+    return Shared(batches, made, of_pictures, driving, avatar.look)
 
 
 def gathered(
@@ -144,7 +145,7 @@ def _drawing(avatar: Avatar, driving: Driving, behind: Backgrounds | None) -> tu
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _drawn(
     config: Config, layout: Layout, told: Told, kept: Drawable, rows: Array, behind: Array
-) -> Pictures:
+) -> UInt8[Array, "MB M"]:
     return to_locked(config, kept, drive_of(config, layout, unpacked(told, rows), behind))
 
 
@@ -196,22 +197,24 @@ def _windows(
 
 def fetch_shared(shared: Shared) -> list[list[StreamFrame] | list[MotionFrame]]:
     """Wait for the device; return the frames of each batch that count."""
-    made = [np.asarray(array) for array in shared.made]
-    if len(made) == 1:  # codes, which may be kept for longer than page-locked memory should be
-        made = [made[0].copy()]
+    made, pictures = np.asarray(shared.made), None
+    if shared.told is None:  # codes may be kept for longer than page-locked memory should be
+        made = made.copy()
+    else:
+        pictures = unpacked(shared.told, made)
     driving, found = shared.driving, []
     for k, batch in enumerate(shared.batches):
         frames, first = [], k * len(batch.shown)
         speaking = batch.speaking.tolist()
         for place, number in enumerate(batch.frames.tolist(), batch.first):
             head, at = (number, number / batch.fps), first + place
-            if len(made) == 2:
-                picture = labeled(shared.look, made[0][at], made[1][at])
+            if pictures is not None:
+                picture = labeled(shared.look, pictures.rgb[at], pictures.alpha[at])
                 frames.append(StreamFrame(*head, *picture, speaking[place]))
             else:
                 body = None if driving.bodies is None else driving.bodies[k, place]
                 poses = driving.viewmats[k, place], body
                 eye = float(driving.eyes[k, place])
-                frames.append(MotionFrame(*head, made[0][at], *poses, eye, speaking[place]))
+                frames.append(MotionFrame(*head, made[at], *poses, eye, speaking[place]))
         found.append(frames)
     return found

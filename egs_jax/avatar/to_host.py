@@ -8,6 +8,7 @@ get new memory takes longer than to draw into it.
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
@@ -31,21 +32,20 @@ def draw_to_host(avatar: Avatar, drive: Drive) -> Pictures:
       drive: On the host. A background that its frames share (a view that repeats one picture) is
         copied to the device the first time only; nobody may write to it later.
     """
-    return jax.device_get(draw_towards_host(avatar, drive))
-
-
-def draw_towards_host(avatar: Avatar, drive: Drive) -> Pictures:
-    """Do the same without waiting: `jax.device_get` of what is returned waits, and copies nothing.
-
-    (On a CPU it is what `draw` returns.)
-    """
     if jax.default_backend() == "cpu":
-        return draw(avatar, drive)
-    return by_locked_memory(avatar.config.drawing, avatar.kept, drive)
+        return jax.device_get(draw(avatar, drive))
+    rows = by_locked_memory(avatar.config.drawing, avatar.kept, drive)
+    return unpacked(told_of_pictures(*drive.backgrounds.shape[1:3]), np.asarray(rows))
 
 
-def by_locked_memory(config: Config, kept: Drawable, drive: Drive) -> Pictures:
-    """Do the same with one copy each way, of an avatar's parts and whatever the device."""
+def told_of_pictures(height: int, width: int) -> Told:
+    """Return how pictures lie in rows."""
+    none = np.empty((0, height, width, 4), np.uint8)
+    return told_of(Pictures(none[..., :3], none[..., 3]))
+
+
+def by_locked_memory(config: Config, kept: Drawable, drive: Drive) -> UInt8[Array, "B M"]:
+    """Draw with one copy each way, of an avatar's parts and whatever the device; rows come back."""
     rest = drive.replace(backgrounds=None)
     return _drawn(config, told_of(rest), kept, packed(rest), shared_plate(drive.backgrounds))
 
@@ -54,14 +54,14 @@ def by_locked_memory(config: Config, kept: Drawable, drive: Drive) -> Pictures:
 def _drawn(
     config: Config, told: Told, kept: Drawable, rows: Float[Array, "B M"],
     backgrounds: UInt8[Array, "#B H Wd 3"],
-) -> Pictures:  # fmt: skip
+) -> UInt8[Array, "B M"]:  # fmt: skip
     """Draw to page-locked memory by a drive whose numbers lie in rows, one a frame."""
     return to_locked(config, kept, unpacked(told, rows).replace(backgrounds=backgrounds))
 
 
-def to_locked(config: Config, kept: Drawable, drive: Drive) -> Pictures:
+def to_locked(config: Config, kept: Drawable, drive: Drive) -> UInt8[Array, "B M"]:
     """Draw to page-locked memory; for programs, which are jitted."""
-    return locked(Pictures(*prepared.show(config, kept, drive)))
+    return locked(packed(Pictures(*prepared.show(config, kept, drive)), jnp, jnp.uint8))
 
 
 def shared_plate(

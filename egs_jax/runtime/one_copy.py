@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Num
 
 Told = tuple[Any, tuple[tuple[int, ...], ...]]
 """How a tree's arrays lie in rows: its structure, and the shape of a row of each. Static."""
@@ -21,20 +21,21 @@ def told_of(tree: Any) -> Told:
     return structure, tuple(leaf.shape[1:] for leaf in leaves)
 
 
-def packed(tree: Any, xp: Any = np) -> Float[Any, "B M"]:
+def packed(tree: Any, xp: Any = np, dtype: Any = np.float32) -> Num[Any, "B M"]:
     """Lay arrays of B rows each side by side.
 
     Args:
-      tree: Of numbers that float32 can hold.
+      tree: Of numbers that `dtype` can hold.
       xp: `numpy`, or `jax.numpy` on a device.
+      dtype: Of what is returned.
     """
     leaves = jax.tree.leaves(tree)
     columns = [leaf.reshape(len(leaf), math.prod(leaf.shape[1:])) for leaf in leaves]
-    return xp.concatenate(columns, axis=1, dtype=np.float32)
+    return xp.concatenate(columns, axis=1, dtype=dtype)
 
 
-def unpacked(told: Told, rows: Float[Array | np.ndarray, "B M"]) -> Any:
-    """Return the arrays of `packed`, of float32, where they are."""
+def unpacked(told: Told, rows: Num[Array | np.ndarray, "B M"]) -> Any:
+    """Return the arrays of `packed`, of its type, where they are."""
     structure, shapes = told
     leaves, at = [], 0
     for shape in shapes:

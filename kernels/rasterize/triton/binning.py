@@ -149,4 +149,5 @@ def build_quarter_lists(
         ),
         grid=n_frames * n_runs, num_warps=DEAL_WARPS, N=n_gaussians, CAPACITY=capacity, **runs,
     )  # fmt: skip
-    return QuarterLists(bounds, lengths, ids, rows, *gradient_rows, turns, totals)
+    more = (*gradient_rows, turns, totals)
+    return QuarterLists(bounds, lengths, ids, rows, *more)

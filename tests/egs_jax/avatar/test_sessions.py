@@ -173,7 +173,7 @@ def test_a_shared_call_gives_what_each_batch_alone_does(avatar, pictures):
         behind = np.broadcast_to(drive.backgrounds, (len(drive.eyes), *want.backgrounds.shape[1:]))
         np.testing.assert_array_equal(behind[part], want.backgrounds)
     work = shared_drawing.dispatch_shared(avatar, batches, pictures=pictures)
-    assert len(work.made[0]) == 4 * len(batches[0].shown)
+    assert len(work.made) == 4 * len(batches[0].shown)
     found = shared_drawing.fetch_shared(work)
     for batch, frames in zip(batches, found, strict=True):
         assert [frame.number for frame in frames] == batch.frames.tolist()

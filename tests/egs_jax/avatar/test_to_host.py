@@ -5,7 +5,8 @@ import pytest
 
 from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import draw
-from egs_jax.avatar.to_host import by_locked_memory, draw_to_host
+from egs_jax.avatar.to_host import by_locked_memory, draw_to_host, told_of_pictures
+from egs_jax.runtime.one_copy import unpacked
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,9 @@ def test_pictures_are_the_same_bits_over_one_plate_or_many(avatar, frames=2):
         plate = drive.backgrounds[0] // 2 + np.uint8(shift)
         drive = drive.replace(backgrounds=np.broadcast_to(plate, drive.backgrounds.shape))
         want = draw(avatar, drive)
-        locked = [by_locked_memory(avatar.config.drawing, avatar.kept, drive) for _ in range(2)]
+        rows = [by_locked_memory(avatar.config.drawing, avatar.kept, drive) for _ in range(2)]
+        told = told_of_pictures(*drive.backgrounds.shape[1:3])
+        locked = [unpacked(told, np.asarray(row)) for row in rows]
         for got in (*locked, draw_to_host(avatar, drive)):
             np.testing.assert_array_equal(got.rgb, want.rgb)
             np.testing.assert_array_equal(got.alpha, want.alpha)
