@@ -84,17 +84,7 @@ def build_quarter_lists(
     n_frames, n_gaussians = tiles.shape
     n_tiles = math.prod(tile_grid(width, height))
     n_entries = QUARTERS * capacity + 16 * n_tiles
-    require(
-        n_frames * n_entries < 2**31 and max(n_gaussians, capacity) < MAX_INSTANCES,
-        "capacity: expected frames * (4 capacity + 16 tiles) < 2^31, and capacity and Gaussians "
-        f"under {MAX_INSTANCES}, got {n_frames} * {n_entries}, {capacity} and {n_gaussians}; pass "
-        "a smaller capacity or fewer frames at once",
-    )
-    require(
-        n_tiles < MAX_TILES,
-        f"width, height: expected fewer than {MAX_TILES} tiles of 16 x 16 pixels, got {n_tiles}; "
-        "draw a smaller image",
-    )
+    _check(n_frames, n_gaussians, n_tiles, capacity)
     n_chunks, int32 = sums.shape[1], jnp.int32
     per_gaussian = ShapeDtypeStruct((n_frames, n_gaussians), int32)
     per_tile = ShapeDtypeStruct((n_frames, n_tiles, binning_kernels.APART.value), int32)
@@ -151,3 +141,19 @@ def build_quarter_lists(
     )  # fmt: skip
     more = (*gradient_rows, turns, totals)
     return QuarterLists(bounds, lengths, ids, rows, *more)
+
+
+def _check(n_frames: int, n_gaussians: int, n_tiles: int, capacity: int) -> None:
+    """Check what 32 bits, and 21 of a tile, can count."""
+    n_entries = QUARTERS * capacity + 16 * n_tiles
+    require(
+        n_frames * n_entries < 2**31 and max(n_gaussians, capacity) < MAX_INSTANCES,
+        "capacity: expected frames * (4 capacity + 16 tiles) < 2^31, and capacity and Gaussians "
+        f"under {MAX_INSTANCES}, got {n_frames} * {n_entries}, {capacity} and {n_gaussians}; pass "
+        "a smaller capacity or fewer frames at once",
+    )
+    require(
+        n_tiles < MAX_TILES,
+        f"width, height: expected fewer than {MAX_TILES} tiles of 16 x 16 pixels, got {n_tiles}; "
+        "draw a smaller image",
+    )
