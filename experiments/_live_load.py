@@ -28,6 +28,8 @@ CHUNK = 0.1
 """Seconds of sound that arrive at once."""
 SPREAD = 0.2
 """Seconds over which sessions begin."""
+WAKES = 1e-3
+"""Seconds between two pushes that the load waits in any case: to wake for each costs a core."""
 WARM = 2.0
 """Seconds of sound before a frame counts: batches of all sizes have been met then."""
 
@@ -145,7 +147,7 @@ def _push(clients: list[Client], seconds: float) -> tuple[float, dict[str, float
     began, before = time.perf_counter(), None
     while waiting and (due := waiting[0][0]) < end:
         if (wait := due - time.perf_counter()) > 0:
-            time.sleep(wait)
+            time.sleep(max(wait, WAKES))
         behind.append(time.perf_counter() - due)
         if before is None and due > end - seconds + WARM:
             began, before = time.perf_counter(), cpu_seconds()

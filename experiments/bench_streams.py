@@ -15,7 +15,8 @@ adds to `results/bench_streams.json`. Without avatars it makes some, of random n
 25,000 and 50,000 Gaussians at 512 px on a GPU, 6,500 at 160 and 25,000 at 256 px on a CPU. --drawn
 and --codes are the counts that the search begins with: every trial takes ten seconds. Python's lock
 bounds what one process holds; several share the device if --processes says so: by turns, or at
-once where NVIDIA's multi-process service runs (`nvidia-cuda-mps-control -d`). `--tiny` holds two
+once where NVIDIA's multi-process service runs (`nvidia-cuda-mps-control -d`). The avatars are dealt
+out among them, as a server would send each client to where his avatar is. `--tiny` holds two
 sessions of a small head (tests).
 """
 
@@ -217,7 +218,8 @@ def _hold(
     case = _here["cases"][number]
     if not shares[own]:
         return None
-    return under_load(case.avatars, speech, shares[own], seconds, pictures=case.pictures)
+    avatars = case.avatars[own % len(case.avatars) :: len(shares)]
+    return under_load(avatars, speech, shares[own], seconds, pictures=case.pictures)
 
 
 def measured(holders: Holders, number: int, speech: np.ndarray, arguments: Namespace) -> dict:

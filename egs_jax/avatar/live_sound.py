@@ -104,15 +104,15 @@ class LiveSound:
 
     def take_all(self, most: int) -> Float[np.ndarray, " S"]:
         """Return the next sound of as many chunks as it needs, at most so many samples."""
-        found = [np.zeros(0, np.float32)]
+        found = []
         while self._pieces and most > 0:
             found.append(self.take(most))
             most -= len(found[-1])
-        return np.concatenate(found)
+        return np.concatenate(found) if found else np.zeros(0, np.float32)
 
     def _add(self, samples: np.ndarray) -> None:
         if len(samples):
-            self._pieces.append(np.clip(samples, -1.0, 1.0))
+            self._pieces.append(np.minimum(np.maximum(samples, -1.0), 1.0))
             self.samples += len(samples)
 
 
@@ -148,12 +148,11 @@ def _checked(samples: Any) -> Float[np.ndarray, " S"]:
         )
     if samples.dtype == np.int16:
         return samples.astype(np.float32) / 32768
-    with np.errstate(over="ignore"):  # which is seen below
-        samples = samples.astype(np.float32)
-    if not np.isfinite(samples).all():
+    peak = np.abs(samples).max(initial=0.0)  # NaN if one is
+    if not np.isfinite(peak):
         raise InputError("stream: the chunk has NaN or infinite samples; drop or repair it")
-    if np.abs(samples).max(initial=0.0) > LARGEST_PEAK:
+    if peak > LARGEST_PEAK:
         raise InputError(
             "stream: the chunk is far beyond full scale; float sound must lie in -1 ... 1"
         )
-    return samples
+    return samples.astype(np.float32)

@@ -9,9 +9,9 @@ first:
 * delivering: what the device has made -> frames that wait for their reader.
 
 There is one thread of each kind: more would only wait for Python's lock, and find less to do at
-once. For that reason those of a GPU rest between their calls. (On a CPU two hear: each waits for
-its encoder most of the time.) All queues are bounded, so that a reader who does not read stops his
-own session and no other.
+once. For that reason calls that hear are spaced on a GPU, and what they give is drawn at once. (On
+a CPU two threads hear: each waits for its encoder most of the time.) All queues are bounded, so
+that a reader who does not read stops his own session and no other.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from egs_jax.avatar.drawing import IN_FLIGHT, Drawing, dispatch, fetch, warm_up
 from egs_jax.avatar.session import Frame, Session, Speech
 from egs_jax.avatar.shared_drawing import Shared, compile_shared, dispatch_shared, fetch_shared
 from egs_jax.avatar.speech_batches import SpeechBatches, SpokenBatch, composed
-from egs_jax.avatar.turns import Rest, Turns
+from egs_jax.avatar.turns import Spacing, Turns
 from egs_jax.media.clock import FPS, SAMPLE_RATE
 from egs_jax.media.voice_activity import Run, VoiceActivity, judge
 from egs_jax.runtime.environment import usable_cores
@@ -58,15 +58,15 @@ class Limits(NamedTuple):
     """Threads that hear."""
     is_single: bool = False
     """Whether pictures are drawn one by one, a core each."""
-    rest: float = 0.0
-    """How long threads that hear or make codes rest, in units of their work (`turns.Rest`)."""
+    spacing: float = 0.0
+    """Least seconds from one call that hears to the next (`turns.Spacing`)."""
     run: Run | None = None
     """What finds out where somebody speaks (`voice_activity.judge`)."""
 
 
 LIMITS = {"cpu": Limits(1, 1, 1, hearing=2, is_single=True)}
 """By JAX's platform."""
-OTHER_LIMITS = Limits(windows=64, pictures=4, codes=64, rest=1.0, run=run_on_device)
+OTHER_LIMITS = Limits(windows=64, pictures=4, codes=64, spacing=0.016, run=run_on_device)
 """Of all others."""
 
 
@@ -196,16 +196,16 @@ class Sessions:
     # The threads.
 
     def _hear(self) -> None:
-        rest = Rest(self._limits.rest)
+        spacing = Spacing(self._limits.spacing)
         while self._waits(self._to_hear, self._heard):
-            rest.take()
+            spacing.wait()
             with self._lock:
                 if not self._to_hear:  # another thread was first
                     continue
                 taken = self._to_hear.take(self._to_hear.first(), self._limits.windows)
                 speeches = [speech for speech in taken if not speech.is_over]
                 sounds = [speech.take_sound() for speech in speeches]
-            with self._failing(speeches), rest.working():
+            with self._failing(speeches):
                 found = _heard_together(speeches, sounds, self._limits)
                 with self._lock:
                     for speech, batches in zip(speeches, found, strict=True):
@@ -229,9 +229,7 @@ class Sessions:
         return [frame for batch in batches for frame in batch.single()]
 
     def _draw(self) -> None:
-        rest = Rest(self._limits.rest)
         while self._waits(self._to_draw, self._drawn):
-            rest.take()
             with self._lock:
                 group = self._to_draw.first()
                 _, pictures = group
@@ -244,8 +242,7 @@ class Sessions:
             if not speeches:
                 continue
             with self._failing(speeches):
-                with contextlib.nullcontext() if pictures else rest.working():
-                    work = self._dispatched(speeches[0].session, batches)
+                work = self._dispatched(speeches[0].session, batches)
                 self._at_work.put(Task(speeches, batches, work))
         self._at_work.put(None)
 

@@ -208,7 +208,7 @@ class SpeechBatches:
         numbers = self._numbers(first)
         frames = numbers.start + np.arange(self._places)
         stop = numbers.stop if end is None else min(numbers.stop, end)
-        shown = np.clip(frames, self._start, stop - 1)
+        shown = np.minimum(np.maximum(frames, self._start), stop - 1)
         counted = frames == shown
         start = FRAME_ROWS * (first - self._before + self._oldest) - ENTRY_ROWS // 2
         count = FRAME_ROWS * (self._size - 1 + self._before + self._span) + ENTRY_ROWS

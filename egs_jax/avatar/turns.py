@@ -1,10 +1,9 @@
 """Who is served next, and when: those who are due first, with those who can be served beside."""
 
-import contextlib
 import heapq
 import itertools
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -57,29 +56,21 @@ class Clock:
         return found
 
 
-class Rest:
-    """What a thread takes after its work.
+class Spacing:
+    """How a thread's calls follow each other: not sooner than some time after the one before began.
 
     A call of the device takes its host a millisecond, however many are served by it. Those who come
-    meanwhile are served together: the more there are, the less each of them costs.
+    meanwhile are served together: the more there are, the less each of them costs. Whose calls take
+    longer than that does not wait.
     """
 
-    def __init__(self, share: float):
-        """Begin rested.
+    def __init__(self, seconds: float):
+        """Begin with no call; 0: there is no waiting."""
+        self._seconds, self._next = seconds, 0.0
 
-        Args:
-          share: How long it is, in units of the work before it.
-        """
-        self._share, self._until = share, 0.0
-
-    def take(self) -> None:
-        """Wait until work may go on."""
-        time.sleep(max(self._until - time.monotonic(), 0.0))
-
-    @contextlib.contextmanager
-    def working(self) -> Iterator[None]:
-        """Note how long work takes."""
-        began = time.monotonic()
-        yield
+    def wait(self) -> None:
+        """Wait until the next call may begin."""
         now = time.monotonic()
-        self._until = now + self._share * (now - began)
+        if now < self._next:
+            time.sleep(self._next - now)
+        self._next = max(now, self._next) + self._seconds

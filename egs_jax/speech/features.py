@@ -179,7 +179,7 @@ class FeatureStream:
         """Cut windows of a buffer, of which the last may start at sample `last` (< 0: none)."""
         size, hop = self.layout.window_samples, self.layout.hop_samples
         starts = range(0, last + 1, hop)
-        self._buffer = buffer[len(starts) * hop :].copy()
+        self._buffer = buffer[len(starts) * hop :]
         self._num_cut += len(starts)
         return [buffer[start : start + size] for start in starts]
 

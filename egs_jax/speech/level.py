@@ -151,10 +151,17 @@ class SpeechLevel:
         return np.float32(10 ** ((self._target - _OFFSET - 10 * np.log10(power)) / 20))
 
     def openness(self, times: Float[np.ndarray, " R"]) -> Float[np.ndarray, " R"]:
-        """Return how far the gate is open at `times` [s], not over a second ago: 0 shut, 1 open."""
-        chunks = np.flatnonzero(self._speaks) + self._num_chunks - len(self._speaks)
-        if not chunks.size:
+        """Return how far the gate is open at `times` [s]: 0 shut, 1 open.
+
+        They ascend, and none is over a second ago.
+        """
+        speaks, kept = list(self._speaks), self._num_chunks - len(self._speaks)
+        if not any(speaks):
             return np.zeros(len(times), np.float32)
+        first, last = (int(time * SAMPLE_RATE) // CHUNK - kept for time in times[[0, -1]].tolist())
+        if 0 <= first and last < len(speaks) and all(speaks[first : last + 1]):
+            return np.ones(len(times), np.float32)
+        chunks = np.flatnonzero(speaks) + kept
         middles = (chunks + 0.5) * CHUNK / SAMPLE_RATE
         away = np.abs(times[:, None] - middles[None]).min(1) - 0.5 * CHUNK / SAMPLE_RATE
         return np.clip((_SHUT - away) / (_SHUT - _OPEN), 0, 1).astype(np.float32)

@@ -17,7 +17,7 @@ from egs_jax.avatar.poses import Viewpoint
 from egs_jax.avatar.sessions import Limits, Sessions
 from egs_jax.avatar.speech_batches import composed, speech_batches
 from egs_jax.avatar.stream import Stream
-from egs_jax.avatar.turns import Clock, Rest, Turns
+from egs_jax.avatar.turns import Clock, Spacing, Turns
 from egs_jax.performer.voice import synthesize
 from egs_jax.runtime.errors import InputError
 from egs_jax.speech.voice_on_device import run_on_device
@@ -47,7 +47,7 @@ def shared():
 @pytest.fixture
 def many_at_once(monkeypatch):
     """Sessions as on a GPU: calls of several batches."""
-    monkeypatch.setitem(sessions.LIMITS, "cpu", Limits(6, 4, 4, rest=1.0, run=run_on_device))
+    monkeypatch.setitem(sessions.LIMITS, "cpu", Limits(6, 4, 4, spacing=0.005, run=run_on_device))
     with Sessions() as found:
         yield found
 
@@ -338,24 +338,26 @@ def test_whoever_brings_much_at_once_takes_nobody_s_turn():
     assert clock.due(9.0, 0.2) == 9.0 and clock.due(9.1, 0.2) == pytest.approx(9.2)
 
 
-def test_a_thread_rests_after_its_work_and_no_longer(monkeypatch):
+def test_calls_follow_each_other_with_some_space_and_late_ones_at_once(monkeypatch):
     now, slept = [100.0], []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        now[0] += seconds
+
     monkeypatch.setattr(turns.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(turns.time, "sleep", slept.append)
-    rest = Rest(share=0.5)
-    rest.take()
-    with rest.working():
-        now[0] += 4.0
-    rest.take()
-    now[0] += 1.5
-    rest.take()
-    now[0] += 60.0
-    rest.take()
-    assert slept == pytest.approx([0.0, 2.0, 0.5, 0.0])
-    with pytest.raises(ZeroDivisionError), rest.working():
-        now[0] += 1 / 0
-    rest.take()
-    assert slept[-1] == 0.0
+    monkeypatch.setattr(turns.time, "sleep", sleep)
+    spacing = Spacing(4.0)
+    began = []
+    for work in (1.0, 3.0, 9.0, 0.5, 60.0, 0.0):
+        spacing.wait()
+        began.append(now[0])
+        now[0] += work
+    assert began == pytest.approx([100.0, 104.0, 108.0, 117.0, 121.0, 181.0])
+    assert slept == pytest.approx([3.0, 1.0, 3.5])
+    for _ in range(3):
+        Spacing(0.0).wait()
+    assert len(slept) == 3
 
 
 def test_a_live_session_does_not_wait_for_one_that_brings_all_at_once(avatar, shared, monkeypatch):
