@@ -28,7 +28,8 @@ from egs_jax.avatar.speech_batches import SpokenBatch
 from egs_jax.avatar.to_host import shared_plate, to_locked, told_of_pictures
 from egs_jax.config import Config
 from egs_jax.media.clock import FPS, places
-from egs_jax.runtime.one_copy import Told, locked, packed, told_of, unpacked
+from egs_jax.runtime import one_copy
+from egs_jax.runtime.one_copy import Told, landed, locked, staged, told_of, unpacked
 from egs_jax.runtime.programs import padded_count, padded_counts
 from egs_jax.speech.layout import ENTRY_ROWS, FRAME_ROWS, Layout
 from egs_jax.types import Drive
@@ -75,6 +76,8 @@ class Shared(NamedTuple):
     """Batches of several speeches that the device is at work on."""
 
     batches: Sequence[SpokenBatch]
+    given: one_copy.Staged
+    """What the device is given, which is released when it is done."""
     made: Array
     """Of all places of all batches, in page-locked memory: rows of pictures, or codes."""
     told: Told | None
@@ -88,8 +91,8 @@ def compile_shared(avatar: Avatar, batch: SpokenBatch, most: int, *, pictures: b
     """Have all programs compiled for up to `most` batches at once, of an avatar and no sound."""
     for size in padded_counts(most):
         if pictures:
-            arguments = gathered(avatar, [batch] * size, pictures=True)
-            kernels.compile_kernels(*_drawing(avatar, *arguments))
+            driving, behind = gathered(avatar, [batch] * size, pictures=True)
+            kernels.compile_kernels(*_drawing(avatar, driving, staged(driving).rows, behind))
         jax.block_until_ready(dispatch_shared(avatar, [batch] * size, pictures=pictures).made)
 
 
@@ -103,13 +106,14 @@ def dispatch_shared(avatar: Avatar, batches: Sequence[SpokenBatch], *, pictures:
     """
     extra = padded_count(len(batches)) - len(batches)
     driving, behind = gathered(avatar, [*batches, *[batches[-1]] * extra], pictures=pictures)
+    given = staged(driving)
     if behind is not None:
-        program, *arguments = _drawing(avatar, driving, behind)
+        program, *arguments = _drawing(avatar, driving, given.rows, behind)
         made, of_pictures = program(*arguments), told_of_pictures(*behind.shape[1:3])
     else:
         told = avatar.config.drawing, avatar.scene.layout, told_of(driving)
-        made, of_pictures = _coded(*told, avatar.baked, packed(driving)), None
-    return Shared(batches, made, of_pictures, driving, avatar.look)
+        made, of_pictures = _coded(*told, avatar.baked, given.rows), None
+    return Shared(batches, given, made, of_pictures, driving, avatar.look)
 
 
 def gathered(
@@ -136,22 +140,26 @@ def gathered(
     return driving, behind
 
 
-def _drawing(avatar: Avatar, driving: Driving, behind: Backgrounds | None) -> tuple[Any, ...]:
+def _drawing(
+    avatar: Avatar, driving: Driving, rows: Array | np.ndarray, behind: Backgrounds | None
+) -> tuple[Any, ...]:
     """Return the program that draws, and its arguments."""
     told = avatar.config.drawing, avatar.scene.layout, told_of(driving)
-    return _drawn, *told, avatar.kept, packed(driving), behind
+    return _drawn, *told, avatar.kept, rows, behind
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _drawn(
     config: Config, layout: Layout, told: Told, kept: Drawable, rows: Array, behind: Array
 ) -> UInt8[Array, "MB M"]:
-    return to_locked(config, kept, drive_of(config, layout, unpacked(told, rows), behind))
+    driving = unpacked(told, landed(rows))
+    return to_locked(config, kept, drive_of(config, layout, driving, behind))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _coded(config: Config, layout: Layout, told: Told, baked: Baked, rows: Array) -> Array:
-    return locked(codes_of(config, baked, drive_of(config, layout, unpacked(told, rows), None)))
+    driving = unpacked(told, landed(rows))
+    return locked(codes_of(config, baked, drive_of(config, layout, driving, None)))
 
 
 def drive_of(config: Config, layout: Layout, driving: Driving, behind: Backgrounds | None) -> Drive:
@@ -198,6 +206,7 @@ def _windows(
 def fetch_shared(shared: Shared) -> list[list[StreamFrame] | list[MotionFrame]]:
     """Wait for the device; return the frames of each batch that count."""
     made, pictures = np.asarray(shared.made), None
+    one_copy.release(shared.given)
     if shared.told is None:  # codes may be kept for longer than page-locked memory should be
         made = made.copy()
     else:

@@ -17,7 +17,8 @@ from egs_jax.avatar.avatar import Avatar
 from egs_jax.avatar.draw import Pictures, draw
 from egs_jax.avatar.precomputed import Drawable
 from egs_jax.config import Config
-from egs_jax.runtime.one_copy import Told, locked, packed, told_of, unpacked
+from egs_jax.runtime import one_copy
+from egs_jax.runtime.one_copy import Told, landed, locked, packed, staged, told_of, unpacked
 from egs_jax.types import Drive
 
 MOST_PLATES = 32
@@ -35,7 +36,7 @@ def draw_to_host(avatar: Avatar, drive: Drive) -> Pictures:
     if jax.default_backend() == "cpu":
         return jax.device_get(draw(avatar, drive))
     rows = by_locked_memory(avatar.config.drawing, avatar.kept, drive)
-    return unpacked(told_of_pictures(*drive.backgrounds.shape[1:3]), np.asarray(rows))
+    return unpacked(told_of_pictures(*drive.backgrounds.shape[1:3]), rows)
 
 
 def told_of_pictures(height: int, width: int) -> Told:
@@ -44,19 +45,32 @@ def told_of_pictures(height: int, width: int) -> Told:
     return told_of(Pictures(none[..., :3], none[..., 3]))
 
 
-def by_locked_memory(config: Config, kept: Drawable, drive: Drive) -> UInt8[Array, "B M"]:
-    """Draw with one copy each way, of an avatar's parts and whatever the device; rows come back."""
-    rest = drive.replace(backgrounds=None)
-    return _drawn(config, told_of(rest), kept, packed(rest), shared_plate(drive.backgrounds))
+def by_locked_memory(config: Config, kept: Drawable, drive: Drive) -> UInt8[np.ndarray, "B M"]:
+    """Draw with one copy each way, of an avatar's parts and whatever the device; rows come back.
+
+    (Backgrounds that are not one plate are a second copy to the device.)
+    """
+    rest, behind = drive.replace(backgrounds=None), shared_plate(drive.backgrounds)
+    held = [staged(rest)]
+    if isinstance(behind, np.ndarray):
+        held.append(staged(behind, np.uint8))
+        behind = held[1].rows
+    size = drive.backgrounds.shape[1:]
+    drawn = np.asarray(_drawn(config, told_of(rest), size, kept, held[0].rows, behind))
+    for rows in held:
+        one_copy.release(rows)
+    return drawn
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _drawn(
-    config: Config, told: Told, kept: Drawable, rows: Float[Array, "B M"],
-    backgrounds: UInt8[Array, "#B H Wd 3"],
+    config: Config, told: Told, size: tuple[int, int, int], kept: Drawable,
+    rows: Float[Array, "B M"], behind: UInt8[Array, "#B N"] | UInt8[Array, "1 H Wd 3"],
 ) -> UInt8[Array, "B M"]:  # fmt: skip
     """Draw to page-locked memory by a drive whose numbers lie in rows, one a frame."""
-    return to_locked(config, kept, unpacked(told, rows).replace(backgrounds=backgrounds))
+    drive = unpacked(told, landed(rows))
+    drive = drive.replace(backgrounds=landed(behind).reshape(-1, *size))
+    return to_locked(config, kept, drive)
 
 
 def to_locked(config: Config, kept: Drawable, drive: Drive) -> UInt8[Array, "B M"]:

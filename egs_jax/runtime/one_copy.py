@@ -1,15 +1,23 @@
 """Arrays side by side in one, so that all go to a device, or come back, in one copy.
 
 Every copy of a call takes its host as long as the copying itself, unless arrays are large; least
-takes one that is a part of the program itself (`locked`).
+takes one that is a part of the program itself, to page-locked memory (`locked`) or from there
+(`staged`, and `landed` in the program).
 """
 
+import ctypes
 import math
-from typing import Any
+import threading
+from collections import defaultdict
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, Num
+
+_LOCK = threading.Lock()
+_FREE: "defaultdict[tuple[tuple[int, ...], Any], list[Staged]]" = defaultdict(list)
+"""Rows in page-locked memory that nobody uses, by shape and type."""
 
 Told = tuple[Any, tuple[tuple[int, ...], ...]]
 """How a tree's arrays lie in rows: its structure, and the shape of a row of each. Static."""
@@ -29,9 +37,64 @@ def packed(tree: Any, xp: Any = np, dtype: Any = np.float32) -> Num[Any, "B M"]:
       xp: `numpy`, or `jax.numpy` on a device.
       dtype: Of what is returned.
     """
+    return xp.concatenate(_columns(tree), axis=1, dtype=dtype)
+
+
+def _columns(tree: Any) -> list[Any]:
     leaves = jax.tree.leaves(tree)
-    columns = [leaf.reshape(len(leaf), math.prod(leaf.shape[1:])) for leaf in leaves]
-    return xp.concatenate(columns, axis=1, dtype=dtype)
+    return [leaf.reshape(len(leaf), math.prod(leaf.shape[1:])) for leaf in leaves]
+
+
+class Staged(NamedTuple):
+    """Rows as `packed` lays them, in memory that a program fetches them from by itself."""
+
+    rows: Num[Array | np.ndarray, "B M"]
+    """What the program is given, and calls `landed` on."""
+    memory: Num[np.ndarray, "B M"] | None
+    """The same, to be written; None: they are NumPy's."""
+
+
+def staged(tree: Any, dtype: Any = np.float32) -> Staged:
+    """Do the same as `packed`, on a GPU in page-locked memory, which whoever is done releases.
+
+    A call that is given NumPy's rows copies them once more, and waits until another thread has
+    brought them to the device: 0.60 ms for a frame over a plate instead of 0.50 (an H200). JAX
+    holds that its arrays never change; these do, but only between `release` and the next `staged`,
+    when no program reads them.
+    """
+    if not _stages():
+        return Staged(packed(tree, dtype=dtype), None)
+    columns = _columns(tree)
+    shape = len(columns[0]), sum(column.shape[1] for column in columns)
+    with _LOCK:
+        free = _FREE[shape, dtype]
+        held = free.pop() if free else None
+    held = held or _page_locked(shape, dtype)
+    np.concatenate(columns, axis=1, out=held.memory)
+    return held
+
+
+def release(held: Staged) -> None:
+    """Let rows of `staged` be used again: their program has come to its end."""
+    if held.memory is not None:
+        with _LOCK:
+            _FREE[held.memory.shape, held.memory.dtype.type].append(held)
+
+
+def landed(rows: Num[Array, "B M"]) -> Num[Array, "B M"]:
+    """Return rows of `staged` on the device; for programs."""
+    return jax.device_put(rows, jax.memory.Space.Device) if _stages() else rows
+
+
+def _stages() -> bool:
+    return jax.default_backend() == "gpu"
+
+
+def _page_locked(shape: tuple[int, int], dtype: Any) -> Staged:
+    kind = jax.sharding.SingleDeviceSharding(jax.devices()[0], memory_kind="pinned_host")
+    rows = jax.block_until_ready(jax.device_put(np.empty(shape, dtype), kind))
+    memory = (ctypes.c_byte * rows.nbytes).from_address(rows.unsafe_buffer_pointer())
+    return Staged(rows, np.frombuffer(memory, dtype).reshape(shape))
 
 
 def unpacked(told: Told, rows: Num[Array | np.ndarray, "B M"]) -> Any:
