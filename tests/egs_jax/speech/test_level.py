@@ -161,6 +161,22 @@ def test_the_gate_by_hand():
     assert SpeechLevel().gain() == 1
 
 
+def test_the_gate_is_as_open_as_the_nearest_speech_says():
+    rng, wide = np.random.default_rng(0), 0
+    for trial in range(200):
+        level = SpeechLevel()
+        kept = np.repeat(rng.random(4) < 0.6, 16) ^ (rng.random(64) < 0.05)
+        level._speaks.extend(kept.tolist())
+        level._num_chunks = first = 64 + trial
+        times = (first - 64 + rng.integers(0, 54) + np.arange(10)) * 0.032 + rng.uniform(0, 0.032)
+        ends = (first - 64 + np.arange(64)[kept])[None] * 0.032  # of speech, from each to 0.032
+        away = np.maximum(ends - times[:, None], times[:, None] - ends - 0.032).min(axis=1)
+        want = np.clip((0.3 - away) / 0.15, 0, 1)
+        np.testing.assert_allclose(level.openness(times), want, atol=1e-5)
+        wide += want.min() == 1
+    assert 20 < wide < 180
+
+
 def test_the_weighting_is_the_librarys():
     """And its filters give what SciPy's do, in pieces of any sizes the same bits."""
     found = [(tuple(f.b), tuple(f.a)) for f in pyloudnorm.Meter(SAMPLE_RATE)._filters.values()]
