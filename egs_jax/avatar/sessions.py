@@ -59,7 +59,7 @@ class Limits(NamedTuple):
     is_single: bool = False
     """Whether pictures are drawn one by one, a core each."""
     spacing: float = 0.0
-    """Least seconds from one call that hears to the next (`turns.Spacing`)."""
+    """Seconds from one call that hears to the next, of many sessions (`turns.Spacing`)."""
     run: Run | None = None
     """What finds out where somebody speaks (`voice_activity.judge`)."""
 
@@ -203,6 +203,7 @@ class Sessions:
                 if not self._to_hear:  # another thread was first
                     continue
                 taken = self._to_hear.take(self._to_hear.first(), self._limits.windows)
+                spacing.began(self._share_of_space())
                 speeches = [speech for speech in taken if not speech.is_over]
                 sounds = [speech.take_sound() for speech in speeches]
             with self._failing(speeches):
@@ -214,6 +215,11 @@ class Sessions:
                 for speech in speeches:
                     if speech.is_done:
                         speech.session.tell()
+
+    def _share_of_space(self) -> float:
+        """Return how much space a call is worth: less for few, and where other calls wait."""
+        most = self._limits.windows
+        return min(len(self._open) / most, 1.0) / (1 + self._to_hear.calls(most))
 
     def _waits(self, turns: Turns[Speech], arrived: threading.Condition) -> bool:
         """Wait until somebody waits for a turn; False: all is closed."""

@@ -92,8 +92,10 @@ def compile_shared(avatar: Avatar, batch: SpokenBatch, most: int, *, pictures: b
     for size in padded_counts(most):
         if pictures:
             driving, behind = gathered(avatar, [batch] * size, pictures=True)
-            kernels.compile_kernels(*_drawing(avatar, driving, staged(driving).rows, behind))
-        jax.block_until_ready(dispatch_shared(avatar, [batch] * size, pictures=pictures).made)
+            given = staged(driving)
+            kernels.compile_kernels(*_drawing(avatar, driving, given.rows, behind))
+            one_copy.release(given)
+        fetch_shared(dispatch_shared(avatar, [batch] * size, pictures=pictures))
 
 
 def dispatch_shared(avatar: Avatar, batches: Sequence[SpokenBatch], *, pictures: bool) -> Shared:

@@ -29,6 +29,10 @@ class Turns(Generic[Item]):
         """Return the group of whoever is due first."""
         return min(self._queues, key=lambda group: self._queues[group][0][:2])
 
+    def calls(self, most: int) -> int:
+        """Return how many calls serve all who wait, up to `most` of a group in each."""
+        return sum(-(-len(queue) // most) for queue in self._queues.values())
+
     def take(self, group: Hashable, most: int) -> list[Item]:
         """Serve up to `most` of a group, those who are due first."""
         queue = self._queues[group]
@@ -57,11 +61,10 @@ class Clock:
 
 
 class Spacing:
-    """How a thread's calls follow each other: not sooner than some time after the one before began.
+    """How a thread's calls follow each other: at a steady pace, or without a rest if it is late.
 
     A call of the device takes its host a millisecond, however many are served by it. Those who come
-    meanwhile are served together: the more there are, the less each of them costs. Whose calls take
-    longer than that does not wait.
+    meanwhile are served together: the more there are, the less each of them costs.
     """
 
     def __init__(self, seconds: float):
@@ -73,4 +76,7 @@ class Spacing:
         now = time.monotonic()
         if now < self._next:
             time.sleep(self._next - now)
-        self._next = max(now, self._next) + self._seconds
+
+    def began(self, share: float = 1.0) -> None:
+        """Note that a call begins, after which such a share of the space is left."""
+        self._next = max(time.monotonic(), self._next) + share * self._seconds

@@ -51,7 +51,7 @@ class Staged(NamedTuple):
     rows: Num[Array | np.ndarray, "B M"]
     """What the program is given, and calls `landed` on."""
     memory: Num[np.ndarray, "B M"] | None
-    """The same, to be written; None: they are NumPy's."""
+    """The same, to be written while `rows` are held; None: they are NumPy's."""
 
 
 def staged(tree: Any, dtype: Any = np.float32) -> Staged:
@@ -91,7 +91,8 @@ def _stages() -> bool:
 
 
 def _page_locked(shape: tuple[int, int], dtype: Any) -> Staged:
-    kind = jax.sharding.SingleDeviceSharding(jax.devices()[0], memory_kind="pinned_host")
+    [device] = jax.device_put(0).devices()  # where programs run that are not told
+    kind = jax.sharding.SingleDeviceSharding(device, memory_kind="pinned_host")
     rows = jax.block_until_ready(jax.device_put(np.empty(shape, dtype), kind))
     memory = (ctypes.c_byte * rows.nbytes).from_address(rows.unsafe_buffer_pointer())
     return Staged(rows, np.frombuffer(memory, dtype).reshape(shape))

@@ -331,6 +331,21 @@ def test_turns_go_to_those_who_are_due_first():
     assert waiting.take(1, 5) == ["c", "e"] and waiting.take(3, 1) == ["d"] and not waiting
 
 
+def test_few_sessions_and_many_groups_are_not_kept_waiting(avatar, monkeypatch):
+    monkeypatch.setitem(sessions.LIMITS, "cpu", Limits(4, 1, 1, spacing=1.0))
+    with Sessions() as found:
+        opened = [found.open(avatar) for _ in range(2)]
+        assert found._share_of_space() == 0.5
+        opened += [found.open(avatar) for _ in range(6)]
+        assert found._share_of_space() == 1.0
+        with found._lock:
+            for k in range(5):
+                found._to_hear.add("one group", 0.0, opened[k])
+            found._to_hear.add("another", 0.0, opened[5])
+            assert found._to_hear.calls(4) == 3 and found._share_of_space() == 0.25
+            found._to_hear = Turns()
+
+
 def test_whoever_brings_much_at_once_takes_nobody_s_turn():
     clock = Clock()
     assert [clock.due(5.0, 0.2) for _ in range(3)] == pytest.approx([5.0, 5.2, 5.4])
@@ -351,13 +366,19 @@ def test_calls_follow_each_other_with_some_space_and_late_ones_at_once(monkeypat
     began = []
     for work in (1.0, 3.0, 9.0, 0.5, 60.0, 0.0):
         spacing.wait()
+        spacing.began()
         began.append(now[0])
         now[0] += work
     assert began == pytest.approx([100.0, 104.0, 108.0, 117.0, 121.0, 181.0])
     assert slept == pytest.approx([3.0, 1.0, 3.5])
+    spacing.began(0.25)
+    spacing.wait()
+    assert slept[3:] == pytest.approx([4.0 + 1.0])  # what the last call left, and its own
+    hasty = Spacing(0.0)
     for _ in range(3):
-        Spacing(0.0).wait()
-    assert len(slept) == 3
+        hasty.wait()
+        hasty.began()
+    assert len(slept) == 4
 
 
 def test_a_live_session_does_not_wait_for_one_that_brings_all_at_once(avatar, shared, monkeypatch):
